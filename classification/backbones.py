@@ -1,0 +1,163 @@
+"""The backbones by name, and the members that each is divided into."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from classification.dividing import (
+    check_members,
+    divide_cardinality,
+    divide_drop_probability,
+    divide_widen_factor,
+    divide_width,
+)
+from classification.resnet import BasicBlock, Bottleneck, ResNetSpec, Widths
+from engine.errors import UserError
+
+
+class BackboneSpec(Protocol):
+    """What a family must offer for its networks to stand in ``BACKBONES``."""
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms it exists in: ``cifar``, ``imagenet``."""
+
+    def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> nn.Module:
+        """One of S members. ``dropout`` is already divided. ``num_classes=None``: SSD300's feature extractor, which has
+        ``layer0`` … ``layer3``, ``out_channels`` and gives [N,C,38,38] for [N,3,300,300].
+        """
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The form of network that a data set takes, its number of classes, and the side of its images in pixels."""
+
+    form: str
+    num_classes: int
+    image_size: int
+
+
+DATASETS = {
+    "cifar10": Dataset("cifar", 10, 32),
+    "cifar100": Dataset("cifar", 100, 32),
+    "imagenet": Dataset("imagenet", 1000, 224),
+}
+
+CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
+
+
+def resnet(width: int, expansion: int, given: dict[int, int] | None = None) -> Callable[[int], Widths]:
+    """Appendix a: the stem's width is divided by √S, all others are its multiples. ``given``: S -> width where the
+    published network departs from the nearest even number.
+    """
+
+    def divide(members: int) -> Widths:
+        w = (given or {}).get(members) or divide_width(width, members)
+        return Widths(stem=w, inner=w, out=w * expansion)
+
+    return divide
+
+
+def wide(factor: int) -> Callable[[int], Widths]:
+    """Appendix d, basic blocks: stages of 16·w*, 32·w*, 64·w* behind a stem of 16."""
+
+    def divide(members: int) -> Widths:
+        w = 16 * divide_widen_factor(factor, members)
+        return Widths(stem=16, inner=w, out=w)
+
+    return divide
+
+
+def wide_bottleneck(factor: int) -> Callable[[int], Widths]:
+    """Appendix d, bottlenecks: only the inner widths, 64·w* in the first stage, are widened and divided."""
+    return lambda members: Widths(stem=64, inner=64 * divide_widen_factor(factor, members), out=256)
+
+
+def resnext(groups: int, per_group: int) -> Callable[[int], Widths]:
+    """Appendix e: the groups are divided, the channels per group (of the first stage) and the outputs stay."""
+
+    def divide(members: int) -> Widths:
+        d = divide_cardinality(groups, members)
+        return Widths(stem=64, inner=d * per_group, out=256, groups=d)
+
+    return divide
+
+
+BACKBONES: dict[str, BackboneSpec] = {
+    # Networks of the paper: form, block, blocks per stage, dividing rule
+    "resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), resnet(64, expansion=4, given={2: 44})),
+    "resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4)),
+    "resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4)),
+    "wrn16_8": ResNetSpec(CIFAR, BasicBlock, (2, 2, 2), wide(8)),
+    "wrn28_10": ResNetSpec(CIFAR, BasicBlock, (4, 4, 4), wide(10)),
+    "wrn40_10": ResNetSpec(CIFAR, BasicBlock, (6, 6, 6), wide(10)),
+    "wrn50_2": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(2)),
+    "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(3)),
+    "resnext29_8x64d": ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(8, per_group=64)),
+    "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, per_group=4)),
+    # Small ones, resnet<layers>_<stem width>, in both forms; the layers are the ImageNet form's, its stem being one
+    "resnet10_16": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), resnet(16, expansion=1)),
+    "resnet10_32": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), resnet(32, expansion=1)),
+    "resnet18_32": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), resnet(32, expansion=1)),
+    "resnet18_64": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), resnet(64, expansion=1)),
+}
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> UserError:
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    return UserError(
+        f"unknown {kind} {name!r}: " + (f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}")
+    )
+
+
+def find_dataset(name: str) -> Dataset:
+    """Raises UserError for a name that is not in ``DATASETS``."""
+    if name not in DATASETS:
+        raise _unknown("dataset", name, list(DATASETS))
+    return DATASETS[name]
+
+
+def find_backbone(name: str, form: str) -> BackboneSpec:
+    """Raises UserError for a name that is not in ``BACKBONES`` (listing close ones) or has no such form."""
+    if name not in BACKBONES:
+        raise _unknown("backbone", name, list(BACKBONES))
+    spec = BACKBONES[name]
+    if form not in spec.forms:
+        others = ", ".join(other for other, s in BACKBONES.items() if form in s.forms)
+        raise UserError(f"{name} has no {form} form, only {spec.forms[0]}; those with {form} are: {others}")
+    return spec
+
+
+def create_members(backbone: str, members: int, num_classes: int, dataset: str, dropout: float = 0.0) -> nn.ModuleList:
+    """S independently initialised classifiers, each [N,3,H,W] -> logits [N,num_classes].
+
+    Args:
+        members: S, at least 1.
+        dataset: a name of ``DATASETS``; picks stem and strides.
+        dropout: probability before the classifier in the large network; each member has dropout/√S.
+
+    Raises UserError for an unknown name, a form that the backbone lacks, or an S that its rule does not allow.
+    """
+    check_members(members)
+    if num_classes < 1:
+        raise UserError(f"num_classes must be at least 1, not {num_classes}")
+    form = find_dataset(dataset).form
+    spec = find_backbone(backbone, form)
+    p = divide_drop_probability(dropout, members)
+    return nn.ModuleList(spec.build(members, form, num_classes, p) for _ in range(members))
+
+
+def create_feature_extractors(backbone: str, members: int) -> nn.ModuleList:
+    """S independently initialised feature extractors of SSD300, each [N,3,300,300] -> [N,C,38,38].
+
+    Their keys and shapes are those of the classifiers' ``layer0`` … ``layer3``. Raises UserError as `create_members`,
+    and for a backbone without an ImageNet form.
+    """
+    check_members(members)
+    spec = find_backbone(backbone, "imagenet")
+    return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for _ in range(members))

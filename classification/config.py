@@ -1,0 +1,185 @@
+"""What a classification recipe consists of."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from classification.dividing import WeightDecayDividing
+from engine.devices import Precision
+from engine.errors import UserError
+from engine.optimization import TrainSettings
+
+DatasetName = Literal["cifar10", "cifar100", "imagenet", "folder", "npz"]
+
+
+@dataclass
+class ModelSettings:
+    """The divided network.
+
+    Attributes:
+        backbone: name of the network before dividing (tools/summary.py lists them).
+        members: S, the number of networks that it is divided into.
+        stem: form of the network: cifar for images up to 64 px, imagenet for larger ones and for detectors; auto
+            decides by the size, and takes imagenet for the dataset of that name.
+        dropout: probability before the classifier of the undivided network; each member has it divided by √S.
+        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from; its classifier is
+            left out where the number of classes differs.
+    """
+
+    backbone: str = "resnet110"
+    members: int = 2
+    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    dropout: float = 0.0
+    pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise UserError(f"model.members is {self.members}: it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
+
+
+@dataclass
+class EvalDataSettings:
+    """Images and their classes.
+
+    Attributes:
+        dataset: cifar10 or cifar100 (as torchvision stores them), imagenet (the official archives, or train/ and val/
+            with a folder per class), folder (train/ and val/ with a folder per class), npz (encoded images, one
+            file).
+        root: the folder, or the .npz file.
+        download: fetch CIFAR where root lacks it.
+    """
+
+    dataset: DatasetName = "cifar100"
+    root: str = "data"
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.download and self.dataset not in ("cifar10", "cifar100"):
+            raise UserError(f"data.download is true: only CIFAR can be fetched, {self.dataset} must be at data.root")
+
+
+@dataclass
+class DataSettings(EvalDataSettings):
+    """Images and the random views that the members see of them.
+
+    Attributes:
+        image_size: side of the network's input in pixels; default 32 for CIFAR, 224 for imagenet and folder, and the
+            shorter side of the first image for npz.
+        crop: padded (pad, then crop at random), resized (a random part of the image, resized), none; auto takes padded
+            up to 64 px and resized above.
+        padding: black pixels on each side before the padded crop.
+        flip: probability of a left-right flip.
+        auto_augment: AutoAugment's policy.
+        erasing: probability of erasing a random rectangle.
+        different_views: each member sees its own random view of an image; false shows all members the same one.
+        limit: train on this many images only, drawn at random with the seed.
+    """
+
+    image_size: int | None = None
+    crop: Literal["auto", "padded", "resized", "none"] = "auto"
+    padding: int = 4
+    flip: float = 0.5
+    auto_augment: Literal["none", "cifar10", "imagenet"] = "none"
+    erasing: float = 0.0
+    different_views: bool = True
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("flip", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
+        if self.padding < 0:
+            raise UserError(f"data.padding is {self.padding}: it must be 0 or more")
+        if self.image_size is not None and not 8 <= self.image_size <= 4096:
+            raise UserError(f"data.image_size is {self.image_size}: it must be 8 to 4096 pixels")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"data.limit is {self.limit}: it must be at least 1")
+
+
+@dataclass
+class ClassificationTrainSettings(TrainSettings):
+    """Co-training (paper, Sec. III-B and IV-A), on top of the common settings.
+
+    Attributes:
+        weight_decay_division: how S divides the weight decay: none, exponential (Eq. 6) or linear (by S).
+        cot_weight: λ of the co-training loss (Eq. 9).
+        cot_warmup_epochs: epochs over which λ grows linearly from 0.
+        label_smoothing: share of the target that is spread over all classes.
+        mixup: α of the Beta distribution that mixes pairs of images; 0 does not mix.
+    """
+
+    weight_decay_division: WeightDecayDividing = "none"
+    cot_weight: float = 0.5
+    cot_warmup_epochs: float = 40.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("cot_weight", "cot_warmup_epochs", "mixup"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"train.label_smoothing is {self.label_smoothing}: it must be at least 0 and below 1")
+
+
+@dataclass
+class TrainClassification:
+    """Divides a network into S members and co-trains them.
+
+    Attributes:
+        model: the divided network.
+        data: images and their views.
+        train: schedule, optimizer and losses.
+        output: the run's folder; default runs/<config name>.
+        resume: auto (continue the run in the folder, if there is one) or a checkpoint file.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of weights, data order and views.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: ClassificationTrainSettings = field(default_factory=ClassificationTrainSettings)
+    output: str | None = None
+    resume: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}: it must be 0 or more")
+
+
+@dataclass
+class EvaluateClassification:
+    """Evaluates the members of a train_cls.py checkpoint, and their ensemble.
+
+    Attributes:
+        checkpoint: a train_cls.py checkpoint.
+        data: images and classes; default: those that the checkpoint was trained with.
+        batch_size: images per forward pass.
+        workers: processes that load images; 0 loads in this process.
+        precision: auto, float32, bf16 or fp16 (mixed precision by autocast).
+        output: folder for metrics.json; default: the checkpoint's folder.
+        device: auto, cpu, cuda or cuda:N.
+        seed: evaluation draws nothing; present on every command.
+    """
+
+    checkpoint: str | None = None
+    data: EvalDataSettings = field(default_factory=EvalDataSettings)
+    batch_size: int = 128
+    workers: int = 2
+    precision: Precision = "auto"
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}: it must be at least 1")
+        if self.workers < 0:
+            raise UserError(f"workers is {self.workers}: it must be 0 or more")

@@ -1,0 +1,220 @@
+"""Labelled images: CIFAR, ImageNet, folders and .npz files."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from torchvision import datasets as torchvision_datasets
+
+from classification.config import DataSettings, EvalDataSettings
+from engine.errors import UserError
+from engine.sampling import derived_seed
+
+Split = Literal["train", "val"]
+
+# Channel means and standard deviations of the training images, pixels in 0…1
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels.
+
+    Attributes:
+        source: the file or folder, for messages.
+        classes: names, by label.
+        labels: int64 [n].
+        items: array of length n: what ``decode`` makes an image of.
+        decode: an item -> uint8 RGB [H,W,3].
+    """
+
+    source: str
+    classes: list[str]
+    labels: np.ndarray
+    items: np.ndarray
+    decode: Callable[[Any], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> np.ndarray:
+        """The image as uint8 RGB [H,W,3]; raises UserError, naming it, where it cannot be decoded."""
+        return self.decode(self.items[index])
+
+    def take(self, indices: np.ndarray) -> ImageSet:
+        """The images at ``indices`` alone."""
+        return replace(self, labels=self.labels[indices], items=self.items[indices])
+
+
+def load_images(settings: EvalDataSettings, split: Split) -> ImageSet:
+    """The training or evaluation images; CIFAR and .npz files are held in memory, CIFAR decoded.
+
+    Raises:
+        UserError: where they are missing or malformed.
+    """
+    root = Path(settings.root).expanduser()
+    match settings.dataset:
+        case "cifar10" | "cifar100":
+            return _load_cifar(settings, root, split)
+        case "imagenet":
+            return _load_imagenet(root, split)
+        case "folder":
+            return _load_folder(root, split)
+        case "npz":
+            return _load_npz(root, "train" if split == "train" else "test")
+
+
+def load_training_images(settings: DataSettings, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Training (at most ``settings.limit``) and evaluation images, of the same classes.
+
+    Raises:
+        UserError: as `load_images`, and where the classes of the two differ.
+    """
+    train, val = load_images(settings, "train"), load_images(settings, "val")
+    check_classes(val, train.classes, f"the classes of {train.source}")
+    if settings.limit is not None and settings.limit < len(train):
+        order = np.random.default_rng(derived_seed(seed, "limit")).permutation(len(train))
+        train = train.take(order[: settings.limit])
+    return train, val
+
+
+def check_classes(images: ImageSet, classes: list[str], what: str) -> None:
+    """Raises UserError unless ``images`` has exactly ``classes``; ``what`` says whose they are."""
+    if images.classes == classes:
+        return
+    own, others = set(images.classes), set(classes)
+    faults = [
+        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in (("missing", others - own), ("unexpected", own - others))
+        if names
+    ]
+    raise UserError(f"{images.source}: its classes differ from {what}: {'; '.join(faults) or 'another order'}")
+
+
+def default_image_size(settings: DataSettings, images: ImageSet) -> int:
+    """Side of the network's input: ``settings.image_size``, or what the data set calls for (see `DataSettings`)."""
+    if settings.image_size is not None:
+        return settings.image_size
+    if settings.dataset == "npz":
+        return min(images.read(0).shape[:2])
+    return 32 if settings.dataset.startswith("cifar") else 224
+
+
+def decode_image(data: np.ndarray, name: str) -> np.ndarray:
+    """An encoded image, uint8 [bytes], as uint8 RGB [H,W,3]; ``name`` is for the message.
+
+    Raises:
+        UserError: where it is not an image, or a JPEG that ends early, of which OpenCV would invent the rest.
+    """
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{name}: not a readable image: repair or remove it")
+    if data[:2].tobytes() == b"\xff\xd8":
+        encoded = data.tobytes()
+        if encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda"):  # no end of image behind the last scan's start
+            raise UserError(f"{name}: the JPEG image ends early: repair or remove it")
+    return image
+
+
+def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
+    cls = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[settings.dataset]
+    try:
+        # torchvision unpickles these files, but only if their checksums are the published ones.
+        data = cls(str(root), train=split == "train", download=settings.download)
+    except (RuntimeError, OSError) as error:
+        if settings.download:
+            raise UserError(f"{root}: {cls.base_folder} cannot be fetched ({error}); put it there by hand") from error
+        raise UserError(
+            f"{root}: holds no intact {cls.base_folder} folder: add --data.download true, or set --data.root"
+        ) from error
+    return ImageSet(str(root), list(data.classes), np.array(data.targets, np.int64), data.data, _as_is)
+
+
+def _as_is(image: np.ndarray) -> np.ndarray:
+    return image
+
+
+def _load_imagenet(root: Path, split: Split) -> ImageSet:
+    if not (root / split).is_dir():
+        try:
+            torchvision_datasets.ImageNet(str(root), split)  # unpacks the official archives
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"{root}: holds neither {split}/ with a folder per class nor the official archives (devkit and {split} "
+                "images): set --data.root"
+            ) from error
+    return _load_folder(root, split)
+
+
+def _load_folder(root: Path, split: Split) -> ImageSet:
+    folder = root / split
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: --data.root needs train/ and val/ with a folder per class")
+    try:
+        data = torchvision_datasets.ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: {error}") from error
+    if len(data.classes) < 2:
+        raise UserError(f"{folder}: holds the one class folder {data.classes[0]}: at least 2 are needed")
+    paths = np.array([path for path, _ in data.samples])
+    return ImageSet(str(folder), data.classes, np.array(data.targets, np.int64), paths, _read_file)
+
+
+def _read_file(path: str) -> np.ndarray:
+    try:
+        return decode_image(np.fromfile(path, np.uint8), path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:
+    names = [f"{split}_bytes", f"{split}_offsets", f"{split}_labels", "classes"]
+    arrays, name = {}, names[0]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in names:
+                arrays[name] = file[name]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: set --data.root to the .npz file") from None
+    except KeyError:
+        raise UserError(f"{path}: lacks {name}; it needs {', '.join(names)}") from None
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: {name} cannot be read as a plain array (damaged, or not an .npz file)") from error
+    data, offsets, labels, classes = (arrays[name] for name in names)
+    n = len(labels) if labels.ndim == 1 else -1
+    checks = (
+        (names[0], data.ndim == 1 and data.dtype == np.uint8, "must be uint8 [bytes]"),
+        (names[2], n > 0 and labels.dtype.kind in "iu", "must be whole numbers [n], one an image"),
+        (names[1], offsets.shape == (n + 1,) and offsets.dtype.kind in "iu", "must be whole numbers [n + 1]"),
+        ("classes", classes.ndim == 1 and classes.dtype.kind == "U" and len(classes) > 1, "must be two names or more"),
+    )
+    for name, right, rule in checks:
+        if not right:
+            raise UserError(f"{path}: {name} {rule}, but is {arrays[name].dtype} {list(arrays[name].shape)}")
+    offsets, labels = offsets.astype(np.int64), labels.astype(np.int64)
+    if offsets[0] < 0 or offsets[-1] > len(data) or (np.diff(offsets) < 0).any():
+        raise UserError(f"{path}: {names[1]} must rise from 0 to the {len(data)} bytes of {names[0]}")
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise UserError(f"{path}: {names[2]} has labels {labels.min()} to {labels.max()}, but {len(classes)} classes")
+    ranges = np.stack([offsets[:-1], offsets[1:]], axis=1)
+    return ImageSet(str(path), classes.tolist(), labels, ranges, partial(_decode_range, data, f"{path}: {names[0]}"))
+
+
+def _decode_range(data: np.ndarray, name: str, span: np.ndarray) -> np.ndarray:
+    start, end = span
+    return decode_image(data[start:end], f"{name}[{start}:{end}]")

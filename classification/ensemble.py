@@ -1,0 +1,77 @@
+"""S members as one network, and the rules that combine their outputs (paper Sec. III-B and IV-C, Tables VI, VIII)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from classification.backbones import create_members
+from engine.errors import UserError
+
+Combination = Literal["mean", "max", "geometric"]
+
+
+class Ensemble(nn.Module):
+    """S independent networks; ``members`` is an nn.ModuleList."""
+
+    def __init__(self, members: nn.ModuleList) -> None:
+        super().__init__()
+        self.members = members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N,3,H,W]: every member sees x; x [S,N,3,H,W]: each its own view. -> logits [S,N,C].
+
+        Raises ValueError for any other shape.
+        """
+        if x.dim() == 5 and len(x) == len(self.members):
+            views = x.unbind()
+        elif x.dim() == 4:
+            views = (x,) * len(self.members)
+        else:
+            raise ValueError(
+                f"expected images [N,3,H,W] or [{len(self.members)},N,3,H,W], one view a member, not {list(x.shape)}"
+            )
+        return torch.stack([member(view) for member, view in zip(self.members, views, strict=True)])
+
+
+def create_ensemble(backbone: str, members: int, num_classes: int, dataset: str, dropout: float = 0.0) -> Ensemble:
+    """The backbone divided into S independently initialised members. Arguments and errors as `create_members`."""
+    return Ensemble(create_members(backbone, members, num_classes, dataset, dropout))
+
+
+def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) -> Tensor:
+    """One output of S members: logits [S,N,C] -> scores [N,C] in float32 or wider, best class highest.
+
+    Args:
+        how: ``mean``: the members' average (the paper's choice, Sec. III-B). ``max``: the highest value that any member
+            gives each class. Its first class is that of the most confident member (Sec. IV-C b, which leaves the other
+            ranks open). ``geometric``: the geometric mean of the probabilities (Eq. 10), which does not add up to 1;
+            always with softmax.
+        softmax: combine probabilities rather than logits.
+
+    Raises UserError for any other ``how``, ValueError for another shape.
+    """
+    if logits.dim() != 3:
+        raise ValueError(f"expected logits [S,N,C], not {list(logits.shape)}")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    outputs = logits.softmax(-1) if softmax else logits
+    match how:
+        case "mean":
+            return outputs.mean(0)
+        case "max":
+            return outputs.amax(0)
+        case "geometric":
+            return logits.log_softmax(-1).mean(0).exp()
+    raise UserError(f"members are combined by one of {', '.join(get_args(Combination))}, not {how!r}")
+
+
+def cosine_similarity(logits: Tensor) -> float | None:
+    """Similarity of the members' outputs (Table VIII): the cosine of two members' logits [S,N,C], averaged over samples
+    and pairs of members, in -1…1. None for a single member, which has no pair.
+    """
+    pairs = [F.cosine_similarity(a, b, dim=-1).mean() for a, b in combinations(logits.double(), 2)]
+    return torch.stack(pairs).mean().item() if pairs else None

@@ -1,0 +1,147 @@
+"""Accuracies of the members and of their ensemble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from classification.config import EvaluateClassification
+from classification.datasets import check_classes, load_images
+from classification.ensemble import Ensemble, combine, cosine_similarity, create_ensemble
+from classification.views import EvaluationViews, normalize
+from engine import checkpoint as checkpoints
+from engine.devices import Precision, autocast, precision_dtype, resolve_device
+from engine.errors import UserError
+from engine.files import make_folder, write_json
+from engine.progress import progress
+
+# Name in metrics.json -> arguments of ``combine`` (Table VI)
+RULES: dict[str, dict[str, Any]] = {
+    "mean": {"how": "mean"},
+    "mean_softmax": {"how": "mean", "softmax": True},
+    "max": {"how": "max"},
+    "max_softmax": {"how": "max", "softmax": True},
+    "geometric": {"how": "geometric"},
+}
+# What an Ensemble's dataset argument is for each form of the network
+FORM_DATASETS = {"cifar": "cifar10", "imagenet": "imagenet"}
+
+
+@torch.no_grad()
+def measure(
+    model: Ensemble, loader: DataLoader, mean: Tensor, std: Tensor, precision: Precision = "auto"
+) -> dict[str, Any]:
+    """Evaluates on every image of ``loader``, which gives batches as `EvaluationViews`.
+
+    Returns:
+        ``top1`` and ``top5`` of the ensemble (mean of logits), ``members`` (a list of the same), ``combine`` (top1 by
+        rule), all in percent; ``cosine_similarity`` of the members' logits in -1…1, None for a single member;
+        ``images``. With fewer than 5 classes ``top5`` counts among all of them, so it is 100.
+
+    Raises:
+        UserError: where the network's outputs are not finite.
+    """
+    device = mean.device
+    dtype = precision_dtype(precision, device)
+    model.eval()
+    members = len(model.members)
+    images, similarity = 0, 0.0
+    rules = dict.fromkeys(RULES, 0.0)
+    top = torch.zeros(members + 1, 2)  # images right among the first 1 and 5; the ensemble's in the last row
+    for views, labels in progress(loader, "evaluating", unit="batch"):
+        views, labels = views.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with autocast(dtype, device):
+            logits = model(normalize(views, mean, std))
+        logits = logits.float()
+        if not torch.isfinite(logits).all():
+            raise UserError("the network's outputs are not finite: its weights are damaged, or training diverged")
+        scores = {name: combine(logits, **arguments) for name, arguments in RULES.items()}
+        for name, values in scores.items():
+            rules[name] += _count(values, labels, 1)
+        for row, values in enumerate([*logits, scores["mean"]]):
+            top[row] += torch.tensor([_count(values, labels, k) for k in (1, 5)])
+        images += len(labels)
+        similarity += (cosine_similarity(logits) or 0.0) * len(labels)
+    accuracies = [{"top1": 100 * one / images, "top5": 100 * five / images} for one, five in top.tolist()]
+    return {
+        **accuracies[-1],
+        "members": accuracies[:-1],
+        "combine": {name: 100 * right / images for name, right in rules.items()},
+        "cosine_similarity": similarity / images if members > 1 else None,
+        "images": images,
+    }
+
+
+def _count(scores: Tensor, labels: Tensor, k: int) -> int:
+    best = scores.topk(min(k, scores.shape[1])).indices
+    return int((best == labels[:, None]).sum())
+
+
+def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
+    """Rebuilds the network of a train_cls.py checkpoint, on the CPU.
+
+    The checkpoint is a dict with ``model`` (weights, member i's under ``members.<i>.``), ``config`` and ``meta`` (see
+    `classification.training.CoTraining`).
+
+    Raises:
+        UserError: where the checkpoint is unreadable, of another kind, or its weights do not fit its configuration.
+    """
+    found = checkpoints.load(path, "classification")
+    try:
+        model, meta = found["config"]["model"], found["meta"]
+        stem, classes = FORM_DATASETS[meta["stem"]], len(meta["classes"])
+        backbone, members, dropout = model["backbone"], model["members"], model["dropout"]
+        [*map(float, meta["mean"]), *map(float, meta["std"]), int(meta["image_size"]), str(meta["crop"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its config or meta lacks {error}; use a checkpoint of train_cls.py") from error
+    ensemble = create_ensemble(backbone, members, classes, stem, dropout)
+    checkpoints.load_weights(ensemble, found["model"], str(path))
+    return ensemble, found
+
+
+def checkpoint_data(config: EvaluateClassification) -> dict[str, Any]:
+    """The data settings of the checkpoint, as defaults for the command line."""
+    if config.checkpoint is None:
+        raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
+    data = checkpoints.load(config.checkpoint, "classification").get("config", {}).get("data", {})
+    return {f"data.{key}": data[key] for key in ("dataset", "root", "download") if key in data}
+
+
+def evaluate(config: EvaluateClassification) -> dict[str, Any]:
+    """Runs eval_cls.py: prints the metrics and writes metrics.json; returns them.
+
+    Raises:
+        UserError: for an unusable checkpoint, data that is missing or of other classes, or an unwritable output.
+    """
+    if config.checkpoint is None:
+        raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
+    device = resolve_device(config.device)
+    model, found = load_ensemble(config.checkpoint)
+    meta = found["meta"]
+    images = load_images(config.data, "val")
+    check_classes(images, meta["classes"], f"those of {config.checkpoint}")
+    views = EvaluationViews(images, meta["image_size"], meta["crop"])
+    loader = DataLoader(views, config.batch_size, num_workers=config.workers, pin_memory=device.type == "cuda")
+    mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
+    metrics = measure(model.to(device, memory_format=torch.channels_last), loader, mean, std, config.precision)
+    metrics["checkpoint"] = str(config.checkpoint)
+    folder = make_folder(config.output or Path(config.checkpoint).parent)
+    write_json(metrics, folder / "metrics.json")
+    print(describe(metrics))
+    print(f"wrote {folder / 'metrics.json'}")
+    return metrics
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """The metrics as a table."""
+    lines = [f"{metrics['images']} images       top-1   top-5"]
+    rows = {f"member {i}": member for i, member in enumerate(metrics["members"])} | {"ensemble": metrics}
+    lines += [f"{name:<16} {row['top1']:7.2f} {row['top5']:7.2f}" for name, row in rows.items()]
+    lines += [f"combined by {name:<16} {top1:7.2f}" for name, top1 in metrics["combine"].items()]
+    if metrics["cosine_similarity"] is not None:
+        lines.append(f"cosine similarity of the members' outputs {metrics['cosine_similarity']:.4f}")
+    return "\n".join(lines)

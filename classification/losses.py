@@ -1,0 +1,57 @@
+"""The losses of co-training (paper, Sec. III-B b)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def js_divergence(logits: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the members' class distributions (Eq. 8), in nats, averaged over the batch.
+
+    Computed as the members' mean Kullback-Leibler divergence from their mixture, which equals Eq. 8 and has no
+    difference of two nearly equal entropies; from log-probabilities, so that a probability of 0 contributes 0.
+
+    Args:
+        logits: [S,N,C], finite; half precision is computed in float32.
+
+    Returns:
+        A scalar in 0…ln S; 0 for a single member.
+    """
+    log_p = _full_precision(logits).log_softmax(-1)
+    log_mixture = log_p.logsumexp(0) - math.log(len(logits))
+    return (log_p.exp() * (log_p - log_mixture)).sum(-1).mean()
+
+
+def co_training_loss(
+    logits: Tensor, targets: Tensor, cot_weight: float, label_smoothing: float = 0.0
+) -> dict[str, Tensor]:
+    """Sum of the members' cross-entropies plus λ times their divergence (Eq. 9).
+
+    Args:
+        logits: [S,N,C].
+        targets: class indices [N], or class probabilities [N,C] of mixed images; the same for every member.
+        cot_weight: λ.
+        label_smoothing: share of the target that is spread over all classes.
+
+    Returns:
+        Scalars ``loss``, ``ce`` (the sum over the members, each averaged over the batch) and ``cot`` (without λ).
+    """
+    members = len(logits)
+    repeated = targets.repeat(members, *[1] * (targets.dim() - 1))
+    flat = _full_precision(logits).flatten(0, 1)
+    ce = members * F.cross_entropy(flat, repeated, label_smoothing=label_smoothing)
+    cot = js_divergence(logits)
+    return {"loss": ce + cot_weight * cot, "ce": ce, "cot": cot}
+
+
+def cot_weight_at(epoch: float, weight: float, warmup_epochs: float) -> float:
+    """λ at ``epoch``: from 0 linearly to ``weight`` over ``warmup_epochs`` (Sec. III-B b)."""
+    return weight * min(epoch / warmup_epochs, 1.0) if warmup_epochs else weight
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

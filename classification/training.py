@@ -1,0 +1,129 @@
+"""Co-training of a divided network (paper, Sec. III-B)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from classification.config import TrainClassification
+from classification.datasets import IMAGENET_STATISTICS, STATISTICS, default_image_size, load_training_images
+from classification.dividing import divide_weight_decay
+from classification.ensemble import Ensemble, create_ensemble
+from classification.evaluation import FORM_DATASETS, load_ensemble, measure
+from classification.losses import co_training_loss, cot_weight_at
+from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
+from engine.checkpoint import load_weights
+from engine.devices import resolve_device
+from engine.errors import UserError
+from engine.loop import fit, training_loader
+from engine.run_folder import RunFolder
+from engine.sampling import derived_seed
+
+
+class CoTraining:
+    """What the training loop needs to co-train an ensemble (`engine.loop.Task`).
+
+    Args:
+        model: the ensemble, on its device.
+        config: the recipe.
+        meta: ``classes`` (names, by label), ``image_size`` (pixels), ``crop`` (of the views), ``stem`` (cifar or
+            imagenet), ``mean`` and ``std`` (of the pixels in 0…1): what a checkpoint needs to be used alone.
+        evaluation: batches of `EvaluationViews`.
+    """
+
+    best_metric = "top1"
+
+    def __init__(
+        self, model: Ensemble, config: TrainClassification, meta: dict[str, Any], evaluation: DataLoader
+    ) -> None:
+        self.model, self.meta, self.settings, self.evaluation = model, meta, config.train, evaluation
+        self.weight_decay = divide_weight_decay(
+            config.train.weight_decay, config.model.members, config.train.weight_decay_division
+        )
+        self.device = next(model.parameters()).device
+        self.mean, self.std = (torch.tensor(meta[key], device=self.device) for key in ("mean", "std"))
+
+    def losses(self, batch: tuple[Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
+        """``loss``, ``ce``, ``cot`` of views uint8 [N,V,H,W,3] and labels [N]; V is S, or 1 for all members."""
+        views, targets = (part.to(self.device, non_blocking=True) for part in batch)
+        images = normalize(views.transpose(0, 1).contiguous(), self.mean, self.std)
+        if self.settings.mixup:
+            images, targets = mixup(images, targets, len(self.meta["classes"]), self.settings.mixup)
+        logits = self.model(images if len(images) == len(self.model.members) else images[0])
+        weight = cot_weight_at(epoch, self.settings.cot_weight, self.settings.cot_warmup_epochs)
+        return co_training_loss(logits, targets, weight, self.settings.label_smoothing)
+
+    def evaluate(self) -> dict[str, Any]:
+        """`measure`'s numbers, the members' as ``top1_member<i>``."""
+        metrics = measure(self.model, self.evaluation, self.mean, self.std, self.settings.precision)
+        members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"])}
+        return {key: metrics[key] for key in ("top1", "top5", "cosine_similarity")} | members
+
+
+def train(config: TrainClassification) -> dict[str, Any]:
+    """Runs train_cls.py; returns the last epoch's metrics.
+
+    Raises:
+        UserError: for a recipe, data, checkpoint or folder that cannot be used.
+    """
+    device = resolve_device(config.device)
+    images, evaluation_images = load_training_images(config.data, config.seed)
+    size = default_image_size(config.data, images)
+    stem = config.model.stem
+    if stem == "auto":
+        stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
+    mean, std = STATISTICS.get(config.data.dataset, IMAGENET_STATISTICS)
+    meta = {
+        "classes": images.classes,
+        "image_size": size,
+        "crop": crop_kind(config.data, size),
+        "stem": stem,
+        "mean": list(mean),
+        "std": list(std),
+    }
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    model = create_ensemble(
+        config.model.backbone, config.model.members, len(images.classes), FORM_DATASETS[stem], config.model.dropout
+    )
+    if config.model.pretrained:
+        load_pretrained(model, config.model.pretrained)
+    folder = RunFolder(config, "classification")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(
+        f"{config.model.backbone} divided into {config.model.members}: {parameters / 1e6:.2f} M parameters on {device}; "
+        f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
+    )
+    views = TrainingViews(images, config.data, size, config.model.members, config.seed, mean)
+    evaluation = DataLoader(
+        EvaluationViews(evaluation_images, size, meta["crop"]),
+        config.train.batch_size,
+        num_workers=config.train.workers,
+        pin_memory=device.type == "cuda",
+    )
+    task = CoTraining(model.to(device, memory_format=torch.channels_last), config, meta, evaluation)
+    loader = training_loader(views, config.train, config.seed, device)
+    return fit(task, loader, config.train, folder, device)
+
+
+def load_pretrained(model: Ensemble, path: str) -> None:
+    """Starts ``model`` from the weights of a checkpoint, member by member.
+
+    The members' classifiers (``fc``) keep their own where the number of classes differs; all else must fit.
+
+    Raises:
+        UserError: where it does not, or the checkpoint is unreadable.
+    """
+    source, _ = load_ensemble(path)
+    if len(source.members) != len(model.members):
+        raise UserError(
+            f"{path}: holds {len(source.members)} members where model.members is {len(model.members)}; make them equal"
+        )
+    weights, own = source.state_dict(), model.state_dict()
+    classifiers = [key for key in own if key.split(".")[2] == "fc" and key in weights]
+    if any(weights[key].shape != own[key].shape for key in classifiers):
+        weights |= {key: own[key] for key in classifiers}
+        print(f"{path}: the classifiers are left out, since the number of classes differs")
+    load_weights(model, weights, path)

@@ -1,0 +1,6 @@
+"""SSD300 on divided backbones: data, training, post-processing, fusion, evaluation."""
+
+from detection.detector import Detections, Detector
+from detection.ssd import SSD, create_ssd
+
+__all__ = ["SSD", "Detections", "Detector", "create_ssd"]

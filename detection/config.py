@@ -1,0 +1,159 @@
+"""What a detector's recipe consists of."""
+
+import math
+from dataclasses import dataclass, field
+
+from detection.postprocess import PostprocessSettings
+from engine.errors import UserError
+from engine.optimization import TrainSettings
+
+
+@dataclass
+class ModelSettings:
+    """The detector.
+
+    Attributes:
+        backbone: name of the backbone before dividing (tools/summary.py lists them).
+        members: S, the number of networks that the backbone is divided into.
+        pretrained: a train_cls.py checkpoint of the same backbone and members; none trains from scratch.
+    """
+
+    backbone: str = "wrn50_2"
+    members: int = 2
+    pretrained: str | None = None
+
+
+@dataclass
+class EvalDataSettings:
+    """What a detector is evaluated on.
+
+    Attributes:
+        val_annotations: COCO-format ground truth.
+        val_images: folder that its file names are relative to.
+    """
+
+    val_annotations: str | None = None
+    val_images: str | None = None
+
+
+@dataclass
+class DataSettings(EvalDataSettings):
+    """COCO-format data and SSD's augmentation.
+
+    Attributes:
+        train_annotations: COCO-format ground truth for training.
+        train_images: folder that its file names are relative to.
+        photometric: random brightness, contrast, saturation and hue.
+        zoom_out: probability of placing the image on a larger, mean-coloured canvas.
+        zoom_out_ratio: largest side of that canvas, as a multiple of the image's.
+        iou_crop: SSD's random crop by IoU; False keeps the whole image.
+        flip: probability of a left-right flip.
+        cache: keep the decoded images in memory: faster where the training set fits.
+    """
+
+    train_annotations: str | None = None
+    train_images: str | None = None
+    photometric: bool = True
+    zoom_out: float = 0.5
+    zoom_out_ratio: float = 4.0
+    iou_crop: bool = True
+    flip: float = 0.5
+    cache: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("zoom_out", "flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
+        if not (math.isfinite(self.zoom_out_ratio) and self.zoom_out_ratio >= 1):
+            raise UserError(f"data.zoom_out_ratio is {self.zoom_out_ratio}: it must be 1 or more")
+
+
+@dataclass
+class DetectionTrainSettings(TrainSettings):
+    """SSD300's training on COCO (paper, Sec. V), on top of the common settings.
+
+    Attributes:
+        negative_ratio: mined negatives per positive.
+    """
+
+    epochs: int = 65
+    batch_size: int = 32
+    lr: float = 0.0026
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    negative_ratio: float = 3.0
+
+
+@dataclass
+class TrainDetection:
+    """Trains SSD300 with S members on COCO-format data.
+
+    Attributes:
+        model: the detector.
+        data: images, ground truth, augmentation.
+        train: schedule and optimizer.
+        postprocess: how boxes are made from the outputs, in evaluation and prediction.
+        output: the run's folder; default runs/<config name>.
+        resume: auto (continue the run in the folder, if there is one) or a checkpoint file.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of weights, data order and augmentation.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: DetectionTrainSettings = field(default_factory=DetectionTrainSettings)
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    output: str | None = None
+    resume: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass
+class EvaluateDetection:
+    """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
+
+    Attributes:
+        checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
+        detections: a COCO results file to score instead of running a checkpoint.
+        data: ground truth and images.
+        postprocess: how boxes are made from the outputs.
+        batch_size: images per forward pass.
+        output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
+        device: auto, cpu, cuda or cuda:N.
+        seed: evaluation draws nothing; present on every command.
+    """
+
+    checkpoint: str | None = None
+    detections: str | None = None
+    data: EvalDataSettings = field(default_factory=EvalDataSettings)
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    batch_size: int = 16
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass
+class Detect:
+    """Draws what a detector finds in images.
+
+    Attributes:
+        checkpoint: a train_det.py checkpoint.
+        sources: image files, folders or globs.
+        score_threshold: lowest score that is drawn and written.
+        postprocess: how boxes are made from the outputs; default: the checkpoint's.
+        batch_size: images per forward pass.
+        output: folder for the pictures and detections.json.
+        device: auto, cpu, cuda or cuda:N.
+        seed: prediction draws nothing; present on every command.
+    """
+
+    checkpoint: str | None = None
+    sources: list[str] = field(default_factory=list)
+    score_threshold: float = 0.3
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    batch_size: int = 8
+    output: str | None = "runs/detect"
+    device: str = "auto"
+    seed: int = 0

@@ -1,0 +1,83 @@
+"""COCO-format images as the network's inputs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detection.annotations import CocoAnnotations, ImageRecord, clip_boxes
+from detection.augmentation import MEAN, STD, TrainingAugmentation, to_input
+from detection.images import read_image
+from engine.sampling import derived_seed
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def read_record(record: ImageRecord) -> np.ndarray:
+    """The image of a record, ``[H, W, 3]`` uint8 RGB, in the pixel layout that its boxes assume."""
+    size = (record.width, record.height) if record.width and record.height else None
+    return read_image(record.path, size=size)
+
+
+class TrainingImages(Dataset):
+    """Augmented training images, indexed by ``(epoch, index)``; crowds are left out of the targets.
+
+    Args:
+        annotations: the ground truth.
+        augmentation: makes a view of an image.
+        seed: of the run.
+        cache: keep decoded images in this process's memory.
+    """
+
+    def __init__(self, annotations: CocoAnnotations, augmentation: TrainingAugmentation, seed: int, cache: bool) -> None:
+        self.records = annotations.images
+        self.augmentation = augmentation
+        self.seed = seed
+        self.cached: list[np.ndarray] | None = [read_record(record) for record in self.records] if cache else None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        record = self.records[index]
+        image = self.cached[index] if self.cached else read_record(record)
+        boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
+        kept = kept & ~record.crowd
+        seed = derived_seed(self.seed, "augmentation", epoch, index)
+        return self.augmentation(image, boxes[kept], record.labels[kept], seed)
+
+
+class EvaluationImages(Dataset):
+    """Images as inputs, in order: ``(input [300, 300, 3] uint8, width, height)``."""
+
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int, int]:
+        image = read_record(self.records[index])
+        return to_input(image), image.shape[1], image.shape[0]
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: images ``[N, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded with 0, labels ``[N, M]`` with -1."""
+    images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
+    count = max(len(labels) for _, _, labels in samples)
+    boxes = torch.zeros(len(samples), count, 4)
+    labels = torch.full((len(samples), count), -1, dtype=torch.int64)
+    for row, (_, own_boxes, own_labels) in enumerate(samples):
+        boxes[row, : len(own_labels)] = torch.from_numpy(own_boxes)
+        labels[row, : len(own_labels)] = torch.from_numpy(own_labels)
+    return images, boxes, labels
+
+
+def normalise(images: Tensor) -> Tensor:
+    """``[N, H, W, 3]`` uint8 RGB as the float input ``[N, 3, H, W]`` in channels-last memory, by ImageNet's mean and std."""
+    mean = torch.tensor(MEAN, device=images.device)
+    std = torch.tensor(STD, device=images.device)
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2)

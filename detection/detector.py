@@ -1,0 +1,149 @@
+"""A trained detector: from images to boxes in pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detection.augmentation import to_input
+from detection.dataset import normalise
+from detection.default_boxes import ssd300_default_boxes
+from detection.images import read_image
+from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
+from detection.ssd import SSD, create_ssd
+from engine import checkpoint
+from engine.devices import resolve_device
+from engine.errors import UserError
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in an image.
+
+    Attributes:
+        boxes: ``[n, 4]`` float32, xyxy in the image's pixels, inside the image.
+        scores: ``[n]`` float32 in 0…1, descending.
+        labels: ``[n]`` int64, 0-based.
+        names: the n class names.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Detector:
+    """A detector with its classes and post-processing.
+
+    Attributes:
+        model: the ``SSD``, in evaluation mode.
+        names: class names by label.
+        category_ids: the training data's category ids by label.
+        settings: thresholds of post-processing and fusion.
+    """
+
+    def __init__(
+        self, model: SSD, names: list[str], category_ids: list[int], settings: PostprocessSettings, device: torch.device
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.names, self.category_ids, self.settings, self.device = names, category_ids, settings, device
+        self.default_boxes = ssd300_default_boxes().to(device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", settings: PostprocessSettings | None = None) -> "Detector":
+        """Loads a ``train_det.py`` checkpoint.
+
+        Args:
+            path: the checkpoint.
+            device: auto, cpu, cuda or cuda:N.
+            settings: post-processing; by default the checkpoint's.
+
+        Raises:
+            UserError: for an unreadable, foreign or inconsistent checkpoint, or a device that is not there.
+        """
+        saved = checkpoint.load(path, "detection")
+        return cls.from_checkpoint(saved, str(path), resolve_device(device), settings)
+
+    @classmethod
+    def from_checkpoint(
+        cls, saved: dict[str, Any], source: str, device: torch.device, settings: PostprocessSettings | None = None
+    ) -> "Detector":
+        """Rebuilds the detector that a checkpoint describes; ``source`` names it in errors."""
+        try:
+            shape = saved["config"]["model"]
+            categories = [(int(category["id"]), str(category["name"])) for category in saved["meta"]["categories"]]
+            settings = settings or PostprocessSettings(**saved["config"]["postprocess"])
+            backbone, members = str(shape["backbone"]), int(shape["members"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source}: its description of the detector is damaged ({error!r})") from error
+        model = create_ssd(backbone, members, len(categories))
+        checkpoint.load_weights(model, saved["model"], source)
+        return cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
+
+    def predict(
+        self, images: Sequence[Any], score_threshold: float = 0.0, batch_size: int = 8
+    ) -> list[Detections]:
+        """Finds objects in images.
+
+        Args:
+            images: paths (read upright, by their EXIF orientation), RGB arrays ``[H, W, 3]`` uint8, or PIL images.
+            score_threshold: lowest fused score that is returned.
+            batch_size: images per forward pass.
+
+        Raises:
+            UserError: for an image that cannot be read or has another form.
+        """
+        if isinstance(images, str | Path | np.ndarray):
+            raise UserError("predict takes a list of images: put the single image into brackets")
+        found: list[Detections] = []
+        for start in range(0, len(images), batch_size):
+            arrays = [_as_array(image, start + i) for i, image in enumerate(images[start : start + batch_size])]
+            inputs = torch.from_numpy(np.stack([to_input(array) for array in arrays]))
+            _, fused = self.detect(inputs)
+            for array, result in zip(arrays, fused, strict=True):
+                result = to_pixels(result, array.shape[1], array.shape[0])
+                kept = result.scores >= score_threshold
+                labels = result.labels[kept]
+                found.append(
+                    Detections(result.boxes[kept], result.scores[kept], labels, [self.names[i] for i in labels.tolist()])
+                )
+        return found
+
+    @torch.inference_mode()
+    def detect(self, inputs: Tensor) -> tuple[list[list[Boxes]], list[Boxes]]:
+        """Runs the network and its post-processing.
+
+        Args:
+            inputs: ``[N, 300, 300, 3]`` uint8 RGB.
+
+        Returns:
+            Every member's boxes (S lists of N) and the fused ones (N), in [0, 1]; see ``postprocess``.
+        """
+        outputs = self.model(normalise(inputs.to(self.device)))
+        members = member_boxes(*outputs, self.default_boxes, self.settings)
+        return members, fuse(members, self.settings)
+
+
+def to_pixels(result: Boxes, width: int, height: int) -> Boxes:
+    """Boxes in [0, 1] as pixels of an image, clipped to it."""
+    size = torch.tensor([width, height, width, height], dtype=result.boxes.dtype)
+    return result._replace(boxes=result.boxes.clamp(0, 1) * size)
+
+
+def _as_array(image: Any, position: int) -> np.ndarray:
+    if isinstance(image, str | Path):
+        return read_image(image, orient=True)
+    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise UserError(
+            f"images[{position}] is {array.dtype} {list(array.shape)}: give a path, a PIL image, or RGB uint8 [H, W, 3]"
+        )
+    return array

@@ -1,0 +1,48 @@
+"""The multibox loss of S members (Liu et al. 2016, Eq. 1 to 3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def multibox_loss(
+    deltas: Tensor, logits: Tensor, target_deltas: Tensor, target_classes: Tensor, negative_ratio: float = 3.0
+) -> dict[str, Tensor]:
+    """Localisation plus classification, per image over its positives, mean over the batch, sum over members.
+
+    Localisation is smooth L1 (β 1) at positives. Classification is cross-entropy at positives and at the
+    ``negative_ratio`` × positives hardest negatives of the image. Both are divided by the image's number of positives,
+    as in the released code (torchvision divides by the batch's positives: learning rates do not transfer).
+    An image without objects supervises as though it had one positive: its ``negative_ratio`` hardest negatives,
+    divided by one (the released code ignores such images). All is computed in float32.
+
+    Args:
+        deltas: ``[S, N, A, 4]``.
+        logits: ``[S, N, A, C + 1]``, background at index 0.
+        target_deltas: ``[N, A, 4]``.
+        target_classes: ``[N, A]``, 0 background.
+
+    Returns:
+        Scalars ``loss`` (to be differentiated), ``localisation`` and ``classification``, sums over the members.
+    """
+    members, images, anchors, classes = logits.shape
+    positive = target_classes > 0
+    positives = positive.sum(dim=1).clamp(min=1)
+    weight = 1.0 / (positives * images)
+
+    where = positive.nonzero(as_tuple=True)  # (image, default box) of every positive
+    distance = F.smooth_l1_loss(deltas[:, where[0], where[1]].float(), target_deltas[where].float(), reduction="none")
+    localisation = (distance.sum(-1) * weight[where[0]]).sum()
+
+    log_total = logits.float().logsumexp(-1)  # [S, N, A]
+    background = (log_total - logits[..., 0].float()).detach().masked_fill(positive, -torch.inf).flatten(0, 1)
+    wanted = (negative_ratio * positives).long().clamp(max=anchors).repeat(members)
+    hardest = background.topk(int(wanted.max()), dim=1).indices
+    mined = torch.zeros_like(background, dtype=torch.bool)
+    mined.scatter_(1, hardest, torch.arange(hardest.shape[1], device=logits.device) < wanted[:, None])
+    used = mined.unflatten(0, (members, images)) & ~positive | positive
+    at = used.nonzero(as_tuple=True)
+    target = target_classes[at[1], at[2]]
+    entropy = log_total[at] - logits[(*at, target)].float()
+    classification = (entropy * weight[at[1]]).sum()
+    return {"loss": localisation + classification, "localisation": localisation, "classification": classification}

@@ -1,0 +1,125 @@
+"""A detector's COCO numbers on annotated images, fused and member by member."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from detection.annotations import CocoAnnotations, check_same_categories, load_annotations
+from detection.config import EvalDataSettings, EvaluateDetection
+from detection.dataset import EvaluationImages
+from detection.detector import Detector, to_pixels
+from detection.evaluation import CocoEvaluator, evaluate as coco_metrics, format_metrics
+from detection.results import load_results
+from engine import checkpoint
+from engine.cli import flatten
+from engine.devices import resolve_device
+from engine.errors import UserError
+from engine.files import make_folder, write_json
+from engine.progress import progress
+
+
+def score(
+    detector: Detector, annotations: CocoAnnotations, batch_size: int, workers: int = 0
+) -> tuple[dict[str, Any], CocoEvaluator]:
+    """Runs a detector over all images of the ground truth, empty ones included.
+
+    Returns:
+        The metrics of contracts' ``metrics.json`` (fused, and ``members``: the same of each), and the evaluator
+        that holds the fused detections.
+    """
+    fused_evaluator = CocoEvaluator(annotations)
+    evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
+    loader = DataLoader(EvaluationImages(annotations.images), batch_size, num_workers=workers)
+    position = 0
+    for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
+        members, fused = detector.detect(inputs)
+        sizes = list(zip(widths.tolist(), heights.tolist(), strict=True))
+        for evaluator, results in [(fused_evaluator, fused), *zip(evaluators, members, strict=True)]:
+            for offset, (result, size) in enumerate(zip(results, sizes, strict=True)):
+                pixels = to_pixels(result, *size)
+                evaluator.add(
+                    annotations.images[position + offset].id,
+                    pixels.boxes.double().numpy(),
+                    pixels.scores.double().numpy(),
+                    pixels.labels.numpy(),
+                )
+        position += len(sizes)
+    metrics = fused_evaluator.metrics()
+    if len(evaluators) > 1:
+        metrics["members"] = [_numbers(evaluator.metrics()) for evaluator in evaluators]
+    else:
+        metrics["members"] = [_numbers(metrics)]
+    return metrics, fused_evaluator
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}
+
+
+def read_ground_truth(data: EvalDataSettings) -> CocoAnnotations:
+    """The evaluation data of a configuration.
+
+    Raises:
+        UserError: when it is not configured, or as ``load_annotations`` does.
+    """
+    return read_annotations(data.val_annotations, data.val_images, "data.val_annotations", "data.val_images")
+
+
+def read_annotations(file: str | None, images: str | None, file_key: str, images_key: str) -> CocoAnnotations:
+    """Reads ground truth that two configuration keys name."""
+    for key, value in ((file_key, file), (images_key, images)):
+        if not value:
+            raise UserError(f"{key} is not set: give it in the config file or as --{key}")
+    return load_annotations(file, images)
+
+
+def checkpoint_defaults(config: EvaluateDetection) -> dict[str, Any]:
+    """The settings that a checkpoint brings along, as defaults below the command line."""
+    if not config.checkpoint:
+        return {}
+    saved = checkpoint.load(config.checkpoint, "detection")["config"]
+    defaults = flatten(saved["postprocess"], "postprocess.")
+    if hasattr(config, "data"):
+        defaults |= {f"data.{key}": saved["data"][key] for key in ("val_annotations", "val_images")}
+    return defaults
+
+
+def evaluate(config: EvaluateDetection) -> dict[str, Any]:
+    """Evaluates a checkpoint or scores a results file; writes metrics.json (and detections.json), prints the numbers."""
+    if bool(config.checkpoint) == bool(config.detections):
+        raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")
+    source = Path(config.checkpoint or config.detections)
+    folder = make_folder(config.output or source.parent / "eval")
+    if config.detections:
+        if not config.data.val_annotations:
+            raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
+        annotations = load_annotations(config.data.val_annotations, None)
+        results = load_results(config.detections, annotations)
+        metrics = coco_metrics(annotations, results) | {"members": [], "postprocess": None}
+    else:
+        device = resolve_device(config.device)
+        detector = Detector.load(config.checkpoint, config.device, config.postprocess)
+        annotations = read_ground_truth(config.data)
+        check_same_categories(detector.category_ids, detector.names, annotations)
+        print(f"{config.data.val_annotations}: {annotations.describe()}")
+        workers = min(2, torch.get_num_threads() - 1) if device.type == "cpu" else 4
+        metrics, evaluator = score(detector, annotations, config.batch_size, workers)
+        metrics["postprocess"] = resolved(detector)
+        write_json(evaluator.results(), folder / "detections.json", indent=None)
+    write_json(metrics, folder / "metrics.json")
+    print(format_metrics(metrics))
+    if len(metrics["members"]) > 1:
+        listed = "  ".join(f"{i + 1}: {member['AP']:.3f}" for i, member in enumerate(metrics["members"]))
+        print(f" AP of each member  {listed}")
+    print(f"wrote {folder / 'metrics.json'}")
+    return metrics
+
+
+def resolved(detector: Detector) -> dict[str, Any]:
+    """The post-processing settings in force, with S filled in."""
+    settings = detector.settings
+    limit = settings.max_per_member or 200 * len(detector.model.members)
+    return asdict(replace(settings, max_per_member=limit))

@@ -1,0 +1,104 @@
+"""SSD300 on S backbones: one member each, extra layers and heads shared (paper, Sec. V and Fig. 7)."""
+
+import torch
+from torch import Tensor, nn
+
+from classification.backbones import create_feature_extractors
+
+BOXES_PER_CELL = (4, 6, 6, 6, 4, 4)
+# Inner and output channels of the five extra blocks behind a backbone of 1024 channels.
+_EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256))
+
+
+class SSD(nn.Module):
+    """S backbones under shared extra layers and heads.
+
+    The members' feature maps are stacked along the batch before the shared layers, which therefore run once: in
+    training their batch normalisation takes its statistics over all members' features together and updates its
+    running statistics once a step. So training normalises as evaluation does, by one set of statistics for all
+    members; the released code runs the shared layers member by member, normalising each by its own statistics in
+    training but all by their mixture in evaluation. With evaluation statistics both compute the same. The gradient
+    of a shared weight is the sum over the members' losses, as in the released code.
+
+    Args:
+        members: S backbones, ``[N, 3, 300, 300] -> [N, C, 38, 38]`` each, with ``out_channels``.
+        num_classes: foreground classes; the class logits have one more, background at index 0.
+    """
+
+    def __init__(self, members: nn.ModuleList, num_classes: int) -> None:
+        super().__init__()
+        self.members = members
+        self.num_classes = num_classes
+        channels = [members[0].out_channels[-1]]
+        self.extras = nn.ModuleList()
+        for level, (inner, outer) in enumerate(_EXTRA_CHANNELS):
+            scaled = [_scale(width, channels[0]) for width in (inner, outer)]
+            self.extras.append(_extra_block(channels[-1], *scaled, strided=level < 3))
+            channels.append(scaled[1])
+        self.loc = nn.ModuleList(nn.Conv2d(c, 4 * a, 3, padding=1) for c, a in zip(channels, BOXES_PER_CELL, strict=True))
+        self.conf = nn.ModuleList(
+            nn.Conv2d(c, (num_classes + 1) * a, 3, padding=1) for c, a in zip(channels, BOXES_PER_CELL, strict=True)
+        )
+        for part in (self.extras, self.loc, self.conf):
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.xavier_uniform_(layer.weight)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw head outputs of every member.
+
+        Args:
+            images: ``[N, 3, 300, 300]``, normalised.
+
+        Returns:
+            Box deltas ``[S, N, 8732, 4]`` and class logits ``[S, N, 8732, num_classes + 1]``; boxes in the order of
+            ``ssd300_default_boxes``.
+        """
+        features = torch.cat([member(images) for member in self.members])
+        levels = [features]
+        for extra in self.extras:
+            levels.append(extra(levels[-1]))
+        shape = (len(self.members), len(images))
+        deltas = torch.cat([_per_box(head(level), 4) for head, level in zip(self.loc, levels, strict=True)], dim=1)
+        logits = torch.cat(
+            [_per_box(head(level), self.num_classes + 1) for head, level in zip(self.conf, levels, strict=True)], dim=1
+        )
+        return deltas.unflatten(0, shape), logits.unflatten(0, shape)
+
+
+def create_ssd(backbone: str, members: int = 1, num_classes: int = 80) -> SSD:
+    """SSD300 on a divided backbone, with fresh weights.
+
+    Args:
+        backbone: a name of ``classification.backbones`` that exists with the ImageNet stem.
+        members: S, the number of networks that the backbone is divided into.
+        num_classes: foreground classes.
+
+    Raises:
+        UserError: for an unknown backbone or a division that its rule does not allow.
+    """
+    return SSD(create_feature_extractors(backbone, members), num_classes)
+
+
+def _scale(width: int, channels: int) -> int:
+    # The paper's widths behind 1024 channels; behind a smaller backbone the shared layers shrink with it.
+    return width if channels >= 1024 else max(32, -(-width * channels // 1024 // 8) * 8)
+
+
+def _extra_block(channels: int, inner: int, outer: int, strided: bool) -> nn.Sequential:
+    second = nn.Conv2d(inner, outer, 3, stride=2, padding=1, bias=False) if strided else nn.Conv2d(inner, outer, 3, bias=False)
+    return nn.Sequential(
+        nn.Conv2d(channels, inner, 1, bias=False),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(inplace=True),
+        second,
+        nn.BatchNorm2d(outer),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _per_box(output: Tensor, values: int) -> Tensor:
+    # A head's channels are (value, box shape), value outermost, as in the released checkpoints.
+    return output.unflatten(1, (values, -1)).flatten(2).transpose(1, 2)

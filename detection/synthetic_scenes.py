@@ -1,0 +1,225 @@
+"""Drawn scenes with exact boxes: textured shapes on cluttered backgrounds.
+
+The outline decides an object's class; colour, texture, size, rotation and proportions vary freely. Objects may hide
+each other and leave the picture. A box bounds the **visible** part of its object, as COCO's boxes do; no object is
+placed that would hide more than 60% of another or be so hidden itself. Lines and blobs of no class are the clutter.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent", "arrow")
+MIN_VISIBLE = 0.4
+MAX_OBJECTS = 7
+SIZES = (0.06, 0.5)  # an object's longer side in parts of the image's shorter one
+_SUBPIXEL_BITS = 4
+
+
+class SceneObject(NamedTuple):
+    """One object: its class, its whole outline and the pixels of it that can be seen."""
+
+    label: int
+    alpha: np.ndarray  # [H, W] uint8 coverage 0..255 of the whole outline, as far as the picture reaches
+    visible: np.ndarray  # [H, W] bool: at least half covered by this object and by none in front of it
+    full_area: float  # pixels of the whole outline, hidden and outside parts included
+
+    @property
+    def box(self) -> np.ndarray:
+        """The tight box of the visible pixels, xyxy with an exclusive end, [4] int64."""
+        columns, rows = self.visible.any(0).nonzero()[0], self.visible.any(1).nonzero()[0]
+        return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+def draw_scene(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, list[SceneObject]]:
+    """Draws an image, uint8 RGB [H, W, 3], of 1 to 7 objects (back to front); both follow from the generator alone."""
+    ratio = math.exp(rng.uniform(-0.4, 0.4))
+    scale = image_size * rng.uniform(0.85, 1.15)
+    height, width = round(scale / math.sqrt(ratio)), round(scale * math.sqrt(ratio))
+    image = draw_background(rng, height, width)
+    objects = place_objects(rng, height, width)
+    for item in objects:
+        paint(rng, image, item)
+    return _expose(rng, image), objects
+
+
+def outline(rng: np.random.Generator, label: int) -> list[np.ndarray]:
+    """A random outline of the class: polygons [n, 2] around the origin, the second one a hole."""
+    if CLASS_NAMES[label] == "disc":
+        return [_arc(1.0, 0, 2 * math.pi)]
+    if CLASS_NAMES[label] == "square":
+        return [_corners([1.0] * 4)]
+    if CLASS_NAMES[label] == "triangle":
+        return [_corners([1.0] * 3)]
+    if CLASS_NAMES[label] == "star":
+        return [_corners([1.0, rng.uniform(0.36, 0.46)] * 5)]
+    if CLASS_NAMES[label] == "ring":
+        return [_arc(1.0, 0, 2 * math.pi), _arc(rng.uniform(0.45, 0.65), 0, 2 * math.pi)]
+    if CLASS_NAMES[label] == "cross":
+        arm = rng.uniform(0.26, 0.38)
+        quarter = np.array([[arm, arm], [arm, 1.0], [-arm, 1.0]])
+        turns = [np.array([[0, 1], [-1, 0]]), -np.eye(2), np.array([[0, -1], [1, 0]])]
+        return [np.concatenate([quarter, *(quarter @ turn for turn in turns)])]
+    if CLASS_NAMES[label] == "crescent":
+        # The unit disc less an equal one shifted by d: both circles meet at cos(angle) = d / 2.
+        shift = rng.uniform(0.5, 0.8)
+        angle = math.acos(shift / 2)
+        outer = _arc(1.0, angle, 2 * math.pi - angle)
+        inner = _arc(1.0, math.pi + angle, math.pi - angle) + [shift, 0]
+        return [np.concatenate([outer, inner])]
+    shaft, neck, head = rng.uniform(0.16, 0.26), rng.uniform(-0.1, 0.15), rng.uniform(0.6, 0.75)
+    side = np.array([[-1.0, shaft], [neck, shaft], [neck, head], [1.0, 0.0]])
+    return [np.concatenate([side, side[-2::-1] * [1, -1]])]
+
+
+def _arc(radius: float, start: float, stop: float) -> np.ndarray:
+    angles = np.linspace(start, stop, 49)
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _corners(radii: list[float]) -> np.ndarray:
+    angles = np.arange(len(radii)) * (2 * math.pi / len(radii))
+    return np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Antialiased coverage of the polygons, uint8 [height, width]; pixel i spans i to i + 1."""
+    fixed = [np.round((polygon - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32) for polygon in polygons]
+    return cv2.fillPoly(np.zeros((height, width), np.uint8), fixed, 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def place_objects(rng: np.random.Generator, height: int, width: int) -> list[SceneObject]:
+    """Places 1 to 7 objects on an empty picture, back to front, none of them hidden by more than 60%."""
+    objects: list[SceneObject] = []
+    wanted = int(rng.integers(1, MAX_OBJECTS + 1))
+    tries = 0
+    while not objects or (len(objects) < wanted and tries < 5 * wanted):
+        tries += 1
+        label = int(rng.integers(len(CLASS_NAMES)))
+        angle, stretch = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(-0.2, 0.2))
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        polygons = [polygon * [stretch, 1 / stretch] @ turn for polygon in outline(rng, label)]
+        low, high = polygons[0].min(0), polygons[0].max(0)
+        size = min(height, width) * math.exp(rng.uniform(*np.log(SIZES)))
+        centre = rng.uniform(0.25 * size, np.array([width, height]) - 0.25 * size)
+        polygons = [(polygon - (low + high) / 2) * size / (high - low).max() + centre for polygon in polygons]
+        areas = [cv2.contourArea(polygon.astype(np.float32)) for polygon in polygons]
+        full_area = areas[0] - sum(areas[1:])
+        alpha = _fill(polygons, height, width)
+        covered = alpha >= 128
+        behind = [item._replace(visible=item.visible & ~covered) for item in objects]
+        scene = [*behind, SceneObject(label, alpha, covered, full_area)]
+        if all(item.visible.sum() >= MIN_VISIBLE * item.full_area for item in scene):
+            objects = scene
+    return objects
+
+
+def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Gradients, soft and sharp blobs and bars of no class, and thin lines, uint8 RGB [height, width, 3]."""
+    grid = (int(rng.integers(2, 5)), int(rng.integers(2, 5)))
+    cells = rng.uniform(50, 205, (*grid, 1)) + rng.uniform(-45, 45, (*grid, 3)) * rng.uniform(0.2, 1)
+    small = (width // 6 + 1, height // 6 + 1)
+    image = cv2.resize(cells.astype(np.float32), small, interpolation=cv2.INTER_CUBIC)
+    for grain in (24, 6):
+        noise = rng.normal(0, rng.uniform(2, 14), (height // grain + 1, width // grain + 1)).astype(np.float32)
+        image += cv2.resize(noise, small, interpolation=cv2.INTER_CUBIC)[..., None]
+    image = cv2.resize(np.clip(image, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    for _ in range(rng.integers(2, 7)):
+        _fill_clutter(rng, image)
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(1.0, 5.0))
+    for _ in range(rng.integers(0, 4)):
+        _fill_clutter(rng, image)
+    for _ in range(rng.integers(0, 9)):
+        _draw_line(rng, image)
+    return image
+
+
+def _fill_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
+    """Blends in a lobed blob or a long bar, partly transparent."""
+    height, width = image.shape[:2]
+    angles = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+    if rng.random() < 0.6:
+        waves = [rng.uniform(0.1, 0.35) * np.sin(k * angles + rng.uniform(0, 6.3)) for k in (2, 3, 5)]
+        polygon = (1 + sum(waves))[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    else:
+        polygon = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [1, rng.uniform(0.06, 0.2)]
+    angle = rng.uniform(0, 2 * math.pi)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    centre = rng.uniform((0, 0), (width, height))
+    alpha = _fill([polygon * rng.uniform(0.05, 0.25) * min(height, width) @ turn + centre], height, width)
+    _blend(image, alpha, rng.uniform(0.3, 0.9), rng.uniform(20, 235) + rng.uniform(-60, 60, 3))
+
+
+def _draw_line(rng: np.random.Generator, image: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    ends = rng.uniform((-0.2 * width, -0.2 * height), (1.2 * width, 1.2 * height), (3, 2))
+    t = np.linspace(0, 1, 24)[:, None]
+    curve = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * ends[1] + t**2 * ends[2]
+    fixed = np.round(curve * 2**_SUBPIXEL_BITS).astype(np.int32)
+    mask = np.zeros((height, width), np.uint8)
+    cv2.polylines(mask, [fixed], False, 255, int(rng.integers(1, 4)), cv2.LINE_AA, _SUBPIXEL_BITS)
+    _blend(image, mask, rng.uniform(0.3, 0.9), rng.uniform(0, 255, 3))
+
+
+def _blend(image: np.ndarray, alpha: np.ndarray, opacity: float, colour: np.ndarray) -> None:
+    """Mixes one colour into the uint8 ``image`` in place, by ``alpha`` (uint8 [H, W]) times ``opacity``."""
+    where = np.flatnonzero(alpha)
+    pixels = image.reshape(-1, 3)
+    weight = alpha.reshape(-1)[where, None] * np.float32(opacity / 255)
+    old = pixels[where].astype(np.float32)
+    pixels[where] = np.clip(old + (colour.astype(np.float32) - old) * weight, 0, 255)
+
+
+def paint(rng: np.random.Generator, image: np.ndarray, item: SceneObject) -> None:
+    """Paints one object over ``image`` (uint8 RGB) in place, in colours that stand out from what it covers."""
+    x, y, width, height = cv2.boundingRect(item.alpha)
+    patch = image[y : y + height, x : x + width]
+    alpha = item.alpha[y : y + height, x : x + width].astype(np.float32) / 255
+    covered = patch.mean((0, 1))
+    candidates = rng.uniform(0, 255, (6, 3))
+    first = candidates[np.abs(candidates - covered).sum(1).argmax()]
+    second = np.clip(first + rng.choice([-1, 1]) * rng.uniform(25, 80) + rng.uniform(-25, 25, 3), 0, 255)
+    weight = _texture(rng, height, width)[..., None]
+    light = 1 + rng.uniform(0, 0.2) * _ramp(rng, height, width)[..., None]
+    colour = (first + (second - first) * weight).astype(np.float32) * light
+    if rng.random() < 0.4:
+        thickness = 2 * max(1, round(0.025 * max(height, width))) + 1
+        inner = cv2.erode(alpha, np.ones((thickness, thickness)), borderType=cv2.BORDER_CONSTANT, borderValue=1)
+        colour = colour * inner[..., None] + (rng.uniform(0.2, 0.6) * first).astype(np.float32) * (1 - inner[..., None])
+    patch[:] = np.clip(patch + (colour - patch) * alpha[..., None], 0, 255)
+
+
+def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A linear slope from -1 to 1 in a random direction, [height, width]."""
+    angle = rng.uniform(0, 2 * math.pi)
+    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return ((math.cos(angle) * x + math.sin(angle) * y) / 1.42).astype(np.float32)
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """One of six textures, weights of the second colour in 0..1, [height, width]."""
+    kind = int(rng.integers(6))
+    if kind == 0:
+        return np.zeros((height, width), np.float32)
+    if kind == 1:
+        return (_ramp(rng, height, width) + 1) / 2
+    if kind == 2:
+        grain = int(rng.integers(3, 8))
+        noise = rng.uniform(0, 1, (height // grain + 2, width // grain + 2)).astype(np.float32)
+        return cv2.resize(noise, (width, height))
+    angle, period = rng.uniform(0, math.pi), max(5.0, max(height, width) / rng.uniform(2.5, 6))
+    y, x = np.ogrid[:height, :width]
+    u = np.cos((math.cos(angle) * x + math.sin(angle) * y) * np.float32(2 * math.pi / period))
+    if kind == 3:
+        return np.clip(2 * u + 0.5, 0, 1)
+    v = np.cos((math.cos(angle) * y - math.sin(angle) * x) * np.float32(2 * math.pi / period))
+    return np.clip(3 * u * v + 0.5, 0, 1) if kind == 4 else np.clip(2 * (u + v) - 1, 0, 1)
+
+
+def _expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Camera noise, contrast and brightness; uint8."""
+    gain, offset, strength = (rng.uniform(*span) for span in ((0.75, 1.1), (-20, 20), (0.02, 0.15)))
+    noise = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
+    return cv2.addWeighted(image, gain, noise, strength, 128 * (1 - gain - strength) + offset)

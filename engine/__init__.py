@@ -1,0 +1,1 @@
+"""What classification and detection share: configuration, devices, the training loop, checkpoints and logs."""

@@ -1,0 +1,72 @@
+"""Checkpoints: one dict per file, written atomically, read without unpickling code."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import UserError
+from engine.files import write_atomically
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint; ``path`` holds the old or the new one at every moment."""
+    write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """Reads a checkpoint of this project onto the CPU.
+
+    Args:
+        path: the file.
+        kind: ``classification`` or ``detection``, where only one will do.
+
+    Raises:
+        UserError: when the file is missing, damaged, holds anything but tensors and plain values, or is not
+            a checkpoint of this project or kind.
+    """
+    path = Path(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused, since it is damaged or holds more than tensors and plain values; "
+            "use a checkpoint that this toolkit wrote"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable checkpoint (damaged, or another format)") from error
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict) and "kind" in checkpoint):
+        raise UserError(f"{path}: not a checkpoint of this toolkit (it has no 'model' and 'kind')")
+    if kind and checkpoint["kind"] != kind:
+        raise UserError(f"{path}: a {checkpoint['kind']} checkpoint where a {kind} checkpoint is needed")
+    return checkpoint
+
+
+def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+    """Loads ``weights`` into ``module``, every key and shape matching.
+
+    Raises:
+        UserError: naming ``source`` and the first missing, unexpected or mismatched keys.
+    """
+    own = module.state_dict()
+    missing = [key for key in own if key not in weights]
+    unexpected = [key for key in weights if key not in own]
+    reshaped = [
+        f"{key} is {list(weights[key].shape)}, not {list(value.shape)}"
+        for key, value in own.items()
+        if key in weights and getattr(weights[key], "shape", None) != value.shape
+    ]
+    faults = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if faults:
+        raise UserError(f"{source}: its weights do not fit this network: {'; '.join(faults)}")
+    module.load_state_dict(weights)

@@ -1,0 +1,58 @@
+"""Parameters and operations of a network, counted without running it: shapes alone pass through, on the meta device."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+
+class Cost(NamedTuple):
+    """``params``: weights and biases. ``macs``: multiply-adds of convolutions and linear layers. ``gflops``: billions
+    of operations in the paper's convention: macs, plus one for each output of a convolution with bias, two for each
+    input of a batch norm, one for each output of a pooling layer.
+    """
+
+    params: int
+    macs: int
+    gflops: float
+
+
+def count_cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
+    """Cost of one evaluation of ``module`` on a float32 input of that shape.
+
+    A layer counts as often as it is called. Layers are counted as modules, so operations called as functions (residual
+    additions, activations) cost nothing. The module itself, wherever its
+    weights are, is neither run nor changed.
+    """
+    on_meta = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
+    on_meta |= {id(b): b.to("meta") for b in module.buffers()}
+    shapes = copy.deepcopy(module, on_meta).eval()
+    macs = other = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs, other
+        match layer:
+            case nn.Conv2d():
+                macs += output.numel() * layer.weight[0].numel()
+                other += output.numel() if layer.bias is not None else 0
+            case nn.Linear():
+                macs += output.numel() * layer.in_features
+            case nn.BatchNorm2d():
+                other += 2 * inputs[0].numel()
+            case _ if isinstance(layer, POOLS):
+                other += output.numel()
+
+    for layer in shapes.modules():
+        layer.register_forward_hook(count)
+        # A batch norm keeps its input's shape, and PyTorch's rule for that costs more than all others together.
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.forward = lambda x: x
+    with torch.no_grad():
+        shapes(torch.empty(input_shape, device="meta"))
+    params = sum(p.numel() for p in module.parameters())
+    return Cost(params, macs, (macs + other) / 1e9)

@@ -1,0 +1,47 @@
+"""Files that are whole at every moment."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+
+
+def make_folder(path: str | Path) -> Path:
+    """Creates a folder and its parents.
+
+    Raises:
+        UserError: when it cannot be created.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be created ({error.strerror}); choose another --output") from error
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls ``write(temporary path)``, then moves the file into place: a reader sees the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); the file before it is kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Writes UTF-8 text atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(value: Any, path: Path, indent: int | None = 2) -> None:
+    """Writes JSON atomically; NaN and infinity are refused, since JSON has none."""
+    write_text(json.dumps(value, indent=indent, allow_nan=False), path)

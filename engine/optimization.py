@@ -1,0 +1,84 @@
+"""The optimizer and the learning rate of every step."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+from torch.optim import SGD
+
+from engine.devices import Precision
+from engine.errors import UserError
+
+
+@dataclass
+class TrainSettings:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: peak learning rate.
+        momentum: of SGD.
+        nesterov: Nesterov's momentum.
+        weight_decay: of weights; biases and normalisation layers stay undecayed unless ``decay_all``.
+        decay_all: also decay biases and normalisation layers, as the released SSD recipe does.
+        schedule: ``cosine`` or ``step`` (÷10 at each of ``step_epochs``), after the warm-up.
+        step_epochs: epochs at which ``step`` divides the rate by 10.
+        warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
+        clip_gradient: largest norm of the gradient; 0 does not clip.
+        precision: auto, float32, bf16 or fp16 (mixed precision by autocast).
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        workers: processes that load data; 0 loads in the training process.
+    """
+
+    epochs: int = 300
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+    decay_all: bool = False
+    schedule: Literal["cosine", "step"] = "cosine"
+    step_epochs: list[int] = field(default_factory=list)
+    warmup_epochs: float = 0.0
+    clip_gradient: float = 0.0
+    precision: Precision = "auto"
+    evaluate_every: int = 1
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
+
+
+def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: float) -> SGD:
+    """SGD in two groups: decayed weights, and biases and normalisation parameters (all one-dimensional)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1 or settings.decay_all]
+    exempt = [p for p in parameters if p.ndim <= 1 and not settings.decay_all]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return SGD(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+    )
+
+
+def learning_rate(settings: TrainSettings, epoch: float) -> float:
+    """The rate at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
+
+    Linear warm-up, then ``0.5 · lr · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of ÷10.
+    """
+    if epoch < settings.warmup_epochs:
+        return settings.lr * epoch / settings.warmup_epochs
+    if settings.schedule == "step":
+        return settings.lr * 0.1 ** sum(epoch >= step for step in settings.step_epochs)
+    length = max(settings.epochs - settings.warmup_epochs, 1e-9)
+    return 0.5 * settings.lr * (1 + math.cos(math.pi * (epoch - settings.warmup_epochs) / length))

@@ -1,0 +1,87 @@
+"""The folder of a training run: config.yaml, metrics.jsonl, TensorBoard events, last.pt and best.pt."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine import checkpoint
+from engine.cli import flatten, to_dict, to_yaml
+from engine.errors import UserError
+from engine.files import make_folder, write_text
+
+# Settings that may differ between the parts of one run without changing its weights.
+_FREE = {"output", "device", "resume", "train.workers"}
+
+
+class RunFolder:
+    """Creates or reopens the folder of a run.
+
+    Args:
+        config: the run's configuration, with ``output`` and ``resume`` among its fields. ``resume`` is None (a
+            new run), ``auto`` (continue where ``output`` holds a last.pt, else start), or a checkpoint file.
+        kind: ``classification`` or ``detection``.
+
+    Raises:
+        UserError: when a new run would overwrite an old one, when ``resume`` names no usable checkpoint, or when the
+            folder cannot be written.
+    """
+
+    def __init__(self, config: Any, kind: str) -> None:
+        self.config, self.kind = config, kind
+        self.path = Path(config.output or f"runs/{kind}")
+        self.last, self.best = self.path / "last.pt", self.path / "best.pt"
+        self.resumed = self._find_checkpoint()
+        make_folder(self.path)
+        write_text(to_yaml(config), self.path / "config.yaml")
+        self._events: Any = None
+
+    def _find_checkpoint(self) -> dict[str, Any] | None:
+        resume = self.config.resume
+        if resume is None:
+            if self.last.exists():
+                raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
+            return None
+        file = self.last if resume == "auto" else Path(resume)
+        if resume == "auto" and not file.exists():
+            return None
+        found = checkpoint.load(file, self.kind)
+        if "optimizer" not in found:
+            raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
+        old, new = flatten(found["config"]), flatten(to_dict(self.config))
+        changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
+        fixed = [key for key in changed if key.startswith(("model.", "seed"))]
+        if fixed:
+            key = fixed[0]
+            raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with the same")
+        print(f"resuming {file} after epoch {found['epoch']}")
+        for key in changed:
+            print(f"  changed: {key} = {new.get(key)}, was {old.get(key)}")
+        return found
+
+    def write_epoch(self, state: dict[str, Any], history: list[dict[str, Any]], *, best: bool) -> None:
+        """Writes what an epoch leaves behind.
+
+        metrics.jsonl is written whole from ``history``, which last.pt also holds, so that after a kill
+        between two writes the resumed run leaves no line doubled or missing. best.pt comes before last.pt:
+        a kill between them repeats the epoch and writes the same best.pt again.
+        """
+        if best:
+            weights = {key: value for key, value in state.items() if key not in ("optimizer", "scaler")}
+            checkpoint.save(weights, self.best)
+        checkpoint.save(state, self.last)
+        write_text("".join(json.dumps(line) + "\n" for line in history), self.path / "metrics.jsonl")
+
+    def write_events(self, epoch: int, values: dict[str, float]) -> None:
+        """Adds an epoch's numbers to the TensorBoard events."""
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._events = SummaryWriter(str(self.path), purge_step=epoch)
+        for name, value in values.items():
+            self._events.add_scalar(name, value, epoch)
+        self._events.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._events is not None:
+            self._events.close()

@@ -1,0 +1,185 @@
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from classification.backbones import BACKBONES, DATASETS, create_feature_extractors, create_members, find_backbone
+from classification.resnet import Bottleneck, ResNet, Widths
+from classification.summary import summarise
+from engine.errors import UserError
+from tests.reference import assert_probe, deterministic_images, deterministic_weights, released
+
+NETWORKS = [
+    *(f"cifar100/{name}/S{s}" for name in ("resnet110", "resnet164", "wrn16_8", "wrn28_10") for s in (1, 2, 4)),
+    *(f"cifar100/{name}/S{s}" for name in ("wrn40_10", "resnext29_8x64d") for s in (1, 2, 4)),
+    *(f"imagenet/{name}/S{s}" for name in ("resnet50", "wrn50_2", "wrn50_3", "resnext101_64x4d") for s in (1, 2)),
+]
+# All kinds of stem, block and shortcut; the other networks differ in numbers that the layouts check.
+COMPUTED = [
+    "cifar100/resnet110/S1",
+    "cifar100/resnet110/S2",
+    "cifar100/wrn16_8/S1",
+    "cifar100/wrn28_10/S2",
+    "cifar100/resnext29_8x64d/S4",
+    "imagenet/resnet50/S2",
+    "imagenet/wrn50_2/S2",
+]
+DETECTORS = [f"ssd300/{name}/S{s}" for name in ("wrn50_2", "wrn50_3", "resnext101_64x4d") for s in (1, 2)]
+SMALL = ["resnet10_16", "resnet10_32", "resnet18_32", "resnet18_64"]
+
+
+def members_of(network: str, device: str) -> nn.ModuleList:
+    dataset, backbone, s = network.split("/")
+    with torch.device(device):
+        return create_members(backbone, int(s[1:]), DATASETS[dataset].num_classes, dataset)
+
+
+def shapes(module: nn.Module) -> dict[str, list[int]]:
+    return {key: list(tensor.shape) for key, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_keys_and_shapes_are_the_released_ones(shared: Path, network: str) -> None:
+    for member in members_of(network, "meta"):
+        assert shapes(member) == released(shared, "layout_classification")[network]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_parameters_are_the_released_ones(shared: Path, network: str) -> None:
+    members = members_of(network, "meta")
+    expected = released(shared, "parameter_counts")[network]
+    assert sum(p.numel() for p in members[0].parameters()) == expected["params_per_member"]
+    assert sum(p.numel() for p in members.parameters()) == expected["params"]
+
+
+@pytest.mark.parametrize("network", COMPUTED)
+def test_logits_are_what_the_released_code_computes(shared: Path, network: str) -> None:
+    expected = released(shared, "expected_classification")[network]
+    layout = released(shared, "layout_classification")[network]
+    member = members_of(network, "meta")[0].eval()
+    member.load_state_dict(deterministic_weights(layout), assign=True)
+    with torch.no_grad():
+        assert_probe(member(deterministic_images(expected["input"])), expected["logits"])
+
+
+@pytest.mark.parametrize("network", DETECTORS)
+def test_feature_extractor_has_the_released_detectors_keys(shared: Path, network: str) -> None:
+    _, backbone, s = network.split("/")
+    with torch.device("meta"):
+        extractors = create_feature_extractors(backbone, int(s[1:]))
+    prefix = "feature_extractor.backbone."
+    layout = released(shared, "layout_detection")[network]
+    ours = {
+        f"{prefix}{i}.{key.removeprefix('layer')}": shape
+        for i, extractor in enumerate(extractors)
+        for key, shape in shapes(extractor).items()
+    }
+    assert ours == {key: shape for key, shape in layout.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "wrn50_2", "resnext101_64x4d", *SMALL])
+def test_feature_map_of_ssd300_is_38_pixels_wide(backbone: str) -> None:
+    with torch.device("meta"):
+        extractor = create_feature_extractors(backbone, 2)[0]
+        features = extractor(torch.empty(1, 3, 300, 300))
+    assert features.shape == (1, extractor.out_channels[3], 38, 38)
+
+
+def test_feature_extractor_takes_the_classifiers_weights() -> None:
+    classifier = create_members("resnet10_16", 1, 10, "imagenet")[0].eval()
+    extractor = create_feature_extractors("resnet10_16", 1)[0].eval()
+    taken = {key: value for key, value in classifier.state_dict().items() if key in extractor.state_dict()}
+    extractor.load_state_dict(taken)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        x2 = classifier.layer2(classifier.layer1(classifier.layer0(x)))
+        torch.testing.assert_close(extractor.layer2(extractor.layer1(extractor.layer0(x))), x2)
+        strided, unstrided = classifier.layer3[0], extractor.layer3[0]
+        # Without its stride the first convolution gives the strided one's values at every second pixel.
+        torch.testing.assert_close(unstrided.conv1(x2)[..., ::2, ::2], strided.conv1(x2))
+        torch.testing.assert_close(unstrided.downsample(x2), strided.downsample[1:](x2))
+
+
+@pytest.mark.parametrize(("groups", "inner"), [(1, 64), (1, 128), (8, 128)])
+def test_bottleneck_network_equals_torchvisions(groups: int, inner: int) -> None:
+    """Torchvision's ResNet-50 of the same widths, given our stem and shortcuts, gives the same logits."""
+    torch.manual_seed(0)
+    ours = ResNet(Bottleneck, (3, 4, 6, 3), Widths(64, inner, 256, groups), True, 10).eval()
+    peer = torchvision.models.ResNet(
+        torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], 10, groups=groups, width_per_group=inner // groups
+    ).eval()
+    peer.conv1, peer.bn1, peer.relu, peer.maxpool = ours.layer0, nn.Identity(), nn.Identity(), nn.Identity()
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        for block, our_block in zip(getattr(peer, name), getattr(ours, name), strict=True):
+            block.downsample = our_block.downsample
+    own = ours.state_dict()
+    peer.load_state_dict(
+        {
+            key: own[key.replace("conv1.", "layer0.", 1)] if key.startswith("conv1.") else own[key]
+            for key in peer.state_dict()
+        }
+    )
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), peer(x))
+
+
+def test_initialisation_is_kaiming_fan_out() -> None:
+    torch.manual_seed(0)
+    member = create_members("resnet18_64", 1, 10, "cifar10")[0]
+    weight = member.layer3[1].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
+    assert abs(weight.mean().item()) < 1e-3
+    assert (member.layer3[1].bn2.weight == 1).all()
+    assert (member.layer3[1].bn2.bias == 0).all()
+
+
+@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
+@pytest.mark.parametrize("s", [1, 2, 4])
+def test_small_networks_train_in_both_forms(backbone: str, dataset: str, s: int) -> None:
+    member = create_members(backbone, s, 10, dataset)[0]
+    logits = member(torch.randn(2, 3, 32, 32))
+    assert logits.shape == (2, 10)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in member.parameters())
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("s", [3, 8])
+def test_other_member_counts_have_even_widths_and_a_like_cost(backbone: str, s: int) -> None:
+    form = BACKBONES[backbone].forms[0]
+    dataset = "imagenet" if form == "imagenet" else "cifar100"
+    with torch.device("meta"):
+        members = create_members(backbone, s, DATASETS[dataset].num_classes, dataset)
+    assert len(members) == s
+    assert all(m.out_channels % 2 == 0 for m in members.modules() if isinstance(m, nn.Conv2d))
+    # WRN-50's outputs of 256 to 2048 channels and its least widen factor of 1 bound how small a member becomes.
+    if not backbone.startswith("wrn50"):
+        assert 0.6 < summarise(backbone, s, dataset)["macs"] / summarise(backbone, 1, dataset)["macs"] < 2.2
+
+
+@pytest.mark.parametrize(
+    ("backbone", "members", "num_classes", "dataset", "message"),
+    [
+        ("wrn28_1", 2, 10, "cifar10", "unknown backbone 'wrn28_1': did you mean wrn28_10"),
+        ("zzz", 2, 10, "cifar10", "one of resnet50, "),
+        ("resnet110", 2, 10, "cifar", "unknown dataset 'cifar': did you mean cifar"),
+        ("resnet110", 2, 1000, "imagenet", "resnet110 has no imagenet form"),
+        ("wrn50_2", 2, 10, "cifar10", "wrn50_2 has no cifar form"),
+        ("resnext29_8x64d", 16, 10, "cifar10", "8 groups cannot be divided into 16 members"),
+        ("resnet110", 0, 10, "cifar10", "members must be"),
+        ("resnet110", 2, 0, "cifar10", "num_classes"),
+    ],
+)
+def test_bad_arguments(backbone: str, members: int, num_classes: int, dataset: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create_members(backbone, members, num_classes, dataset)
+
+
+def test_detection_needs_the_imagenet_form() -> None:
+    with pytest.raises(UserError, match=r"those with imagenet are: .*wrn50_2"):
+        create_feature_extractors("wrn28_10", 2)
+    assert find_backbone("resnet10_16", "imagenet") is find_backbone("resnet10_16", "cifar")

@@ -1,0 +1,15 @@
+"""Fixtures that every test package shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference figures and real images, which is not part of the repository."""
+    folder = Path(os.environ.get("DIVDET_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"no reference data in {folder}: set DIVDET_SHARED to its folder")
+    return folder

@@ -1,0 +1,264 @@
+"""The COCO numbers, against pycocotools and the COCO API's published ones."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detection.annotations import CocoAnnotations, load_annotations
+from detection.evaluation import METRICS, CocoEvaluator, evaluate, format_metrics
+from detection.results import load_results
+from engine.errors import UserError
+
+PUBLISHED = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
+
+
+def reference(truth: dict, results: list[dict]) -> tuple[list[float], list[float], str]:
+    """pycocotools' 12 numbers, AP by category in ascending id, and printed summary; ids from 1 as it needs them."""
+    truth = {**truth, "annotations": [{**entry, "id": i} for i, entry in enumerate(truth["annotations"], 1)]}
+    coco = COCO()
+    coco.dataset = truth
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(printed):
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = [values[values > -1].mean() if (values > -1).any() else None for values in precision.transpose(2, 0, 1)]
+    return list(evaluation.stats), per_class, printed.getvalue()
+
+
+def load(folder: Path, truth: dict) -> CocoAnnotations:
+    path = folder / "truth.json"
+    path.write_text(json.dumps(truth))
+    return load_annotations(path, None)
+
+
+def random_set(seed: int, scale: float = 200) -> tuple[dict, list[dict]]:
+    """Crowds, empty images, gaps in the category ids, an annotation of id 0, ids beyond float32, tied scores."""
+    rng = np.random.default_rng(seed)
+    image_ids = [int(i) for i in 2**24 + rng.permutation(40) * 3 + 1] + [2**40 + 1]
+    category_ids = [90, 1, 3, 17, 64]
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 800, "height": 800} for i in image_ids],
+        "categories": [{"id": i, "name": f"thing {i}"} for i in category_ids],
+        "annotations": [],
+    }
+    results = []
+    for image_id in image_ids[:-4]:
+        for _ in range(rng.integers(0, 12)):
+            x, y, w, h = (rng.uniform(0, [500, 500, scale, scale]) + 1).round(2).tolist()
+            entry = {"image_id": image_id, "category_id": int(rng.choice(category_ids[:4])), "bbox": [x, y, w, h]}
+            number, crowd = len(truth["annotations"]), int(rng.random() < 0.1)
+            truth["annotations"].append({**entry, "id": number, "area": round(w * h * 0.7, 2), "iscrowd": crowd})
+            for _ in range(rng.integers(0, 4)):
+                box = (np.array([x, y, w, h]) + rng.normal(0, 0.1, 4) * [w, h, w, h]).round(2)
+                box[2:] = box[2:].clip(0.5)
+                category = entry["category_id"] if rng.random() < 0.8 else int(rng.choice(category_ids))
+                score = float(rng.integers(1, 10) / 10)
+                results.append({**entry, "category_id": category, "bbox": box.tolist(), "score": score})
+    for image_id in (image_ids[-1], image_ids[-2]):
+        for score in (0.9, 0.2):
+            results.append({"image_id": image_id, "category_id": 3, "bbox": [5, 5, 50, 50], "score": score})
+    return truth, results
+
+
+def added(annotations: CocoAnnotations, results: list[dict]) -> CocoEvaluator:
+    evaluator = CocoEvaluator(annotations)
+    for image_id in {entry["image_id"] for entry in results}:
+        own = [entry for entry in results if entry["image_id"] == image_id]
+        sides = np.array([entry["bbox"] for entry in own])
+        boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)
+        labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
+        evaluator.add(image_id, boxes, [entry["score"] for entry in own], labels)
+    return evaluator
+
+
+def test_published_numbers(shared: Path) -> None:
+    folder = shared / "data/coco_eval_fixture"
+    annotations = load_annotations(folder / "instances_val2014_100.json", None)
+    results = load_results(folder / "instances_val2014_fakebbox100_results.json", annotations)
+    metrics = evaluate(annotations, results)
+    assert tuple(round(metrics[key], 3) for key in METRICS) == PUBLISHED
+    assert metrics["images"] == 100
+    numbers, per_class, printed = reference(json.loads(annotations.path.read_text()), results)
+    assert [metrics[key] for key in METRICS] == pytest.approx(numbers, abs=1e-12)
+    assert list(metrics["per_class"].values()) == pytest.approx(per_class, abs=1e-12)
+    assert format_metrics(metrics) + "\n" == printed
+    assert added(annotations, results).metrics() == metrics
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scale", [30, 200])
+def test_equals_pycocotools(tmp_path: Path, seed: int, scale: float) -> None:
+    truth, results = random_set(seed, scale)
+    annotations = load(tmp_path, truth)
+    numbers, per_class, printed = reference(truth, results)
+    metrics = evaluate(annotations, results)
+    # Only the order of summing differs.
+    assert [metrics[key] for key in METRICS] == pytest.approx(numbers, abs=1e-12)
+    assert numbers[0] > 0.05
+    assert list(metrics["per_class"].values()) == pytest.approx(per_class, abs=1e-12)
+    assert metrics["per_class"]["thing 64"] is None
+    assert metrics["images"] == 41
+    assert format_metrics(metrics) + "\n" == printed
+    assert added(annotations, results).metrics() == metrics
+
+
+def test_unsound_ground_truth_counts_as_in_pycocotools(tmp_path: Path) -> None:
+    truth, results = random_set(5)
+    truth["annotations"][3]["bbox"][2] = 0
+    truth["annotations"][8]["bbox"][3] = -4
+    results.append({**results[0], "bbox": [truth["annotations"][3]["bbox"][0], 5, 0, 0]})
+    metrics = evaluate(load(tmp_path, truth), results)
+    assert [metrics[key] for key in METRICS] == pytest.approx(reference(truth, results)[0], abs=1e-12)
+
+
+def test_saved_results_score_the_very_same(tmp_path: Path) -> None:
+    truth, results = random_set(7)
+    annotations = load(tmp_path, truth)
+    evaluator = CocoEvaluator(annotations)
+    rng = np.random.default_rng(0)
+    for image in annotations.images:
+        own = [entry for entry in results if entry["image_id"] == image.id]
+        if own:
+            sides = np.array([entry["bbox"] for entry in own]) + rng.uniform(0, 0.01, (len(own), 4))
+            boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1).astype(np.float32)
+            labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
+            evaluator.add(image.id, boxes, rng.random(len(own)).astype(np.float32), labels)
+    saved = tmp_path / "detections.json"
+    saved.write_text(json.dumps(evaluator.results()))
+    loaded = load_results(saved, annotations)
+    assert evaluate(annotations, loaded) == evaluator.metrics()
+    assert loaded == evaluator.results()
+    assert set(annotations.dataset["annotations"][0]) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd"}
+    assert all(value == round(value, 2) for entry in loaded for value in entry["bbox"])
+    assert len(saved.read_text()) < 115 * len(loaded)
+
+
+def test_results_hold_category_ids_and_sides(tmp_path: Path) -> None:
+    truth, _ = random_set(0)
+    annotations = load(tmp_path, truth)
+    evaluator = CocoEvaluator(annotations)
+    evaluator.add(2**40 + 1, [[1.234, 2, 11.238, 22.5]], [0.1234567], [4])
+    expected = {"image_id": 2**40 + 1, "category_id": 90, "bbox": [1.23, 2.0, 10.0, 20.5], "score": 0.123457}
+    assert evaluator.results() == [expected]
+
+
+def test_perfect_detections_score_one_and_a_repeated_image_counts_once(tmp_path: Path) -> None:
+    truth, _ = random_set(1)
+    for entry in truth["annotations"]:
+        entry["iscrowd"] = 0
+    annotations = load(tmp_path, truth)
+    evaluator = CocoEvaluator(annotations)
+    for _ in range(2):
+        for image in annotations.images:
+            evaluator.add(image.id, image.boxes, np.ones(len(image.boxes)), image.labels)
+    metrics = evaluator.metrics()
+    assert len(evaluator.results()) == len(truth["annotations"])
+    assert metrics["AP"] == pytest.approx(1)
+    evaluator.add(annotations.images[0].id, np.zeros((0, 4)), [], [])
+    assert len(evaluator.results()) == len(truth["annotations"]) - len(annotations.images[0].boxes)
+
+
+def test_no_detections_score_zero(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    truth, _ = random_set(2)
+    metrics = CocoEvaluator(load(tmp_path, truth)).metrics()
+    assert metrics["AP"] == metrics["AP50"] == metrics["AR100"] == 0
+    assert metrics["per_class"] == {"thing 1": 0, "thing 3": 0, "thing 17": 0, "thing 64": None, "thing 90": 0}
+    assert capfd.readouterr().out == ""
+
+
+def test_no_ground_truth_gives_minus_one(tmp_path: Path) -> None:
+    truth, results = random_set(2)
+    truth["annotations"] = []
+    annotations = load(tmp_path, truth)
+    for found in (results, []):
+        metrics = evaluate(annotations, found)
+        assert [metrics[key] for key in METRICS] == [-1] * 12
+        assert set(metrics["per_class"].values()) == {None}
+    assert json.dumps(metrics)
+
+
+def test_false_detections_on_images_without_objects_count(tmp_path: Path) -> None:
+    truth, _ = random_set(3)
+    annotations = load(tmp_path, truth)
+    boxes = {image.id: image for image in annotations.images}
+    evaluator = CocoEvaluator(annotations)
+    for image in boxes.values():
+        evaluator.add(image.id, image.boxes, np.full(len(image.boxes), 0.5), image.labels)
+    before = evaluator.metrics()["AP"]
+    empty = next(image.id for image in annotations.images if len(image.boxes) == 0)
+    evaluator.add(empty, [[0, 0, 90, 90]] * 4, [0.9] * 4, [0, 1, 2, 4])
+    assert evaluator.metrics()["AP"] < before - 0.005
+
+
+def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
+    truth, results = random_set(4)
+    for category in truth["categories"]:
+        category["name"] = "thing" if category["id"] < 10 else f"thing {category['id']}"
+    per_class = evaluate(load(tmp_path, truth), results)["per_class"]
+    assert list(per_class) == ["thing (id 1)", "thing (id 3)", "thing 17", "thing 64", "thing 90"]
+
+
+def test_add_refuses_what_cannot_be_scored(tmp_path: Path) -> None:
+    evaluator = CocoEvaluator(load(tmp_path, random_set(0)[0]))
+    known = 2**40 + 1
+    with pytest.raises(KeyError, match="image id 5 is not in"):
+        evaluator.add(5, [[0, 0, 1, 1]], [0.5], [0])
+    with pytest.raises(ValueError, match="not finite"):
+        evaluator.add(known, [[0, 0, math.nan, 1]], [0.5], [0])
+    with pytest.raises(ValueError, match="not finite"):
+        evaluator.add(known, [[0, 0, 1, 1]], [math.inf], [0])
+    with pytest.raises(ValueError, match="labels outside 0 to 4"):
+        evaluator.add(known, [[0, 0, 1, 1]], [0.5], [5])
+    with pytest.raises(ValueError, match="1 boxes, 2 scores, 1 labels"):
+        evaluator.add(known, [[0, 0, 1, 1]], [0.5, 0.6], [0])
+
+
+GOOD = {"image_id": 2**40 + 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+BAD_RESULTS = {
+    "not a list": ({"images": []}, "the results file is an object, not a list"),
+    "not objects": ([[1, 2]], "the results file[0] is a list, not an object"),
+    "unknown image": ([GOOD, {**GOOD, "image_id": 5}], "detections[1] has image_id 5, which"),
+    "unknown category": ([{**GOOD, "category_id": 2}], "detections[0] has category_id 2, which"),
+    "text id": ([{**GOOD, "image_id": "5"}], "has image_id '5', which is not an integer"),
+    "no image": ([{key: GOOD[key] for key in ("category_id", "bbox", "score")}], "detections[0] has no image_id"),
+    "no bbox": ([{key: GOOD[key] for key in ("image_id", "category_id", "score")}], "detections[0] has no bbox"),
+    "no score": ([{key: GOOD[key] for key in ("image_id", "category_id", "bbox")}], "detections[0] has no score"),
+    "NaN score": ([{**GOOD, "score": math.nan}], "has score nan, which is not a finite number"),
+    "endless score": ([{**GOOD, "score": 10**400}], "which is not a finite number"),
+    "null score": ([{**GOOD, "score": None}], "has score None, which is not a finite number"),
+    "infinite box": ([{**GOOD, "bbox": [1, 2, math.inf, 4]}], "which is not four finite numbers"),
+    "three numbers": ([{**GOOD, "bbox": [1, 2, 4]}], "which is not four finite numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RESULTS)
+def test_bad_results_are_one_clear_line(tmp_path: Path, case: str) -> None:
+    content, expected = BAD_RESULTS[case]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError) as error:
+        load_results(path, load(tmp_path, random_set(0)[0]))
+    assert str(error.value).startswith(f"{path}: ")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path) -> None:
+    annotations = load(tmp_path, random_set(0)[0])
+    path = tmp_path / "results.json"
+    path.write_text("[]")
+    assert load_results(path, annotations) == []
+    path.write_text(json.dumps([{**GOOD, "segmentation": [], "id": 0}]))
+    assert load_results(path, annotations) == [GOOD]

@@ -1,0 +1,121 @@
+"""Targets and loss against torchvision's SSD, where the conventions coincide, and against hand-computed values."""
+
+import pytest
+import torch
+from torchvision.models.detection._utils import SSDMatcher
+from torchvision.models.detection.ssd import SSD as TorchvisionSSD
+from torchvision.ops import box_convert, box_iou
+
+from detection.box_coding import decode
+from detection.default_boxes import ssd300_default_boxes
+from detection.loss import multibox_loss
+from detection.matching import Matcher
+
+
+def random_truth(generator: torch.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    corner = torch.rand(count, 2, generator=generator) * 0.7
+    size = 0.02 + torch.rand(count, 2, generator=generator) * 0.28
+    return torch.cat([corner, corner + size], dim=1), torch.randint(0, 5, (count,), generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_matching_equals_torchvision(seed: int) -> None:
+    boxes, labels = random_truth(torch.Generator().manual_seed(seed), 12)
+    defaults = ssd300_default_boxes()
+    corners = box_convert(defaults, "cxcywh", "xyxy")
+    expected = SSDMatcher(0.5)(box_iou(boxes, corners))
+    deltas, classes = Matcher(defaults)(boxes[None], labels[None])
+    positive = expected >= 0
+    assert torch.equal(classes[0] > 0, positive)
+    assert torch.equal(classes[0][positive], labels[expected[positive]] + 1)
+    back = decode(deltas[0][positive], defaults[positive])
+    torch.testing.assert_close(back, boxes[expected[positive]], atol=1e-5, rtol=0)
+
+
+def test_every_truth_has_a_default_box_and_padding_has_none() -> None:
+    tiny = torch.tensor([[0.5, 0.5, 0.503, 0.503]])
+    boxes = torch.zeros(2, 3, 4)
+    boxes[0, :1] = tiny
+    labels = torch.tensor([[4, -1, -1], [-1, -1, -1]])
+    _, classes = Matcher(ssd300_default_boxes())(boxes, labels)
+    assert (classes[0] > 0).sum() == 1
+    assert classes[0].max() == 5
+    assert (classes[1] == 0).all()
+
+
+def test_truths_that_share_a_default_box_leave_it_to_the_later() -> None:
+    defaults = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]])
+    boxes = torch.tensor([[[0.3, 0.3, 0.7, 0.7], [0.35, 0.3, 0.7, 0.7]]])
+    _, classes = Matcher(defaults)(boxes, torch.tensor([[0, 1]]))
+    assert classes.tolist() == [[2, 0]]
+
+
+def test_a_batch_without_any_object() -> None:
+    deltas, classes = Matcher(ssd300_default_boxes())(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
+    assert deltas.shape == (2, 8732, 4)
+    assert not classes.any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_of_one_image_equals_torchvision(seed: int) -> None:
+    """On one image, "per image" and "per batch" are the same division."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes, labels = random_truth(generator, 7)
+    defaults = ssd300_default_boxes()
+    corners = box_convert(defaults, "cxcywh", "xyxy")
+    deltas = torch.randn(1, 1, 8732, 4, generator=generator)
+    logits = torch.randn(1, 1, 8732, 6, generator=generator)
+
+    # torchvision's own method, given what it reads of its instance
+    reference = TorchvisionSSD.__new__(TorchvisionSSD)
+    torch.nn.Module.__init__(reference)
+    from torchvision.models.detection._utils import BoxCoder
+
+    reference.box_coder, reference.neg_to_pos_ratio = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)), 3
+    expected = reference.compute_loss(
+        [{"boxes": boxes, "labels": labels + 1}],
+        {"bbox_regression": deltas[0], "cls_logits": logits[0]},
+        [corners],
+        [SSDMatcher(0.5)(box_iou(boxes, corners))],
+    )
+    targets = Matcher(defaults)(boxes[None], labels[None])
+    found = multibox_loss(deltas, logits, *targets)
+    torch.testing.assert_close(found["localisation"], expected["bbox_regression"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["classification"], expected["classification"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found["loss"], found["localisation"] + found["classification"])
+
+
+def test_loss_is_the_mean_of_images_and_the_sum_of_members() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matcher = Matcher(ssd300_default_boxes())
+    deltas, logits = torch.randn(2, 3, 8732, 4, generator=generator), torch.randn(2, 3, 8732, 6, generator=generator)
+    truths = [random_truth(generator, count) for count in (5, 5, 5)]
+    boxes, labels = (torch.stack(part) for part in zip(*truths, strict=True))
+    whole = multibox_loss(deltas, logits, *matcher(boxes, labels))["loss"]
+    single = [
+        multibox_loss(deltas[s : s + 1, n : n + 1], logits[s : s + 1, n : n + 1], *matcher(boxes[n : n + 1], labels[n : n + 1]))["loss"]
+        for s in range(2)
+        for n in range(3)
+    ]
+    torch.testing.assert_close(whole, sum(single) / 3)
+
+
+def test_an_image_without_objects_supervises_its_three_hardest_negatives() -> None:
+    logits = torch.zeros(1, 1, 8732, 2)
+    logits[0, 0, 7, 1], logits[0, 0, 9, 1] = 5.0, 3.0
+    none = torch.zeros(1, 8732, dtype=torch.int64)
+    found = multibox_loss(torch.zeros(1, 1, 8732, 4), logits, torch.zeros(1, 8732, 4), none)
+    expected = torch.log(1 + torch.tensor(5.0).exp()) + torch.log(1 + torch.tensor(3.0).exp()) + torch.log(torch.tensor(2.0))
+    torch.testing.assert_close(found["classification"], expected)
+    assert found["localisation"] == 0
+
+
+def test_loss_in_bf16_is_finite_and_close() -> None:
+    generator = torch.Generator().manual_seed(1)
+    boxes, labels = random_truth(generator, 6)
+    targets = Matcher(ssd300_default_boxes())(boxes[None], labels[None])
+    deltas, logits = torch.randn(1, 1, 8732, 4, generator=generator), torch.randn(1, 1, 8732, 6, generator=generator)
+    exact = multibox_loss(deltas, logits, *targets)["loss"]
+    coarse = multibox_loss(deltas.bfloat16(), logits.bfloat16(), *targets)["loss"]
+    assert coarse.dtype == torch.float32
+    torch.testing.assert_close(coarse, exact, rtol=0.02, atol=0.05)

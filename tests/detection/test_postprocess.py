@@ -1,0 +1,205 @@
+"""Post-processing against the released code's results and a plain loop over images and classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import box_convert, nms
+
+from detection.default_boxes import ssd300_default_boxes
+from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes, postprocess
+from engine.errors import UserError
+
+
+def released_outputs(seed: int) -> tuple[Tensor, Tensor]:
+    """The recipe of the expected results: deltas [8732, 4] and logits [8732, 81] of one member on one image."""
+    rs = np.random.RandomState(seed)
+    conf = rs.standard_normal((1, 81, 8732)).astype(np.float32)
+    conf[:, 0] += 6
+    loc = rs.standard_normal((1, 4, 8732)).astype(np.float32)
+    for _ in range(60):
+        anchor, label = rs.randint(0, 8724), rs.randint(1, 81)
+        conf[0, label, anchor : anchor + 6] += rs.uniform(6, 11)
+    return torch.from_numpy(loc[0].T.copy()), torch.from_numpy(conf[0].T.copy())
+
+
+def random_outputs(seed: int, members: int, images: int, classes: int, boxes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Deltas, logits, default boxes; every ninth default box comes twice, with equal scores."""
+    generator = torch.Generator().manual_seed(seed)
+    deltas = torch.randn(members, images, boxes, 4, generator=generator)
+    logits = 2 * torch.randn(members, images, boxes, classes + 1, generator=generator)
+    logits[..., 0] += 2
+    logits[:, :, 1::9] = logits[:, :, : (boxes - 2) // 9 * 9 + 1 : 9]
+    picked = torch.randint(8732, (boxes,), generator=generator)
+    return deltas, logits, ssd300_default_boxes()[picked]
+
+
+def plain_loop(
+    deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings, limit: int
+) -> Boxes:
+    """One member on one image, class by class, by torchvision."""
+    decoder = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+    boxes = decoder.decode_single(deltas, box_convert(default_boxes, "cxcywh", "xyxy"))
+    probabilities = logits.softmax(-1)
+    found = []
+    for label in range(logits.shape[1] - 1):
+        scores = probabilities[:, label + 1]
+        candidates = [row for row in scores.argsort(descending=True, stable=True).tolist()
+                      if scores[row] > settings.score_threshold][: settings.candidates_per_class]  # fmt: skip
+        kept = [candidates[i] for i in nms(boxes[candidates], scores[candidates], settings.nms_iou)]
+        found += [(float(scores[row]), label, boxes[row]) for row in kept]
+    found = sorted(found, key=lambda item: -item[0])[:limit]
+    if not found:
+        return Boxes(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    scores, labels, corners = zip(*found, strict=True)
+    return Boxes(torch.stack(corners), torch.tensor(scores), torch.tensor(labels))
+
+
+def assert_close(ours: Boxes, expected: Boxes) -> None:
+    assert ours.labels.tolist() == expected.labels.tolist()
+    torch.testing.assert_close(ours.scores, expected.scores, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.boxes, expected.boxes, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("case", "seeds"), [("S1_seed7", [7]), ("S2_seed7_8", [7, 8])])
+def test_equals_the_released_code(shared: Path, case: str, seeds: list[int]) -> None:
+    text = (shared / "reference/released_checkpoints/expected_postprocess.json").read_text()
+    expected = json.loads(text)[case]
+    deltas, logits = (torch.stack(outputs)[:, None] for outputs in zip(*map(released_outputs, seeds), strict=True))
+    (found,) = postprocess(deltas, logits, ssd300_default_boxes(), PostprocessSettings())
+    assert len(found.scores) == expected["n"]
+    torch.testing.assert_close(found.boxes, torch.tensor(expected["boxes_ltrb"]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.scores, torch.tensor(expected["scores"]), rtol=0, atol=1e-5)
+    assert (found.labels + 1).tolist() == expected["labels"]  # the released code counts the background
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PostprocessSettings(),
+        PostprocessSettings(0.01, candidates_per_class=7, nms_iou=0.3, max_per_member=25),
+        PostprocessSettings(0.2, candidates_per_class=1, nms_iou=0.0, max_per_member=3),
+    ],
+)
+def test_members_equal_a_plain_loop(settings: PostprocessSettings) -> None:
+    deltas, logits, default_boxes = random_outputs(0, members=2, images=3, classes=5, boxes=300)
+    logits[0, 1, :, 0] = 100  # an image without a find between two others
+    before = deltas.clone(), logits.clone(), default_boxes.clone()
+    found = member_boxes(deltas, logits, default_boxes, settings)
+    assert len(found) == 2
+    assert [len(images) for images in found] == [3, 3]
+    for member in range(2):
+        for image in range(3):
+            ours = found[member][image]
+            limit = settings.max_per_member or 400
+            assert_close(ours, plain_loop(deltas[member, image], logits[member, image], default_boxes, settings, limit))
+            assert ours.boxes.dtype == ours.scores.dtype == torch.float32
+            assert ours.labels.dtype == torch.int64
+    assert not len(found[0][1].scores)
+    assert all(torch.equal(*pair) for pair in zip(before, (deltas, logits, default_boxes), strict=True))
+
+
+def test_equal_scores_are_found_in_the_order_of_default_boxes() -> None:
+    default_boxes = torch.tensor([[x / 10, 0.5, 0.05, 0.05] for x in range(1, 9)])
+    logits = torch.zeros(1, 1, 8, 3)
+    found = postprocess(torch.zeros(1, 1, 8, 4), logits, default_boxes, PostprocessSettings(candidates_per_class=3))[0]
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    torch.testing.assert_close(found.boxes[:3], box_convert(default_boxes[:3], "cxcywh", "xyxy"))
+
+
+def test_thresholds_are_strict() -> None:
+    default_boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]])  # IoU exactly 0.5
+    logits = torch.tensor([[0.0, 1.0], [0.0, 0.0]])[None, None]  # the second score is exactly 0.5
+
+    def count(**settings: float) -> int:
+        (found,) = postprocess(torch.zeros(1, 1, 2, 4), logits, default_boxes, PostprocessSettings(**settings))
+        return len(found.scores)
+
+    assert count(score_threshold=0.4, nms_iou=0.5) == 2
+    assert count(score_threshold=0.4, nms_iou=0.49) == 1
+    assert count(score_threshold=0.5, nms_iou=0.5) == 1
+
+
+def test_a_batch_equals_its_images_one_by_one() -> None:
+    deltas, logits, default_boxes = random_outputs(1, members=2, images=3, classes=4, boxes=200)
+    together = postprocess(deltas, logits, default_boxes, PostprocessSettings())
+    for image, ours in enumerate(together):
+        one = slice(image, image + 1)
+        (alone,) = postprocess(deltas[:, one], logits[:, one], default_boxes, PostprocessSettings())
+        assert all(torch.equal(*pair) for pair in zip(ours, alone, strict=True))
+        assert (ours.scores.diff() <= 0).all()
+        assert len(ours.scores) > 10
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_no_find_is_a_result(members: int) -> None:
+    deltas, logits, default_boxes = random_outputs(2, members, images=2, classes=4, boxes=50)
+    logits[..., 0] = 100
+    for found in postprocess(deltas, logits, default_boxes, PostprocessSettings()):
+        assert found.boxes.shape == (0, 4)
+        assert found.scores.shape == (0,)
+        assert found.labels.shape == (0,)
+        assert found.boxes.dtype == found.scores.dtype == torch.float32
+        assert found.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_outputs_are_computed_in_float32(dtype: torch.dtype) -> None:
+    deltas, logits, default_boxes = random_outputs(3, members=2, images=1, classes=4, boxes=100)
+    deltas, logits = deltas.to(dtype), logits.to(dtype)
+    (half,) = postprocess(deltas, logits, default_boxes, PostprocessSettings())
+    (full,) = postprocess(deltas.float(), logits.float(), default_boxes, PostprocessSettings())
+    assert len(half.scores) > 10
+    assert half.boxes.dtype == torch.float32
+    assert all(torch.equal(*pair) for pair in zip(half, full, strict=True))
+
+
+def test_fusion_clips_and_one_member_alone_is_left_as_it_is() -> None:
+    corners = torch.tensor([[-0.4, 0.1, 0.5, 5.0], [-3.0, 0.0, -2.0, 1.0]])
+    wide = Boxes(corners, torch.tensor([0.8, 0.6]), torch.tensor([2, 1]))
+    none = Boxes(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    assert fuse([[wide]], PostprocessSettings())[0] is wide
+    fused, empty = fuse([[wide, none], [none, none]], PostprocessSettings())
+    torch.testing.assert_close(fused.boxes, torch.tensor([[0.0, 0.1, 0.5, 1.0]]))
+    torch.testing.assert_close(fused.scores, torch.tensor([0.4]))
+    assert fused.labels.tolist() == [2]
+    assert len(empty.scores) == 0
+    (highest, _) = fuse([[wide, none], [none, none]], PostprocessSettings(fusion_conf="max"))
+    torch.testing.assert_close(highest.scores, torch.tensor([0.8]))
+    assert not len(fuse([[wide], [none]], PostprocessSettings(fusion_skip=0.9))[0].scores)
+
+
+def test_outputs_that_do_not_fit_or_are_not_finite_are_errors() -> None:
+    deltas, logits, default_boxes = random_outputs(4, members=1, images=1, classes=2, boxes=20)
+    with pytest.raises(ValueError, match="expected"):
+        postprocess(deltas[:, :, :10], logits, default_boxes, PostprocessSettings())
+    with pytest.raises(ValueError, match="expected"):
+        postprocess(deltas, logits, default_boxes[:10], PostprocessSettings())
+    for broken in ((deltas * torch.nan, logits), (deltas, logits * torch.nan)):
+        with pytest.raises(UserError, match="not finite"):
+            postprocess(*broken, default_boxes, PostprocessSettings())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("score_threshold", -0.1), ("score_threshold", 1.5), ("score_threshold", float("nan")), ("nms_iou", 2.0),
+        ("fusion_iou", -1.0), ("fusion_skip", 1.1), ("candidates_per_class", 0), ("max_per_member", 0),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_name_their_field(field: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"postprocess\.{field} is {value}"):
+        PostprocessSettings(**{field: value})
+
+
+def test_settings_can_be_read_by_the_configuration_library() -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PostprocessSettings, "postprocess")
+    read = parser.parse_args(["--postprocess.fusion_conf=max", "--postprocess.max_per_member=30"])
+    assert parser.instantiate(read).postprocess == PostprocessSettings(fusion_conf="max", max_per_member=30)

@@ -1,0 +1,104 @@
+"""The networks against the released checkpoints' counts, layouts and expected outputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detection import create_ssd
+from detection.ssd import SSD
+from detection.summary import summarise
+from engine.errors import UserError
+from tests.reference import assert_probe, deterministic_images, deterministic_weights
+
+DETECTORS = [(name, members) for name in ("wrn50_2", "wrn50_3", "resnext101_64x4d") for members in (1, 2)]
+
+
+@pytest.mark.parametrize(("backbone", "members"), DETECTORS)
+def test_parameter_counts(shared: Path, backbone: str, members: int) -> None:
+    counts = json.loads((shared / "reference/released_checkpoints/parameter_counts.json").read_text())
+    assert summarise(backbone, members)["params"] == counts[f"ssd300/{backbone}/S{members}"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "members", "gflops"),
+    [("wrn50_2", 1, 48.13), ("wrn50_2", 2, 45.31), ("wrn50_3", 1, 86.77), ("wrn50_3", 2, 96.26),
+     ("resnext101_64x4d", 1, 90.14), ("resnext101_64x4d", 2, 100.53), ("resnet50", 1, 22.65)],
+)  # fmt: skip
+def test_gflops_in_the_papers_convention(backbone: str, members: int, gflops: float) -> None:
+    assert summarise(backbone, members)["gflops"] == pytest.approx(gflops, rel=5e-4)
+
+
+def released_key(key: str) -> str:
+    """Our key as the released checkpoints spell it."""
+    part, _, rest = key.partition(".")
+    if part == "members":
+        member, stage, layer = rest.split(".", 2)
+        number = stage.removeprefix("layer")
+        return f"feature_extractor.backbone.{member}.{number}.{layer}"
+    return key.replace("extras.", "additional_blocks.", 1)
+
+
+def released_weights(model: SSD, layout: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    by_key = deterministic_weights(layout)
+    weights, used = {}, set()
+    for key, value in model.state_dict().items():
+        name = released_key(key)
+        if name not in by_key:  # the released stage 3 has no pool before its first shortcut's convolution
+            name = name.replace("downsample.1.", "downsample.0.").replace("downsample.2.", "downsample.1.")
+        assert by_key[name].shape == value.shape
+        weights[key] = by_key[name]
+        used.add(name)
+    assert used == set(by_key)
+    return weights
+
+
+@pytest.mark.parametrize(("backbone", "members"), [("wrn50_2", 1), ("wrn50_2", 2), ("resnext101_64x4d", 1)])
+def test_outputs_of_released_weights(shared: Path, backbone: str, members: int) -> None:
+    folder = shared / "reference/released_checkpoints"
+    layout = json.loads((folder / "layout_detection.json").read_text())[f"ssd300/{backbone}/S{members}"]
+    expected = json.loads((folder / "expected_detection.json").read_text())[f"ssd300/{backbone}/S{members}"]
+    model = create_ssd(backbone, members, num_classes=80).eval()
+    model.load_state_dict(released_weights(model, layout))
+    with torch.inference_mode():
+        deltas, logits = model(deterministic_images((1, 3, 300, 300)))
+    assert deltas.shape == (members, 1, 8732, 4)
+    assert logits.shape == (members, 1, 8732, 81)
+    for member in range(members):
+        assert_probe(deltas[member].transpose(1, 2), expected["locs"][member])
+        assert_probe(logits[member].transpose(1, 2), expected["confs"][member])
+
+
+def test_shared_layers_take_their_statistics_over_all_members_once_a_step() -> None:
+    """The documented decision, checked by hand on the first shared batch norm."""
+    torch.manual_seed(0)
+    model = create_ssd("resnet10_16", 2, num_classes=3).train()
+    images = torch.randn(2, 3, 300, 300)
+    seen = []
+    norm = model.extras[0][1]
+    norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
+    model(images)
+    assert len(seen) == 1
+    assert len(seen[0]) == 4  # 2 members × 2 images
+    torch.testing.assert_close(norm.running_mean, 0.1 * seen[0].mean(dim=(0, 2, 3)))
+    assert norm.num_batches_tracked == 1
+
+
+def test_shared_weights_get_the_sum_of_the_members_gradients() -> None:
+    torch.manual_seed(0)
+    model = create_ssd("resnet10_16", 2, num_classes=3).eval()
+    images = torch.randn(1, 3, 300, 300)
+    head = model.conf[0].weight
+
+    def gradient(member: slice) -> torch.Tensor:
+        model.zero_grad()
+        model(images)[1][member].square().mean(dim=(1, 2, 3)).sum().backward()
+        return head.grad.clone()
+
+    torch.testing.assert_close(gradient(slice(2)), gradient(slice(1)) + gradient(slice(1, 2)), rtol=1e-4, atol=1e-7)
+
+
+def test_unknown_backbone_names_close_ones() -> None:
+    with pytest.raises(UserError, match="wrn50_2"):
+        create_ssd("wrn502")
