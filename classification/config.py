@@ -108,7 +108,7 @@ class ClassificationTrainSettings(TrainSettings):
         cot_weight: λ of the co-training loss (Eq. 9).
         cot_warmup_epochs: epochs over which λ grows linearly from 0.
         label_smoothing: share of the target that is spread over all classes.
-        mixup: α of the Beta distribution that mixes pairs of images; 0 does not mix.
+        mixup: parameter of the Beta distribution that mixes pairs of images; 0 does not mix.
     """
 
     weight_decay_division: WeightDecayDividing = "none"

@@ -94,10 +94,10 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
     try:
         model, meta = found["config"]["model"], found["meta"]
         stem, classes = FORM_DATASETS[meta["stem"]], len(meta["classes"])
-        backbone, members, dropout = model["backbone"], model["members"], model["dropout"]
+        backbone, members, dropout = str(model["backbone"]), int(model["members"]), float(model["dropout"])
         [*map(float, meta["mean"]), *map(float, meta["std"]), int(meta["image_size"]), str(meta["crop"])]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its config or meta lacks {error}; use a checkpoint of train_cls.py") from error
+        raise UserError(f"{path}: its config or meta is incomplete; use a checkpoint of train_cls.py") from error
     ensemble = create_ensemble(backbone, members, classes, stem, dropout)
     checkpoints.load_weights(ensemble, found["model"], str(path))
     return ensemble, found
@@ -107,8 +107,11 @@ def checkpoint_data(config: EvaluateClassification) -> dict[str, Any]:
     """The data settings of the checkpoint, as defaults for the command line."""
     if config.checkpoint is None:
         raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
-    data = checkpoints.load(config.checkpoint, "classification").get("config", {}).get("data", {})
-    return {f"data.{key}": data[key] for key in ("dataset", "root", "download") if key in data}
+    found = checkpoints.load(config.checkpoint, "classification")
+    try:
+        return {f"data.{key}": found["config"]["data"][key] for key in ("dataset", "root", "download")}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{config.checkpoint}: its config is incomplete; use a checkpoint of train_cls.py") from error
 
 
 def evaluate(config: EvaluateClassification) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
 def describe(metrics: dict[str, Any]) -> str:
     """The metrics as a table."""
     lines = [f"{metrics['images']} images       top-1   top-5"]
-    rows = {f"member {i}": member for i, member in enumerate(metrics["members"])} | {"ensemble": metrics}
+    rows = {f"member {i}": member for i, member in enumerate(metrics["members"], 1)} | {"ensemble": metrics}
     lines += [f"{name:<16} {row['top1']:7.2f} {row['top5']:7.2f}" for name, row in rows.items()]
     lines += [f"combined by {name:<16} {top1:7.2f}" for name, top1 in metrics["combine"].items()]
     if metrics["cosine_similarity"] is not None:

@@ -57,9 +57,9 @@ class CoTraining:
         return co_training_loss(logits, targets, weight, self.settings.label_smoothing)
 
     def evaluate(self) -> dict[str, Any]:
-        """`measure`'s numbers, the members' as ``top1_member<i>``."""
+        """`measure`'s numbers, the members' as ``top1_member1`` …."""
         metrics = measure(self.model, self.evaluation, self.mean, self.std, self.settings.precision)
-        members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"])}
+        members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"], 1)}
         return {key: metrics[key] for key in ("top1", "top5", "cosine_similarity")} | members
 
 
@@ -93,7 +93,7 @@ def train(config: TrainClassification) -> dict[str, Any]:
     folder = RunFolder(config, "classification")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
-        f"{config.model.backbone} divided into {config.model.members}: {parameters / 1e6:.2f} M parameters on {device}; "
+        f"{config.model.backbone} divided into {config.model.members}: {parameters / 1e6:.2f} M parameters, {device}; "
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
     views = TrainingViews(images, config.data, size, config.model.members, config.seed, mean)

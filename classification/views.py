@@ -162,7 +162,7 @@ def random_rectangle(
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory: (pixel / 255 − mean) / std."""
+    """uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory: (pixel / 255 - mean) / std."""
     return ((images / 255 - mean) / std).movedim(-1, -3)
 
 

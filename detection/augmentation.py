@@ -44,12 +44,14 @@ def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndar
     right = min(int(np.ceil(window.x + window.width)), width)
     bottom = min(int(np.ceil(window.y + window.height)), height)
     scale_x, scale_y = size / window.width, size / window.height
-    to_left, to_top = (min(max(round(v), 0), size - 1) for v in ((left - window.x) * scale_x, (top - window.y) * scale_y))
+    to_left = min(max(round((left - window.x) * scale_x), 0), size - 1)
+    to_top = min(max(round((top - window.y) * scale_y), 0), size - 1)
     to_right = max(min(round((right - window.x) * scale_x), size), to_left + 1)
     to_bottom = max(min(round((bottom - window.y) * scale_y), size), to_top + 1)
     target = (to_right - to_left, to_bottom - to_top)
     shrinks = target[0] < right - left and target[1] < bottom - top
-    placed = cv2.resize(image[top:bottom, left:right], target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    placed = cv2.resize(image[top:bottom, left:right], target, interpolation=how)
     scale_x, scale_y = target[0] / (right - left), target[1] / (bottom - top)
     mapping = np.array([scale_x, scale_y, to_left - left * scale_x, to_top - top * scale_y])
     if target == (size, size):
@@ -69,7 +71,7 @@ class TrainingAugmentation:
     """Photometric noise, zoom-out, IoU crop and flip of SSD (Liu et al. 2016, Sec. 2.2 and 3.6; torchvision's values).
 
     Zoom-out and crop only choose a window, so that one resize makes the input; the photometric operations
-    (albumentations) run on its 300 × 300 pixels instead of on the stored image.
+    (albumentations) run on its 300 x 300 pixels instead of on the stored image.
     """
 
     def __init__(self, settings: DataSettings) -> None:

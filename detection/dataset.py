@@ -31,7 +31,9 @@ class TrainingImages(Dataset):
         cache: keep decoded images in this process's memory.
     """
 
-    def __init__(self, annotations: CocoAnnotations, augmentation: TrainingAugmentation, seed: int, cache: bool) -> None:
+    def __init__(
+        self, annotations: CocoAnnotations, augmentation: TrainingAugmentation, seed: int, cache: bool
+    ) -> None:
         self.records = annotations.images
         self.augmentation = augmentation
         self.seed = seed
@@ -77,7 +79,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """``[N, H, W, 3]`` uint8 RGB as the float input ``[N, 3, H, W]`` in channels-last memory, by ImageNet's mean and std."""
+    """``[N, H, W, 3]`` uint8 RGB as the input ``[N, 3, H, W]``, by ImageNet's mean and std; channels-last memory."""
     mean = torch.tensor(MEAN, device=images.device)
     std = torch.tensor(STD, device=images.device)
     return ((images.float() - mean) / std).permute(0, 3, 1, 2)

@@ -112,9 +112,8 @@ class Detector:
                 result = to_pixels(result, array.shape[1], array.shape[0])
                 kept = result.scores >= score_threshold
                 labels = result.labels[kept]
-                found.append(
-                    Detections(result.boxes[kept], result.scores[kept], labels, [self.names[i] for i in labels.tolist()])
-                )
+                names = [self.names[label] for label in labels.tolist()]
+                found.append(Detections(result.boxes[kept], result.scores[kept], labels, names))
         return found
 
     @torch.inference_mode()

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from engine.checkpoint import write_atomically
 from engine.errors import UserError
+from engine.files import write_atomically
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without black; further ones turn by golden ratio.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))

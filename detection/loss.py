@@ -6,7 +6,11 @@ from torch import Tensor
 
 
 def multibox_loss(
-    deltas: Tensor, logits: Tensor, target_deltas: Tensor, target_classes: Tensor, negative_ratio: float = 3.0
+    deltas: Tensor,
+    logits: Tensor,
+    target_deltas: Tensor,
+    target_classes: Tensor,
+    negative_ratio: float = 3.0,
 ) -> dict[str, Tensor]:
     """Localisation plus classification, per image over its positives, mean over the batch, sum over members.
 
@@ -25,13 +29,14 @@ def multibox_loss(
     Returns:
         Scalars ``loss`` (to be differentiated), ``localisation`` and ``classification``, sums over the members.
     """
-    members, images, anchors, classes = logits.shape
+    members, images, anchors, _ = logits.shape
     positive = target_classes > 0
     positives = positive.sum(dim=1).clamp(min=1)
     weight = 1.0 / (positives * images)
 
     where = positive.nonzero(as_tuple=True)  # (image, default box) of every positive
-    distance = F.smooth_l1_loss(deltas[:, where[0], where[1]].float(), target_deltas[where].float(), reduction="none")
+    found = deltas[:, where[0], where[1]].float()
+    distance = F.smooth_l1_loss(found, target_deltas[where].float().expand_as(found), reduction="none")
     localisation = (distance.sum(-1) * weight[where[0]]).sum()
 
     log_total = logits.float().logsumexp(-1)  # [S, N, A]

@@ -32,7 +32,7 @@ class Matcher:
             labels: ``[N, M]``, 0-based; -1 where padded.
 
         Returns:
-            Box deltas ``[N, A, 4]`` (to be used at positives only) and classes ``[N, A]``: 0 background, label + 1 else.
+            Box deltas ``[N, A, 4]`` (of use at positives only) and classes ``[N, A]``: 0 background, else label + 1.
         """
         images, count = labels.shape
         anchors = len(self.corners)

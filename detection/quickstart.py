@@ -42,8 +42,8 @@ class Quickstart:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 32 or self.epochs < 1:
-            raise UserError("--size must be at least 32 and --epochs at least 1")
+        if self.size < 100 or self.epochs < 1:
+            raise UserError("--size must be at least 100 and --epochs at least 1")
 
 
 def quickstart(config: Quickstart) -> dict[str, Any]:
@@ -65,9 +65,18 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
     co_train(
         TrainClassification(
             model=ClassificationModel(BACKBONE, MEMBERS, stem="imagenet"),
-            data=ClassificationData(dataset="folder", root=str(folder / "data/crops"), image_size=64, crop="padded", padding=6),
+            data=ClassificationData(
+                dataset="folder", root=str(folder / "data/crops"), image_size=64, crop="padded", padding=6
+            ),
             train=ClassificationTrainSettings(
-                epochs=6, batch_size=64, lr=0.05, warmup_epochs=0.5, cot_warmup_epochs=3, weight_decay=5e-4, evaluate_every=2, workers=1
+                epochs=6,
+                batch_size=64,
+                lr=0.05,
+                warmup_epochs=0.5,
+                cot_warmup_epochs=3,
+                weight_decay=5e-4,
+                evaluate_every=2,
+                workers=1,
             ),
             output=str(folder / "backbones"),
             **common,
@@ -86,7 +95,14 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
             cache=True,
         ),
         train=DetectionTrainSettings(
-            epochs=config.epochs, batch_size=16, lr=0.03, nesterov=True, warmup_epochs=1, clip_gradient=10.0, evaluate_every=10, workers=1
+            epochs=config.epochs,
+            batch_size=16,
+            lr=0.03,
+            nesterov=True,
+            warmup_epochs=1,
+            clip_gradient=10.0,
+            evaluate_every=10,
+            workers=1,
         ),
         output=str(folder / "detector"),
         **common,
@@ -96,12 +112,17 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
     print("4/5  evaluating")
     metrics = evaluate(
         EvaluateDetection(
-            checkpoint=str(folder / "detector/best.pt"), data=settings.data, postprocess=settings.postprocess, device=config.device
+            checkpoint=str(folder / "detector/best.pt"),
+            data=settings.data,
+            postprocess=settings.postprocess,
+            device=config.device,
         )
     )
 
     print("5/5  drawing ground truth, each member's boxes and the fused boxes")
     detector = Detector.load(folder / "detector/best.pt", config.device)
-    draw_comparisons(detector, load_annotations(settings.data.val_annotations, settings.data.val_images), folder / "pictures", 8)
-    print(f"done in {(time.perf_counter() - began) / 60:.1f} min: AP50 {metrics['AP50']:.3f}; look at {folder / 'pictures'}")
+    ground_truth = load_annotations(settings.data.val_annotations, settings.data.val_images)
+    draw_comparisons(detector, ground_truth, folder / "pictures", 8)
+    minutes = (time.perf_counter() - began) / 60
+    print(f"done in {minutes:.1f} min: AP50 {metrics['AP50']:.3f}; look at {folder / 'pictures'}")
     return metrics

@@ -11,7 +11,8 @@ from detection.annotations import CocoAnnotations, check_same_categories, load_a
 from detection.config import EvalDataSettings, EvaluateDetection
 from detection.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
-from detection.evaluation import CocoEvaluator, evaluate as coco_metrics, format_metrics
+from detection.evaluation import CocoEvaluator, format_metrics
+from detection.evaluation import evaluate as coco_metrics
 from detection.results import load_results
 from engine import checkpoint
 from engine.cli import flatten
@@ -88,7 +89,13 @@ def checkpoint_defaults(config: EvaluateDetection) -> dict[str, Any]:
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:
-    """Evaluates a checkpoint or scores a results file; writes metrics.json (and detections.json), prints the numbers."""
+    """Evaluates a checkpoint or scores a results file.
+
+    Prints the numbers; writes metrics.json and, for a checkpoint, detections.json.
+
+    Raises:
+        UserError: for unusable input or an unwritable output folder.
+    """
     if bool(config.checkpoint) == bool(config.detections):
         raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")
     source = Path(config.checkpoint or config.detections)

@@ -35,10 +35,9 @@ class SSD(nn.Module):
             scaled = [_scale(width, channels[0]) for width in (inner, outer)]
             self.extras.append(_extra_block(channels[-1], *scaled, strided=level < 3))
             channels.append(scaled[1])
-        self.loc = nn.ModuleList(nn.Conv2d(c, 4 * a, 3, padding=1) for c, a in zip(channels, BOXES_PER_CELL, strict=True))
-        self.conf = nn.ModuleList(
-            nn.Conv2d(c, (num_classes + 1) * a, 3, padding=1) for c, a in zip(channels, BOXES_PER_CELL, strict=True)
-        )
+        levels = list(zip(channels, BOXES_PER_CELL, strict=True))
+        self.loc = nn.ModuleList(nn.Conv2d(c, 4 * a, 3, padding=1) for c, a in levels)
+        self.conf = nn.ModuleList(nn.Conv2d(c, (num_classes + 1) * a, 3, padding=1) for c, a in levels)
         for part in (self.extras, self.loc, self.conf):
             for layer in part.modules():
                 if isinstance(layer, nn.Conv2d):
@@ -88,12 +87,12 @@ def _scale(width: int, channels: int) -> int:
 
 
 def _extra_block(channels: int, inner: int, outer: int, strided: bool) -> nn.Sequential:
-    second = nn.Conv2d(inner, outer, 3, stride=2, padding=1, bias=False) if strided else nn.Conv2d(inner, outer, 3, bias=False)
+    size = {"stride": 2, "padding": 1} if strided else {}
     return nn.Sequential(
         nn.Conv2d(channels, inner, 1, bias=False),
         nn.BatchNorm2d(inner),
         nn.ReLU(inplace=True),
-        second,
+        nn.Conv2d(inner, outer, 3, bias=False, **size),
         nn.BatchNorm2d(outer),
         nn.ReLU(inplace=True),
     )

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from detection.synthetic_scenes import CLASS_NAMES, draw_scene
-from engine.checkpoint import write_atomically
 from engine.errors import UserError
+from engine.files import write_json
 from engine.progress import progress
 
 CATEGORY_IDS = (1, 2, 3, 5, 8, 13, 21, 34)  # with gaps, as COCO's
@@ -50,7 +50,7 @@ def generate(folder: Path, train_images: int, val_images: int, seed: int = 0, im
             return
         for number, split in enumerate(_SPLITS):
             _write_split(folder, split, counts[split], (seed, number), image_size)
-        _write_json(folder / "generated.json", {**parameters, "complete": True})
+        write_json({**parameters, "complete": True}, folder / "generated.json")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
 
@@ -69,7 +69,7 @@ def _claim(folder: Path, parameters: dict[str, Any]) -> bool:
             shutil.rmtree(folder / name, ignore_errors=True)
     elif any(folder.iterdir()):
         raise UserError(f"{folder}: holds files that were not generated here; choose a new or empty folder")
-    _write_json(mark, {**parameters, "complete": False})
+    write_json({**parameters, "complete": False}, mark)
     return False
 
 
@@ -97,11 +97,7 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], im
         {"id": key, "name": name, "supercategory": "shape"} for key, name in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
     ]
     dataset = {"images": records, "annotations": annotations, "categories": categories}
-    _write_json(folder / "annotations" / f"instances_{split}.json", dataset)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value), encoding="utf-8"))
+    write_json(dataset, folder / "annotations" / f"instances_{split}.json", indent=None)
 
 
 def _write_jpeg(path: Path, image: np.ndarray) -> None:

@@ -176,26 +176,28 @@ def paint(rng: np.random.Generator, image: np.ndarray, item: SceneObject) -> Non
     """Paints one object over ``image`` (uint8 RGB) in place, in colours that stand out from what it covers."""
     x, y, width, height = cv2.boundingRect(item.alpha)
     patch = image[y : y + height, x : x + width]
-    alpha = item.alpha[y : y + height, x : x + width].astype(np.float32) / 255
-    covered = patch.mean((0, 1))
+    alpha = item.alpha[y : y + height, x : x + width]
     candidates = rng.uniform(0, 255, (6, 3))
-    first = candidates[np.abs(candidates - covered).sum(1).argmax()]
-    second = np.clip(first + rng.choice([-1, 1]) * rng.uniform(25, 80) + rng.uniform(-25, 25, 3), 0, 255)
-    weight = _texture(rng, height, width)[..., None]
-    light = 1 + rng.uniform(0, 0.2) * _ramp(rng, height, width)[..., None]
-    colour = (first + (second - first) * weight).astype(np.float32) * light
+    first = candidates[np.abs(candidates - cv2.mean(patch)[:3]).sum(1).argmax()]
+    second = first + rng.choice([-1, 1]) * rng.uniform(25, 90) + rng.uniform(-25, 25, 3)
+    shades = np.clip(first + np.linspace(0, 1, 256)[:, None] * (second - first), 0, 255).astype(np.uint8)
+    slope = rng.uniform(0, 0.4)
+    mix = (1 - slope) * _texture(rng, height, width) + slope * _ramp(rng, height, width)
+    colour = shades[(255 * mix).astype(np.uint8)]
     if rng.random() < 0.4:
         thickness = 2 * max(1, round(0.025 * max(height, width))) + 1
-        inner = cv2.erode(alpha, np.ones((thickness, thickness)), borderType=cv2.BORDER_CONSTANT, borderValue=1)
-        colour = colour * inner[..., None] + (rng.uniform(0.2, 0.6) * first).astype(np.float32) * (1 - inner[..., None])
-    patch[:] = np.clip(patch + (colour - patch) * alpha[..., None], 0, 255)
+        core = cv2.erode(alpha, np.ones((thickness, thickness), np.uint8))
+        colour[core < 128] = rng.uniform(0.2, 0.6) * first
+    weight = alpha.astype(np.float32) / 255
+    patch[:] = cv2.blendLinear(colour, np.ascontiguousarray(patch), weight, 1 - weight)
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A linear slope from -1 to 1 in a random direction, [height, width]."""
-    angle = rng.uniform(0, 2 * math.pi)
-    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    return ((math.cos(angle) * x + math.sin(angle) * y) / 1.42).astype(np.float32)
+    """A linear slope from 0 to 1 in a random direction, float32 [height, width]."""
+    across, down = rng.uniform(-0.5, 0.5, 2)
+    x = np.linspace(-across, across, width, dtype=np.float32)
+    y = np.linspace(-down, down, height, dtype=np.float32)[:, None]
+    return 0.5 + x + y
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -204,7 +206,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     if kind == 0:
         return np.zeros((height, width), np.float32)
     if kind == 1:
-        return (_ramp(rng, height, width) + 1) / 2
+        return _ramp(rng, height, width)
     if kind == 2:
         grain = int(rng.integers(3, 8))
         noise = rng.uniform(0, 1, (height // grain + 2, width // grain + 2)).astype(np.float32)

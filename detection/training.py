@@ -74,7 +74,8 @@ def train(config: TrainDetection) -> dict[str, Any]:
     """Trains a detector; returns the last epoch's metrics. The run's folder is described in ``engine.run_folder``."""
     device = resolve_device(config.device)
     data = config.data
-    training = read_annotations(data.train_annotations, data.train_images, "data.train_annotations", "data.train_images")
+    keys = ("data.train_annotations", "data.train_images")
+    training = read_annotations(data.train_annotations, data.train_images, *keys)
     ground_truth = read_ground_truth(data)
     check_same_categories(training.category_ids, training.names, ground_truth)
     print(f"training on {data.train_annotations}: {training.describe()}")

@@ -39,7 +39,7 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
             f"{path}: refused, since it is damaged or holds more than tensors and plain values; "
             "use a checkpoint that this toolkit wrote"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable checkpoint (damaged, or another format)") from error
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict) and "kind" in checkpoint):
         raise UserError(f"{path}: not a checkpoint of this toolkit (it has no 'model' and 'kind')")

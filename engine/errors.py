@@ -6,3 +6,9 @@ class UserError(Exception):
 
     The command lines print it as ``error: <text>`` and exit with code 2, without a traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader raises a worker's error anew, with its whole traceback before the text.
+        if message.startswith("Caught UserError in DataLoader worker"):
+            message = message.rstrip().rsplit("\n", 1)[-1].split("UserError: ", 1)[-1]
+        super().__init__(message)

@@ -13,6 +13,7 @@ from engine.checkpoint import load_weights
 from engine.cli import to_dict
 from engine.devices import autocast, precision_dtype
 from engine.errors import UserError
+from engine.memory import keep_freed_memory
 from engine.optimization import TrainSettings, build_optimizer, learning_rate
 from engine.progress import progress
 from engine.run_folder import RunFolder
@@ -43,7 +44,9 @@ class Task(Protocol):
         ...
 
 
-def training_loader(dataset: Any, settings: TrainSettings, seed: int, device: torch.device, **options: Any) -> DataLoader:
+def training_loader(
+    dataset: Any, settings: TrainSettings, seed: int, device: torch.device, **options: Any
+) -> DataLoader:
     """A loader of full, shuffled batches; ``dataset[(epoch, index)]`` gives an image (see ``EpochSampler``)."""
     return DataLoader(
         dataset,
@@ -56,7 +59,9 @@ def training_loader(dataset: Any, settings: TrainSettings, seed: int, device: to
     )
 
 
-def fit(task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFolder, device: torch.device) -> dict[str, Any]:
+def fit(
+    task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFolder, device: torch.device
+) -> dict[str, Any]:
     """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
 
     The random numbers of a step come from (seed, step) alone, so resuming needs no generator's state.
@@ -64,6 +69,8 @@ def fit(task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFold
     Raises:
         UserError: when the loss is not finite; the last epoch's checkpoint stays as it was.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     model = task.model
     optimizer = build_optimizer(model, settings, task.weight_decay)
     dtype = precision_dtype(settings.precision, device)
@@ -104,7 +111,8 @@ def fit(task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFold
             bar.set_postfix_str(f"loss {totals['loss'] / (step + 1):.3f}")
         seconds = time.perf_counter() - began
 
-        line = {"epoch": epoch + 1, "lr": rate} | {f"train_{name}": total / len(loader) for name, total in totals.items()}
+        line = {"epoch": epoch + 1, "lr": rate}
+        line |= {f"train_{name}": total / len(loader) for name, total in totals.items()}
         if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
             line |= {key: value for key, value in task.evaluate().items() if isinstance(value, int | float)}
         scores = [old[task.best_metric] for old in history if task.best_metric in old]

@@ -52,7 +52,7 @@ class RunFolder:
         fixed = [key for key in changed if key.startswith(("model.", "seed"))]
         if fixed:
             key = fixed[0]
-            raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with the same")
+            raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with that")
         print(f"resuming {file} after epoch {found['epoch']}")
         for key in changed:
             print(f"  changed: {key} = {new.get(key)}, was {old.get(key)}")

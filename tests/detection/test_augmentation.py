@@ -24,7 +24,8 @@ def extent(view: np.ndarray) -> np.ndarray:
     def edges(profile: np.ndarray) -> tuple[float, float]:
         inside = np.flatnonzero(profile > 0.5)
         first, last = inside[0], inside[-1]
-        return first - (profile[first - 1] if first else 0), last + 1 + (profile[last + 1] if last + 1 < len(profile) else 0)
+        after = profile[last + 1] if last + 1 < len(profile) else 0
+        return first - (profile[first - 1] if first else 0), last + 1 + after
 
     (x1, x2), (y1, y2) = edges(columns), edges(rows)
     return np.array([x1, y1, x2, y2])
