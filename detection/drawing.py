@@ -80,7 +80,9 @@ def draw_boxes(
         outer = _clip(boxes[index], width, height)
         text = names[labels[index]] + (" (crowd)" if crowds[index] else "")
         text += "" if scores is None else f" {float(scores[index]):.2f}"
-        plate = _plate(text, outer, (width, height), font_size, class_colour(int(labels[index])), plates)
+        small = max(outer[2] - outer[0], outer[3] - outer[1]) < 4 * font_size
+        points = max(_MIN_FONT + 1, round(0.75 * font_size)) if small else font_size
+        plate = _plate(text, outer, (width, height), points, class_colour(int(labels[index])), plates)
         plates += [plate] if plate else []
     for index in order:
         _draw_frame(draw, _clip(boxes[index], width, height), class_colour(int(labels[index])), line, crowds[index])

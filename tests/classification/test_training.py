@@ -197,8 +197,8 @@ def test_pretrained_weights_are_taken_but_for_another_number_of_classes(
     assert found["members.0.fc.weight"].shape[0] == 4
     key = "members.1.layer3.0.conv1.weight"
     assert torch.equal(found[key], source[key])
-    for backbone, members, stem in (("resnet10_32", 2, "auto"), ("resnet10_16", 3, "auto"), ("resnet10_16", 2, "imagenet")):
-        model = ModelSettings(backbone, members, stem, pretrained=str(trained / "last.pt"))
+    for shape in (("resnet10_32", 2), ("resnet10_16", 3), ("resnet10_16", 2, "imagenet")):
+        model = ModelSettings(*shape, pretrained=str(trained / "last.pt"))
         with pytest.raises(UserError, match=r"last\.pt"):
             train(replace(config, model=model, output=str(tmp_path / "refused")))
     assert not (tmp_path / "refused").exists()

@@ -1,0 +1,179 @@
+"""A tiny detector through training, resuming, evaluation and prediction, and what a user sees of bad input."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detection import Detector, create_ssd
+from detection.config import (
+    DataSettings,
+    DetectionTrainSettings,
+    EvaluateDetection,
+    ModelSettings,
+    TrainDetection,
+)
+from detection.drawing import save_image
+from detection.scoring import evaluate
+from detection.training import load_pretrained, train
+from engine import checkpoint
+from engine.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSettings:
+    """Four images with one bright square each, one without any object, and a degenerate box."""
+    folder = tmp_path_factory.mktemp("data")
+    images, annotations = [], []
+    for number in range(5):
+        image = np.full((120, 160, 3), 60, np.uint8)
+        box = [20 + 15 * number, 30, 60, 50]
+        if number < 4:
+            image[box[1] : box[1] + box[3], box[0] : box[0] + box[2]] = (230, 40, 40)
+            annotations.append({"id": number + 1, "image_id": number, "category_id": 7, "bbox": box, "area": 3000})
+        save_image(folder / f"{number}.png", image)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 160, "height": 120})
+    annotations.append({"id": 9, "image_id": 0, "category_id": 7, "bbox": [5, 5, 0, 4], "area": 0})
+    truth = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "square"}]}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    file, where = str(folder / "truth.json"), str(folder)
+    return DataSettings(
+        train_annotations=file, train_images=where, val_annotations=file, val_images=where, photometric=False
+    )
+
+
+def recipe(data: DataSettings, output: Path, epochs: int = 2, **changes: object) -> TrainDetection:
+    settings = DetectionTrainSettings(epochs=epochs, batch_size=2, lr=0.01, schedule="step", workers=0)
+    model = ModelSettings("resnet10_16", 2)
+    return replace(TrainDetection(model, data, settings, output=str(output), device="cpu"), **changes)
+
+
+@pytest.fixture(scope="module")
+def run_folder(data: DataSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    train(recipe(data, folder))
+    return folder
+
+
+def test_run_folder_holds_what_the_contract_says(run_folder: Path) -> None:
+    names = {path.name for path in run_folder.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "last.pt", "best.pt"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"AP", "ARl", "AP_member1", "AP_member2", "train_loss", "lr"} <= lines[-1].keys()
+
+
+def test_resumed_run_equals_the_whole_one(data: DataSettings, run_folder: Path, tmp_path: Path) -> None:
+    """The first epoch's checkpoint, as a kill in the second epoch leaves it, leads to the same bits."""
+    folder = tmp_path / "parts"
+    train(recipe(data, folder, epochs=1))
+    with pytest.raises(UserError, match="already holds a run"):
+        train(recipe(data, folder, epochs=2))
+    train(recipe(data, folder, epochs=2, resume="auto"))
+    whole, parts = (checkpoint.load(path / "last.pt") for path in (run_folder, folder))
+    assert whole["model"].keys() == parts["model"].keys()
+    for key, value in whole["model"].items():
+        assert torch.equal(value, parts["model"][key]), key
+    assert (run_folder / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"model\.members = 2, not 1"):
+        train(recipe(data, folder, resume="auto", model=ModelSettings("resnet10_16", 1)))
+
+
+def test_evaluation_command_agrees_with_training(run_folder: Path, data: DataSettings, tmp_path: Path) -> None:
+    metrics = evaluate(EvaluateDetection(str(run_folder / "last.pt"), data=data, device="cpu", output=str(tmp_path)))
+    last = json.loads((run_folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert metrics["AP"] == last["AP"]
+    assert [member["AP"] for member in metrics["members"]] == [last["AP_member1"], last["AP_member2"]]
+    assert metrics["images"] == 5
+    assert metrics["postprocess"]["max_per_member"] == 400
+    again = evaluate(EvaluateDetection(detections=str(tmp_path / "detections.json"), data=data, output=str(tmp_path / "b")))
+    assert again["AP"] == metrics["AP"]
+    assert json.loads((tmp_path / "metrics.json").read_text())["per_class"].keys() == {"square"}
+
+
+def test_detector_predicts_paths_arrays_and_pil(run_folder: Path, data: DataSettings) -> None:
+    from PIL import Image
+
+    detector = Detector.load(run_folder / "last.pt", device="cpu")
+    assert not detector.model.training
+    path = Path(data.val_images) / "1.png"
+    pil = Image.open(path)
+    found = detector.predict([str(path), np.asarray(pil), pil], batch_size=2)
+    for other in found[1:]:
+        torch.testing.assert_close(other.boxes, found[0].boxes)
+    boxes, scores = found[0].boxes, found[0].scores
+    assert (scores[:-1] >= scores[1:]).all()
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2] <= 160).all()
+    assert (boxes[:, 3] <= 120).all()
+    assert found[0].names == ["square"] * len(found[0])
+    with pytest.raises(UserError, match=r"images\[0\]"):
+        detector.predict([np.zeros((4, 4), np.float32)])
+
+
+def test_foreign_checkpoints_are_refused(run_folder: Path, data: DataSettings, tmp_path: Path) -> None:
+    saved = checkpoint.load(run_folder / "last.pt")
+    saved["config"]["model"]["members"] = 1
+    checkpoint.save(saved, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"other\.pt: its weights do not fit"):
+        Detector.load(tmp_path / "other.pt", "cpu")
+    truth = json.loads(Path(data.val_annotations).read_text())
+    truth["categories"][0]["name"] = "circle"
+    (tmp_path / "renamed.json").write_text(json.dumps(truth))
+    renamed = replace(data, val_annotations=str(tmp_path / "renamed.json"))
+    with pytest.raises(UserError, match="circle"):
+        evaluate(EvaluateDetection(str(run_folder / "last.pt"), data=renamed, device="cpu", output=str(tmp_path)))
+
+
+def classifier_checkpoint(path: Path, members: int = 2) -> dict:
+    from classification import create_ensemble
+
+    torch.manual_seed(3)
+    weights = create_ensemble("resnet10_16", members, num_classes=5, dataset="imagenet").state_dict()
+    saved = {"kind": "classification", "model": weights, "config": {"model": {"backbone": "resnet10_16", "members": members}}}
+    checkpoint.save(saved, path)
+    return saved
+
+
+def test_pretrained_members_are_loaded_one_by_one(tmp_path: Path) -> None:
+    saved = classifier_checkpoint(tmp_path / "cls.pt")
+    model = create_ssd("resnet10_16", 2, num_classes=3)
+    load_pretrained(model, str(tmp_path / "cls.pt"), "resnet10_16")
+    loaded = 0
+    for key, value in model.state_dict().items():
+        if key.startswith("members."):
+            assert torch.equal(value, saved["model"][key]), key
+            loaded += 1
+    assert loaded > 20
+    assert not torch.equal(model.members[0].layer0[0].weight, model.members[1].layer0[0].weight)
+
+
+def test_pretrained_weights_that_do_not_fit_fail_loudly(tmp_path: Path) -> None:
+    model = create_ssd("resnet10_16", 2, num_classes=3)
+    classifier_checkpoint(tmp_path / "one.pt", members=1)
+    with pytest.raises(UserError, match=r"model\.members = 1, not 2"):
+        load_pretrained(model, str(tmp_path / "one.pt"), "resnet10_16")
+    saved = classifier_checkpoint(tmp_path / "cls.pt")
+    del saved["model"]["members.1.layer2.0.conv1.weight"]
+    checkpoint.save(saved, tmp_path / "less.pt")
+    with pytest.raises(UserError, match=r"member 2.*layer2\.0\.conv1\.weight"):
+        load_pretrained(model, str(tmp_path / "less.pt"), "resnet10_16")
+
+
+def test_not_finite_loss_stops_and_keeps_the_last_checkpoint(data: DataSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = DetectionTrainSettings(epochs=3, batch_size=2, lr=1e20, workers=0)
+    with pytest.raises(UserError, match=r"not finite at epoch \d"):
+        train(recipe(data, folder, train=settings))
+    assert not (folder / "last.pt").exists() or checkpoint.load(folder / "last.pt")["epoch"] < 3
+
+
+def test_unset_data_names_the_key(data: DataSettings, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.train_annotations is not set"):
+        train(recipe(replace(data, train_annotations=None), tmp_path))

@@ -1,0 +1,143 @@
+"""Configuration, checkpoints, sampling and schedules: what a user sees when something is wrong, and exact values."""
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import checkpoint
+from engine.cli import parse, run, to_yaml
+from engine.errors import UserError
+from engine.files import write_json
+from engine.optimization import TrainSettings, build_optimizer, learning_rate
+from engine.sampling import EpochSampler, derived_seed
+
+
+@dataclass
+class Section:
+    """A section.
+
+    Attributes:
+        epochs: a number.
+    """
+
+    epochs: int = 3
+
+
+@dataclass
+class Config:
+    """A command."""
+
+    train: Section = field(default_factory=Section)
+    output: str | None = None
+
+
+def test_yaml_then_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("train:\n  epochs: 7\n")
+    assert parse(Config, ["--config", str(file)]).train.epochs == 7
+    config = parse(Config, ["--config", str(file), "--train.epochs", "9"])
+    assert config.train.epochs == 9
+    assert config.output == str(Path("runs/recipe"))
+    file.write_text(to_yaml(config))
+    assert parse(Config, ["--config", str(file)]) == config
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--train.epoch", "3"], ["--train.epochs", "many"], ["--nonsense"], ["--config", "absent.yaml"]]
+)
+def test_bad_usage_is_one_line_and_code_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: parse(Config, arguments))
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+
+
+def test_misspelt_key_in_yaml_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("train:\n  epoch: 7\n")
+    with pytest.raises(UserError, match=r"epoch"):
+        parse(Config, ["--config", str(file)])
+
+
+class Payload:
+    def __reduce__(self) -> tuple:
+        return os.system, ("echo owned",)
+
+
+def test_unusable_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such checkpoint"):
+        checkpoint.load(tmp_path / "absent.pt")
+    for name, value in [("malicious.pt", {"model": Payload(), "kind": "detection"}), ("foreign.pt", {"state_dict": {}})]:
+        torch.save(value, tmp_path / name)
+        with pytest.raises(UserError, match=name):
+            checkpoint.load(tmp_path / name)
+    good = tmp_path / "good.pt"
+    checkpoint.save({"model": {"w": torch.ones(2)}, "kind": "detection"}, good)
+    assert checkpoint.load(good, "detection")["model"]["w"].tolist() == [1, 1]
+    with pytest.raises(UserError, match="a detection checkpoint where a classification checkpoint is needed"):
+        checkpoint.load(good, "classification")
+    good.write_bytes(good.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"good\.pt"):
+        checkpoint.load(good)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.json"
+    write_json([1], file)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json([math.nan], file)
+    assert file.read_text() == "[\n  1\n]"
+    assert os.listdir(tmp_path) == ["numbers.json"]
+
+
+def test_every_key_and_shape_must_match() -> None:
+    model = torch.nn.Linear(2, 3)
+    with pytest.raises(UserError, match=r"f\.pt.*1 missing \(bias\).*1 unexpected \(b\).*weight is \[3, 3\], not \[3, 2\]"):
+        checkpoint.load_weights(model, {"weight": torch.ones(3, 3), "b": torch.ones(3)}, "f.pt")
+
+
+def test_sampler_fills_batches_and_depends_on_seed_and_epoch_only() -> None:
+    sampler = EpochSampler(10, 4, seed=1)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 8
+    assert len({index for _, index in first}) == 8
+    sampler.epoch = 1
+    assert {epoch for epoch, _ in sampler} == {1}
+    assert [index for _, index in sampler] != [index for _, index in first]
+    assert list(EpochSampler(10, 4, seed=1)) == first
+    assert len(list(EpochSampler(3, 8, seed=0))) == 8
+    assert {index for _, index in EpochSampler(3, 8, seed=0)} == {0, 1, 2}
+
+
+def test_derived_seeds_differ() -> None:
+    seeds = {derived_seed(0, name, number) for name in ("a", "b") for number in range(100)}
+    assert len(seeds) == 200
+
+
+def test_learning_rate_of_the_paper() -> None:
+    """Sec. IV-A: lr · epoch / slow, then 0.5 · lr · (1 + cos(π (epoch − slow) / (max − slow)))."""
+    cifar = TrainSettings(epochs=300, lr=0.1, warmup_epochs=20)
+    assert learning_rate(cifar, 0) == 0
+    assert learning_rate(cifar, 10) == pytest.approx(0.05)
+    assert learning_rate(cifar, 20) == pytest.approx(0.1)
+    assert learning_rate(cifar, 160) == pytest.approx(0.05)
+    assert learning_rate(cifar, 300) == pytest.approx(0)
+    coco = TrainSettings(epochs=65, lr=0.0026, schedule="step", step_epochs=[43, 54])
+    assert [learning_rate(coco, epoch) for epoch in (0, 42.9, 43, 54)] == pytest.approx([26e-4, 26e-4, 26e-5, 26e-6])
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    decayed, exempt = build_optimizer(model, TrainSettings(), 1e-4).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4]
+    assert decayed["weight_decay"] == 1e-4
+    assert len(exempt["params"]) == 3
+    assert exempt["weight_decay"] == 0
+    assert len(build_optimizer(model, TrainSettings(decay_all=True), 1e-4).param_groups) == 1
