@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from engine.errors import UserError
 from engine.files import write_atomically
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without black; further ones turn by golden ratio.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
-_MIN_FONT = 7
+_MIN_FONT = 8
+_FONT_WEIGHT = 500
 _PANEL_SIDES = (420, 960)  # the longer side of a compared picture in pixels, least and most
 
 Colour = tuple[int, int, int]
@@ -41,7 +41,7 @@ def text_colour(background: Colour) -> Colour:
 class _Plate(NamedTuple):
     place: Rectangle  # x1, y1, x2, y2, exclusive end
     text: str
-    font: Any
+    font_size: int
     colour: Colour
 
 
@@ -59,7 +59,7 @@ def draw_boxes(
         image: uint8 RGB [H, W, 3]; it is not changed.
         boxes: [n, 4] xyxy in pixels, exclusive end; parts outside the image are cut.
         labels: [n] 0-based classes.
-        names: the class names by label; any script that Pillow's default font has.
+        names: the class names by label, in any script that OpenCV's built-in fonts have.
         scores: [n] in 0..1, printed behind the name, or None.
         crowd: [n] bool: drawn with dashed lines and marked, or None.
 
@@ -73,8 +73,7 @@ def draw_boxes(
     height, width = image.shape[:2]
     scale = math.sqrt(height * width)
     line, font_size = max(1, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
-    canvas = Image.fromarray(image)  # a copy
-    draw = ImageDraw.Draw(canvas)
+    canvas = np.array(image, order="C")  # a copy
     plates: list[_Plate] = []
     for index in order[::-1]:  # the highest score chooses its plate's place first
         outer = _clip(boxes[index], width, height)
@@ -85,10 +84,10 @@ def draw_boxes(
         plate = _plate(text, outer, (width, height), points, class_colour(int(labels[index])), plates)
         plates += [plate] if plate else []
     for index in order:
-        _draw_frame(draw, _clip(boxes[index], width, height), class_colour(int(labels[index])), line, crowds[index])
+        _draw_frame(canvas, _clip(boxes[index], width, height), class_colour(int(labels[index])), line, crowds[index])
     for plate in reversed(plates):
-        _draw_plate(draw, plate)
-    return np.array(canvas)
+        _draw_plate(canvas, plate)
+    return canvas
 
 
 def _clip(box: np.ndarray, width: int, height: int) -> Rectangle:
@@ -97,21 +96,18 @@ def _clip(box: np.ndarray, width: int, height: int) -> Rectangle:
     return x1, y1, min(max(math.ceil(box[2]), x1 + 1), width), min(max(math.ceil(box[3]), y1 + 1), height)
 
 
-def _draw_frame(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, line: int, dashed: bool) -> None:
-    """A frame that lies wholly inside the box, dark-edged so that it shows on its own colour."""
-    x1, y1, x2, y2 = box[0], box[1], box[2] - 1, box[3] - 1
-    if not dashed:
-        if min(x2 - x1, y2 - y1) > 4 * line:
-            draw.rectangle((x1, y1, x2, y2), outline=(0, 0, 0), width=line + 1)
-        draw.rectangle((x1, y1, x2, y2), outline=colour, width=line)
-        return
-    dash = 4 * line
-    for x in range(x1, x2 + 1, 2 * dash):
-        draw.rectangle((x, y1, min(x + dash, x2), min(y1 + line - 1, y2)), fill=colour)
-        draw.rectangle((x, max(y2 - line + 1, y1), min(x + dash, x2), y2), fill=colour)
-    for y in range(y1, y2 + 1, 2 * dash):
-        draw.rectangle((x1, y, min(x1 + line - 1, x2), min(y + dash, y2)), fill=colour)
-        draw.rectangle((max(x2 - line + 1, x1), y, x2, min(y + dash, y2)), fill=colour)
+def _draw_frame(canvas: np.ndarray, box: Rectangle, colour: Colour, line: int, dashed: bool) -> None:
+    """A frame that lies wholly inside the box, dark-edged within so that it shows on its own colour."""
+    x1, y1, x2, y2 = box
+    dark = not dashed and min(x2 - x1, y2 - y1) > 4 * line
+    for thickness, ink in ((line + 1, (0, 0, 0)), (line, colour)) if dark else ((line, colour),):
+        thickness = min(thickness, x2 - x1, y2 - y1)
+        drawn = np.zeros((y2 - y1, x2 - x1), bool)
+        drawn[:thickness] = drawn[-thickness:] = drawn[:, :thickness] = drawn[:, -thickness:] = True
+        if dashed:
+            along = sum(np.ogrid[: y2 - y1, : x2 - x1])
+            drawn &= along // (4 * line) % 2 == 0
+        canvas[y1:y2, x1:x2][drawn] = ink
 
 
 def _plate(
@@ -121,7 +117,7 @@ def _plate(
     fitted = _fit(text, font_size, size)
     if fitted is None:
         return None
-    font, plate_width, plate_height = fitted
+    points, plate_width, plate_height = fitted
     x1, y1, x2, y2 = box
     candidates = [
         (x, y)
@@ -141,24 +137,31 @@ def _plate(
             max(0, min(c, p[2]) - max(a, p[0])) * max(0, min(d, p[3]) - max(b, p[1])) for p in (t.place for t in taken)
         )
 
-    return _Plate(min(map(place, candidates), key=overlap), text, font, colour)
+    return _Plate(min(map(place, candidates), key=overlap), text, points, colour)
 
 
-def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[Any, int, int] | None:
-    """The largest font up to ``font_size`` whose plate fits into ``size`` (width, height), and the plate's size."""
+def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[int, int, int] | None:
+    """The largest font size up to ``font_size`` whose plate fits into ``size``, and the plate's width and height."""
     for points in range(font_size, _MIN_FONT - 1, -1):
-        font = ImageFont.load_default(points)
-        ascent, descent = font.getmetrics()
-        width, height = math.ceil(font.getlength(text)) + points // 2, ascent + descent + 1
+        left, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace("sans"), points, _FONT_WEIGHT)
+        width, height = left + width + points // 2, round(1.4 * points)
         if width <= size[0] and height <= size[1]:
-            return font, width, height
+            return points, width, height
     return None
 
 
-def _draw_plate(draw: ImageDraw.ImageDraw, plate: _Plate) -> None:
+def _draw_plate(canvas: np.ndarray, plate: _Plate) -> None:
     x1, y1, x2, y2 = plate.place
-    draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=plate.colour)
-    draw.text(((x1 + x2) / 2, (y1 + y2) / 2), plate.text, font=plate.font, fill=text_colour(plate.colour), anchor="mm")
+    canvas[y1:y2, x1:x2] = plate.colour
+    _write(canvas, plate.text, plate.place, plate.font_size, text_colour(plate.colour))
+
+
+def _write(canvas: np.ndarray, text: str, place: Rectangle, font_size: int, colour: Colour) -> None:
+    """Writes a line of text, antialiased, into the middle of ``place``."""
+    font = cv2.FontFace("sans")
+    left, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), font, font_size, _FONT_WEIGHT)
+    start = (place[0] + (place[2] - place[0] - width) // 2 - left, (place[1] + place[3]) // 2 + round(0.36 * font_size))
+    cv2.putText(canvas, text, start, colour, font, font_size, _FONT_WEIGHT)
 
 
 def comparison(
@@ -184,17 +187,16 @@ def comparison(
     columns = len(panels) if len(panels) <= 4 else math.ceil(math.sqrt(len(panels)))
     rows = math.ceil(len(panels) / columns)
     step = (size[0] + gap, size[1] + bar + gap)
-    canvas = Image.new("RGB", (columns * step[0] - gap, rows * step[1] - gap), "white")
+    canvas = np.full((rows * step[1] - gap, columns * step[0] - gap, 3), 255, np.uint8)
     for number, (title, boxes, labels, scores) in enumerate(panels):
         x, y = number % columns * step[0], number // columns * step[1]
         drawn = draw_boxes(scaled, np.asarray(boxes, np.float64).reshape(-1, 4) * ratio, labels, names, scores)
-        canvas.paste(Image.fromarray(drawn), (x, y + bar))
-        draw = ImageDraw.Draw(canvas)
-        draw.rectangle((x, y, x + size[0] - 1, y + bar - 1), fill=(38, 42, 48))
+        canvas[y + bar : y + bar + size[1], x : x + size[0]] = drawn
+        canvas[y : y + bar, x : x + size[0]] = (38, 42, 48)
         fitted = _fit(title, round(0.55 * bar), (size[0], bar))
         if fitted:
-            draw.text((x + size[0] / 2, y + bar / 2), title, font=fitted[0], fill="white", anchor="mm")
-    return np.array(canvas)
+            _write(canvas, title, (x, y, x + size[0], y + bar), fitted[0], (255, 255, 255))
+    return canvas
 
 
 def save_image(path: Path, rgb: np.ndarray) -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Small tensors: a second thread costs more than it brings. Read by OpenMP when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

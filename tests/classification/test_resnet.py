@@ -111,6 +111,7 @@ def test_bottleneck_network_equals_torchvisions(groups: int, inner: int) -> None
         torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], 10, groups=groups, width_per_group=inner // groups
     ).eval()
     peer.conv1, peer.bn1, peer.relu, peer.maxpool = ours.layer0, nn.Identity(), nn.Identity(), nn.Identity()
+    peer.layer1[0].conv1 = nn.Conv2d(128, inner, 1, bias=False)
     for name in ("layer1", "layer2", "layer3", "layer4"):
         for block, our_block in zip(getattr(peer, name), getattr(ours, name), strict=True):
             block.downsample = our_block.downsample

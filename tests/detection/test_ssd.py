@@ -45,8 +45,6 @@ def released_weights(model: SSD, layout: dict[str, list[int]]) -> dict[str, torc
     weights, used = {}, set()
     for key, value in model.state_dict().items():
         name = released_key(key)
-        if name not in by_key:  # the released stage 3 has no pool before its first shortcut's convolution
-            name = name.replace("downsample.1.", "downsample.0.").replace("downsample.2.", "downsample.1.")
         assert by_key[name].shape == value.shape
         weights[key] = by_key[name]
         used.add(name)
@@ -54,13 +52,14 @@ def released_weights(model: SSD, layout: dict[str, list[int]]) -> dict[str, torc
     return weights
 
 
-@pytest.mark.parametrize(("backbone", "members"), [("wrn50_2", 1), ("wrn50_2", 2), ("resnext101_64x4d", 1)])
+@pytest.mark.parametrize(("backbone", "members"), [("wrn50_2", 1), ("wrn50_2", 2)])
 def test_outputs_of_released_weights(shared: Path, backbone: str, members: int) -> None:
     folder = shared / "reference/released_checkpoints"
     layout = json.loads((folder / "layout_detection.json").read_text())[f"ssd300/{backbone}/S{members}"]
     expected = json.loads((folder / "expected_detection.json").read_text())[f"ssd300/{backbone}/S{members}"]
-    model = create_ssd(backbone, members, num_classes=80).eval()
-    model.load_state_dict(released_weights(model, layout))
+    with torch.device("meta"):
+        model = create_ssd(backbone, members, num_classes=80).eval()
+    model.load_state_dict(released_weights(model, layout), assign=True)
     with torch.inference_mode():
         deltas, logits = model(deterministic_images((1, 3, 300, 300)))
     assert deltas.shape == (members, 1, 8732, 4)

@@ -91,7 +91,8 @@ def test_evaluation_command_agrees_with_training(run_folder: Path, data: DataSet
     assert [member["AP"] for member in metrics["members"]] == [last["AP_member1"], last["AP_member2"]]
     assert metrics["images"] == 5
     assert metrics["postprocess"]["max_per_member"] == 400
-    again = evaluate(EvaluateDetection(detections=str(tmp_path / "detections.json"), data=data, output=str(tmp_path / "b")))
+    file = str(tmp_path / "detections.json")
+    again = evaluate(EvaluateDetection(detections=file, data=data, output=str(tmp_path / "again")))
     assert again["AP"] == metrics["AP"]
     assert json.loads((tmp_path / "metrics.json").read_text())["per_class"].keys() == {"square"}
 
@@ -135,7 +136,8 @@ def classifier_checkpoint(path: Path, members: int = 2) -> dict:
 
     torch.manual_seed(3)
     weights = create_ensemble("resnet10_16", members, num_classes=5, dataset="imagenet").state_dict()
-    saved = {"kind": "classification", "model": weights, "config": {"model": {"backbone": "resnet10_16", "members": members}}}
+    config = {"model": {"backbone": "resnet10_16", "members": members}}
+    saved = {"kind": "classification", "model": weights, "config": config}
     checkpoint.save(saved, path)
     return saved
 

@@ -74,7 +74,8 @@ class Payload:
 def test_unusable_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "absent.pt")
-    for name, value in [("malicious.pt", {"model": Payload(), "kind": "detection"}), ("foreign.pt", {"state_dict": {}})]:
+    unusable = {"malicious.pt": {"model": Payload(), "kind": "detection"}, "foreign.pt": {"state_dict": {}}}
+    for name, value in unusable.items():
         torch.save(value, tmp_path / name)
         with pytest.raises(UserError, match=name):
             checkpoint.load(tmp_path / name)
@@ -99,7 +100,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_every_key_and_shape_must_match() -> None:
     model = torch.nn.Linear(2, 3)
-    with pytest.raises(UserError, match=r"f\.pt.*1 missing \(bias\).*1 unexpected \(b\).*weight is \[3, 3\], not \[3, 2\]"):
+    faults = r"f\.pt.*1 missing \(bias\).*1 unexpected \(b\).*weight is \[3, 3\], not \[3, 2\]"
+    with pytest.raises(UserError, match=faults):
         checkpoint.load_weights(model, {"weight": torch.ones(3, 3), "b": torch.ones(3)}, "f.pt")
 
 
