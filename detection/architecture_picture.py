@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from detection.default_boxes import BOXES_PER_CELL, IMAGE_SIZE, MAP_SIZES, ssd300_default_boxes
 from detection.postprocess import PostprocessSettings
@@ -35,7 +35,7 @@ def draw_architecture(backbone: str, members: int, path: Path, num_classes: int 
     with torch.device("meta"):  # shapes without weights
         model = create_ssd(backbone, members, num_classes)
     settings = PostprocessSettings()
-    height = max(4.8, 1.5 * members + 1.4)
+    height = max(4.2, 1.5 * members + 1.2)
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(0, height))
@@ -47,10 +47,11 @@ def draw_architecture(backbone: str, members: int, path: Path, num_classes: int 
         """A rounded box with its left edge at x, centred at y."""
         style = "round,pad=0,rounding_size=0.09"
         axes.add_patch(FancyBboxPatch((x, y - tall / 2), width, tall, style, facecolor=colour, edgecolor=_INK, lw=1.1))
-        shift = 0.105 * (lines.count("\n") + 1) if lines else 0
-        axes.text(x + width / 2, y + shift, title, ha="center", va="center", fontsize=12, weight="bold", color=_INK)
-        if lines:
-            axes.text(x + width / 2, y - 0.15, lines, ha="center", va="center", fontsize=10, color=_INK, linespacing=1.35)
+        title_height, lines_height = (0.24 * len(part.splitlines()) for part in (title, lines))
+        text = {"ha": "center", "va": "center", "color": _INK, "linespacing": 1.3}
+        centre, top = x + width / 2, y + (title_height + lines_height) / 2
+        axes.text(centre, top - title_height / 2, title, fontsize=12, weight="bold", **text)
+        axes.text(centre, top - title_height - lines_height / 2, lines, fontsize=10, **text)
 
     def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
         style = {"arrowstyle": "-|>", "mutation_scale": 12, "lw": 1.3, "color": _MUTED, "shrinkA": 2, "shrinkB": 2}
@@ -68,7 +69,8 @@ def draw_architecture(backbone: str, members: int, path: Path, num_classes: int 
         box(2.15, y, 2.45, 1.1, colour, name, f"{millions(member)} parameters")
         arrow((4.6, y), (shared_left, y))
         arrow((shared_right, y), (10.65, y))
-        box(10.65, y, 2.3, 1.1, colour, "suppression", f"NMS at IoU {settings.nms_iou}\nscore > {settings.score_threshold}")
+        rule = f"score > {settings.score_threshold}\nper class, IoU {settings.nms_iou}"
+        box(10.65, y, 2.3, 1.1, colour, "NMS", rule)
         arrow((12.95, y), (13.5, middle if members > 1 else y))
 
     tall = max(3.0, rows[0] - rows[-1] + 1.5)
@@ -81,18 +83,21 @@ def draw_architecture(backbone: str, members: int, path: Path, num_classes: int 
     count = f"{millions(shared)} parameters · {len(ssd300_default_boxes()):,} default boxes"
     axes.text(inside, top - 0.62, count, ha="center", va="center", fontsize=10, color=_INK)
     step = (shared_right - shared_left - 0.3) / len(MAP_SIZES)
+    last_side = 0.0
     for level, (size, cell, head) in enumerate(zip(MAP_SIZES, BOXES_PER_CELL, model.loc, strict=True)):
         x, y = shared_left + 0.15 + (level + 0.5) * step, middle - 0.15
         side = 0.16 + 0.5 * (size / MAP_SIZES[0]) ** 0.5
-        axes.add_patch(FancyBboxPatch((x - side / 2, y - side / 2), side, side, "square,pad=0", fc="white", ec=_INK, lw=1.1))
+        axes.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, facecolor="white", edgecolor=_INK, lw=1.1))
         axes.text(x, y - 0.58, f"{size}×{size}", ha="center", va="center", fontsize=10, color=_INK)
         axes.text(x, y - 0.80, f"{head.in_channels} ch.", ha="center", va="center", fontsize=9, color=_MUTED)
         axes.text(x, y - 1.01, f"{cell} boxes", ha="center", va="center", fontsize=9, color=_MUTED)
         if level:
             arrow((x - step + last_side / 2, y), (x - side / 2, y))
         last_side = side
-    result = f"IoU {settings.fusion_iou}, “{settings.fusion_conf}”\nboxes, scores,\nclasses"
-    box(13.5, middle, 2.2, 1.5, _PURPLE, "weighted\nboxes fusion" if members > 1 else "detections", result if members > 1 else "boxes, scores,\nclasses")
-    total = f"SSD300, {backbone}" + (f" divided into {members} members" if members > 1 else ", undivided")
-    axes.text(0.3, height - 0.35, f"{total}: {millions(model)} parameters", ha="left", va="center", fontsize=14, weight="bold", color=_INK)
+    rule = f"match at IoU > {settings.fusion_iou}\nscores: {settings.fusion_conf}\n" if members > 1 else ""
+    title = "weighted\nboxes fusion" if members > 1 else "detections"
+    box(13.5, middle, 2.2, 1.75, _PURPLE, title, f"{rule}boxes, scores, classes")
+    title = f"SSD300, {backbone}" + (f" divided into {members} members" if members > 1 else ", undivided")
+    title += f": {millions(model)} parameters"
+    axes.text(0.3, height - 0.35, title, ha="left", va="center", fontsize=14, weight="bold", color=_INK)
     write_atomically(path, lambda temporary: canvas.print_png(temporary))

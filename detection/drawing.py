@@ -15,7 +15,7 @@ from engine.files import write_atomically
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without black; further ones turn by golden ratio.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 _MIN_FONT = 8
-_FONT_WEIGHT = 500
+_FONT_WEIGHT = 400
 _PANEL_SIDES = (420, 960)  # the longer side of a compared picture in pixels, least and most
 
 Colour = tuple[int, int, int]

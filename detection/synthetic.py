@@ -38,9 +38,9 @@ def generate(folder: Path, train_images: int, val_images: int, seed: int = 0, im
     Raises:
         UserError: on arguments out of range, a folder that holds other files, or a failure to write.
     """
-    for name, value, least in (
-        ("train_images", train_images, 1), ("val_images", val_images, 1), ("seed", seed, 0), ("image_size", image_size, 64)
-    ):
+    least_values = (1, 1, 0, 64)
+    given = {"train_images": train_images, "val_images": val_images, "seed": seed, "image_size": image_size}
+    for (name, value), least in zip(given.items(), least_values, strict=True):
         if value < least:
             raise UserError(f"{name} = {value}: must be at least {least}")
     counts = dict(zip(_SPLITS, (train_images, val_images), strict=True))

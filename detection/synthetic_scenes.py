@@ -67,7 +67,7 @@ def outline(rng: np.random.Generator, label: int) -> list[np.ndarray]:
         shift = rng.uniform(0.5, 0.8)
         angle = math.acos(shift / 2)
         outer = _arc(1.0, angle, 2 * math.pi - angle)
-        inner = _arc(1.0, math.pi + angle, math.pi - angle) + [shift, 0]
+        inner = _arc(1.0, math.pi + angle, math.pi - angle) + np.array([shift, 0.0])
         return [np.concatenate([outer, inner])]
     shaft, neck, head = rng.uniform(0.16, 0.26), rng.uniform(-0.1, 0.15), rng.uniform(0.6, 0.75)
     side = np.array([[-1.0, shaft], [neck, shaft], [neck, head], [1.0, 0.0]])
