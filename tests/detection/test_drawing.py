@@ -7,6 +7,8 @@ import pytest
 from detection.drawing import class_colour, comparison, draw_boxes, save_image, text_colour
 from engine.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["disc", "wine glass", "Größe", "собака", "自転車"]
 GREY = 90
 
@@ -49,7 +51,6 @@ def test_scripts_have_real_glyphs_not_one_placeholder() -> None:
     image = _plain(200, 300)
     drawn = [draw_boxes(image, [[20, 80, 280, 180]], [0], [text]) for text in "äбλ犬車ñ"]
     assert len({picture.tobytes() for picture in drawn}) == 6
-
 
 @pytest.mark.parametrize("box", [[0, 0, 60, 40], [580, 0, 640, 30], [0, 440, 50, 480], [600, 460, 640, 480], [0, 0, 640, 480]])
 def test_plates_stay_whole_inside_the_image(box: list[int]) -> None:
