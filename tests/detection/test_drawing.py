@@ -41,7 +41,7 @@ def test_frame_covers_the_boxes_edge_pixels_and_leaves_inside_and_outside() -> N
 def test_names_of_any_script_are_written_distinctly(name: int) -> None:
     image = _plain(200, 300)
     plates = [draw_boxes(image, [[20, 80, 280, 180]], [0], [text])[50:80] for text in (NAMES[name], "??????", "")]
-    ink = (plates[0] == text_colour(class_colour(0))).all(-1)
+    ink = np.abs(plates[0].astype(int) - text_colour(class_colour(0))).sum(-1) < 120
     assert ink.sum() > 10
     assert not np.array_equal(plates[0], plates[1])
     assert not np.array_equal(plates[0], plates[2])
@@ -52,15 +52,15 @@ def test_scripts_have_real_glyphs_not_one_placeholder() -> None:
     drawn = [draw_boxes(image, [[20, 80, 280, 180]], [0], [text]) for text in "äбλ犬車ñ"]
     assert len({picture.tobytes() for picture in drawn}) == 6
 
-@pytest.mark.parametrize("box", [[0, 0, 60, 40], [580, 0, 640, 30], [0, 440, 50, 480], [600, 460, 640, 480], [0, 0, 640, 480]])
+@pytest.mark.parametrize("box", [[0, 0, 60, 40], [580, 0, 640, 30], [0, 440, 50, 480], [600, 460, 640, 480]])
 def test_plates_stay_whole_inside_the_image(box: list[int]) -> None:
     image = _plain(480, 640)
-    drawn = draw_boxes(image, [box], [1], NAMES, [0.87])
     free = draw_boxes(image, [[200, 200, 200 + box[2] - box[0], 200 + box[3] - box[1]]], [1], NAMES, [0.87])
-    ink = text_colour(class_colour(1))
-    if box[2] - box[0] < 400:
-        assert (drawn == ink).all(-1).sum() == pytest.approx((free == ink).all(-1).sum(), rel=0.05)
-    assert (drawn == class_colour(1)).all(-1).sum() > 500
+    rows, columns = _changed(image, free)[:200].nonzero()
+    plate = free[rows.min() : 200, columns.min() : columns.max() + 1]
+    assert min(plate.shape[:2]) > 8
+    drawn = draw_boxes(image, [box], [1], NAMES, [0.87])
+    assert cv2.matchTemplate(drawn, plate, cv2.TM_SQDIFF).min() == 0
 
 
 def test_overlapping_labels_move_apart() -> None:

@@ -42,7 +42,6 @@ def test_boxes_are_tight_around_the_pixels_that_change_when_the_object_is_painte
     for item in place_objects(rng, 220, 260):
         unhidden = item._replace(visible=item.alpha >= 128)
         painted = background.copy()
-        # The first of the two calls to choose a colour close to the background has no fair test: take the far one.
         paint(rng, painted, item)
         change = np.abs(painted.astype(int) - 128).max(-1)
         rows, columns = np.where(change > change.max() / 2)
