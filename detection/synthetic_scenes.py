@@ -24,7 +24,7 @@ class SceneObject(NamedTuple):
     label: int
     alpha: np.ndarray  # [H, W] uint8 coverage 0..255 of the whole outline, as far as the picture reaches
     visible: np.ndarray  # [H, W] bool: at least half covered by this object and by none in front of it
-    full_area: float  # pixels of the whole outline, hidden and outside parts included
+    full_area: int  # pixels of the whole outline, hidden and outside parts included
 
     @property
     def box(self) -> np.ndarray:
@@ -85,7 +85,7 @@ def _corners(radii: list[float]) -> np.ndarray:
 
 
 def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Antialiased coverage of the polygons, uint8 [height, width]; pixel i spans i to i + 1."""
+    """Antialiased coverage, uint8 [height, width]; pixel i spans i to i + 1, edges reach 2/3 pixel too far (OpenCV)."""
     fixed = [np.round((polygon - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32) for polygon in polygons]
     return cv2.fillPoly(np.zeros((height, width), np.uint8), fixed, 255, cv2.LINE_AA, _SUBPIXEL_BITS)
 
@@ -105,8 +105,8 @@ def place_objects(rng: np.random.Generator, height: int, width: int) -> list[Sce
         size = min(height, width) * math.exp(rng.uniform(*np.log(SIZES)))
         centre = rng.uniform(0.25 * size, np.array([width, height]) - 0.25 * size)
         polygons = [(polygon - (low + high) / 2) * size / (high - low).max() + centre for polygon in polygons]
-        areas = [cv2.contourArea(polygon.astype(np.float32)) for polygon in polygons]
-        full_area = areas[0] - sum(areas[1:])
+        corner, side = np.floor(polygons[0].min(0)) - 2, math.ceil(size) + 5
+        full_area = int((_fill([polygon - corner for polygon in polygons], side, side) >= 128).sum())
         alpha = _fill(polygons, height, width)
         covered = alpha >= 128
         behind = [item._replace(visible=item.visible & ~covered) for item in objects]

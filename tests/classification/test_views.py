@@ -165,7 +165,7 @@ def test_resized_crop_shows_a_part_of_the_image() -> None:
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 30), (9, 31), (1, 50)])
 @pytest.mark.parametrize("share", [1.0, 0.875])
 def test_centre_crop_is_centred_and_of_the_size(height: int, width: int, share: float) -> None:
-    image = np.zeros((height, width, 3), np.uint8)
+    image = np.full((height, width, 3), 100, np.uint8)
     image[:, : width // 2], image[:, (width + 1) // 2 :] = 50, 150
     view = centre_crop(image, 16, share)
     assert view.shape == (16, 16, 3)

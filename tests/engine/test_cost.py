@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from classification import create_ensemble
 from classification.backbones import BACKBONES, DATASETS
 from classification.summary import summarise
 from engine.cost import count_cost
+from tests.reference import released
 
 
 def test_a_hand_counted_network() -> None:
@@ -40,8 +40,7 @@ def test_counting_leaves_the_network_alone() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-@pytest.mark.parametrize("backbone", ["resnet110", "wrn28_10", "resnext29_8x64d", "wrn50_2", "resnext101_64x4d"])
-@pytest.mark.parametrize("s", [1, 2])
+@pytest.mark.parametrize(("backbone", "s"), [("wrn16_8", 1), ("resnext29_8x64d", 2), ("wrn50_2", 2)])
 def test_macs_are_half_of_torchs_flops(backbone: str, s: int) -> None:
     dataset = "imagenet" if "imagenet" in BACKBONES[backbone].forms else "cifar100"
     size = DATASETS[dataset].image_size
@@ -65,8 +64,13 @@ def test_gflops_of_tables_2_and_4(shared: Path) -> None:
         assert gflops == pytest.approx(printed, abs=0.005 * printed + half_a_digit), (backbone, s)
 
 
-def test_large_networks_cost_no_computation() -> None:
-    summarise("resnet10_16", 1, "cifar10")  # torch loads its shape rules at first use
-    start = time.process_time()
-    assert summarise("wrn50_3", 8, "imagenet")["params"] > 5e8 / 2
-    assert time.process_time() - start < 20
+def test_eight_members_of_wrn50_3_are_eight_resnet50(shared: Path) -> None:
+    resnet50 = released(shared, "parameter_counts")["imagenet/resnet50/S1"]["params"]
+    cost = summarise("wrn50_3", 8, "imagenet")
+    assert (cost["params_per_member"], cost["params"]) == (resnet50, 8 * resnet50)
+
+
+def test_a_network_larger_than_any_memory() -> None:
+    with torch.device("meta"):
+        net = nn.Linear(10**7, 10**7)
+    assert count_cost(net, (1, 10**7)).macs == 10**14
