@@ -63,6 +63,13 @@ def resnet(width: int, expansion: int, given: dict[int, int] | None = None) -> C
     return divide
 
 
+def small(width: int) -> Callable[[int], Widths]:
+    """The rule of ``resnet`` for basic blocks behind a stem of half the width, where a small network would otherwise
+    spend half of its computation.
+    """
+    return lambda members: Widths(divide_width(width // 2, members), divide_width(width, members), divide_width(width, members))
+
+
 def wide(factor: int) -> Callable[[int], Widths]:
     """Appendix d, basic blocks: stages of 16·w*, 32·w*, 64·w* behind a stem of 16."""
 
@@ -100,11 +107,11 @@ BACKBONES: dict[str, BackboneSpec] = {
     "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(3)),
     "resnext29_8x64d": ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(8, per_group=64)),
     "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, per_group=4)),
-    # Small ones, resnet<layers>_<stem width>, in both forms; the layers are the ImageNet form's, its stem being one
-    "resnet10_16": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), resnet(16, expansion=1)),
-    "resnet10_32": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), resnet(32, expansion=1)),
-    "resnet18_32": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), resnet(32, expansion=1)),
-    "resnet18_64": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), resnet(64, expansion=1)),
+    # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, its stem being one
+    "resnet10_16": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(16)),
+    "resnet10_32": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(32)),
+    "resnet18_32": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), small(32)),
+    "resnet18_64": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), small(64)),
 }
 
 

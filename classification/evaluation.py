@@ -141,10 +141,10 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
 
 def describe(metrics: dict[str, Any]) -> str:
     """The metrics as a table."""
-    lines = [f"{metrics['images']} images       top-1   top-5"]
     rows = {f"member {i}": member for i, member in enumerate(metrics["members"], 1)} | {"ensemble": metrics}
-    lines += [f"{name:<16} {row['top1']:7.2f} {row['top5']:7.2f}" for name, row in rows.items()]
-    lines += [f"combined by {name:<16} {top1:7.2f}" for name, top1 in metrics["combine"].items()]
+    lines = [f"{str(metrics['images']) + ' images':<26} {'top-1':>7} {'top-5':>7}"]
+    lines += [f"{name:<26} {row['top1']:7.2f} {row['top5']:7.2f}" for name, row in rows.items()]
+    lines += [f"{'combined by ' + name:<26} {top1:7.2f}" for name, top1 in metrics["combine"].items()]
     if metrics["cosine_similarity"] is not None:
         lines.append(f"cosine similarity of the members' outputs {metrics['cosine_similarity']:.4f}")
     return "\n".join(lines)

@@ -47,7 +47,7 @@ def draw_architecture(backbone: str, members: int, path: Path, num_classes: int 
         """A rounded box with its left edge at x, centred at y."""
         style = "round,pad=0,rounding_size=0.09"
         axes.add_patch(FancyBboxPatch((x, y - tall / 2), width, tall, style, facecolor=colour, edgecolor=_INK, lw=1.1))
-        title_height, lines_height = (0.24 * len(part.splitlines()) for part in (title, lines))
+        title_height, lines_height = 0.29 * len(title.splitlines()), 0.23 * len(lines.splitlines())
         text = {"ha": "center", "va": "center", "color": _INK, "linespacing": 1.3}
         centre, top = x + width / 2, y + (title_height + lines_height) / 2
         axes.text(centre, top - title_height / 2, title, fontsize=12, weight="bold", **text)

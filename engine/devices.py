@@ -29,15 +29,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def precision_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+def precision_dtype(precision: Precision, device: torch.device, training: bool = False) -> torch.dtype | None:
     """The autocast dtype, or None for plain float32.
 
-    ``auto`` takes bf16 on a CUDA device that has it, fp16 on an older one, float32 on a CPU, where the
-    gain depends on the processor.
+    ``auto`` takes bf16 on a CUDA device that has it and fp16 on an older one. On a CPU it takes float32, but bf16
+    for training where the processor multiplies bf16 matrices in hardware (Intel AMX).
     """
     if precision == "auto":
         if device.type == "cpu":
-            return None
+            # torch 2.11 has no public name for it.
+            return torch.bfloat16 if training and torch.cpu._is_amx_tile_supported() else None
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision fp16 needs a CUDA device: use float32 or bf16 on the CPU")

@@ -71,9 +71,10 @@ def fit(
     """
     if device.type == "cpu":
         keep_freed_memory()
-    model = task.model
+    # Several times faster in mixed precision: the convolutions' own layout.
+    model = task.model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, settings, task.weight_decay)
-    dtype = precision_dtype(settings.precision, device)
+    dtype = precision_dtype(settings.precision, device, training=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     history: list[dict[str, Any]] = []
     if folder.resumed:

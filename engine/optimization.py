@@ -27,7 +27,8 @@ class TrainSettings:
         step_epochs: epochs at which ``step`` divides the rate by 10.
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
         clip_gradient: largest norm of the gradient; 0 does not clip.
-        precision: auto, float32, bf16 or fp16 (mixed precision by autocast).
+        precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the best that the device
+            multiplies in hardware.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         workers: processes that load data; 0 loads in the training process.
     """
