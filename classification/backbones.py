@@ -67,7 +67,12 @@ def small(width: int) -> Callable[[int], Widths]:
     """The rule of ``resnet`` for basic blocks behind a stem of half the width, where a small network would otherwise
     spend half of its computation.
     """
-    return lambda members: Widths(divide_width(width // 2, members), divide_width(width, members), divide_width(width, members))
+
+    def divide(members: int) -> Widths:
+        w = divide_width(width, members)
+        return Widths(stem=divide_width(width // 2, members), inner=w, out=w)
+
+    return divide
 
 
 def wide(factor: int) -> Callable[[int], Widths]:
@@ -107,7 +112,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(3)),
     "resnext29_8x64d": ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(8, per_group=64)),
     "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, per_group=4)),
-    # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, its stem being one
+    # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, stem included
     "resnet10_16": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(16)),
     "resnet10_32": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(32)),
     "resnet18_32": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), small(32)),

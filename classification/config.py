@@ -17,7 +17,7 @@ class ModelSettings:
     """The divided network.
 
     Attributes:
-        backbone: name of the network before dividing (tools/summary.py lists them).
+        backbone: name of the network before dividing (an unknown one lists all).
         members: S, the number of networks that it is divided into.
         stem: form of the network: cifar for images up to 64 px, imagenet for larger ones and for detectors; auto
             decides by the size, and takes imagenet for the dataset of that name.
@@ -163,8 +163,8 @@ class EvaluateClassification:
         data: images and classes; default: those that the checkpoint was trained with.
         batch_size: images per forward pass.
         workers: processes that load images; 0 loads in this process.
-        precision: auto, float32, bf16 or fp16 (mixed precision by autocast).
-        output: folder for metrics.json; default: the checkpoint's folder.
+        precision: auto (float32), float32, bf16 or fp16 (mixed precision by autocast).
+        output: folder for metrics.json; default: the checkpoint's folder, or runs/<config name>.
         device: auto, cpu, cuda or cuda:N.
         seed: evaluation draws nothing; present on every command.
     """

@@ -126,9 +126,18 @@ def decode_image(data: np.ndarray, name: str) -> np.ndarray:
         raise UserError(f"{name}: not a readable image: repair or remove it")
     if data[:2].tobytes() == b"\xff\xd8":
         encoded = data.tobytes()
-        if encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda"):  # no end of image behind the last scan's start
+        # What follows the end of the image may be anything, such as a phone's video.
+        if encoded.find(b"\xff\xd9", _first_scan(encoded)) < 0:
             raise UserError(f"{name}: the JPEG image ends early: repair or remove it")
     return image
+
+
+def _first_scan(encoded: bytes) -> int:
+    """Where the segments of a JPEG (of which one may hold a thumbnail, a JPEG itself) end and its pixels begin."""
+    position = 2
+    while encoded[position : position + 1] == b"\xff" and encoded[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+    return position
 
 
 def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
@@ -150,9 +159,17 @@ def _as_is(image: np.ndarray) -> np.ndarray:
 
 
 def _load_imagenet(root: Path, split: Split) -> ImageSet:
-    if not (root / split).is_dir():
+    if (root / split).is_dir():
+        loose = [path.name for path in (root / split).iterdir() if path.suffix.lower() in (".tar", ".jpeg")]
+        if loose:
+            raise UserError(
+                f"{root / split}: holds {loose[0]} outside the class folders, so its unpacking was cut off: delete it"
+            )
+    else:
         try:
             torchvision_datasets.ImageNet(str(root), split)  # unpacks the official archives
+        except ImportError as error:
+            raise UserError(f"{root}: unpacking the official archives needs scipy: pip install scipy") from error
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"{root}: holds neither {split}/ with a folder per class nor the official archives (devkit and {split} "

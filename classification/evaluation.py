@@ -14,7 +14,7 @@ from classification.datasets import check_classes, load_images
 from classification.ensemble import Ensemble, combine, cosine_similarity, create_ensemble
 from classification.views import EvaluationViews, normalize
 from engine import checkpoint as checkpoints
-from engine.devices import Precision, autocast, precision_dtype, resolve_device
+from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.progress import progress
@@ -109,7 +109,7 @@ def checkpoint_data(config: EvaluateClassification) -> dict[str, Any]:
         raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
     found = checkpoints.load(config.checkpoint, "classification")
     try:
-        return {f"data.{key}": found["config"]["data"][key] for key in ("dataset", "root", "download")}
+        return {f"data.{key}": found["config"]["data"][key] for key in ("dataset", "root")}
     except (KeyError, TypeError) as error:
         raise UserError(f"{config.checkpoint}: its config is incomplete; use a checkpoint of train_cls.py") from error
 
@@ -132,6 +132,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
     metrics = measure(model.to(device, memory_format=torch.channels_last), loader, mean, std, config.precision)
     metrics["checkpoint"] = str(config.checkpoint)
+    metrics["precision"] = resolve_precision(config.precision, device)
     folder = make_folder(config.output or Path(config.checkpoint).parent)
     write_json(metrics, folder / "metrics.json")
     print(describe(metrics))

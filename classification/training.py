@@ -16,7 +16,7 @@ from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
 from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
 from engine.checkpoint import load_weights
-from engine.devices import resolve_device
+from engine.devices import resolve_device, resolve_precision
 from engine.errors import UserError
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
@@ -58,7 +58,7 @@ class CoTraining:
 
     def evaluate(self) -> dict[str, Any]:
         """`measure`'s numbers, the members' as ``top1_member1`` …."""
-        metrics = measure(self.model, self.evaluation, self.mean, self.std, self.settings.precision)
+        metrics = measure(self.model, self.evaluation, self.mean, self.std)
         members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"], 1)}
         return {key: metrics[key] for key in ("top1", "top5", "cosine_similarity")} | members
 
@@ -71,6 +71,8 @@ def train(config: TrainClassification) -> dict[str, Any]:
     """
     device = resolve_device(config.device)
     images, evaluation_images = load_training_images(config.data, config.seed)
+    if config.train.batch_size < 2:
+        raise UserError("train.batch_size is 1: batch normalisation needs at least 2 images a step")
     size = default_image_size(config.data, images)
     stem = config.model.stem
     if stem == "auto":
@@ -84,13 +86,15 @@ def train(config: TrainClassification) -> dict[str, Any]:
         "mean": list(mean),
         "std": list(std),
     }
+    config.model.stem, config.data.image_size, config.data.crop = stem, size, meta["crop"]
+    config.train.precision = resolve_precision(config.train.precision, device, training=True)
+    folder = RunFolder(config, "classification", meta)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_ensemble(
         config.model.backbone, config.model.members, len(images.classes), FORM_DATASETS[stem], config.model.dropout
     )
-    if config.model.pretrained:
+    if config.model.pretrained and not folder.resumed:
         load_pretrained(model, config.model.pretrained)
-    folder = RunFolder(config, "classification")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{config.model.backbone} divided into {config.model.members}: {parameters / 1e6:.2f} M parameters, {device}; "

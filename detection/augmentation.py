@@ -15,6 +15,8 @@ STD = (58.395, 57.12, 57.375)
 
 _LEAST_IOU = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 40
+# A box of less than one input pixel shows nothing, and the logarithm of its size would outweigh all others.
+_LEAST_SIDE = 1 / INPUT_SIZE
 
 
 @dataclass
@@ -49,9 +51,12 @@ def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndar
     to_right = max(min(round((right - window.x) * scale_x), size), to_left + 1)
     to_bottom = max(min(round((bottom - window.y) * scale_y), size), to_top + 1)
     target = (to_right - to_left, to_bottom - to_top)
-    shrinks = target[0] < right - left and target[1] < bottom - top
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    placed = cv2.resize(image[top:bottom, left:right], target, interpolation=how)
+    placed = image[top:bottom, left:right]
+    smaller = (min(target[0], right - left), min(target[1], bottom - top))
+    if smaller != (right - left, bottom - top):
+        placed = cv2.resize(placed, smaller, interpolation=cv2.INTER_AREA)
+    if smaller != target:
+        placed = cv2.resize(placed, target, interpolation=cv2.INTER_LINEAR)
     scale_x, scale_y = target[0] / (right - left), target[1] / (bottom - top)
     mapping = np.array([scale_x, scale_y, to_left - left * scale_x, to_top - top * scale_y])
     if target == (size, size):
@@ -98,7 +103,8 @@ class TrainingAugmentation:
             seed: decides everything that is drawn.
 
         Returns:
-            The input ``[300, 300, 3]`` uint8, the boxes that are left ``[m, 4]`` xyxy in [0, 1], their labels ``[m]``.
+            The input ``[300, 300, 3]`` uint8, the boxes that are left (of at least one input pixel a side) ``[m, 4]``
+            xyxy in [0, 1], their labels ``[m]``.
         """
         random = np.random.default_rng(seed)
         height, width = image.shape[:2]
@@ -117,8 +123,8 @@ class TrainingAugmentation:
         high = (window.x + window.width, window.y + window.height)
         inside = ((centres > low) & (centres < high)).all(axis=1)
         boxes = boxes[inside] * (scale_x, scale_y, scale_x, scale_y) + (shift_x, shift_y, shift_x, shift_y)
-        boxes = (boxes / INPUT_SIZE).clip(0, 1)
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        boxes = (boxes / INPUT_SIZE).clip(0, 1).astype(np.float32)
+        solid = (boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE).all(axis=1)
         boxes, labels = boxes[solid], labels[inside][solid]
         if random.random() < self.settings.flip:
             view = view[:, ::-1]

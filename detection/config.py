@@ -13,7 +13,7 @@ class ModelSettings:
     """The detector.
 
     Attributes:
-        backbone: name of the backbone before dividing (tools/summary.py lists them).
+        backbone: name of the backbone before dividing (an unknown one lists all).
         members: S, the number of networks that the backbone is divided into.
         pretrained: a train_cls.py checkpoint of the same backbone and members; none trains from scratch.
     """
@@ -70,7 +70,7 @@ class DataSettings(EvalDataSettings):
 
 @dataclass
 class DetectionTrainSettings(TrainSettings):
-    """SSD300's training on COCO (paper, Sec. V), on top of the common settings.
+    """SSD300's rate, batch and epochs on COCO (paper, Sec. V); the COCO recipes add its steps of the rate.
 
     Attributes:
         negative_ratio: mined negatives per positive.
@@ -82,6 +82,11 @@ class DetectionTrainSettings(TrainSettings):
     nesterov: bool = False
     weight_decay: float = 5e-4
     negative_ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.negative_ratio) and self.negative_ratio >= 0):
+            raise UserError(f"train.negative_ratio is {self.negative_ratio}: it must be a finite number, 0 or more")
 
 
 @dataclass
@@ -133,6 +138,9 @@ class EvaluateDetection:
     device: str = "auto"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_batch_size(self.batch_size)
+
 
 @dataclass
 class Detect:
@@ -157,3 +165,13 @@ class Detect:
     output: str | None = "runs/detect"
     device: str = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_batch_size(self.batch_size)
+        if not 0 <= self.score_threshold <= 1:
+            raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: it must be at least 1")

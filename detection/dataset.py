@@ -10,7 +10,10 @@ from torch.utils.data import Dataset
 from detection.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.augmentation import MEAN, STD, TrainingAugmentation, to_input
 from detection.images import read_image
+from engine.progress import progress
 from engine.sampling import derived_seed
+
+CACHE_BYTES = 4 * 2**30
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -28,7 +31,7 @@ class TrainingImages(Dataset):
         annotations: the ground truth.
         augmentation: makes a view of an image.
         seed: of the run.
-        cache: keep decoded images in this process's memory.
+        cache: keep decoded images in this process's memory, as many as fit into ``CACHE_BYTES``; prints how many.
     """
 
     def __init__(
@@ -37,7 +40,19 @@ class TrainingImages(Dataset):
         self.records = annotations.images
         self.augmentation = augmentation
         self.seed = seed
-        self.cached: list[np.ndarray] | None = [read_record(record) for record in self.records] if cache else None
+        self.cached: dict[int, np.ndarray] = {}
+        if cache:
+            self._fill_cache()
+
+    def _fill_cache(self) -> None:
+        room = CACHE_BYTES
+        for index, record in enumerate(progress(self.records, "caching images", unit="image")):
+            image = read_record(record)
+            room -= image.nbytes
+            if room < 0:
+                print(f"data.cache: the first {index} of {len(self)} images fill its {CACHE_BYTES / 2**30:g} GiB")
+                return
+            self.cached[index] = image
 
     def __len__(self) -> int:
         return len(self.records)
@@ -45,7 +60,7 @@ class TrainingImages(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         record = self.records[index]
-        image = self.cached[index] if self.cached else read_record(record)
+        image = self.cached[index] if index in self.cached else read_record(record)
         boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
         kept = kept & ~record.crowd
         seed = derived_seed(self.seed, "augmentation", epoch, index)

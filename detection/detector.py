@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from detection.augmentation import to_input
@@ -94,7 +95,8 @@ class Detector:
         """Finds objects in images.
 
         Args:
-            images: paths (read upright, by their EXIF orientation), RGB arrays ``[H, W, 3]`` uint8, or PIL images.
+            images: paths and PIL images (both taken upright, by their EXIF orientation), or RGB arrays ``[H, W, 3]``
+                uint8. Boxes are in the upright image's pixels.
             score_threshold: lowest fused score that is returned.
             batch_size: images per forward pass.
 
@@ -140,7 +142,11 @@ def to_pixels(result: Boxes, width: int, height: int) -> Boxes:
 def _as_array(image: Any, position: int) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_image(image, orient=True)
-    array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise UserError(f"images[{position}] is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
+        image = ImageOps.exif_transpose(image).convert("RGB")
+    array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise UserError(
             f"images[{position}] is {array.dtype} {list(array.shape)}: give a path, a PIL image, or RGB uint8 [H, W, 3]"

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, box_iou
 
 from detection.box_coding import encode
 
@@ -28,41 +28,31 @@ class Matcher:
         """Targets of a batch.
 
         Args:
-            boxes: ``[N, M, 4]`` xyxy in [0, 1], padded.
+            boxes: ``[N, M, 4]`` xyxy in [0, 1], padded behind.
             labels: ``[N, M]``, 0-based; -1 where padded.
 
         Returns:
             Box deltas ``[N, A, 4]`` (of use at positives only) and classes ``[N, A]``: 0 background, else label + 1.
         """
-        images, count = labels.shape
-        anchors = len(self.corners)
-        if not count:
-            return boxes.new_zeros(images, anchors, 4), labels.new_zeros(images, anchors)
-        real = labels >= 0
-        overlap = _iou(boxes, self.corners) * real[..., None]  # [N, M, A]
-        best_iou, best_truth = overlap.max(dim=1)  # of every default box
-        best_anchor = overlap.argmax(dim=2)  # of every ground truth
-        # A padded truth claims a column that is cut off. The largest position wins: the later truth.
-        best_anchor = torch.where(real, best_anchor, anchors)
-        position = torch.arange(count, device=labels.device).expand_as(best_anchor)
-        claimed = torch.full((images, anchors + 1), -1, device=labels.device)
-        claimed = claimed.scatter_reduce(1, best_anchor, position, "amax")[:, :anchors]
+        # Image by image: the IoU of a whole batch takes gigabytes where one of its images is crowded.
+        counts = (labels >= 0).sum(dim=1).tolist()
+        matched, classes = zip(
+            *(self._match(own[:count], names[:count]) for own, names, count in zip(boxes, labels, counts, strict=True)),
+            strict=True,
+        )
+        return encode(torch.stack(matched), self.default_boxes), torch.stack(classes)
+
+    def _match(self, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The box ``[A, 4]`` and the class ``[A]`` that each default box of one image learns."""
+        if not len(boxes):
+            return self.corners, labels.new_zeros(len(self.corners))
+        overlap = box_iou(boxes, self.corners)  # [M, A]
+        best_iou, best_truth = overlap.max(dim=0)  # of every default box
+        best_anchor = overlap.argmax(dim=1)  # of every ground truth
+        position = torch.arange(len(boxes), device=labels.device)
+        claimed = torch.full_like(best_truth, -1).scatter_reduce(0, best_anchor, position, "amax")  # the later truth
         forced = claimed >= 0
         truth = torch.where(forced, claimed, best_truth)
         positive = forced | ((best_iou >= self.iou) & (best_iou > 0))
-        classes = torch.where(positive, labels.gather(1, truth) + 1, 0)
-        matched = boxes.gather(1, truth[..., None].expand(-1, -1, 4))
         # Where nothing matches, a default box is its own target: the delta stays finite.
-        matched = torch.where(positive[..., None], matched, self.corners)
-        return encode(matched, self.default_boxes), classes
-
-
-def _iou(boxes: Tensor, corners: Tensor) -> Tensor:
-    """IoU ``[N, M, A]`` of boxes ``[N, M, 4]`` and default boxes ``[A, 4]``."""
-    low = torch.maximum(boxes[:, :, None, :2], corners[:, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], corners[:, 2:])
-    width, height = (high - low).clamp_(min=0).unbind(-1)
-    inner = width * height
-    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    anchor_area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    return inner / (area[..., None] + anchor_area - inner).clamp_(min=1e-12)
+        return torch.where(positive[:, None], boxes[truth], self.corners), torch.where(positive, labels[truth] + 1, 0)

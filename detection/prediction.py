@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detection.config import Detect
 from detection.detector import Detections, Detector
 from detection.drawing import draw_boxes, save_image
@@ -17,6 +19,9 @@ def detect(config: Detect) -> list[dict[str, Any]]:
 
     Images are read upright (EXIF); boxes are in the upright image's pixels. ``image_id`` is the file's stem, as a
     number where it is one (COCO's file names are image ids).
+
+    Raises:
+        UserError: for unusable input; for images that cannot be read only after all others are done.
     """
     if not config.checkpoint:
         raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
@@ -26,14 +31,23 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     detector = Detector.load(config.checkpoint, config.device, config.postprocess)
     folder = make_folder(config.output)
     names = _picture_names(paths)
+    sources = {path.resolve() for path in paths}
+    for name in names.values():
+        if (folder / name).resolve() in sources:
+            raise UserError(f"{folder / name}: the picture would overwrite this source; choose another --output")
     entries: list[dict[str, Any]] = []
+    unreadable: list[UserError] = []
     empty = 0
     starts = range(0, len(paths), config.batch_size)
     for start in progress(starts, "detecting", unit="batch"):
-        chunk = paths[start : start + config.batch_size]
-        images = [read_image(path, orient=True) for path in chunk]
-        found = detector.predict(images, config.score_threshold, config.batch_size)
-        for path, image, detections in zip(chunk, images, found, strict=True):
+        images: dict[Path, np.ndarray] = {}
+        for path in paths[start : start + config.batch_size]:
+            try:
+                images[path] = read_image(path, orient=True)
+            except UserError as error:
+                unreadable.append(error)
+        found = detector.predict(list(images.values()), config.score_threshold, config.batch_size)
+        for (path, image), detections in zip(images.items(), found, strict=True):
             picture = draw_boxes(
                 image, detections.boxes.numpy(), detections.labels.numpy(), detector.names, detections.scores.numpy()
             )
@@ -42,20 +56,24 @@ def detect(config: Detect) -> list[dict[str, Any]]:
             empty += not len(detections)
     write_json(entries, folder / "detections.json")
     print(
-        f"{len(entries)} objects at score ≥ {config.score_threshold:g} in {len(paths)} images ({empty} without any); "
-        f"wrote {folder}"
+        f"{len(entries)} objects at score ≥ {config.score_threshold:g} in {len(paths) - len(unreadable)} images "
+        f"({empty} without any); wrote {folder}"
     )
+    if unreadable:
+        raise UserError(f"{len(unreadable)} of {len(paths)} images could not be read, the first: {unreadable[0]}")
     return entries
 
 
 def _picture_names(paths: list[Path]) -> dict[Path, str]:
     # Files of one name from several folders must not overwrite each other's picture.
     names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in paths:
         suffix = path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
         name, number = path.stem + suffix, 2
-        while name in names.values():
+        while name in taken:
             name, number = f"{path.stem}_{number}{suffix}", number + 1
+        taken.add(name)
         names[path] = name
     return names
 

@@ -17,6 +17,7 @@ from detection.detector import Detector
 from detection.scoring import evaluate
 from detection.synthetic import generate
 from detection.training import train
+from engine.devices import resolve_device
 from engine.errors import UserError
 
 BACKBONE, MEMBERS = "resnet10_32", 2
@@ -42,8 +43,8 @@ class Quickstart:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 100 or self.epochs < 1:
-            raise UserError("--size must be at least 100 and --epochs at least 1")
+        if self.size < 100 or self.epochs < 1 or self.seed < 0:
+            raise UserError("--size must be at least 100, --epochs at least 1 and --seed at least 0")
 
 
 def quickstart(config: Quickstart) -> dict[str, Any]:
@@ -53,9 +54,13 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
     train_det.py), ``detector/eval/metrics.json`` and ``pictures/`` (ground truth, each member, fused).
     """
     began = time.perf_counter()
+    resolve_device(config.device)
     folder = Path(config.output)
-    for part in _PARTS:
-        shutil.rmtree(folder / part, ignore_errors=True)
+    earlier = [folder / part for part in _PARTS if (folder / part).exists()]
+    if earlier and not (folder / "data/generated.json").exists():
+        raise UserError(f"{earlier[0]} is not of an earlier quickstart: choose another --output")
+    for part in earlier:
+        shutil.rmtree(part)
     common = {"device": config.device, "seed": config.seed}
 
     print(f"1/5  generating {config.size} training images under {folder / 'data'}")

@@ -35,6 +35,8 @@ def _problem(entry: dict[str, Any], images: set[int], categories: set[int], grou
         return f"has image_id {entry['image_id']}, which {ground_truth} does not list; score against its own images"
     if entry["category_id"] not in categories:
         return f"has category_id {entry['category_id']}, which {ground_truth} does not list; use its category ids"
+    if min(entry["bbox"][2:]) < 0:
+        return f"has bbox {show(entry['bbox'])} of negative size; COCO boxes are x, y, width, height"
     if "score" not in entry:
         return "has no score"
     if not is_number(entry["score"]):

@@ -13,6 +13,7 @@ from detection.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
 from detection.evaluation import CocoEvaluator, format_metrics
 from detection.evaluation import evaluate as coco_metrics
+from detection.postprocess import PostprocessSettings
 from detection.results import load_results
 from engine import checkpoint
 from engine.cli import flatten
@@ -81,11 +82,14 @@ def checkpoint_defaults(config: EvaluateDetection) -> dict[str, Any]:
     """The settings that a checkpoint brings along, as defaults below the command line."""
     if not config.checkpoint:
         return {}
-    saved = checkpoint.load(config.checkpoint, "detection")["config"]
-    defaults = flatten(saved["postprocess"], "postprocess.")
-    if hasattr(config, "data"):
-        defaults |= {f"data.{key}": saved["data"][key] for key in ("val_annotations", "val_images")}
-    return defaults
+    saved = checkpoint.load(config.checkpoint, "detection")
+    try:
+        postprocess = PostprocessSettings(**saved["config"]["postprocess"])
+        data = EvalDataSettings(**{key: saved["config"]["data"][key] for key in ("val_annotations", "val_images")})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{config.checkpoint}: its settings are damaged ({error!r})") from error
+    defaults = flatten(asdict(postprocess), "postprocess.")
+    return defaults | flatten(asdict(data), "data.") if hasattr(config, "data") else defaults
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detection.annotations import check_same_categories
+from detection.annotations import CocoAnnotations, check_same_categories
 from detection.augmentation import TrainingAugmentation
 from detection.config import TrainDetection
 from detection.dataset import TrainingImages, collate, normalise
@@ -15,7 +15,7 @@ from detection.matching import Matcher
 from detection.scoring import read_annotations, read_ground_truth, score
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
-from engine.devices import resolve_device
+from engine.devices import resolve_device, resolve_precision
 from engine.errors import UserError
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
@@ -30,13 +30,13 @@ class DetectionTask:
 
     best_metric = "AP"
 
-    def __init__(self, config: TrainDetection, detector: Detector, ground_truth: Any) -> None:
-        self.config, self.detector, self.ground_truth = config, detector, ground_truth
+    def __init__(
+        self, config: TrainDetection, detector: Detector, ground_truth: CocoAnnotations, meta: dict[str, Any]
+    ) -> None:
+        self.config, self.detector, self.ground_truth, self.meta = config, detector, ground_truth, meta
         self.model = detector.model
         self.weight_decay = config.train.weight_decay
         self.matcher = Matcher(detector.default_boxes)
-        categories = zip(detector.category_ids, detector.names, strict=True)
-        self.meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """The multibox loss of a batch of ``collate``."""
@@ -47,7 +47,9 @@ class DetectionTask:
     def evaluate(self) -> dict[str, Any]:
         """The 12 COCO numbers of the fused boxes, and each member's AP."""
         self.model.eval()
-        metrics, _ = score(self.detector, self.ground_truth, self.config.train.batch_size)
+        metrics, _ = score(
+            self.detector, self.ground_truth, self.config.train.batch_size, self.config.train.workers
+        )
         members = {f"AP_member{i + 1}": member["AP"] for i, member in enumerate(metrics["members"])}
         return {name: value for name, value in metrics.items() if isinstance(value, float)} | members
 
@@ -59,10 +61,13 @@ def load_pretrained(model: SSD, path: str, backbone: str) -> None:
         UserError: for another backbone or number of members, or any missing or mismatched weight.
     """
     saved = checkpoint.load(path, "classification")
-    shape = saved["config"]["model"]
     for key, own in (("backbone", backbone), ("members", len(model.members))):
-        if shape[key] != own:
-            raise UserError(f"{path}: was trained with model.{key} = {shape[key]}, not {own}; set model.{key} to match")
+        try:
+            trained = saved["config"]["model"][key]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: does not say its model.{key}; use a checkpoint of train_cls.py") from error
+        if trained != own:
+            raise UserError(f"{path}: was trained with model.{key} = {trained}, not {own}; set model.{key} to match")
     for number, member in enumerate(model.members):
         prefix = f"members.{number}."
         weights = {key.removeprefix(prefix): value for key, value in saved["model"].items() if key.startswith(prefix)}
@@ -73,20 +78,31 @@ def load_pretrained(model: SSD, path: str, backbone: str) -> None:
 def train(config: TrainDetection) -> dict[str, Any]:
     """Trains a detector; returns the last epoch's metrics. The run's folder is described in ``engine.run_folder``."""
     device = resolve_device(config.device)
+    if config.model.members * config.train.batch_size < 2:
+        raise UserError("train.batch_size is 1 with one member: batch normalisation needs at least 2 images a step")
+    config.train.precision = resolve_precision(config.train.precision, device, training=True)
     data = config.data
     keys = ("data.train_annotations", "data.train_images")
     training = read_annotations(data.train_annotations, data.train_images, *keys)
     ground_truth = read_ground_truth(data)
     check_same_categories(training.category_ids, training.names, ground_truth)
+    if all(record.crowd.all() for record in training.images):
+        raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
     print(f"training on {data.train_annotations}: {training.describe()}")
     print(f"evaluating on {data.val_annotations}: {ground_truth.describe()}")
 
+    categories = zip(training.category_ids, training.names, strict=True)
+    meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
+    folder = RunFolder(config, "detection", meta)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_ssd(config.model.backbone, config.model.members, len(training.names))
-    if config.model.pretrained:
+    if config.model.pretrained and not folder.resumed:
         load_pretrained(model, config.model.pretrained, config.model.backbone)
+    start = f"backbones from {config.model.pretrained}" if config.model.pretrained else "from scratch"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
+    task = DetectionTask(config, detector, ground_truth, meta)
     images = TrainingImages(training, TrainingAugmentation(data), config.seed, data.cache)
     loader = training_loader(images, config.train, config.seed, device, collate_fn=collate)
-    folder = RunFolder(config, "detection")
-    return fit(DetectionTask(config, detector, ground_truth), loader, config.train, folder, device)
+    return fit(task, loader, config.train, folder, device)

@@ -1,6 +1,7 @@
 """Checkpoints: one dict per file, written atomically, read without unpickling code."""
 
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,21 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
             f"{path}: refused, since it is damaged or holds more than tensors and plain values; "
             "use a checkpoint that this toolkit wrote"
         ) from error
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise UserError(f"{path}: not a readable checkpoint (damaged, or another format)") from error
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict) and "kind" in checkpoint):
         raise UserError(f"{path}: not a checkpoint of this toolkit (it has no 'model' and 'kind')")
+    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in checkpoint["model"].items()):
+        raise UserError(f"{path}: its 'model' holds other things than weights by name")
     if kind and checkpoint["kind"] != kind:
         raise UserError(f"{path}: a {checkpoint['kind']} checkpoint where a {kind} checkpoint is needed")
     return checkpoint
@@ -60,7 +72,7 @@ def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], sour
     reshaped = [
         f"{key} is {list(weights[key].shape)}, not {list(value.shape)}"
         for key, value in own.items()
-        if key in weights and getattr(weights[key], "shape", None) != value.shape
+        if key in weights and weights[key].shape != value.shape
     ]
     faults = [
         f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"

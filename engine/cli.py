@@ -1,6 +1,7 @@
 """Command lines: a typed dataclass, read from YAML and overridden by ``--section.key value``."""
 
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,7 +47,14 @@ def parse(
     if positional:
         parser.add_argument(positional, nargs="*", help="see above")
     parser.add_class_arguments(config_class, skip={positional} if positional else None)
-    read = parser.parse_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    flags = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type is bool}
+    argv = [
+        f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
+        for i, word in enumerate(argv)
+    ]
+    # Printing waits for the defaults.
+    read = parser.parse_args([word for word in argv if defaults is None or not word.startswith("--print_config")])
     if defaults:
         parser.set_defaults(defaults(_build(parser, read, config_class)))
         read = parser.parse_args(argv)
@@ -55,7 +63,7 @@ def parse(
 
 def _build(parser: ArgumentParser, read: Namespace, config_class: type[Config]) -> Config:
     files = read.pop("config", None) or []
-    config = config_class(**vars(parser.instantiate_classes(read)))
+    config = config_class(**vars(parser.instantiate(read)))
     if files and getattr(config, "output", "") is None:
         config.output = str(Path("runs") / Path(files[-1].relative).stem)
     return config
@@ -81,6 +89,8 @@ def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def run(command: Callable[[], None]) -> NoReturn:
     """Runs a command line and exits: 0, or 2 with one line on stderr for what the user can mend."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each step when it happens
     try:
         command()
     except UserError as error:

@@ -8,6 +8,7 @@ import torch
 from engine.errors import UserError
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+_DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -30,19 +31,28 @@ def resolve_device(name: str) -> torch.device:
 
 
 def precision_dtype(precision: Precision, device: torch.device, training: bool = False) -> torch.dtype | None:
-    """The autocast dtype, or None for plain float32.
+    """The autocast dtype, or None for plain float32."""
+    return _DTYPES[resolve_precision(precision, device, training)]
 
-    ``auto`` takes bf16 on a CUDA device that has it and fp16 on an older one. On a CPU it takes float32, but bf16
-    for training where the processor multiplies bf16 matrices in hardware (Intel AMX).
+
+def resolve_precision(precision: Precision, device: torch.device, training: bool = False) -> Precision:
+    """What ``auto`` means on a device.
+
+    In training what the device multiplies in hardware: bf16, on an older CUDA device fp16, on a CPU without AMX
+    float32. In evaluation float32, so that a number does not depend on the machine.
+
+    Raises:
+        UserError: for fp16 on a CPU.
     """
-    if precision == "auto":
-        if device.type == "cpu":
-            # torch 2.11 has no public name for it.
-            return torch.bfloat16 if training and torch.cpu._is_amx_tile_supported() else None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if precision == "fp16" and device.type == "cpu":
-        raise UserError("train.precision fp16 needs a CUDA device: use float32 or bf16 on the CPU")
-    return {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        raise UserError("precision fp16 needs a CUDA device: use float32 or bf16 on the CPU")
+    if precision != "auto":
+        return precision
+    if not training:
+        return "float32"
+    if device.type == "cpu":
+        return "bf16" if torch.cpu._is_amx_tile_supported() else "float32"  # torch 2.11 has no public name for it
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager:

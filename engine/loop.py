@@ -19,6 +19,8 @@ from engine.progress import progress
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
 
+_HYPERPARAMETERS = ("weight_decay", "momentum", "nesterov")
+
 
 class Task(Protocol):
     """What a subject gives the loop.
@@ -78,10 +80,17 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     history: list[dict[str, Any]] = []
     if folder.resumed:
-        load_weights(model, folder.resumed["model"], str(folder.last))
+        load_weights(model, folder.resumed["model"], f"the checkpoint of {folder.path}")
+        own = [{key: group[key] for key in _HYPERPARAMETERS} for group in optimizer.param_groups]
         optimizer.load_state_dict(folder.resumed["optimizer"])
-        scaler.load_state_dict(folder.resumed["scaler"])
+        for group, values in zip(optimizer.param_groups, own, strict=True):
+            group.update(values)  # this run's settings, where they differ from the checkpoint's
+        if folder.resumed["scaler"]:  # empty where the run so far had no fp16
+            scaler.load_state_dict(folder.resumed["scaler"])
         history = list(folder.resumed["history"])
+    folder.begin(history)
+    if settings.warmup_epochs >= settings.epochs:
+        print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
     start, seed = len(history), folder.config.seed
     if start >= settings.epochs:
         print(f"{folder.last} already has {start} epochs: nothing to do")
@@ -116,7 +125,9 @@ def fit(
         line |= {f"train_{name}": total / len(loader) for name, total in totals.items()}
         if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
             line |= {key: value for key, value in task.evaluate().items() if isinstance(value, int | float)}
-        scores = [old[task.best_metric] for old in history if task.best_metric in old]
+        # A run that continues another one's checkpoint in a new folder begins with its own best.
+        earlier = history if folder.best.exists() else []
+        scores = [old[task.best_metric] for old in earlier if task.best_metric in old]
         best = task.best_metric in line and line[task.best_metric] > max(scores, default=-math.inf)
         history.append(line)
         state = {
@@ -141,7 +152,7 @@ def _check_finite(losses: Mapping[str, Tensor], epoch: int, step: int, folder: R
     if bad:
         raise UserError(
             f"the {bad[0]} is not finite at epoch {epoch + 1}, step {step + 1}: lower train.lr or check the data; "
-            f"what {folder.path} holds is that of epoch {epoch}"
+            f"{folder.path} holds " + (f"what epoch {epoch} left" if epoch else "no checkpoint yet")
         )
 
 

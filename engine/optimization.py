@@ -56,6 +56,8 @@ class TrainSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
+        if self.momentum >= 1:
+            raise UserError(f"train.momentum is {self.momentum}: it must be below 1")
 
 
 def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: float) -> SGD:

@@ -11,6 +11,8 @@ from engine.files import make_folder, write_text
 
 # Settings that may differ between the parts of one run without changing its weights.
 _FREE = {"output", "device", "resume", "train.workers"}
+# Settings that a checkpoint's weights and optimizer state are made for.
+_FIXED = ("model.", "seed", "train.decay_all")
 
 
 class RunFolder:
@@ -20,20 +22,28 @@ class RunFolder:
         config: the run's configuration, with ``output`` and ``resume`` among its fields. ``resume`` is None (a
             new run), ``auto`` (continue where ``output`` holds a last.pt, else start), or a checkpoint file.
         kind: ``classification`` or ``detection``.
+        meta: what the run's checkpoints hold beside the weights (see ``engine.loop.Task``).
 
     Raises:
         UserError: when a new run would overwrite an old one, when ``resume`` names no usable checkpoint, or when the
             folder cannot be written.
     """
 
-    def __init__(self, config: Any, kind: str) -> None:
-        self.config, self.kind = config, kind
+    def __init__(self, config: Any, kind: str, meta: dict[str, Any]) -> None:
+        self.config, self.kind, self.meta = config, kind, meta
         self.path = Path(config.output or f"runs/{kind}")
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
         self.resumed = self._find_checkpoint()
         make_folder(self.path)
-        write_text(to_yaml(config), self.path / "config.yaml")
         self._events: Any = None
+
+    def begin(self, history: list[dict[str, Any]]) -> None:
+        """Writes what a run begins with: config.yaml, and metrics.jsonl of the epochs before."""
+        for left in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
+            left.unlink()
+        write_text(to_yaml(self.config), self.path / "config.yaml")
+        if history:
+            self._write_metrics(history)
 
     def _find_checkpoint(self) -> dict[str, Any] | None:
         resume = self.config.resume
@@ -44,15 +54,24 @@ class RunFolder:
         file = self.last if resume == "auto" else Path(resume)
         if resume == "auto" and not file.exists():
             return None
+        if self.last.exists() and file.resolve() != self.last.resolve():
+            raise UserError(f"{self.path} already holds a run: choose another --output to continue from {file}")
         found = checkpoint.load(file, self.kind)
         if "optimizer" not in found:
             raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
+        kinds = {"config": dict, "meta": dict, "epoch": int, "history": list, "scaler": dict}
+        absent = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
+        if absent:
+            raise UserError(f"{file}: holds no {absent[0]}, so no run can continue from it; use a last.pt")
         old, new = flatten(found["config"]), flatten(to_dict(self.config))
         changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
-        fixed = [key for key in changed if key.startswith(("model.", "seed"))]
+        fixed = [key for key in changed if key.startswith(_FIXED)]
         if fixed:
             key = fixed[0]
             raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with that")
+        differing = [key for key in self.meta if found["meta"].get(key) != self.meta[key]]
+        if differing:
+            raise UserError(f"{file}: was trained with other {differing[0]}; resume with the same data and settings")
         print(f"resuming {file} after epoch {found['epoch']}")
         for key in changed:
             print(f"  changed: {key} = {new.get(key)}, was {old.get(key)}")
@@ -69,6 +88,9 @@ class RunFolder:
             weights = {key: value for key, value in state.items() if key not in ("optimizer", "scaler")}
             checkpoint.save(weights, self.best)
         checkpoint.save(state, self.last)
+        self._write_metrics(history)
+
+    def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         write_text("".join(json.dumps(line) + "\n" for line in history), self.path / "metrics.jsonl")
 
     def write_events(self, epoch: int, values: dict[str, float]) -> None:

@@ -11,9 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from engine.errors import UserError
+
 
 def derived_seed(*keys: int | str) -> int:
-    """An independent 63-bit seed for each tuple of numbers and names."""
+    """An independent 63-bit seed for each tuple of numbers and names.
+
+    Raises:
+        UserError: for a negative number, which only a seed of the user's can be.
+    """
+    if any(isinstance(key, int) and key < 0 for key in keys):
+        raise UserError("seed must be 0 or more")
     numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 

@@ -22,8 +22,6 @@ from engine.cli import to_yaml
 from engine.errors import UserError
 from tests.classification.generated import CLASSES, encoded, generated_images, write_folder, write_npz
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,8 +26,6 @@ from classification.views import (
 from engine.sampling import derived_seed
 from tests.classification.generated import CLASSES, generated_images, write_npz
 
-pytestmark = pytest.mark.slow
-
 FULL = DataSettings(dataset="npz", auto_augment="cifar10", erasing=0.5)
 PLAIN = DataSettings(dataset="npz", crop="none", flip=0)
 FILL = (0.5, 0.25, 0.125)

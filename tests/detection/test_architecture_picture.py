@@ -3,8 +3,6 @@ from pathlib import Path
 import cv2
 import pytest
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("matplotlib")
 
 

@@ -7,8 +7,6 @@ import pytest
 from detection.drawing import class_colour, comparison, draw_boxes, save_image, text_colour
 from engine.errors import UserError
 
-pytestmark = pytest.mark.slow
-
 NAMES = ["disc", "wine glass", "Größe", "собака", "自転車"]
 GREY = 90
 

@@ -20,8 +20,6 @@ from detection.synthetic_scenes import (
 )
 from engine.errors import UserError
 
-pytestmark = pytest.mark.slow
-
 
 def _digests(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())

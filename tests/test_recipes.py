@@ -1,0 +1,34 @@
+"""Every recipe and every command line as its tool reads it."""
+
+from pathlib import Path
+
+import pytest
+
+from classification.backbones import find_backbone
+from classification.config import TrainClassification
+from detection.config import TrainDetection
+from detection.summary_command import Summary
+from engine.cli import parse
+from engine.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipes_are_read_by_their_tool(path: Path) -> None:
+    config = parse({"cls": TrainClassification, "det": TrainDetection}[path.parent.name], ["--config", str(path)])
+    assert config.output == str(Path("runs") / path.stem)
+    large = path.parent.name == "det" or config.data.dataset == "imagenet"
+    find_backbone(config.model.backbone, "imagenet" if large else "cifar")  # raises where there is none
+
+
+@pytest.mark.parametrize(
+    ("words", "json"), [([], False), (["--json"], True), (["--json", "true"], True), (["--json", "false"], False)]
+)
+def test_a_bare_flag_is_true(words: list[str], json: bool) -> None:
+    assert parse(Summary, ["--backbone", "wrn50_2", *words, "--members", "2"]).json is json
+
+
+def test_a_misspelt_key_names_itself() -> None:
+    with pytest.raises(UserError, match="trian"):
+        parse(TrainDetection, ["--trian.lr", "1"])
