@@ -38,12 +38,13 @@ class SSD(nn.Module):
         levels = list(zip(channels, BOXES_PER_CELL, strict=True))
         self.loc = nn.ModuleList(nn.Conv2d(c, 4 * a, 3, padding=1) for c, a in levels)
         self.conf = nn.ModuleList(nn.Conv2d(c, (num_classes + 1) * a, 3, padding=1) for c, a in levels)
-        for part in (self.extras, self.loc, self.conf):
-            for layer in part.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.xavier_uniform_(layer.weight)
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+        for layer in self.extras.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight)
+        for head in (*self.loc, *self.conf):
+            # About Xavier's spread behind 1024 channels. Behind few channels Xavier starts at several times the loss.
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw head outputs of every member.
