@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from torchvision import datasets as torchvision_datasets
 
 from classification.config import DataSettings, EvalDataSettings
 from engine.errors import UserError
+from engine.images import decode_image, read_bytes
 from engine.sampling import derived_seed
 
 Split = Literal["train", "val"]
@@ -112,34 +112,6 @@ def default_image_size(settings: DataSettings, images: ImageSet) -> int:
     return 32 if settings.dataset.startswith("cifar") else 224
 
 
-def decode_image(data: np.ndarray, name: str) -> np.ndarray:
-    """An encoded image, uint8 [bytes], as uint8 RGB [H,W,3]; ``name`` is for the message.
-
-    Raises:
-        UserError: where it is not an image, or a JPEG that ends early, of which OpenCV would invent the rest.
-    """
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise UserError(f"{name}: not a readable image: repair or remove it")
-    if data[:2].tobytes() == b"\xff\xd8":
-        encoded = data.tobytes()
-        # What follows the end of the image may be anything, such as a phone's video.
-        if encoded.find(b"\xff\xd9", _first_scan(encoded)) < 0:
-            raise UserError(f"{name}: the JPEG image ends early: repair or remove it")
-    return image
-
-
-def _first_scan(encoded: bytes) -> int:
-    """Where the segments of a JPEG (of which one may hold a thumbnail, a JPEG itself) end and its pixels begin."""
-    position = 2
-    while encoded[position : position + 1] == b"\xff" and encoded[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-    return position
-
-
 def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
     cls = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[settings.dataset]
     try:
@@ -193,10 +165,7 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
 
 
 def _read_file(path: str) -> np.ndarray:
-    try:
-        return decode_image(np.fromfile(path, np.uint8), path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return decode_image(read_bytes(path), path)
 
 
 def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:

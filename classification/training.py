@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,8 +87,12 @@ def train(config: TrainClassification) -> dict[str, Any]:
         "mean": list(mean),
         "std": list(std),
     }
-    config.model.stem, config.data.image_size, config.data.crop = stem, size, meta["crop"]
-    config.train.precision = resolve_precision(config.train.precision, device, training=True)
+    config = replace(  # what auto meant stands in config.yaml
+        config,
+        model=replace(config.model, stem=stem),
+        data=replace(config.data, image_size=size, crop=meta["crop"]),
+        train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
+    )
     folder = RunFolder(config, "classification", meta)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_ensemble(
@@ -107,7 +112,7 @@ def train(config: TrainClassification) -> dict[str, Any]:
         num_workers=config.train.workers,
         pin_memory=device.type == "cuda",
     )
-    task = CoTraining(model.to(device, memory_format=torch.channels_last), config, meta, evaluation)
+    task = CoTraining(model.to(device), config, meta, evaluation)
     loader = training_loader(views, config.train, config.seed, device)
     return fit(task, loader, config.train, folder, device)
 

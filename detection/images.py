@@ -1,4 +1,4 @@
-"""Finding image files, and decoding any of them to 8-bit RGB."""
+"""Finding image files, and reading them in the pixel layout that their boxes assume."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from engine.errors import UserError
+from engine.images import decode_image, read_bytes
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-# What OpenCV would log about a damaged image, the UserError says.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, orient: bool = False) -> np.ndarray:
@@ -28,13 +25,13 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, 
 
     Raises UserError for a file that is missing, unreadable, cut off, not an image, or of another size than ``size``.
     """
-    name, data = ("the image", source) if isinstance(source, bytes) else (str(source), _read_bytes(source))
+    name, data = ("the image", source) if isinstance(source, bytes) else (str(source), read_bytes(source))
     if size is None:
-        return _decode(name, data, orient)
-    stored = _decode(name, data, orient=False)
+        return decode_image(data, name, orient)
+    stored = decode_image(data, name, orient=False)
     if stored.shape[1::-1] == tuple(size):
         return stored
-    oriented = _decode(name, data, orient=True)
+    oriented = decode_image(data, name, orient=True)
     if oriented.shape[1::-1] == tuple(size):
         return oriented
     height, width = stored.shape[:2]
@@ -67,23 +64,3 @@ def _images_of(source: Path) -> Iterator[Path]:
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             yield path
-
-
-def _read_bytes(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: the image cannot be read: {error.strerror}") from error
-
-
-def _decode(name: str, data: bytes, orient: bool) -> np.ndarray:
-    flags = cv2.IMREAD_COLOR_RGB if orient else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    if not data:
-        raise UserError(f"{name}: the image file is empty; replace it")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise UserError(f"{name}: the image cannot be decoded: {' '.join(error.err.split())}") from error
-    if image is None:
-        raise UserError(f"{name}: not an image, or one that is damaged or cut off; replace the file")
-    return image

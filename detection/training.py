@@ -1,5 +1,6 @@
 """Training of SSD300 with S members."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,7 +81,8 @@ def train(config: TrainDetection) -> dict[str, Any]:
     device = resolve_device(config.device)
     if config.model.members * config.train.batch_size < 2:
         raise UserError("train.batch_size is 1 with one member: batch normalisation needs at least 2 images a step")
-    config.train.precision = resolve_precision(config.train.precision, device, training=True)
+    precision = resolve_precision(config.train.precision, device, training=True)
+    config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
     keys = ("data.train_annotations", "data.train_images")
     training = read_annotations(data.train_annotations, data.train_images, *keys)

@@ -16,7 +16,7 @@ _FIXED = ("model.", "seed", "train.decay_all")
 
 
 class RunFolder:
-    """Creates or reopens the folder of a run.
+    """The folder of a run, new or to be continued.
 
     Args:
         config: the run's configuration, with ``output`` and ``resume`` among its fields. ``resume`` is None (a
@@ -25,8 +25,7 @@ class RunFolder:
         meta: what the run's checkpoints hold beside the weights (see ``engine.loop.Task``).
 
     Raises:
-        UserError: when a new run would overwrite an old one, when ``resume`` names no usable checkpoint, or when the
-            folder cannot be written.
+        UserError: when a new run would overwrite an old one, or when ``resume`` names no usable checkpoint.
     """
 
     def __init__(self, config: Any, kind: str, meta: dict[str, Any]) -> None:
@@ -34,11 +33,17 @@ class RunFolder:
         self.path = Path(config.output or f"runs/{kind}")
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
         self.resumed = self._find_checkpoint()
-        make_folder(self.path)
         self._events: Any = None
 
     def begin(self, history: list[dict[str, Any]]) -> None:
-        """Writes what a run begins with: config.yaml, and metrics.jsonl of the epochs before."""
+        """Creates the folder, which a refused recipe does not leave behind, and writes what a run begins with.
+
+        That is config.yaml, and metrics.jsonl of the epochs before.
+
+        Raises:
+            UserError: when the folder cannot be written.
+        """
+        make_folder(self.path)
         for left in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
             left.unlink()
         write_text(to_yaml(self.config), self.path / "config.yaml")

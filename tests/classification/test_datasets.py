@@ -9,8 +9,9 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from classification.config import DataSettings
-from classification.datasets import decode_image, default_image_size, load_images, load_training_images
+from classification.datasets import default_image_size, load_images, load_training_images
 from engine.errors import UserError
+from engine.images import decode_image
 from tests.classification.generated import CLASSES, encoded, generated_images, write_folder, write_npz
 
 

@@ -1,0 +1,46 @@
+"""Encoded images as 8-bit RGB."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engine.errors import UserError
+
+# What OpenCV would log about a damaged image, the UserError says.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: the image cannot be read: {error.strerror}") from error
+
+
+def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np.ndarray:
+    """An encoded image as uint8 RGB ``[H, W, 3]``.
+
+    Args:
+        data: the file's bytes, or the same as uint8 ``[n]``.
+        name: of the image, for messages.
+        orient: apply the EXIF orientation.
+
+    Raises:
+        UserError: where it is not an image, or one that ends early (OpenCV 5 refuses those itself).
+    """
+    flags = cv2.IMREAD_COLOR_RGB if orient else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    if not len(data):
+        raise UserError(f"{name}: the image file is empty; replace it")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise UserError(f"{name}: the image cannot be decoded: {' '.join(error.err.split())}") from error
+    if image is None:
+        raise UserError(f"{name}: not an image, or one that is damaged or cut off; replace the file")
+    return image
