@@ -53,8 +53,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -77,9 +77,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        return F.relu(self.bn3(self.conv3(x)) + shortcut)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        return F.relu(self.bn3(self.conv3(x)).add_(shortcut), inplace=True)
 
 
 Block = type[BasicBlock] | type[Bottleneck]
@@ -106,18 +106,18 @@ def stage(block: Block, count: int, in_channels: int, inner: int, out: int, grou
 
 def cifar_stem(width: int) -> nn.Sequential:
     """[N,3,H,W] -> [N,width,H,W]."""
-    return nn.Sequential(*conv_bn(3, width, 3), nn.ReLU())
+    return nn.Sequential(*conv_bn(3, width, 3), nn.ReLU(inplace=True))
 
 
 def deep_stem(width: int) -> nn.Sequential:
     """[N,3,H,W] -> [N,2·width,H/4,W/4]."""
     return nn.Sequential(
         *conv_bn(3, width, 3, stride=2),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         *conv_bn(width, width, 3),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         *conv_bn(width, 2 * width, 3),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.MaxPool2d(3, stride=2, padding=1),
     )
 

@@ -33,6 +33,7 @@ BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w pa
 NO_SIZE = "boxes of zero or negative size dropped"
 OUTSIDE = "boxes outside their image dropped"
 CLIPPED = "boxes partly outside their image clipped"
+UNSIZED = "images of no given width and height, whose boxes are cut at the border when the image is read"
 
 
 @dataclass
@@ -56,7 +57,7 @@ class ImageRecord:
 @dataclass
 class CocoAnnotations:
     """A ground-truth file. Index in ``category_ids`` (ascending) and ``names`` is the label; ``images`` is in file
-    order; ``counts`` says what was dropped or clipped on the way into the records."""
+    order; ``counts`` says what was dropped or clipped on the way into the records, or will be when an image is read."""
 
     path: Path
     images: list[ImageRecord]
@@ -300,6 +301,7 @@ def _fill_records(images: list[ImageRecord], columns: _Columns) -> Counter[str]:
     counts[NO_SIZE] = int(np.sum(~sized))
     counts[OUTSIDE] = int(np.sum(sized & ~inside))
     counts[CLIPPED] = int(np.sum(sized & inside & moved))
+    counts[UNSIZED] = sum(not (image.width and image.height) for image in images)
 
     kept = np.flatnonzero(sized & inside)
     kept = kept[np.argsort(columns.image[kept], kind="stable")]

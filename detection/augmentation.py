@@ -115,7 +115,7 @@ class TrainingAugmentation:
             window = Window(
                 -shift[0] * width * (ratio - 1), -shift[1] * height * (ratio - 1), width * ratio, height * ratio
             )
-        if self.settings.iou_crop:
+        if random.random() < self.settings.iou_crop:
             window = _iou_crop(window, boxes, random)
         view, (scale_x, scale_y, shift_x, shift_y) = resize_window(image, window, INPUT_SIZE)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2

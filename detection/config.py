@@ -46,7 +46,7 @@ class DataSettings(EvalDataSettings):
         photometric: random brightness, contrast, saturation and hue.
         zoom_out: probability of placing the image on a larger, mean-coloured canvas.
         zoom_out_ratio: largest side of that canvas, as a multiple of the image's.
-        iou_crop: SSD's random crop by IoU; False keeps the whole image.
+        iou_crop: probability of SSD's random crop by IoU (one of whose own draws is the whole image).
         flip: probability of a left-right flip.
         cache: keep the decoded images in memory: faster where the training set fits.
     """
@@ -56,12 +56,12 @@ class DataSettings(EvalDataSettings):
     photometric: bool = True
     zoom_out: float = 0.5
     zoom_out_ratio: float = 4.0
-    iou_crop: bool = True
+    iou_crop: float = 1.0
     flip: float = 0.5
     cache: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("zoom_out", "flip"):
+        for name in ("zoom_out", "iou_crop", "flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
         if not (math.isfinite(self.zoom_out_ratio) and self.zoom_out_ratio >= 1):

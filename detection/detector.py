@@ -89,9 +89,7 @@ class Detector:
         checkpoint.load_weights(model, saved["model"], source)
         return cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
 
-    def predict(
-        self, images: Sequence[Any], score_threshold: float = 0.0, batch_size: int = 8
-    ) -> list[Detections]:
+    def predict(self, images: Sequence[Any], score_threshold: float = 0.0, batch_size: int = 8) -> list[Detections]:
         """Finds objects in images.
 
         Args:

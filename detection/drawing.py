@@ -164,9 +164,7 @@ def _write(canvas: np.ndarray, text: str, place: Rectangle, font_size: int, colo
     cv2.putText(canvas, text, start, colour, font, font_size, _FONT_WEIGHT)
 
 
-def comparison(
-    image: np.ndarray, panels: Sequence[tuple[str, Any, Any, Any]], names: Sequence[str]
-) -> np.ndarray:
+def comparison(image: np.ndarray, panels: Sequence[tuple[str, Any, Any, Any]], names: Sequence[str]) -> np.ndarray:
     """The same image once per result, with title bars: in a row, or in a grid where there are more than four.
 
     Args:

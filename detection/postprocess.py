@@ -55,9 +55,7 @@ class Boxes(NamedTuple):
     labels: Tensor  # [n] int64, 0-based: background is not counted
 
 
-def postprocess(
-    deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings
-) -> list[Boxes]:
+def postprocess(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings) -> list[Boxes]:
     """Return the final boxes of each image: ``fuse(member_boxes(...))``, see both.
 
     With one member the boxes may overshoot the image, as those of the released decoder do: clip them where they become

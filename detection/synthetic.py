@@ -88,10 +88,16 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], im
         records.append({"id": index + 1, "file_name": f"{name}.jpg", "width": width, "height": height})
         for number, item in enumerate(objects):
             x1, y1, x2, y2 = item.box.tolist()
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": index + 1, "category_id": CATEGORY_IDS[item.label],
-                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": int(item.visible.sum()), "iscrowd": 0,
-            })
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": CATEGORY_IDS[item.label],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": int(item.visible.sum()),
+                    "iscrowd": 0,
+                }
+            )
             _write_jpeg(crops[item.label] / f"{name}_{number}.jpg", crop(image, item.box))
     categories = [
         {"id": key, "name": name, "supercategory": "shape"} for key, name in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)

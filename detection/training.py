@@ -48,9 +48,7 @@ class DetectionTask:
     def evaluate(self) -> dict[str, Any]:
         """The 12 COCO numbers of the fused boxes, and each member's AP."""
         self.model.eval()
-        metrics, _ = score(
-            self.detector, self.ground_truth, self.config.train.batch_size, self.config.train.workers
-        )
+        metrics, _ = score(self.detector, self.ground_truth, self.config.train.batch_size, self.config.train.workers)
         members = {f"AP_member{i + 1}": member["AP"] for i, member in enumerate(metrics["members"])}
         return {name: value for name, value in metrics.items() if isinstance(value, float)} | members
 

@@ -75,6 +75,7 @@ def fit(
         keep_freed_memory()
     # Several times faster in mixed precision: the convolutions' own layout.
     model = task.model.to(memory_format=torch.channels_last)
+    parameters = list(model.parameters())
     optimizer = build_optimizer(model, settings, task.weight_decay)
     dtype = precision_dtype(settings.precision, device, training=True)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
@@ -113,7 +114,7 @@ def fit(
             scaler.scale(losses["loss"]).backward()
             if settings.clip_gradient:
                 scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), settings.clip_gradient)
+                nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
             scaler.step(optimizer)
             scaler.update()
             for name, value in losses.items():

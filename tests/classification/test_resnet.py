@@ -103,11 +103,11 @@ def test_feature_extractor_takes_the_classifiers_weights() -> None:
 
 @pytest.mark.parametrize(("groups", "inner"), [(1, 64), (1, 128), (8, 128)])
 def test_bottleneck_network_equals_torchvisions(groups: int, inner: int) -> None:
-    """Torchvision's ResNet-50 of the same widths, given our stem and shortcuts, gives the same logits."""
+    """Torchvision's ResNet of the same blocks and widths, given our stem and shortcuts, gives the same logits."""
     torch.manual_seed(0)
-    ours = ResNet(Bottleneck, (3, 4, 6, 3), Widths(64, inner, 256, groups), True, 10).eval()
+    ours = ResNet(Bottleneck, (2, 1, 2, 1), Widths(64, inner, 256, groups), True, 10).eval()
     peer = torchvision.models.ResNet(
-        torchvision.models.resnet.Bottleneck, [3, 4, 6, 3], 10, groups=groups, width_per_group=inner // groups
+        torchvision.models.resnet.Bottleneck, [2, 1, 2, 1], 10, groups=groups, width_per_group=inner // groups
     ).eval()
     peer.conv1, peer.bn1, peer.relu, peer.maxpool = ours.layer0, nn.Identity(), nn.Identity(), nn.Identity()
     peer.layer1[0].conv1 = nn.Conv2d(128, inner, 1, bias=False)
@@ -121,7 +121,7 @@ def test_bottleneck_network_equals_torchvisions(groups: int, inner: int) -> None
             for key in peer.state_dict()
         }
     )
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 33, 40)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), peer(x))
 

@@ -214,7 +214,7 @@ def test_corrupt_image_met_in_training_is_named_in_one_line(tmp_path: Path, work
     config = recipe(write_folder(tmp_path / "data"), tmp_path / "run")
     config.train.workers = workers
     (tmp_path / "data/train/red/002.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"^\S*002\.png: not a readable image[^\n]*$"):
+    with pytest.raises(UserError, match=r"^\S*002\.png: not an image, or one that is damaged[^\n]*$"):
         train(config)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection.annotations import check_same_categories, clip_boxes, load_annotations
+from detection.annotations import UNSIZED, check_same_categories, clip_boxes, load_annotations
 from engine.errors import UserError
 
 
@@ -67,9 +67,10 @@ def test_records_in_file_order_with_labels_by_ascending_category_id(folder: Path
     assert first.crowd.tolist() == [False, False]
     assert second.crowd.tolist() == [True]
     assert third.boxes.shape == (0, 4)
-    assert annotations.counts == {"boxes partly outside their image clipped": 1}
+    assert annotations.counts == {"boxes partly outside their image clipped": 1, UNSIZED: 1}
     assert annotations.describe() == (
-        "3 images (1 without objects), 3 boxes, 3 categories; 1 boxes partly outside their image clipped"
+        "3 images (1 without objects), 3 boxes, 3 categories; 1 boxes partly outside their image clipped; "
+        "1 images of no given width and height, whose boxes are cut at the border when the image is read"
     )
 
 
@@ -86,6 +87,7 @@ def test_unsound_boxes_leave_the_records_but_not_the_evaluation(folder: Path) ->
         "boxes of zero or negative size dropped": 3,
         "boxes outside their image dropped": 2,
         "boxes partly outside their image clipped": 1,
+        UNSIZED: 1,
     }
     assert len(annotations.images[0].boxes) == 3
     assert annotations.images[0].boxes[0].tolist() == [0, 0, 100, 50]

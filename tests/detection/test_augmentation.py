@@ -48,7 +48,7 @@ def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int) -> None:
 
 
 def test_flip_mirrors_the_whole_image() -> None:
-    settings = DataSettings(zoom_out=0, iou_crop=False, flip=1.0, **GEOMETRY)
+    settings = DataSettings(zoom_out=0, iou_crop=0, flip=1.0, **GEOMETRY)
     image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     view, boxes, _ = TrainingAugmentation(settings)(image, np.array([[30, 60, 90, 120]], np.float32), np.array([0]), 0)
     np.testing.assert_array_equal(view, image[:, ::-1])
@@ -101,7 +101,7 @@ def test_an_image_without_objects_and_the_same_seed() -> None:
 
 def test_photometric_keeps_geometry_and_changes_colours() -> None:
     image = scene(300, 300, (60, 60, 200, 200))
-    settings = DataSettings(zoom_out=0, iou_crop=False, flip=0)
+    settings = DataSettings(zoom_out=0, iou_crop=0, flip=0)
     views = [TrainingAugmentation(settings)(image, np.zeros((0, 4)), np.zeros(0), seed)[0] for seed in range(20)]
     changed = [not np.array_equal(view, image) for view in views]
     assert 4 <= sum(changed) <= 16

@@ -35,10 +35,12 @@ def test_boxes_equal_torchvisions_in_another_order() -> None:
     theirs = box_convert(generator(ImageList(image, [(300, 300)]), maps)[0] / 300, "xyxy", "cxcywh").clamp(0, 1)
     # torchvision: row, column, shape; here: shape, row, column.
     levels = theirs.split([size**2 * shapes for size, shapes in zip(MAP_SIZES, BOXES_PER_CELL, strict=True)])
-    theirs = torch.cat([
-        level.view(-1, shapes, 4).transpose(0, 1).reshape(-1, 4)
-        for level, shapes in zip(levels, BOXES_PER_CELL, strict=True)
-    ])
+    theirs = torch.cat(
+        [
+            level.view(-1, shapes, 4).transpose(0, 1).reshape(-1, 4)
+            for level, shapes in zip(levels, BOXES_PER_CELL, strict=True)
+        ]
+    )
     torch.testing.assert_close(ssd300_default_boxes(), theirs, rtol=0, atol=1e-6)
 
 

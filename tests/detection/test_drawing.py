@@ -61,6 +61,7 @@ def test_scripts_have_real_glyphs_not_one_placeholder() -> None:
     drawn = [draw_boxes(image, [[20, 80, 280, 180]], [0], [text]) for text in "äбλ犬車ñ"]
     assert len({picture.tobytes() for picture in drawn}) == 6
 
+
 @pytest.mark.parametrize("box", [[0, 0, 60, 40], [580, 0, 640, 30], [0, 440, 50, 480], [600, 460, 640, 480]])
 def test_plates_stay_whole_inside_the_image(box: list[int]) -> None:
     image = _plain(480, 640)
