@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from torch import nn
 
+from classification.densenet import DenseNetSpec
 from classification.dividing import (
     check_members,
     divide_cardinality,
     divide_drop_probability,
+    divide_growth_rate,
     divide_widen_factor,
     divide_width,
 )
-from classification.resnet import BasicBlock, Bottleneck, ResNetSpec, Widths
+from classification.efficientnet import EfficientNetSpec
+from classification.pyramidnet import PyramidNetSpec
+from classification.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck, Widths
+from classification.shake_shake import ShakeShakeSpec
 from engine.errors import UserError
 
 
@@ -27,10 +33,8 @@ class BackboneSpec(Protocol):
     def forms(self) -> tuple[str, ...]:
         """The forms it exists in: ``cifar``, ``imagenet``."""
 
-    def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> nn.Module:
-        """One of S members. ``dropout`` is already divided. ``num_classes=None``: SSD300's feature extractor, which has
-        ``layer0`` … ``layer3``, ``out_channels`` and gives [N,C,38,38] for [N,3,300,300].
-        """
+    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Module:
+        """One of S members. ``dropout`` is already divided."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ DATASETS = {
 }
 
 CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
+# Hu et al. 2018; the published CIFAR networks have a reduction of 4.
+SENET = {"reduction": 16, "ceil_pool": True}
 
 
 def resnet(width: int, expansion: int, given: dict[int, int] | None = None) -> Callable[[int], Widths]:
@@ -90,14 +96,20 @@ def wide_bottleneck(factor: int) -> Callable[[int], Widths]:
     return lambda members: Widths(stem=64, inner=64 * divide_widen_factor(factor, members), out=256)
 
 
-def resnext(groups: int, per_group: int) -> Callable[[int], Widths]:
+def resnext(groups: int, per_group: int, stem_out: int | None = None) -> Callable[[int], Widths]:
     """Appendix e: the groups are divided, the channels per group (of the first stage) and the outputs stay."""
 
     def divide(members: int) -> Widths:
         d = divide_cardinality(groups, members)
-        return Widths(stem=64, inner=d * per_group, out=256, groups=d)
+        return Widths(stem=64, inner=d * per_group, out=256, groups=d, stem_out=stem_out)
 
     return divide
+
+
+def se_resnet50(members: int) -> Widths:
+    """ResNet-50's widths behind a stem that does not widen."""
+    w = resnet(64, expansion=4, given={2: 44})(members)
+    return replace(w, stem_out=w.stem)
 
 
 BACKBONES: dict[str, BackboneSpec] = {
@@ -112,6 +124,24 @@ BACKBONES: dict[str, BackboneSpec] = {
     "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(3)),
     "resnext29_8x64d": ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(8, per_group=64)),
     "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, per_group=4)),
+    "se_resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4), {"reduction": 4}),
+    "se_resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4), {"reduction": 4}),
+    "se_resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), se_resnet50, SENET),
+    "se_resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, 4, stem_out=64), SENET),
+    "se_resnext101_64x4d_B": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, 4), SENET),
+    "senet154": ResNetSpec(IMAGENET, SENetBottleneck, (3, 8, 36, 3), resnext(64, 4), SENET | {"shortcut_kernel": 3}),
+    "densenet_bc_190": DenseNetSpec(31, partial(divide_growth_rate, 40)),
+    "pyramidnet272": PyramidNetSpec(30, alpha=200, final_drop=0.5),
+    "shake_shake26_2x96d": ShakeShakeSpec(4, lambda members: 64 if members == 2 else divide_width(96, members)),
+    # Tan and Le's coefficients of width and depth
+    "efficientnet_b0": EfficientNetSpec(1.0, 1.0),
+    "efficientnet_b1": EfficientNetSpec(1.0, 1.1),
+    "efficientnet_b2": EfficientNetSpec(1.1, 1.2),
+    "efficientnet_b3": EfficientNetSpec(1.2, 1.4),
+    "efficientnet_b4": EfficientNetSpec(1.4, 1.8),
+    "efficientnet_b5": EfficientNetSpec(1.6, 2.2),
+    "efficientnet_b6": EfficientNetSpec(1.8, 2.6),
+    "efficientnet_b7": EfficientNetSpec(2.0, 3.1),
     # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, stem included
     "resnet10_16": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(16)),
     "resnet10_32": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(32)),
@@ -168,8 +198,11 @@ def create_feature_extractors(backbone: str, members: int) -> nn.ModuleList:
     """S independently initialised feature extractors of SSD300, each [N,3,300,300] -> [N,C,38,38].
 
     Their keys and shapes are those of the classifiers' ``layer0`` … ``layer3``. Raises UserError as `create_members`,
-    and for a backbone without an ImageNet form.
+    and for a backbone without an ImageNet form or of another family than the residual networks.
     """
     check_members(members)
     spec = find_backbone(backbone, "imagenet")
+    if not isinstance(spec, ResNetSpec):
+        others = (name for name, s in BACKBONES.items() if isinstance(s, ResNetSpec) and "imagenet" in s.forms)
+        raise UserError(f"{backbone} has no form for SSD300; those that have one are: {', '.join(others)}")
     return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for _ in range(members))

@@ -48,6 +48,31 @@ def divide_widen_factor(factor: int, members: int) -> int:
     return divided
 
 
+def divide_growth_rate(growth: int, members: int) -> int:
+    """Growth rate of DenseNet: the even number at or below g/√S (appendix g, which prints ½·⌊2·g/√S⌋; both give the
+    28 and 20 of its networks).
+
+    Raises UserError where no channel is left.
+    """
+    check_members(members)
+    divided = 2 * math.floor(growth / math.sqrt(members) / 2)
+    if divided == 0:
+        raise UserError(f"a growth rate of {growth} cannot be divided into {members} members: none would be left")
+    return divided
+
+
+def divide_added_channels(added: float, members: int) -> float:
+    """Channels that PyramidNet adds over its depth: α/√S (appendix h)."""
+    check_members(members)
+    return added / math.sqrt(members)
+
+
+def divide_to_multiple(width: int, members: int, divisor: int) -> int:
+    """Channels C/√S (Eq. 4), rounded to the nearest multiple of ``divisor``, at least one."""
+    check_members(members)
+    return max(divisor, divisor * math.floor(width / math.sqrt(members) / divisor + 0.5))
+
+
 def divide_cardinality(groups: int, members: int) -> int:
     """Groups of ResNeXt: d* = ⌊d/S⌋ with the channels per group kept (Eq. 5, appendix e).
 

@@ -37,7 +37,7 @@ class Quickstart:
     """
 
     size: int = 400
-    epochs: int = 30
+    epochs: int = 16
     output: str | None = "runs/quickstart"
     device: str = "auto"
     seed: int = 0
@@ -97,16 +97,19 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
             train_images=str(data / "images/train"),
             val_annotations=str(data / "annotations/instances_val.json"),
             val_images=str(data / "images/val"),
+            iou_crop=0.3,
+            zoom_out=0.2,
+            zoom_out_ratio=2.0,
             cache=True,
         ),
         train=DetectionTrainSettings(
             epochs=config.epochs,
-            batch_size=16,
-            lr=0.03,
+            batch_size=8,
+            lr=0.02,
             nesterov=True,
             warmup_epochs=1,
             clip_gradient=10.0,
-            evaluate_every=10,
+            evaluate_every=8,
             workers=1,
         ),
         output=str(folder / "detector"),

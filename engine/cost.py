@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 class Cost(NamedTuple):
     """``params``: weights and biases. ``macs``: multiply-adds of convolutions and linear layers. ``gflops``: billions
     of operations in the paper's convention: macs, plus one for each output of a convolution with bias, two for each
-    input of a batch norm, one for each output of a pooling layer.
+    input of a batch norm, one for each output of a pooling window and for each input of a global pool (so the paper's
+    squeeze-and-excitation networks come out as printed).
     """
 
     params: int
@@ -44,6 +45,8 @@ def count_cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
                 macs += output.numel() * layer.in_features
             case nn.BatchNorm2d():
                 other += 2 * inputs[0].numel()
+            case nn.AdaptiveAvgPool2d():
+                other += inputs[0].numel()
             case _ if isinstance(layer, POOLS):
                 other += output.numel()
 

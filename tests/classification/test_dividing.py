@@ -3,8 +3,11 @@ import math
 import pytest
 
 from classification.dividing import (
+    divide_added_channels,
     divide_cardinality,
     divide_drop_probability,
+    divide_growth_rate,
+    divide_to_multiple,
     divide_weight_decay,
     divide_widen_factor,
     divide_width,
@@ -38,6 +41,19 @@ def test_cardinality() -> None:
     assert [divide_cardinality(8, s) for s in (1, 2, 3, 4, 8)] == [8, 4, 2, 2, 1]
 
 
+def test_growth_rate_of_the_published_densenets() -> None:
+    assert [divide_growth_rate(40, s) for s in (1, 2, 3, 4, 8)] == [40, 28, 22, 20, 14]
+
+
+def test_channels_that_pyramidnet_adds() -> None:
+    assert [divide_added_channels(200, s) / 90 for s in (1, 2, 4)] == pytest.approx([2.222, 1.571, 1.111], abs=5e-4)
+
+
+def test_multiples_that_efficientnet_takes_off_its_table() -> None:
+    assert [divide_to_multiple(32, s, 4) for s in (1, 2, 3, 4, 8)] == [32, 24, 20, 16, 12]
+    assert divide_to_multiple(16, 100, 4) == 4
+
+
 def test_drop_probability_of_table_5() -> None:
     assert divide_drop_probability(0.5, 2) == pytest.approx(0.35355, abs=1e-5)
     assert divide_drop_probability(0.2, 4) == pytest.approx(0.1)
@@ -65,6 +81,7 @@ def test_weight_decay_of_table_5(how: str, members: int, expected: float) -> Non
         (lambda: divide_width(16, True), "at least 1"),
         (lambda: divide_width(16, 300), "none would be left"),
         (lambda: divide_widen_factor(2, 16), "below 1"),
+        (lambda: divide_growth_rate(40, 500), "none would be left"),
         (lambda: divide_cardinality(8, 16), "S may be at most 8"),
         (lambda: divide_drop_probability(1.0, 2), "drop probability"),
         (lambda: divide_weight_decay(1e-4, 2, "halved"), "none, exponential, linear"),

@@ -1,0 +1,85 @@
+"""The paper's published weights: what the released code calls a member's tensors, and what they are called here.
+
+The residual networks without squeeze-and-excitation have the same names in both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+_DEEP_STEM = {"conv1": "0", "bn1": "1", "conv2": "3", "bn2": "4", "conv3": "6", "bn3": "7"}
+_PAIR = {"conv": "0", "norm": "1"}
+
+
+def _mbconv(match: re.Match[str]) -> str:
+    """EfficientNet for CIFAR: ``mod3.block1.depth_wise.conv_block.norm.``; ``mod2`` does not expand."""
+    stage, block, part, tensor = int(match[1]) - 1, int(match[2]) - 1, match[3], match[4]
+    position = ("expansion", "depth_wise", "se_block", "point_wise").index(part) - (stage == 1)
+    return f"features.{stage}.{block}.block.{position}.{_PAIR.get(tensor) or tensor.replace('linear', 'fc')}."
+
+
+_RULES: dict[str, list[Rule]] = {
+    "se": [
+        (r"^layer0\.((?:conv|bn)\d)\.", lambda match: f"layer0.{_DEEP_STEM[match[1]]}."),
+        (r"\.se_module\.", ".se."),
+        (r"^last_linear\.", "fc."),
+    ],
+    "densenet": [(r"^(block\d)\.layer\.", r"\1.")],
+    "shake": [(r"^(conv|bn)_1\.", r"\g<1>1."), (r"^stage_", "layer"), (r"^fc_out\.", "fc.")],
+    "efficientnet": [
+        (r"^mod1\.conv_block\.(conv|norm)\.", lambda match: f"features.0.{_PAIR[match[1]]}."),
+        (r"^mod(\d)\.block(\d+)\.([a-z_]+)\.(?:conv_block\.|channel_se\.)?(\w+)\.", _mbconv),
+        (r"^last_feat\.conv_block\.(conv|norm)\.", lambda match: f"features.8.{_PAIR[match[1]]}."),
+        (r"^(classifier|_fc)\.", "classifier.1."),
+        # The names of the ImageNet form
+        (r"^_conv_stem\.", "features.0.0."),
+        (r"^_bn0\.", "features.0.1."),
+        (r"^_conv_head\.", "features.8.0."),
+        (r"^_bn1\.", "features.8.1."),
+    ],
+}
+_PORT_PARTS = {
+    "_expand_conv": "0.0",
+    "_bn0": "0.1",
+    "_depthwise_conv": "1.0",
+    "_bn1": "1.1",
+    "_se_reduce": "2.fc1",
+    "_se_expand": "2.fc2",
+    "_project_conv": "3.0",
+    "_bn2": "3.1",
+}
+
+
+def own_names(backbone: str, released: Iterable[str], own: Iterable[str]) -> dict[str, str]:
+    """Our name of each released one of a member of ``backbone``.
+
+    Args:
+        released: the published names.
+        own: all names of our network, in order.
+
+    Returns:
+        ``{released: own}``. What no rule knows keeps its name; whether a name exists here is not checked.
+    """
+    rules = next((rules for family, rules in _RULES.items() if backbone.startswith(family)), [])
+    # The ImageNet form of EfficientNet numbers its blocks through all stages.
+    blocks = list(dict.fromkeys(re.findall(r"^features\.[1-7]\.\d+\.", "\n".join(own), re.MULTILINE)))
+    names = {}
+    for name in released:
+        names[name] = name
+        if match := re.match(r"_blocks\.(\d+)\.(_\w+)\.", name):
+            names[name] = _port_block(blocks, int(match[1]), match[2]) + name[match.end() :]
+            continue
+        for pattern, replacement in rules:
+            names[name] = re.sub(pattern, replacement, names[name])
+    return names
+
+
+def _port_block(blocks: list[str], number: int, part: str) -> str:
+    if number >= len(blocks) or part not in _PORT_PARTS:
+        return f"_blocks.{number}.{part}."
+    block = blocks[number]
+    position, tensor = _PORT_PARTS[part].split(".")
+    return f"{block}block.{int(position) - block.startswith('features.1.')}.{tensor}."
