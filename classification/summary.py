@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from classification.backbones import create_members, find_dataset
+from classification.backbones import find_backbone, find_dataset
+from classification.dividing import check_members
 from engine.cost import count_cost
 
 
@@ -15,9 +16,11 @@ def summarise(backbone: str, members: int, dataset: str) -> dict[str, int | floa
     Returns ``params``, ``params_per_member``, ``gflops`` (the paper's convention) and ``macs``. No weight is allocated.
     Raises UserError as `create_members`.
     """
+    check_members(members)
     facts = find_dataset(dataset)
+    spec = find_backbone(backbone, facts.form)
     with torch.device("meta"):
-        member = create_members(backbone, members, facts.num_classes, dataset)[0]
+        member = spec.build(members, facts.form, facts.num_classes, dropout=0.0)
     cost = count_cost(member, (1, 3, facts.image_size, facts.image_size))
     return {
         "params": members * cost.params,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from classification.config import TrainClassification
@@ -120,7 +120,7 @@ def train(config: TrainClassification) -> dict[str, Any]:
 def load_pretrained(model: Ensemble, path: str) -> None:
     """Starts ``model`` from the weights of a checkpoint, member by member.
 
-    The members' classifiers (``fc``) keep their own where the number of classes differs; all else must fit.
+    The members' classifiers keep their own where the number of classes differs; all else must fit.
 
     Raises:
         UserError: where it does not, or the checkpoint is unreadable.
@@ -131,7 +131,8 @@ def load_pretrained(model: Ensemble, path: str) -> None:
             f"{path}: holds {len(source.members)} members where model.members is {len(model.members)}; make them equal"
         )
     weights, own = source.state_dict(), model.state_dict()
-    classifiers = [key for key in own if key.split(".")[2] == "fc" and key in weights]
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]  # one a member
+    classifiers = [key for name in layers for key in (f"{name}.weight", f"{name}.bias") if key in weights]
     if any(weights[key].shape != own[key].shape for key in classifiers):
         weights |= {key: own[key] for key in classifiers}
         print(f"{path}: the classifiers are left out, since the number of classes differs")

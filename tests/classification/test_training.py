@@ -16,8 +16,9 @@ from classification.config import (
     ModelSettings,
     TrainClassification,
 )
+from classification.ensemble import create_ensemble
 from classification.evaluation import evaluate, load_ensemble
-from classification.training import train
+from classification.training import load_pretrained, train
 from engine import checkpoint
 from engine.cli import to_dict
 from engine.errors import UserError
@@ -207,6 +208,15 @@ def test_pretrained_weights_are_taken_but_for_another_number_of_classes(
         with pytest.raises(UserError, match=r"last\.pt"):
             train(replace(config, model=model, output=str(tmp_path / "refused")))
     assert not (tmp_path / "refused").exists()
+
+
+def test_classifier_of_any_family_may_differ_in_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, model = (create_ensemble("efficientnet_b0", 1, classes, "cifar10") for classes in (3, 5))
+    own = model.members[0].classifier[1].weight.clone()
+    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, {}))
+    load_pretrained(model, "some.pt")
+    assert torch.equal(model.members[0].classifier[1].weight, own)
+    assert torch.equal(model.members[0].features[8][0].weight, source.members[0].features[8][0].weight)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
