@@ -23,6 +23,7 @@ from classification.efficientnet import EfficientNetSpec
 from classification.pyramidnet import PyramidNetSpec
 from classification.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck, Widths
 from classification.shake_shake import ShakeShakeSpec
+from classification.timm_backbones import PREFIX, TimmSpec, timm_specs
 from engine.errors import UserError
 
 
@@ -49,6 +50,7 @@ class Dataset:
 DATASETS = {
     "cifar10": Dataset("cifar", 10, 32),
     "cifar100": Dataset("cifar", 100, 32),
+    "svhn": Dataset("cifar", 10, 32),
     "imagenet": Dataset("imagenet", 1000, 224),
 }
 
@@ -131,7 +133,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "se_resnext101_64x4d_B": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, 4), SENET),
     "senet154": ResNetSpec(IMAGENET, SENetBottleneck, (3, 8, 36, 3), resnext(64, 4), SENET | {"shortcut_kernel": 3}),
     "densenet_bc_190": DenseNetSpec(31, partial(divide_growth_rate, 40)),
-    "pyramidnet272": PyramidNetSpec(30, alpha=200, final_drop=0.5),
+    "pyramidnet272": PyramidNetSpec(30, alpha=200, drop_path=0.5),
     "shake_shake26_2x96d": ShakeShakeSpec(4, lambda members: 64 if members == 2 else divide_width(96, members)),
     # Tan and Le's coefficients of width and depth
     "efficientnet_b0": EfficientNetSpec(1.0, 1.0),
@@ -175,34 +177,69 @@ def find_backbone(name: str, form: str) -> BackboneSpec:
     return spec
 
 
-def create_members(backbone: str, members: int, num_classes: int, dataset: str, dropout: float = 0.0) -> nn.ModuleList:
+def member_specs(backbone: str, members: int, form: str) -> list[BackboneSpec]:
+    """What each of S members is built from: all from the network that is divided, or each from its model of timm.
+
+    Raises UserError as `find_backbone` and `classification.timm_backbones.timm_specs`.
+    """
+    check_members(members)
+    return timm_specs(backbone, members) if backbone.startswith(PREFIX) else [find_backbone(backbone, form)] * members
+
+
+def create_members(
+    backbone: str,
+    members: int,
+    num_classes: int,
+    dataset: str,
+    dropout: float = 0.0,
+    drop_path: float | None = None,
+    pretrained: bool = False,
+) -> nn.ModuleList:
     """S independently initialised classifiers, each [N,3,H,W] -> logits [N,num_classes].
 
     Args:
+        backbone: a name of ``BACKBONES``; or ``timm:<model>``, of which the members are undivided copies; or
+            ``timm:<model>,<model>,…``, one for each member.
         members: S, at least 1.
         dataset: a name of ``DATASETS``; picks stem and strides.
         dropout: probability before the classifier in the large network; each member has dropout/√S.
+        drop_path: probability that the large network's last block is dropped (ShakeDrop, stochastic depth), divided
+            likewise; None takes the network's own.
+        pretrained: start timm's models from the weights that timm fetches: then copies begin alike.
 
-    Raises UserError for an unknown name, a form that the backbone lacks, or an S that its rule does not allow.
+    Raises UserError for an unknown name, a form that the backbone lacks, an S that its rule does not allow, or weights
+    that cannot be fetched.
     """
-    check_members(members)
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, not {num_classes}")
     form = find_dataset(dataset).form
-    spec = find_backbone(backbone, form)
+    specs = _with_weights(member_specs(backbone, members, form), backbone, pretrained)
+    if drop_path is not None:
+        if not hasattr(specs[0], "drop_path"):
+            others = ", ".join(other for other, s in BACKBONES.items() if hasattr(s, "drop_path"))
+            raise UserError(f"{backbone} drops no blocks, so drop_path must stay unset; those that do are: {others}")
+        specs = [replace(spec, drop_path=drop_path) for spec in specs]
     p = divide_drop_probability(dropout, members)
-    return nn.ModuleList(spec.build(members, form, num_classes, p) for _ in range(members))
+    return nn.ModuleList(spec.build(members, form, num_classes, p) for spec in specs)
 
 
-def create_feature_extractors(backbone: str, members: int) -> nn.ModuleList:
+def create_feature_extractors(backbone: str, members: int, pretrained: bool = False) -> nn.ModuleList:
     """S independently initialised feature extractors of SSD300, each [N,3,300,300] -> [N,C,38,38].
 
-    Their keys and shapes are those of the classifiers' ``layer0`` … ``layer3``. Raises UserError as `create_members`,
-    and for a backbone without an ImageNet form or of another family than the residual networks.
+    ``from_classifier`` of each takes the weights that it shares with the classifier of the same name (of a built-in
+    one ``layer0`` … ``layer3``). Arguments and errors as `create_members`; UserError also for a backbone without an
+    ImageNet form or of another family than the residual networks and timm's.
     """
-    check_members(members)
-    spec = find_backbone(backbone, "imagenet")
-    if not isinstance(spec, ResNetSpec):
-        others = (name for name, s in BACKBONES.items() if isinstance(s, ResNetSpec) and "imagenet" in s.forms)
-        raise UserError(f"{backbone} has no form for SSD300; those that have one are: {', '.join(others)}")
-    return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for _ in range(members))
+    fit = [name for name, s in BACKBONES.items() if isinstance(s, ResNetSpec) and "imagenet" in s.forms]
+    if backbone in BACKBONES and backbone not in fit:
+        raise UserError(f"{backbone} has no form for SSD300; those that have one are timm's and: {', '.join(fit)}")
+    specs = _with_weights(member_specs(backbone, members, "imagenet"), backbone, pretrained)
+    return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for spec in specs)
+
+
+def _with_weights(specs: list[BackboneSpec], backbone: str, pretrained: bool) -> list[BackboneSpec]:
+    if not pretrained:
+        return specs
+    if not isinstance(specs[0], TimmSpec):
+        raise UserError(f"pretrained is timm, but {backbone} is not one of its models: give a checkpoint, or nothing")
+    return [replace(spec, pretrained=True) for spec in specs]

@@ -1,15 +1,15 @@
 """What a classification recipe consists of."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from classification.dividing import WeightDecayDividing
+from classification.losses import Divergence
 from engine.devices import Precision
 from engine.errors import UserError
-from engine.optimization import TrainSettings
+from engine.optimization import TrainSettings, check_not_negative
 
-DatasetName = Literal["cifar10", "cifar100", "imagenet", "folder", "npz"]
+DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
 
 
 @dataclass
@@ -17,26 +17,33 @@ class ModelSettings:
     """The divided network.
 
     Attributes:
-        backbone: name of the network before dividing (an unknown one lists all).
+        backbone: name of the network before dividing (an unknown one lists all); or timm:<model>, of which all members
+            are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that it is divided into.
         stem: form of the network: cifar for images up to 64 px, imagenet for larger ones and for detectors; auto
             decides by the size, and takes imagenet for the dataset of that name.
+        same_initialisation: start all members from the first one's weights, where the paper draws each member's own.
         dropout: probability before the classifier of the undivided network; each member has it divided by √S.
-        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from; its classifier is
-            left out where the number of classes differs.
+        drop_path: probability of dropping the undivided network's last block (PyramidNet's ShakeDrop, EfficientNet's
+            stochastic depth), divided likewise; default: the network's own, 0.5 and 0.2.
+        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, whose classifier is
+            left out where the number of classes differs; or timm, to fetch the weights of timm's models.
     """
 
     backbone: str = "resnet110"
     members: int = 2
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    same_initialisation: bool = False
     dropout: float = 0.0
+    drop_path: float | None = None
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
         if self.members < 1:
             raise UserError(f"model.members is {self.members}: it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 0 and below 1")
 
 
 @dataclass
@@ -44,11 +51,11 @@ class EvalDataSettings:
     """Images and their classes.
 
     Attributes:
-        dataset: cifar10 or cifar100 (as torchvision stores them), imagenet (the official archives, or train/ and val/
-            with a folder per class), folder (train/ and val/ with a folder per class), npz (encoded images, one
+        dataset: cifar10, cifar100 or svhn (as torchvision stores them), imagenet (the official archives, or train/ and
+            val/ with a folder per class), folder (train/ and val/ with a folder per class), npz (encoded images, one
             file).
         root: the folder, or the .npz file.
-        download: fetch CIFAR where root lacks it.
+        download: fetch CIFAR or SVHN where root lacks it.
     """
 
     dataset: DatasetName = "cifar100"
@@ -56,8 +63,10 @@ class EvalDataSettings:
     download: bool = False
 
     def __post_init__(self) -> None:
-        if self.download and self.dataset not in ("cifar10", "cifar100"):
-            raise UserError(f"data.download is true: only CIFAR can be fetched, {self.dataset} must be at data.root")
+        if self.download and self.dataset not in ("cifar10", "cifar100", "svhn"):
+            raise UserError(
+                f"data.download is true: only CIFAR and SVHN can be fetched, {self.dataset} must be at data.root"
+            )
 
 
 @dataclass
@@ -65,13 +74,15 @@ class DataSettings(EvalDataSettings):
     """Images and the random views that the members see of them.
 
     Attributes:
-        image_size: side of the network's input in pixels; default 32 for CIFAR, 224 for imagenet and folder, and the
-            shorter side of the first image for npz.
+        image_size: side of the network's input in pixels; default 32 for CIFAR and SVHN, 224 for imagenet and folder,
+            and the shorter side of the first image for npz.
         crop: padded (pad, then crop at random), resized (a random part of the image, resized), none; auto takes padded
             up to 64 px and resized above.
         padding: black pixels on each side before the padded crop.
         flip: probability of a left-right flip.
-        auto_augment: AutoAugment's policy.
+        auto_augment: AutoAugment's policy, or rand for RandAugment.
+        rand_augment_operations: operations that RandAugment applies to a view.
+        rand_augment_magnitude: of its operations, 0 to 30.
         erasing: probability of erasing a random rectangle.
         different_views: each member sees its own random view of an image; false shows all members the same one.
         limit: train on this many images only, drawn at random with the seed.
@@ -81,7 +92,9 @@ class DataSettings(EvalDataSettings):
     crop: Literal["auto", "padded", "resized", "none"] = "auto"
     padding: int = 4
     flip: float = 0.5
-    auto_augment: Literal["none", "cifar10", "imagenet"] = "none"
+    auto_augment: Literal["none", "cifar10", "imagenet", "svhn", "rand"] = "none"
+    rand_augment_operations: int = 2
+    rand_augment_magnitude: int = 9
     erasing: float = 0.0
     different_views: bool = True
     limit: int | None = None
@@ -95,6 +108,8 @@ class DataSettings(EvalDataSettings):
             raise UserError(f"data.padding is {self.padding}: it must be 0 or more")
         if self.image_size is not None and not 8 <= self.image_size <= 4096:
             raise UserError(f"data.image_size is {self.image_size}: it must be 8 to 4096 pixels")
+        if self.rand_augment_operations < 1 or not 0 <= self.rand_augment_magnitude <= 30:
+            raise UserError("data.rand_augment_operations must be at least 1 and data.rand_augment_magnitude 0 to 30")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"data.limit is {self.limit}: it must be at least 1")
 
@@ -105,7 +120,9 @@ class ClassificationTrainSettings(TrainSettings):
 
     Attributes:
         weight_decay_division: how S divides the weight decay: none, exponential (Eq. 6) or linear (by S).
-        cot_weight: λ of the co-training loss (Eq. 9).
+        cot_weight: λ of the co-training loss (Eq. 9); 0 trains the members apart from each other.
+        cot_loss: the divergence between members: js (Jensen-Shannon, Eq. 8) or kl (of every two members, as deep
+            mutual learning has it).
         cot_warmup_epochs: epochs over which λ grows linearly from 0.
         label_smoothing: share of the target that is spread over all classes.
         mixup: parameter of the Beta distribution that mixes pairs of images; 0 does not mix.
@@ -113,16 +130,14 @@ class ClassificationTrainSettings(TrainSettings):
 
     weight_decay_division: WeightDecayDividing = "none"
     cot_weight: float = 0.5
+    cot_loss: Divergence = "js"
     cot_warmup_epochs: float = 40.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("cot_weight", "cot_warmup_epochs", "mixup"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
+        check_not_negative(self, "cot_weight", "cot_warmup_epochs", "mixup")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"train.label_smoothing is {self.label_smoothing}: it must be at least 0 and below 1")
 
@@ -160,6 +175,7 @@ class EvaluateClassification:
 
     Attributes:
         checkpoint: a train_cls.py checkpoint.
+        others: further checkpoints of the same data; every checkpoint's ensemble then counts as one member (Fig. 6).
         data: images and classes; default: those that the checkpoint was trained with.
         batch_size: images per forward pass.
         workers: processes that load images; 0 loads in this process.
@@ -170,6 +186,7 @@ class EvaluateClassification:
     """
 
     checkpoint: str | None = None
+    others: list[str] = field(default_factory=list)
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
     batch_size: int = 128
     workers: int = 2

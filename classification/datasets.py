@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torchvision import datasets as torchvision_datasets
 
+from classification.class_names import IMAGENET
 from classification.config import DataSettings, EvalDataSettings
 from engine.errors import UserError
 from engine.images import decode_image, read_bytes
@@ -25,6 +27,7 @@ IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 
 
@@ -68,6 +71,8 @@ def load_images(settings: EvalDataSettings, split: Split) -> ImageSet:
     match settings.dataset:
         case "cifar10" | "cifar100":
             return _load_cifar(settings, root, split)
+        case "svhn":
+            return _load_svhn(settings, root, split)
         case "imagenet":
             return _load_imagenet(root, split)
         case "folder":
@@ -109,7 +114,7 @@ def default_image_size(settings: DataSettings, images: ImageSet) -> int:
         return settings.image_size
     if settings.dataset == "npz":
         return min(images.read(0).shape[:2])
-    return 32 if settings.dataset.startswith("cifar") else 224
+    return 32 if settings.dataset in ("cifar10", "cifar100", "svhn") else 224
 
 
 def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
@@ -124,6 +129,21 @@ def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSe
             f"{root}: holds no intact {cls.base_folder} folder: add --data.download true, or set --data.root"
         ) from error
     return ImageSet(str(root), list(data.classes), np.array(data.targets, np.int64), data.data, _as_is)
+
+
+def _load_svhn(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
+    try:
+        data = torchvision_datasets.SVHN(str(root), "train" if split == "train" else "test", download=settings.download)
+    except ImportError as error:
+        raise UserError(f"{root}: reading SVHN needs scipy: pip install scipy") from error
+    except (RuntimeError, OSError, ValueError) as error:
+        if settings.download:
+            raise UserError(f"{root}: SVHN cannot be fetched ({error}); put its two .mat files there") from error
+        raise UserError(
+            f"{root}: holds no intact train_32x32.mat and test_32x32.mat: add --data.download true, or set --data.root"
+        ) from error
+    images = np.ascontiguousarray(data.data.transpose(0, 2, 3, 1))
+    return ImageSet(str(root), [str(digit) for digit in range(10)], np.array(data.labels, np.int64), images, _as_is)
 
 
 def _as_is(image: np.ndarray) -> np.ndarray:
@@ -147,7 +167,10 @@ def _load_imagenet(root: Path, split: Split) -> ImageSet:
                 f"{root}: holds neither {split}/ with a folder per class nor the official archives (devkit and {split} "
                 "images): set --data.root"
             ) from error
-    return _load_folder(root, split)
+    images = _load_folder(root, split)
+    # The whole of ImageNet, in the order of its folders: names say more than WordNet ids.
+    whole = len(images.classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in images.classes)
+    return replace(images, classes=IMAGENET) if whole else images
 
 
 def _load_folder(root: Path, split: Split) -> ImageSet:

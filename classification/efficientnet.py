@@ -25,7 +25,6 @@ _STRIDE = (1, 2, 2, 2, 1, 2, 1)
 # On CIFAR the stem and stages 3 and 6 keep the size (the paper counts the stem as stage 1: "stage 4&7").
 _CIFAR_STRIDE = (1, 2, 1, 2, 1, 1, 1)
 _LAYERS = (1, 2, 2, 3, 3, 4, 1)
-_STOCHASTIC_DEPTH = 0.2
 
 
 def round_channels(channels: float, divisor: int) -> int:
@@ -55,10 +54,11 @@ class SameConv2d(nn.Conv2d):
 
 @dataclass(frozen=True)
 class EfficientNetSpec:
-    """``width`` and ``depth`` coefficients of the undivided network."""
+    """``width`` and ``depth`` coefficients, and ``drop_path`` of the last block, of the undivided network."""
 
     width: float
     depth: float
+    drop_path: float = 0.2
     forms: tuple[str, ...] = ("cifar", "imagenet")
 
     def channels(self, members: int) -> list[int]:
@@ -67,7 +67,7 @@ class EfficientNetSpec:
         return [round_channels(c * self.width, 8 if members == 1 else 4) for c in baseline]
 
     def build(self, members: int, form: str, num_classes: int, dropout: float) -> EfficientNet:
-        """One of S members. Its batch norms have ε 1e-3 and momentum 0.01; stochastic depth ends at 0.2/√S."""
+        """One of S members. Its batch norms have ε 1e-3 and momentum 0.01; stochastic depth ends at drop_path/√S."""
         stem, *stages, last = self.channels(members)
         strides = _STRIDE if form == "imagenet" else _CIFAR_STRIDE
         layers = [math.ceil(count * self.depth) for count in _LAYERS]
@@ -76,7 +76,7 @@ class EfficientNetSpec:
         network = EfficientNet(
             settings,
             dropout,
-            divide_drop_probability(_STOCHASTIC_DEPTH, members),
+            divide_drop_probability(self.drop_path, members),
             num_classes,
             partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
             last,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import combinations
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,21 @@ class Ensemble(nn.Module):
         return torch.stack([member(view) for member, view in zip(self.members, views, strict=True)])
 
 
-def create_ensemble(backbone: str, members: int, num_classes: int, dataset: str, dropout: float = 0.0) -> Ensemble:
+class EnsembleOfEnsembles(nn.Module):
+    """Several ensembles, each treated as a single network (paper Sec. IV-C e, Fig. 6): they are its ``members``."""
+
+    def __init__(self, ensembles: Iterable[Ensemble]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(ensembles)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N,3,H,W] -> logits [E,N,C], each the mean of an ensemble's members."""
+        return torch.stack([combine(ensemble(x)) for ensemble in self.members])
+
+
+def create_ensemble(backbone: str, members: int, num_classes: int, dataset: str, **options: Any) -> Ensemble:
     """The backbone divided into S independently initialised members. Arguments and errors as `create_members`."""
-    return Ensemble(create_members(backbone, members, num_classes, dataset, dropout))
+    return Ensemble(create_members(backbone, members, num_classes, dataset, **options))
 
 
 def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from classification.config import EvaluateClassification
 from classification.datasets import check_classes, load_images
-from classification.ensemble import Ensemble, combine, cosine_similarity, create_ensemble
+from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosine_similarity, create_ensemble
 from classification.views import EvaluationViews, normalize
 from engine import checkpoint as checkpoints
 from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
@@ -33,7 +33,7 @@ FORM_DATASETS = {"cifar": "cifar10", "imagenet": "imagenet"}
 
 @torch.no_grad()
 def measure(
-    model: Ensemble, loader: DataLoader, mean: Tensor, std: Tensor, precision: Precision = "auto"
+    model: Ensemble | EnsembleOfEnsembles, loader: DataLoader, mean: Tensor, std: Tensor, precision: Precision = "auto"
 ) -> dict[str, Any]:
     """Evaluates on every image of ``loader``, which gives batches as `EvaluationViews`.
 
@@ -95,10 +95,11 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
         model, meta = found["config"]["model"], found["meta"]
         stem, classes = FORM_DATASETS[meta["stem"]], len(meta["classes"])
         backbone, members, dropout = str(model["backbone"]), int(model["members"]), float(model["dropout"])
+        drop_path = None if model["drop_path"] is None else float(model["drop_path"])
         [*map(float, meta["mean"]), *map(float, meta["std"]), int(meta["image_size"]), str(meta["crop"])]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: its config or meta is incomplete; use a checkpoint of train_cls.py") from error
-    ensemble = create_ensemble(backbone, members, classes, stem, dropout)
+    ensemble = create_ensemble(backbone, members, classes, stem, dropout=dropout, drop_path=drop_path)
     checkpoints.load_weights(ensemble, found["model"], str(path))
     return ensemble, found
 
@@ -125,6 +126,8 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     device = resolve_device(config.device)
     model, found = load_ensemble(config.checkpoint)
     meta = found["meta"]
+    if config.others:
+        model = EnsembleOfEnsembles([model, *(_load_peer(path, meta, config.checkpoint) for path in config.others)])
     images = load_images(config.data, "val")
     check_classes(images, meta["classes"], f"those of {config.checkpoint}")
     views = EvaluationViews(images, meta["image_size"], meta["crop"])
@@ -132,12 +135,23 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
     metrics = measure(model.to(device, memory_format=torch.channels_last), loader, mean, std, config.precision)
     metrics["checkpoint"] = str(config.checkpoint)
+    if config.others:
+        metrics["others"] = config.others
     metrics["precision"] = resolve_precision(config.precision, device)
     folder = make_folder(config.output or Path(config.checkpoint).parent)
     write_json(metrics, folder / "metrics.json")
     print(describe(metrics))
     print(f"wrote {folder / 'metrics.json'}")
     return metrics
+
+
+def _load_peer(path: str, meta: dict[str, Any], first: str) -> Ensemble:
+    """The ensemble of another checkpoint, which must take the same inputs to the same classes."""
+    ensemble, found = load_ensemble(path)
+    for key in ("classes", "image_size", "crop", "mean", "std"):
+        if found["meta"][key] != meta[key]:
+            raise UserError(f"{path}: has other {key} than {first}; combine only checkpoints of the same data")
+    return ensemble
 
 
 def describe(metrics: dict[str, Any]) -> str:

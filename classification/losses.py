@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Divergence = Literal["js", "kl"]
+
 
 def js_divergence(logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the members' class distributions (Eq. 8), in nats, averaged over the batch.
+    """Jensen-Shannon divergence of the members' class distributions (Eq. 8), in nats, of each sample.
 
     Computed as the members' mean Kullback-Leibler divergence from their mixture, which equals Eq. 8 and has no
     difference of two nearly equal entropies; from log-probabilities, so that a probability of 0 contributes 0.
@@ -19,15 +22,35 @@ def js_divergence(logits: Tensor) -> Tensor:
         logits: [S,N,C], finite; half precision is computed in float32.
 
     Returns:
-        A scalar in 0…ln S; 0 for a single member.
+        [N] in 0…ln S; 0 for a single member.
     """
     log_p = _full_precision(logits).log_softmax(-1)
     log_mixture = log_p.logsumexp(0) - math.log(len(logits))
-    return (log_p.exp() * (log_p - log_mixture)).sum(-1).mean()
+    return (log_p.exp() * (log_p - log_mixture)).sum(-1).mean(0)
+
+
+def kl_divergence(logits: Tensor) -> Tensor:
+    """Deep mutual learning's divergence (Zhang et al. 2018, paper ref. [12]), in nats, of each sample: the sum over the
+    members i of the mean over all others j of KL(p_j ‖ p_i). The others are constants to member i, so its gradient
+    draws it towards them, never them towards it.
+
+    Args:
+        logits: [S,N,C], finite; half precision is computed in float32.
+
+    Returns:
+        [N], at least 0; 0 for a single member.
+    """
+    log_p = _full_precision(logits).log_softmax(-1)
+    peers = log_p.detach()[:, None]
+    pairs = (peers.exp() * (peers - log_p)).sum(-1)  # [j,i,N]; a member has no divergence from itself
+    return pairs.sum((0, 1)) / max(len(logits) - 1, 1)
+
+
+DIVERGENCES = {"js": js_divergence, "kl": kl_divergence}
 
 
 def co_training_loss(
-    logits: Tensor, targets: Tensor, cot_weight: float, label_smoothing: float = 0.0
+    logits: Tensor, targets: Tensor, cot_weight: float, label_smoothing: float = 0.0, divergence: Divergence = "js"
 ) -> dict[str, Tensor]:
     """Sum of the members' cross-entropies plus λ times their divergence (Eq. 9).
 
@@ -36,6 +59,7 @@ def co_training_loss(
         targets: class indices [N], or class probabilities [N,C] of mixed images; the same for every member.
         cot_weight: λ.
         label_smoothing: share of the target that is spread over all classes.
+        divergence: js (Eq. 8) or kl (of every two members), averaged over the batch.
 
     Returns:
         Scalars ``loss``, ``ce`` (the sum over the members, each averaged over the batch) and ``cot`` (without λ).
@@ -44,7 +68,7 @@ def co_training_loss(
     repeated = targets.repeat(members, *[1] * (targets.dim() - 1))
     flat = _full_precision(logits).flatten(0, 1)
     ce = members * F.cross_entropy(flat, repeated, label_smoothing=label_smoothing)
-    cot = js_divergence(logits)
+    cot = DIVERGENCES[divergence](logits).mean()
     return {"loss": ce + cot_weight * cot, "ce": ce, "cot": cot}
 
 

@@ -78,17 +78,17 @@ class PyramidNet(nn.Module):
 
 @dataclass(frozen=True)
 class PyramidNetSpec:
-    """``blocks`` per stage; ``alpha`` channels added over all of them; ``final_drop`` of ShakeDrop. The last two are of
-    the undivided network.
+    """``blocks`` per stage; ``alpha`` channels added over all of them; ``drop_path`` of the last block's ShakeDrop. The
+    last two are of the undivided network.
     """
 
     blocks: int
     alpha: int
-    final_drop: float
+    drop_path: float
     forms: tuple[str, ...] = ("cifar",)
 
     def build(self, members: int, form: str, num_classes: int, dropout: float) -> PyramidNet:
         """One of S members."""
         added = divide_added_channels(self.alpha, members) / (3 * self.blocks)
-        drop = divide_drop_probability(self.final_drop, members)
+        drop = divide_drop_probability(self.drop_path, members)
         return PyramidNet(self.blocks, added, num_classes, drop, dropout)

@@ -77,6 +77,14 @@ def own_names(backbone: str, released: Iterable[str], own: Iterable[str]) -> dic
     return names
 
 
+def is_unused(backbone: str, name: str) -> bool:
+    """Whether the released network holds the weight ``name`` (as `own_names` gives it) but never computes with it.
+
+    Shake-Shake has a shortcut in every block, and uses that of a stage's first block only.
+    """
+    return backbone.startswith("shake") and re.match(r"layer\d\.[1-9]\d*\.shortcut\.", name) is not None
+
+
 def _port_block(blocks: list[str], number: int, part: str) -> str:
     if number >= len(blocks) or part not in _PORT_PARTS:
         return f"_blocks.{number}.{part}."

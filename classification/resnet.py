@@ -7,7 +7,7 @@ squeeze-and-excitation (Hu et al. 2018) before a block's shortcut is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -208,6 +208,10 @@ class ResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = None if num_classes is None else nn.Linear(self.out_channels[-1], num_classes)
         kaiming(self)
+
+    def from_classifier(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of the same network as classifier that belong to the feature extractor."""
+        return {name: value for name, value in weights.items() if not name.startswith(("layer4.", "fc."))}
 
     def forward(self, x: Tensor) -> Tensor:
         for k in range(self.stages + 1):

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
-from classification.backbones import find_backbone, find_dataset
-from classification.dividing import check_members
-from engine.cost import count_cost
+from classification.backbones import BackboneSpec, find_dataset, member_specs
+from engine.cost import Cost, count_cost
 
 
-def summarise(backbone: str, members: int, dataset: str) -> dict[str, int | float]:
-    """Cost of the whole ensemble on one image of the data set (32x32 for CIFAR, 224x224 for ImageNet): S times that of
-    one member, as all have the same shapes.
+def summarise(backbone: str, members: int, dataset: str) -> dict[str, Any]:
+    """Cost of the whole ensemble on one image of the data set (32x32 for CIFAR, 224x224 for ImageNet).
 
-    Returns ``params``, ``params_per_member``, ``gflops`` (the paper's convention) and ``macs``. No weight is allocated.
-    Raises UserError as `create_members`.
+    Returns ``params``, ``params_per_member`` (a list where the members differ), ``gflops`` (the paper's convention),
+    ``macs`` and ``torch_gflops`` (by torch's counter). No weight is allocated. Raises UserError as `create_members`.
     """
-    check_members(members)
     facts = find_dataset(dataset)
-    spec = find_backbone(backbone, facts.form)
-    with torch.device("meta"):
-        member = spec.build(members, facts.form, facts.num_classes, dropout=0.0)
-    cost = count_cost(member, (1, 3, facts.image_size, facts.image_size))
+    specs = member_specs(backbone, members, facts.form)
+
+    def count(index: int) -> Cost:
+        with torch.device("meta"):
+            member = specs[index].build(members, facts.form, facts.num_classes, dropout=0.0)
+        return count_cost(member, (1, 3, facts.image_size, facts.image_size))
+
+    costs = member_costs(specs, count)
     return {
-        "params": members * cost.params,
-        "params_per_member": cost.params,
-        "gflops": members * cost.gflops,
-        "macs": members * cost.macs,
+        "params": sum(cost.params for cost in costs),
+        "params_per_member": per_member(costs),
+        "gflops": sum(cost.gflops for cost in costs),
+        "macs": sum(cost.macs for cost in costs),
+        "torch_gflops": sum(cost.torch_gflops for cost in costs),
     }
+
+
+def member_costs(specs: list[BackboneSpec], count: Callable[[int], Cost]) -> list[Cost]:
+    """The cost of each member; ``count`` gives that of a member's index, and is asked once for equal members."""
+    costs: list[Cost] = []
+    for index, spec in enumerate(specs):
+        first = specs.index(spec)
+        costs.append(costs[first] if first < index else count(index))
+    return costs
+
+
+def per_member(costs: list[Cost]) -> int | list[int]:
+    """Parameters of a member, or of each where they differ."""
+    params = [cost.params for cost in costs]
+    return params[0] if len(set(params)) == 1 else params

@@ -15,6 +15,7 @@ from classification.dividing import divide_weight_decay
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
+from classification.timm_backbones import PREFIX, statistics
 from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
 from engine.checkpoint import load_weights
 from engine.devices import resolve_device, resolve_precision
@@ -55,7 +56,7 @@ class CoTraining:
             images, targets = mixup(images, targets, len(self.meta["classes"]), self.settings.mixup)
         logits = self.model(images if len(images) == len(self.model.members) else images[0])
         weight = cot_weight_at(epoch, self.settings.cot_weight, self.settings.cot_warmup_epochs)
-        return co_training_loss(logits, targets, weight, self.settings.label_smoothing)
+        return co_training_loss(logits, targets, weight, self.settings.label_smoothing, self.settings.cot_loss)
 
     def evaluate(self) -> dict[str, Any]:
         """`measure`'s numbers, the members' as ``top1_member1`` …."""
@@ -78,7 +79,10 @@ def train(config: TrainClassification) -> dict[str, Any]:
     stem = config.model.stem
     if stem == "auto":
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
-    mean, std = STATISTICS.get(config.data.dataset, IMAGENET_STATISTICS)
+    if config.model.pretrained == "timm" and config.model.backbone.startswith(PREFIX):
+        mean, std = statistics(config.model.backbone)
+    else:
+        mean, std = STATISTICS.get(config.data.dataset, IMAGENET_STATISTICS)
     meta = {
         "classes": images.classes,
         "image_size": size,
@@ -96,9 +100,18 @@ def train(config: TrainClassification) -> dict[str, Any]:
     folder = RunFolder(config, "classification", meta)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_ensemble(
-        config.model.backbone, config.model.members, len(images.classes), FORM_DATASETS[stem], config.model.dropout
+        config.model.backbone,
+        config.model.members,
+        len(images.classes),
+        FORM_DATASETS[stem],
+        dropout=config.model.dropout,
+        drop_path=config.model.drop_path,
+        pretrained=config.model.pretrained == "timm" and not folder.resumed,
     )
-    if config.model.pretrained and not folder.resumed:
+    if config.model.same_initialisation:
+        for member in model.members[1:]:
+            member.load_state_dict(model.members[0].state_dict())
+    if config.model.pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, config.model.pretrained)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(

@@ -26,7 +26,7 @@ SMALL = 64  # pixels up to which an image is cropped after padding, and takes th
 EVALUATION_CROP = 0.875  # side of the centre crop where training takes parts of larger images (224 of 256)
 CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)  # of random erasing's authors (paper, ref. [47])
-POLICIES = {"cifar10": v2.AutoAugmentPolicy.CIFAR10, "imagenet": v2.AutoAugmentPolicy.IMAGENET}
+POLICIES = {policy.value: policy for policy in v2.AutoAugmentPolicy}  # cifar10, imagenet, svhn
 
 
 class TrainingViews(Dataset):
@@ -50,8 +50,11 @@ class TrainingViews(Dataset):
         self.crop = crop_kind(settings, size)
         self.views = members if settings.different_views else 1
         self.fill = np.round(np.array(fill) * 255).astype(np.uint8)
-        policy = POLICIES.get(settings.auto_augment)
-        self.auto_augment = v2.AutoAugment(policy) if policy else None
+        self.auto_augment = None
+        if settings.auto_augment == "rand":
+            self.auto_augment = v2.RandAugment(settings.rand_augment_operations, settings.rand_augment_magnitude)
+        elif settings.auto_augment != "none":
+            self.auto_augment = v2.AutoAugment(POLICIES[settings.auto_augment])
 
     def __len__(self) -> int:
         return len(self.images)

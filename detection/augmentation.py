@@ -79,8 +79,9 @@ class TrainingAugmentation:
     (albumentations) run on its 300 x 300 pixels instead of on the stored image.
     """
 
-    def __init__(self, settings: DataSettings) -> None:
+    def __init__(self, settings: DataSettings, members: int = 1) -> None:
         self.settings = settings
+        self.views = members if settings.different_views else 1
         self.photometric = None
         if settings.photometric:
             os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -103,7 +104,8 @@ class TrainingAugmentation:
             seed: decides everything that is drawn.
 
         Returns:
-            The input ``[300, 300, 3]`` uint8, the boxes that are left (of at least one input pixel a side) ``[m, 4]``
+            The input ``[V, 300, 300, 3]`` uint8, V being S where each member has its own photometric view and 1
+            where all have the same; the boxes that are left (of at least one input pixel a side) ``[m, 4]``
             xyxy in [0, 1], their labels ``[m]``.
         """
         random = np.random.default_rng(seed)
@@ -131,8 +133,10 @@ class TrainingAugmentation:
             boxes = boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (1, 0, 1, 0)
         if self.photometric is not None:
             self.photometric.set_random_seed(int(random.integers(2**31)))
-            view = self.photometric(image=np.ascontiguousarray(view))["image"]
-        return np.ascontiguousarray(view), boxes.astype(np.float32), labels
+            views = [self.photometric(image=np.ascontiguousarray(view))["image"] for _ in range(self.views)]
+        else:
+            views = [view]
+        return np.stack(views), boxes.astype(np.float32), labels
 
 
 def _iou_crop(window: Window, boxes: np.ndarray, random: np.random.Generator) -> Window:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from detection.postprocess import PostprocessSettings
 from engine.errors import UserError
-from engine.optimization import TrainSettings
+from engine.optimization import TrainSettings, check_not_negative
 
 
 @dataclass
@@ -13,9 +13,12 @@ class ModelSettings:
     """The detector.
 
     Attributes:
-        backbone: name of the backbone before dividing (an unknown one lists all).
+        backbone: name of the backbone before dividing (an unknown one lists all); or timm:<model>, of which all members
+            are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that the backbone is divided into.
-        pretrained: a train_cls.py checkpoint of the same backbone and members; none trains from scratch.
+        pretrained: a checkpoint of the same backbone and members to start from: a classifier's, or a detector's, whose
+            class heads are left out where the number of classes differs; or timm, to fetch the weights of timm's
+            models. None trains from scratch.
     """
 
     backbone: str = "wrn50_2"
@@ -48,6 +51,7 @@ class DataSettings(EvalDataSettings):
         zoom_out_ratio: largest side of that canvas, as a multiple of the image's.
         iou_crop: probability of SSD's random crop by IoU (one of whose own draws is the whole image).
         flip: probability of a left-right flip.
+        different_views: each member sees its own photometric view of the same crop.
         cache: keep the decoded images in memory: faster where the training set fits.
     """
 
@@ -58,6 +62,7 @@ class DataSettings(EvalDataSettings):
     zoom_out_ratio: float = 4.0
     iou_crop: float = 1.0
     flip: float = 0.5
+    different_views: bool = False
     cache: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +71,8 @@ class DataSettings(EvalDataSettings):
                 raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
         if not (math.isfinite(self.zoom_out_ratio) and self.zoom_out_ratio >= 1):
             raise UserError(f"data.zoom_out_ratio is {self.zoom_out_ratio}: it must be 1 or more")
+        if self.different_views and not self.photometric:
+            raise UserError("data.different_views needs data.photometric: the views differ in nothing else")
 
 
 @dataclass
@@ -74,6 +81,8 @@ class DetectionTrainSettings(TrainSettings):
 
     Attributes:
         negative_ratio: mined negatives per positive.
+        cot_weight: λ of the divergence between members at positives and mined negatives; 0 is the paper's detector.
+        cot_warmup_epochs: epochs over which λ grows linearly from 0.
     """
 
     epochs: int = 65
@@ -82,11 +91,12 @@ class DetectionTrainSettings(TrainSettings):
     nesterov: bool = False
     weight_decay: float = 5e-4
     negative_ratio: float = 3.0
+    cot_weight: float = 0.0
+    cot_warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.negative_ratio) and self.negative_ratio >= 0):
-            raise UserError(f"train.negative_ratio is {self.negative_ratio}: it must be a finite number, 0 or more")
+        check_not_negative(self, "negative_ratio", "cot_weight", "cot_warmup_epochs")
 
 
 @dataclass

@@ -82,7 +82,7 @@ class EvaluationImages(Dataset):
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: images ``[N, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded with 0, labels ``[N, M]`` with -1."""
+    """A batch: images ``[N, V, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded with 0, labels ``[N, M]`` with -1."""
     images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
     count = max(len(labels) for _, _, labels in samples)
     boxes = torch.zeros(len(samples), count, 4)
@@ -94,7 +94,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """``[N, H, W, 3]`` uint8 RGB as the input ``[N, 3, H, W]``, by ImageNet's mean and std; channels-last memory."""
+    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory."""
     mean = torch.tensor(MEAN, device=images.device)
     std = torch.tensor(STD, device=images.device)
-    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+    return ((images.float() - mean) / std).movedim(-1, -3)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from classification.losses import js_divergence
+
 
 def multibox_loss(
     deltas: Tensor,
@@ -11,6 +13,7 @@ def multibox_loss(
     target_deltas: Tensor,
     target_classes: Tensor,
     negative_ratio: float = 3.0,
+    cot_weight: float | None = None,
 ) -> dict[str, Tensor]:
     """Localisation plus classification, per image over its positives, mean over the batch, sum over members.
 
@@ -25,9 +28,14 @@ def multibox_loss(
         logits: ``[S, N, A, C + 1]``, background at index 0.
         target_deltas: ``[N, A, 4]``.
         target_classes: ``[N, A]``, 0 background.
+        negative_ratio: mined negatives per positive.
+        cot_weight: λ of the members' Jensen-Shannon divergence (Eq. 8), which the paper has for classifiers only: at
+            each default box that is positive or that any member mined, divided as the classification loss is. None
+            leaves it out.
 
     Returns:
-        Scalars ``loss`` (to be differentiated), ``localisation`` and ``classification``, sums over the members.
+        Scalars ``loss`` (to be differentiated), ``localisation`` and ``classification``, sums over the members, and
+        ``cot`` (without λ) where there is a λ.
     """
     members, images, anchors, _ = logits.shape
     positive = target_classes > 0
@@ -50,4 +58,9 @@ def multibox_loss(
     target = target_classes[at[1], at[2]]
     entropy = log_total[at] - logits[(*at, target)].float()
     classification = (entropy * weight[at[1]]).sum()
-    return {"loss": localisation + classification, "localisation": localisation, "classification": classification}
+    losses = {"loss": localisation + classification, "localisation": localisation, "classification": classification}
+    if cot_weight is None:
+        return losses
+    image, anchor = used.any(dim=0).nonzero(as_tuple=True)
+    cot = (js_divergence(logits[:, image, anchor]) * weight[image]).sum()
+    return losses | {"loss": losses["loss"] + cot_weight * cot, "cot": cot}

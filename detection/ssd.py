@@ -21,7 +21,8 @@ class SSD(nn.Module):
     of a shared weight is the sum over the members' losses, as in the released code.
 
     Args:
-        members: S backbones, ``[N, 3, 300, 300] -> [N, C, 38, 38]`` each, with ``out_channels``.
+        members: S backbones, ``[N, 3, 300, 300] -> [N, C, 38, 38]`` each, with ``out_channels``. Where
+            they differ in C, each gets a 1×1 convolution to the largest.
         num_classes: foreground classes; the class logits have one more, background at index 0.
     """
 
@@ -29,7 +30,10 @@ class SSD(nn.Module):
         super().__init__()
         self.members = members
         self.num_classes = num_classes
-        channels = [members[0].out_channels[-1]]
+        own = [member.out_channels[-1] for member in members]
+        channels = [max(own)]
+        # Members that differ in channels come to the widest one's.
+        self.adapters = nn.ModuleList(nn.Conv2d(c, max(own), 1) for c in own) if len(set(own)) > 1 else None
         self.extras = nn.ModuleList()
         for level, (inner, outer) in enumerate(_EXTRA_CHANNELS):
             scaled = [_scale(width, channels[0]) for width in (inner, outer)]
@@ -50,17 +54,20 @@ class SSD(nn.Module):
         """Raw head outputs of every member.
 
         Args:
-            images: ``[N, 3, 300, 300]``, normalised.
+            images: ``[N, 3, 300, 300]``, normalised, which every member sees; or ``[S, N, 3, 300, 300]``, each its own.
 
         Returns:
             Box deltas ``[S, N, 8732, 4]`` and class logits ``[S, N, 8732, num_classes + 1]``; boxes in the order of
             ``ssd300_default_boxes``.
         """
-        features = torch.cat([member(images) for member in self.members])
-        levels = [features]
+        views = images if images.dim() == 5 else [images] * len(self.members)
+        features = [member(view) for member, view in zip(self.members, views, strict=True)]
+        if self.adapters is not None:
+            features = [adapter(x) for adapter, x in zip(self.adapters, features, strict=True)]
+        levels = [torch.cat(features)]
         for extra in self.extras:
             levels.append(extra(levels[-1]))
-        shape = (len(self.members), len(images))
+        shape = (len(self.members), len(views[0]))
         deltas = torch.cat([_per_box(head(level), 4) for head, level in zip(self.loc, levels, strict=True)], dim=1)
         logits = torch.cat(
             [_per_box(head(level), self.num_classes + 1) for head, level in zip(self.conf, levels, strict=True)], dim=1
@@ -68,18 +75,20 @@ class SSD(nn.Module):
         return deltas.unflatten(0, shape), logits.unflatten(0, shape)
 
 
-def create_ssd(backbone: str, members: int = 1, num_classes: int = 80) -> SSD:
+def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretrained: bool = False) -> SSD:
     """SSD300 on a divided backbone, with fresh weights.
 
     Args:
-        backbone: a name of ``classification.backbones`` that exists with the ImageNet stem.
+        backbone: a name of ``classification.backbones`` that exists with the ImageNet stem; or ``timm:<model>``, of
+            which the members are undivided copies; or ``timm:<model>,<model>,…``, one for each member.
         members: S, the number of networks that the backbone is divided into.
         num_classes: foreground classes.
+        pretrained: start timm's backbones from the weights that timm fetches.
 
     Raises:
-        UserError: for an unknown backbone or a division that its rule does not allow.
+        UserError: for an unknown backbone, a division that its rule does not allow, or weights that cannot be fetched.
     """
-    return SSD(create_feature_extractors(backbone, members), num_classes)
+    return SSD(create_feature_extractors(backbone, members, pretrained), num_classes)
 
 
 def _scale(width: int, channels: int) -> int:

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from classification.backbones import BACKBONES
 from classification.summary import summarise as summarise_classifier
 from detection.summary import summarise as summarise_detector
 from engine.errors import UserError
+
+# The paper's table
+DIVISIONS = (1, 2, 4, 8)
 
 
 @dataclass
@@ -17,9 +20,9 @@ class Summary:
     Attributes:
         task: cls or det.
         backbone: name of the backbone before dividing.
-        members: S.
-        dataset: cifar10, cifar100 or imagenet (cls); coco, or the number of foreground classes (det).
-        json: print one JSON object.
+        members: S; default: 1, 2, 4 and 8 side by side.
+        dataset: cifar10, cifar100, svhn or imagenet (cls); coco, or the number of foreground classes (det).
+        json: print one JSON object; without members it lists the ``divisions`` that are possible and those ``refused``.
         output: counting writes nothing; present on every command.
         device: counting needs none; present on every command.
         seed: counting draws nothing; present on every command.
@@ -27,7 +30,7 @@ class Summary:
 
     task: Literal["cls", "det"] = "cls"
     backbone: str | None = None
-    members: int = 1
+    members: int | None = None
     dataset: str | None = None
     json: bool = False
     output: str | None = None
@@ -36,23 +39,51 @@ class Summary:
 
 
 def print_summary(config: Summary) -> None:
-    """Prints the cost; numbers are exact for parameters and MACs."""
+    """Prints the cost; numbers are exact for parameters and MACs.
+
+    Raises:
+        UserError: for an unknown name, or a division that the backbone's rule does not allow.
+    """
     if not config.backbone:
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
-    if config.task == "cls":
-        dataset = config.dataset or _usual_dataset(config.backbone)
-        cost = summarise_classifier(config.backbone, config.members, dataset)
-        title = f"{config.backbone} on {dataset}"
-    else:
-        cost = summarise_detector(config.backbone, config.members, _classes(config.dataset))
-        title = f"SSD300 {config.backbone}, {_classes(config.dataset)} classes"
+    title, costs, refused = f"{config.backbone} on {_dataset(config)}", [], []
+    for members in DIVISIONS if config.members is None else (config.members,):
+        try:
+            costs.append({"members": members} | _cost(config, members))
+        except UserError as error:
+            if config.members or not costs:  # what stands in the way of S=1 is no matter of dividing
+                raise
+            refused.append({"members": members, "reason": str(error)})
+    head = {"task": config.task, "backbone": config.backbone}
     if config.json:
-        print(json.dumps({"task": config.task, "backbone": config.backbone, "members": config.members} | cost))
+        print(json.dumps(head | (costs[0] if config.members else {"divisions": costs, "refused": refused})))
         return
-    print(f"{title}, S={config.members}")
-    for name, value in cost.items():
-        shown = f"{value:.3f} G" if name == "gflops" else f"{value / 1e9:.3f} G" if name == "macs" else f"{value:,}"
-        print(f"  {name:<18} {shown:>16}")
+    print(f"SSD300, {title}" if config.task == "det" else title)
+    for name in costs[0]:
+        print(f"  {name:<18}" + "".join(f" {_show(name, cost[name]):>16}" for cost in costs))
+    for division in refused:
+        print(f"  members {division['members']}: {division['reason']}")
+
+
+def _cost(config: Summary, members: int) -> dict[str, Any]:
+    if config.task == "cls":
+        return summarise_classifier(config.backbone, members, _dataset(config))
+    return summarise_detector(config.backbone, members, _classes(config.dataset))
+
+
+def _show(name: str, value: float | list[int]) -> str:
+    if "gflops" in name:
+        return f"{value:.3f} G"
+    if isinstance(value, list):
+        return " + ".join(f"{part:,}" for part in value)
+    return f"{value / 1e9:.3f} G" if name == "macs" else f"{value:,}"
+
+
+def _dataset(config: Summary) -> str:
+    if config.task == "det":
+        return f"{_classes(config.dataset)} classes"
+    spec = BACKBONES.get(config.backbone)
+    return config.dataset or ("imagenet" if spec and spec.forms == ("imagenet",) else "cifar100")
 
 
 def _classes(dataset: str | None) -> int:
@@ -61,8 +92,3 @@ def _classes(dataset: str | None) -> int:
     if dataset.isascii() and dataset.isdigit() and int(dataset):
         return int(dataset)
     raise UserError(f"--dataset {dataset}: give coco or the number of foreground classes")
-
-
-def _usual_dataset(backbone: str) -> str:
-    spec = BACKBONES.get(backbone)
-    return "imagenet" if spec and spec.forms == ("imagenet",) else "cifar100"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from classification.losses import cot_weight_at
 from detection.annotations import CocoAnnotations, check_same_categories
 from detection.augmentation import TrainingAugmentation
 from detection.config import TrainDetection
@@ -21,9 +22,6 @@ from engine.errors import UserError
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
 from engine.sampling import derived_seed
-
-# Parts of a classifier that a detector has no use for.
-_CLASSIFIER_ONLY = ("layer4.", "fc.")
 
 
 class DetectionTask:
@@ -42,8 +40,12 @@ class DetectionTask:
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """The multibox loss of a batch of ``collate``."""
         images, boxes, labels = (part.to(self.detector.device, non_blocking=True) for part in batch)
-        targets = self.matcher(boxes, labels)
-        return multibox_loss(*self.model(normalise(images)), *targets, self.config.train.negative_ratio)
+        views = normalise(images.transpose(0, 1).contiguous())
+        outputs = self.model(views if len(views) > 1 else views[0])
+        settings, weight = self.config.train, None
+        if settings.cot_weight and len(outputs[1]) > 1:
+            weight = cot_weight_at(epoch, settings.cot_weight, settings.cot_warmup_epochs)
+        return multibox_loss(*outputs, *self.matcher(boxes, labels), settings.negative_ratio, weight)
 
     def evaluate(self) -> dict[str, Any]:
         """The 12 COCO numbers of the fused boxes, and each member's AP."""
@@ -54,24 +56,34 @@ class DetectionTask:
 
 
 def load_pretrained(model: SSD, path: str, backbone: str) -> None:
-    """Loads the backbones of a ``train_cls.py`` checkpoint, member by member; its last stage and classifier stay out.
+    """Starts ``model`` from a checkpoint, member by member.
+
+    Of a classifier's, the last stage and the classifier stay out. Of a detector's, the class heads do where the number
+    of classes differs; all else must fit.
 
     Raises:
         UserError: for another backbone or number of members, or any missing or mismatched weight.
     """
-    saved = checkpoint.load(path, "classification")
+    saved = checkpoint.load(path)
     for key, own in (("backbone", backbone), ("members", len(model.members))):
         try:
             trained = saved["config"]["model"][key]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: does not say its model.{key}; use a checkpoint of train_cls.py") from error
+            raise UserError(f"{path}: does not say its model.{key}; use another checkpoint") from error
         if trained != own:
             raise UserError(f"{path}: was trained with model.{key} = {trained}, not {own}; set model.{key} to match")
+    if saved["kind"] == "detection":
+        weights, own = saved["model"], model.state_dict()
+        heads = [key for key in own if key.startswith("conf.") and key in weights]
+        if any(weights[key].shape != own[key].shape for key in heads):
+            weights = weights | {key: own[key] for key in heads}
+            print(f"{path}: the class heads are left out, since the number of classes differs")
+        checkpoint.load_weights(model, weights, path)
+        return
     for number, member in enumerate(model.members):
         prefix = f"members.{number}."
         weights = {key.removeprefix(prefix): value for key, value in saved["model"].items() if key.startswith(prefix)}
-        weights = {key: value for key, value in weights.items() if not key.startswith(_CLASSIFIER_ONLY)}
-        checkpoint.load_weights(member, weights, f"{path} (member {number + 1})")
+        checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number + 1})")
 
 
 def train(config: TrainDetection) -> dict[str, Any]:
@@ -95,14 +107,15 @@ def train(config: TrainDetection) -> dict[str, Any]:
     meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
     folder = RunFolder(config, "detection", meta)
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    model = create_ssd(config.model.backbone, config.model.members, len(training.names))
-    if config.model.pretrained and not folder.resumed:
+    fetched = config.model.pretrained == "timm" and not folder.resumed
+    model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
+    if config.model.pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, config.model.pretrained, config.model.backbone)
-    start = f"backbones from {config.model.pretrained}" if config.model.pretrained else "from scratch"
+    start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, ground_truth, meta)
-    images = TrainingImages(training, TrainingAugmentation(data), config.seed, data.cache)
+    images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)
     loader = training_loader(images, config.train, config.seed, device, collate_fn=collate)
     return fit(task, loader, config.train, folder, device)

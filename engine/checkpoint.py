@@ -17,20 +17,14 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
 
 
-def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
-    """Reads a checkpoint of this project onto the CPU.
-
-    Args:
-        path: the file.
-        kind: ``classification`` or ``detection``, where only one will do.
+def read(path: str | Path) -> Any:
+    """Reads what ``torch.save`` wrote, tensors and plain values only, onto the CPU.
 
     Raises:
-        UserError: when the file is missing, damaged, holds anything but tensors and plain values, or is not
-            a checkpoint of this project or kind.
+        UserError: when the file is missing, damaged, or holds anything else (of which nothing is executed).
     """
-    path = Path(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except OSError as error:
@@ -38,7 +32,7 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused, since it is damaged or holds more than tensors and plain values; "
-            "use a checkpoint that this toolkit wrote"
+            "use a checkpoint of weights alone"
         ) from error
     except (
         RuntimeError,
@@ -51,6 +45,19 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         zipfile.BadZipFile,
     ) as error:
         raise UserError(f"{path}: not a readable checkpoint (damaged, or another format)") from error
+
+
+def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """Reads a checkpoint of this project onto the CPU.
+
+    Args:
+        path: the file.
+        kind: ``classification`` or ``detection``, where only one will do.
+
+    Raises:
+        UserError: as `read`, and when it is not a checkpoint of this project or kind.
+    """
+    checkpoint = read(path)
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict) and "kind" in checkpoint):
         raise UserError(f"{path}: not a checkpoint of this toolkit (it has no 'model' and 'kind')")
     if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in checkpoint["model"].items()):
@@ -61,12 +68,17 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Loads ``weights`` into ``module``, every key and shape matching.
+    """Loads ``weights`` into ``module``, every key and shape matching. Raises UserError as `check_weights`."""
+    check_weights(module.state_dict(), weights, source)
+    module.load_state_dict(weights)
+
+
+def check_weights(own: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], source: str) -> None:
+    """Compares ``weights`` with a network's ``own``: every key and shape must match.
 
     Raises:
         UserError: naming ``source`` and the first missing, unexpected or mismatched keys.
     """
-    own = module.state_dict()
     missing = [key for key in own if key not in weights]
     unexpected = [key for key in weights if key not in own]
     reshaped = [
@@ -81,4 +93,3 @@ def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], sour
     ]
     if faults:
         raise UserError(f"{source}: its weights do not fit this network: {'; '.join(faults)}")
-    module.load_state_dict(weights)

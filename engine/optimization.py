@@ -52,12 +52,17 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "workers"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
+        check_not_negative(self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "workers")
         if self.momentum >= 1:
             raise UserError(f"train.momentum is {self.momentum}: it must be below 1")
+
+
+def check_not_negative(settings: TrainSettings, *names: str) -> None:
+    """Raises UserError unless the settings of these names are finite and 0 or more."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
 
 
 def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: float) -> SGD:

@@ -1,12 +1,14 @@
 """Every recipe and every command line as its tool reads it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from classification.backbones import find_backbone
-from classification.config import TrainClassification
+from classification.config import EvaluateClassification, TrainClassification
 from detection.config import TrainDetection
+from detection.importing import ImportCheckpoint
 from detection.summary_command import Summary
 from engine.cli import parse
 from engine.errors import UserError
@@ -20,6 +22,28 @@ def test_recipes_are_read_by_their_tool(path: Path) -> None:
     assert config.output == str(Path("runs") / path.stem)
     large = path.parent.name == "det" or config.data.dataset == "imagenet"
     find_backbone(config.model.backbone, "imagenet" if large else "cifar")  # raises where there is none
+
+
+TOOLS = {
+    "train_cls.py": TrainClassification,
+    "eval_cls.py": EvaluateClassification,
+    "train_det.py": TrainDetection,
+    "summary.py": Summary,
+    "import_checkpoint.py": ImportCheckpoint,
+}
+COMMANDS = re.findall(r"`(\w+\.py --[^`]*)`", (CONFIGS.parent / "docs/reproduce.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_papers_rows_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    tool, *words = command.split()
+    config = parse(TOOLS[tool], words)
+    assert tool not in ("train_cls.py", "train_det.py") or config.output.startswith("runs/")
+
+
+def test_every_table_of_the_paper_has_its_commands() -> None:
+    assert len(COMMANDS) > 50
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
@@ -67,6 +68,25 @@ class Malicious:
 
     def __reduce__(self) -> tuple:
         return Path.touch, (self.path,)
+
+
+def test_svhn_is_read_from_its_mat_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = {}
+    for seed, (split, count) in enumerate({"train": 12, "test": 7}.items()):
+        images, _ = generated_images(count, size=32, seed=seed)
+        path = tmp_path / f"{split}_32x32.mat"
+        labels = 1 + np.arange(count)[:, None] % 10  # the files write 10 for the digit 0
+        scipy.io.savemat(path, {"X": images.transpose(1, 2, 3, 0), "y": labels})
+        lists[split] = ["no address", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision_datasets.SVHN, "split_list", lists)
+    train, test = load_training_images(settings("svhn", tmp_path), seed=0)
+    assert train.classes == list("0123456789")
+    assert train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+    assert [train.read(i).tolist() for i in range(12)] == generated_images(12, size=32)[0].tolist()
+    assert (len(test), default_image_size(settings("svhn", tmp_path), train)) == (7, 32)
+    (tmp_path / "train_32x32.mat").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="no intact train_32x32"):
+        load_images(settings("svhn", tmp_path), "train")
 
 
 def test_pickles_are_refused_without_running_them(tmp_path: Path) -> None:

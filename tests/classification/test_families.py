@@ -119,6 +119,16 @@ def test_drop_probabilities_grow_with_depth_and_are_divided() -> None:
     assert depths == pytest.approx([0.1 * k / 16 for k in range(16)])
 
 
+def test_drop_path_may_be_set() -> None:
+    with torch.device("meta"):
+        pyramid = create_members("pyramidnet272", 4, 10, "cifar10", drop_path=0.8)[0]
+        efficient = create_members("efficientnet_b0", 4, 10, "cifar10", drop_path=0.0)[0]
+    assert [module.p for module in pyramid.modules() if isinstance(module, ShakeDrop)][-1] == pytest.approx(0.4)
+    assert not any(module.p for module in efficient.modules() if isinstance(module, StochasticDepth))
+    with pytest.raises(UserError, match="resnet110 drops no blocks"):
+        create_members("resnet110", 2, 10, "cifar10", drop_path=0.1)
+
+
 @pytest.mark.parametrize("backbone", ["densenet_bc_190", "efficientnet_b0"])
 def test_families_without_a_detector_say_so(backbone: str) -> None:
     with pytest.raises(UserError, match=backbone):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from classification.losses import co_training_loss, cot_weight_at, js_divergence
+from classification.losses import co_training_loss, cot_weight_at, js_divergence, kl_divergence
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
@@ -23,19 +23,37 @@ def test_js_divergence_is_the_difference_of_entropies_of_eq_8(members: int) -> N
     logits = np.random.default_rng(members).normal(0, 3, (members, 6, 5))
     p = softmax(logits)
     expected = (entropy(p.mean(0)) - entropy(p).mean(0)).mean()
-    assert js_divergence(torch.from_numpy(logits)).item() == pytest.approx(expected, rel=1e-12)
-    assert js_divergence(torch.from_numpy(logits).float()).item() == pytest.approx(expected, rel=1e-5)
+    assert js_divergence(torch.from_numpy(logits)).mean().item() == pytest.approx(expected, rel=1e-12)
+    assert js_divergence(torch.from_numpy(logits).float()).mean().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_js_divergence_of_one_member_or_of_equal_members_is_zero() -> None:
     logits = torch.randn(1, 4, 7, dtype=torch.float64)
-    assert js_divergence(logits).item() == 0
-    assert js_divergence(logits.expand(3, -1, -1)).item() == pytest.approx(0, abs=1e-15)
+    assert js_divergence(logits).tolist() == [0] * 4
+    assert js_divergence(logits.expand(3, -1, -1)).mean().item() == pytest.approx(0, abs=1e-15)
 
 
 def test_js_divergence_of_members_that_contradict_each_other_is_ln_s() -> None:
     logits = 1e4 * torch.eye(4)[:, None]  # member i is certain of class i
     assert js_divergence(logits).item() == pytest.approx(math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("members", [1, 2, 4])
+def test_kl_divergence_is_that_of_deep_mutual_learning(members: int) -> None:
+    logits = torch.from_numpy(np.random.default_rng(members).normal(0, 3, (members, 6, 5))).requires_grad_()
+    log_p = logits.log_softmax(-1)
+    expected = torch.zeros(6, dtype=torch.float64)
+    for i in range(members):
+        for j in range(members):
+            if i != j:
+                kl = F.kl_div(log_p[i], log_p[j].detach(), log_target=True, reduction="none").sum(-1)
+                expected = expected + kl / (members - 1)
+    found = kl_divergence(logits)
+    torch.testing.assert_close(found, expected)
+    if members > 1:
+        gradients = [torch.autograd.grad(value.sum(), logits, retain_graph=True)[0] for value in (found, expected)]
+        torch.testing.assert_close(*gradients)
+        assert co_training_loss(logits, torch.zeros(6, dtype=torch.int64), 1.0, 0.0, "kl")["cot"] == found.mean()
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -60,7 +78,7 @@ def test_half_precision_is_computed_in_full_precision_under_autocast() -> None:
     logits = torch.randn(2, 8, 10).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = js_divergence(logits)
-    assert half.item() == pytest.approx(js_divergence(logits.double()).item(), rel=1e-5)
+    assert half.tolist() == pytest.approx(js_divergence(logits.double()).tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

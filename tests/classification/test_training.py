@@ -23,6 +23,7 @@ from engine import checkpoint
 from engine.cli import to_dict
 from engine.errors import UserError
 from tests.classification.generated import CLASSES, encoded, generated_images, write_folder, write_npz
+from tests.classification.stopping import train_until
 
 
 @pytest.fixture(scope="module")
@@ -123,29 +124,8 @@ def test_resumed_run_ends_with_the_same_weights(npz: Path, tmp_path: Path, train
     train(recipe(npz, straight, epochs=4))
     config = recipe(npz, resumed, epochs=4)
 
-    class KilledError(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise KilledError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("classification.training.cot_weight_at", stop)
-        with pytest.raises(KilledError):
-            train(config)  # in the first epoch: nothing is left to continue from
-    original = torch.manual_seed
-    steps = []
-
-    def stop_in_the_third_epoch(seed: int) -> torch.Generator:
-        steps.append(seed)
-        if len(steps) == 8:  # one for the weights, three steps an epoch
-            raise KilledError
-        return original(seed)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "manual_seed", stop_in_the_third_epoch)
-        with pytest.raises(KilledError):
-            train(replace(config, resume="auto"))
+    train_until(config, step=1)  # in the first epoch: nothing is left to continue from
+    train_until(replace(config, resume="auto"), step=7)  # in the third of three steps each
     assert len((resumed / "metrics.jsonl").read_text().splitlines()) == 2
     workers = replace(config.train, workers=1)
     train(replace(config, resume="auto", train=workers))
@@ -161,6 +141,45 @@ def test_members_start_differently_and_their_views_matter(npz: Path, tmp_path: P
     train(replace(config, data=replace(config.data, different_views=False)))
     other = checkpoint.load(tmp_path / "same/last.pt")["model"]
     assert not torch.equal(weights["members.1.layer0.0.weight"], other["members.1.layer0.0.weight"])
+
+
+def test_members_may_start_alike_and_then_learn_from_kl(npz: Path, tmp_path: Path) -> None:
+    config = recipe(npz, tmp_path)
+    config = replace(
+        config,
+        model=replace(config.model, same_initialisation=True),
+        data=replace(config.data, different_views=False),
+        train=replace(config.train, cot_loss="kl", cot_weight=1.0, cot_warmup_epochs=0),
+    )
+    last = train(config)
+    assert last["train_cot"] == pytest.approx(0, abs=1e-6)
+    weights = checkpoint.load(tmp_path / "last.pt")["model"]
+    members = [[value for key, value in weights.items() if key.startswith(f"members.{i}.")] for i in range(2)]
+    assert all(torch.equal(first, second) for first, second in zip(*members, strict=True))
+
+
+def test_several_checkpoints_are_combined_as_single_models(trained: Path, npz: Path, tmp_path: Path) -> None:
+    config = recipe(npz, tmp_path / "other")
+    train(replace(config, seed=1, model=ModelSettings("resnet10_16", 3)))
+    paths = [str(trained / "last.pt"), str(tmp_path / "other/last.pt")]
+    data = EvalDataSettings("npz", str(npz))
+    metrics = evaluate(EvaluateClassification(paths[0], paths[1:], data, workers=0, output=str(tmp_path)))
+    images, labels = generated_images(12, seed=1)
+    ensembles = [load_ensemble(path) for path in paths]
+    mean, std = (torch.tensor(ensembles[0][1]["meta"][key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        inputs = (torch.from_numpy(images).movedim(-1, 1) / 255 - mean) / std
+        means = torch.stack([net.eval()(inputs).mean(0) for net, _ in ensembles])
+    right = (means.mean(0).argmax(1) == torch.from_numpy(labels)).double().mean().item()
+    assert metrics["top1"] == pytest.approx(100 * right)
+    assert len(metrics["members"]) == 2
+    single = evaluate(EvaluateClassification(paths[1], data=data, workers=0, output=str(tmp_path / "single")))
+    assert metrics["members"][1] == {key: single[key] for key in ("top1", "top5")}
+    assert metrics["others"] == paths[1:]
+    folder = recipe(write_folder(tmp_path / "data", size=32), tmp_path / "larger")
+    train(replace(folder, data=replace(folder.data, image_size=32)))
+    with pytest.raises(UserError, match="has other image_size than"):
+        evaluate(EvaluateClassification(paths[0], [str(tmp_path / "larger/last.pt")], data, workers=0))
 
 
 def test_one_member_trains_alone(npz: Path, tmp_path: Path) -> None:
@@ -254,6 +273,8 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
     [
         (ModelSettings, "members", 0),
         (ModelSettings, "dropout", 1.0),
+        (ModelSettings, "drop_path", -0.1),
+        (DataSettings, "rand_augment_magnitude", 31),
         (DataSettings, "flip", 1.5),
         (DataSettings, "erasing", -0.1),
         (DataSettings, "padding", -1),

@@ -54,6 +54,21 @@ def test_members_see_different_views(crop: str) -> None:
         assert sum(not torch.equal(batch[a], batch[b]) for batch in batches) >= 22
 
 
+def test_rand_augment_is_torchvisions_and_its_magnitude_counts() -> None:
+    plain = [views(PLAIN, members=1)[0, i][0] for i in range(12)]
+    distances = []
+    for magnitude in (1, 25):
+        settings = replace(PLAIN, auto_augment="rand", rand_augment_magnitude=magnitude)
+        augmented = [views(settings, members=1)[0, i][0] for i in range(12)]
+        assert all(view.shape == (1, 16, 16, 3) for view in augmented)
+        changes = [(a.float() - b.float()).abs().mean().item() for a, b in zip(augmented, plain, strict=True)]
+        distances.append(sum(changes) / len(changes))
+    assert 0 < distances[0] < distances[1]
+    policy = views(replace(PLAIN, auto_augment="rand", rand_augment_operations=3)).auto_augment
+    assert isinstance(policy, v2.RandAugment)
+    assert (policy.num_ops, policy.magnitude) == (3, 9)
+
+
 def test_views_depend_on_seed_epoch_and_index_alone() -> None:
     first, second = views(FULL), views(FULL)
     expected = [first[3, i][0] for i in range(24)]

@@ -38,7 +38,7 @@ def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int) -> None:
     box = (width // 3, height // 4, width // 3 + width // 2, height // 4 + height // 2)
     image = scene(width, height, box)
     augment = TrainingAugmentation(DataSettings(zoom_out=0.7, **GEOMETRY))
-    view, boxes, labels = augment(image, np.array([box], np.float32), np.array([3]), seed)
+    (view,), boxes, labels = augment(image, np.array([box], np.float32), np.array([3]), seed)
     assert view.shape == (INPUT_SIZE, INPUT_SIZE, 3)
     assert view.dtype == np.uint8
     assert labels.tolist() == [3]
@@ -50,7 +50,9 @@ def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int) -> None:
 def test_flip_mirrors_the_whole_image() -> None:
     settings = DataSettings(zoom_out=0, iou_crop=0, flip=1.0, **GEOMETRY)
     image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
-    view, boxes, _ = TrainingAugmentation(settings)(image, np.array([[30, 60, 90, 120]], np.float32), np.array([0]), 0)
+    (view,), boxes, _ = TrainingAugmentation(settings)(
+        image, np.array([[30, 60, 90, 120]], np.float32), np.array([0]), 0
+    )
     np.testing.assert_array_equal(view, image[:, ::-1])
     np.testing.assert_allclose(boxes, [[0.7, 0.2, 0.9, 0.4]], atol=1e-6)
 
@@ -102,9 +104,25 @@ def test_an_image_without_objects_and_the_same_seed() -> None:
 def test_photometric_keeps_geometry_and_changes_colours() -> None:
     image = scene(300, 300, (60, 60, 200, 200))
     settings = DataSettings(zoom_out=0, iou_crop=0, flip=0)
-    views = [TrainingAugmentation(settings)(image, np.zeros((0, 4)), np.zeros(0), seed)[0] for seed in range(20)]
+    views = [TrainingAugmentation(settings)(image, np.zeros((0, 4)), np.zeros(0), seed)[0][0] for seed in range(20)]
     changed = [not np.array_equal(view, image) for view in views]
     assert 4 <= sum(changed) <= 16
+
+
+def test_members_views_differ_in_their_colours_only() -> None:
+    image = scene(300, 300, (60, 60, 200, 200))
+    box = np.array([[60, 60, 200, 200]], np.float32)
+    augment = TrainingAugmentation(DataSettings(different_views=True), members=3)
+    alone = TrainingAugmentation(DataSettings(), members=3)
+    differing = 0
+    for seed in range(20):
+        views, boxes, _ = augment(image, box, np.array([0]), seed)
+        assert views.shape == (3, INPUT_SIZE, INPUT_SIZE, 3)
+        differing += len(np.unique(views.reshape(3, -1), axis=0)) > 1
+        plain, same_boxes, _ = alone(image, box, np.array([0]), seed)
+        np.testing.assert_array_equal(boxes, same_boxes)
+        np.testing.assert_array_equal(views[0], plain[0])
+    assert differing >= 10
 
 
 def test_evaluation_input_is_the_whole_image() -> None:

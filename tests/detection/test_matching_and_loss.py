@@ -110,6 +110,25 @@ def test_an_image_without_objects_supervises_its_three_hardest_negatives() -> No
     assert found["localisation"] == 0
 
 
+def test_co_training_term_is_the_divergence_at_positives_and_mined_negatives() -> None:
+    logits = torch.zeros(2, 1, 8732, 3)
+    classes = torch.zeros(1, 8732, dtype=torch.int64)
+    classes[0, 100] = 2
+    logits[0, 0, 100, 2] = 3.0  # the members differ at the positive,
+    logits[0, 0, 7, 1], logits[1, 0, 9, 1] = 5.0, 4.0  # at a negative that each mines,
+    logits[1, 0, 5000, 0] = 6.0  # and at an easy negative, which neither does
+    deltas = torch.zeros(2, 1, 8732, 4)
+    found = multibox_loss(deltas, logits, deltas[0], classes, negative_ratio=1.0, cot_weight=0.5)
+    p = logits[:, 0, [100, 7, 9]].double().softmax(-1)
+    entropy = -(p * p.log()).sum(-1)
+    mean = p.mean(0)
+    expected = (-(mean * mean.log()).sum(-1) - entropy.mean(0)).sum()
+    torch.testing.assert_close(found["cot"].double(), expected, rtol=1e-5, atol=0)
+    plain = multibox_loss(deltas, logits, deltas[0], classes, negative_ratio=1.0)
+    assert "cot" not in plain
+    torch.testing.assert_close(found["loss"], plain["loss"] + 0.5 * found["cot"])
+
+
 def test_loss_in_bf16_is_finite_and_close() -> None:
     generator = torch.Generator().manual_seed(1)
     boxes, labels = random_truth(generator, 6)

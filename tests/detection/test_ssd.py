@@ -98,6 +98,16 @@ def test_shared_weights_get_the_sum_of_the_members_gradients() -> None:
     torch.testing.assert_close(gradient(slice(2)), gradient(slice(1)) + gradient(slice(1, 2)), rtol=1e-4, atol=1e-7)
 
 
+def test_each_member_may_have_its_own_view() -> None:
+    torch.manual_seed(0)
+    model = create_ssd("resnet10_16", 2, num_classes=3).eval()
+    views = torch.randn(2, 1, 3, 300, 300)
+    with torch.inference_mode():
+        _, logits = model(views)
+        for member in range(2):
+            torch.testing.assert_close(logits[member], model(views[member])[1][member], rtol=1e-4, atol=1e-5)
+
+
 def test_unknown_backbone_names_close_ones() -> None:
     with pytest.raises(UserError, match="wrn50_2"):
         create_ssd("wrn502")

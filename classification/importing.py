@@ -1,0 +1,99 @@
+"""The paper's published classifiers as checkpoints of this toolkit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classification.backbones import create_members, find_dataset
+from classification.class_names import CIFAR10, CIFAR100, IMAGENET
+from classification.config import DataSettings, ModelSettings, TrainClassification
+from classification.datasets import IMAGENET_STATISTICS, STATISTICS
+from classification.released import is_unused, own_names
+from engine import checkpoint
+from engine.cli import to_dict
+from engine.errors import UserError
+
+_CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
+# Networks of Table IV that the paper evaluates at 320 pixels; the others at 224.
+_LARGE_INPUT = ("efficientnet_b7", "se_resnext101_64x4d", "se_resnext101_64x4d_B")
+
+
+def read_published(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a published file: its ``state_dict`` or ``model``, or the file itself; ``module.`` taken off.
+
+    Raises:
+        UserError: where the file is unreadable or holds no weights by name.
+    """
+    found = checkpoint.read(path)
+    weights = found if isinstance(found, dict) else {}
+    for key in ("state_dict", "model"):
+        if isinstance(weights.get(key), dict):
+            weights = weights[key]
+    if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
+        raise UserError(f"{path}: holds no weights by name, neither under 'state_dict' nor by itself")
+    return {name.removeprefix("module."): value for name, value in weights.items()}
+
+
+def import_classifier(source: str, backbone: str, members: int, dataset: str) -> dict[str, Any]:
+    """A published classifier as a checkpoint that `load_ensemble` reads.
+
+    Args:
+        source: the published file.
+        backbone: name of the network before dividing.
+        members: S.
+        dataset: cifar10, cifar100 or imagenet: what it was trained on.
+
+    Raises:
+        UserError: for an unreadable file, a name or division that does not exist, or weights of which any is missing,
+            left over or of another shape.
+    """
+    facts = find_dataset(dataset)
+    with torch.device("meta"):
+        own = create_members(backbone, members, facts.num_classes, dataset).state_dict()
+    published = _by_member(read_published(source), members, source)
+    weights, unused = {}, 0
+    for number, found in enumerate(published):
+        names = own_names(backbone, found, [key.split(".", 1)[1] for key in own if key.startswith(f"{number}.")])
+        for name, value in found.items():
+            if is_unused(backbone, names[name]):
+                unused += value.numel()
+            elif (key := f"members.{number}.{names[name]}") in weights:
+                raise UserError(f"{source}: {name} of member {number + 1} stands there twice, under two names")
+            else:
+                weights[key] = value
+    own = {f"members.{key}": value for key, value in own.items()}
+    checkpoint.check_weights(own, weights, source)
+    if unused:
+        print(f"{source}: {unused / 1e6:.2f} M weights of shortcuts that the network never uses are left out")
+    weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
+
+    size = 320 if dataset == "imagenet" and backbone in _LARGE_INPUT else facts.image_size
+    crop = "resized" if dataset == "imagenet" else "padded"
+    mean, std = STATISTICS.get(dataset, IMAGENET_STATISTICS)
+    config = TrainClassification(
+        model=ModelSettings(backbone, members, stem=facts.form),
+        data=DataSettings(dataset=dataset, image_size=size, crop=crop),
+    )
+    meta = {"classes": _CLASSES[dataset], "image_size": size, "crop": crop, "stem": facts.form}
+    meta |= {"mean": list(mean), "std": list(std)}
+    return {"kind": "classification", "model": weights, "config": to_dict(config), "meta": meta}
+
+
+def _by_member(weights: dict[str, Tensor], members: int, source: str) -> list[dict[str, Tensor]]:
+    """The weights of each member, by the names inside it; a single network's may stand without a number."""
+    if members == 1 and not any(name.startswith("models.") for name in weights):
+        return [weights]
+    found: list[dict[str, Tensor]] = [{} for _ in range(members)]
+    for name, value in weights.items():
+        match = re.match(r"models\.(\d+)\.", name)
+        if not match:
+            raise UserError(f"{source}: {name} belongs to no member: their weights stand under models.0., models.1., …")
+        if int(match[1]) >= members:
+            raise UserError(f"{source}: holds a member {int(match[1]) + 1} where --members is {members}")
+        found[int(match[1])][name[match.end() :]] = value
+    return found
