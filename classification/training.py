@@ -144,9 +144,11 @@ def load_pretrained(model: Ensemble, path: str) -> None:
             f"{path}: holds {len(source.members)} members where model.members is {len(model.members)}; make them equal"
         )
     weights, own = source.state_dict(), model.state_dict()
-    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]  # one a member
-    classifiers = [key for name in layers for key in (f"{name}.weight", f"{name}.bias") if key in weights]
-    if any(weights[key].shape != own[key].shape for key in classifiers):
+    classifiers = []  # the last linear layer of each member
+    for number, member in enumerate(model.members):
+        linear = [name for name, layer in member.named_modules() if isinstance(layer, nn.Linear)]
+        classifiers += [f"members.{number}.{name}.{key}" for name in linear[-1:] for key in ("weight", "bias")]
+    if any(key in weights and weights[key].shape != own[key].shape for key in classifiers):
         weights |= {key: own[key] for key in classifiers}
         print(f"{path}: the classifiers are left out, since the number of classes differs")
     load_weights(model, weights, path)
