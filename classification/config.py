@@ -175,8 +175,8 @@ class EvaluateClassification:
 
     Attributes:
         checkpoint: a train_cls.py checkpoint.
-        others: further checkpoints of the same data; every checkpoint's ensemble then counts as one member (Fig. 6).
         data: images and classes; default: those that the checkpoint was trained with.
+        others: further checkpoints of the same data; every checkpoint's ensemble then counts as one member (Fig. 6).
         batch_size: images per forward pass.
         workers: processes that load images; 0 loads in this process.
         precision: auto (float32), float32, bf16 or fp16 (mixed precision by autocast).
@@ -186,8 +186,8 @@ class EvaluateClassification:
     """
 
     checkpoint: str | None = None
-    others: list[str] = field(default_factory=list)
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
+    others: list[str] = field(default_factory=list)
     batch_size: int = 128
     workers: int = 2
     precision: Precision = "auto"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from classification.backbones import BackboneSpec, find_dataset, member_specs
+from classification.timm_backbones import PREFIX, output_shape
 from engine.cost import Cost, count_cost
 
 
@@ -23,6 +24,8 @@ def summarise(backbone: str, members: int, dataset: str) -> dict[str, Any]:
     def count(index: int) -> Cost:
         with torch.device("meta"):
             member = specs[index].build(members, facts.form, facts.num_classes, dropout=0.0)
+        if backbone.startswith(PREFIX):
+            output_shape(member, backbone, facts.image_size)
         return count_cost(member, (1, 3, facts.image_size, facts.image_size))
 
     costs = member_costs(specs, count)

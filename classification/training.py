@@ -15,7 +15,7 @@ from classification.dividing import divide_weight_decay
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
-from classification.timm_backbones import PREFIX, statistics
+from classification.timm_backbones import PREFIX, check_copies_differ, output_shape, statistics
 from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
 from engine.checkpoint import load_weights
 from engine.devices import resolve_device, resolve_precision
@@ -79,8 +79,10 @@ def train(config: TrainClassification) -> dict[str, Any]:
     stem = config.model.stem
     if stem == "auto":
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
-    if config.model.pretrained == "timm" and config.model.backbone.startswith(PREFIX):
+    if config.model.backbone.startswith(PREFIX):
         mean, std = statistics(config.model.backbone)
+        if config.model.pretrained == "timm":
+            check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     else:
         mean, std = STATISTICS.get(config.data.dataset, IMAGENET_STATISTICS)
     meta = {
@@ -108,11 +110,14 @@ def train(config: TrainClassification) -> dict[str, Any]:
         drop_path=config.model.drop_path,
         pretrained=config.model.pretrained == "timm" and not folder.resumed,
     )
-    if config.model.same_initialisation:
-        for member in model.members[1:]:
-            member.load_state_dict(model.members[0].state_dict())
+    if config.model.backbone.startswith(PREFIX):
+        output_shape(model, f"data.image_size: {config.model.backbone}", size)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, config.model.pretrained)
+    if config.model.same_initialisation:
+        for number, member in enumerate(model.members):
+            what = f"model.same_initialisation: member {number + 1} of {config.model.backbone}"
+            load_weights(member, model.members[0].state_dict(), what)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{config.model.backbone} divided into {config.model.members}: {parameters / 1e6:.2f} M parameters, {device}; "
@@ -148,7 +153,8 @@ def load_pretrained(model: Ensemble, path: str) -> None:
     for number, member in enumerate(model.members):
         linear = [name for name, layer in member.named_modules() if isinstance(layer, nn.Linear)]
         classifiers += [f"members.{number}.{name}.{key}" for name in linear[-1:] for key in ("weight", "bias")]
-    if any(key in weights and weights[key].shape != own[key].shape for key in classifiers):
+    classifiers = [key for key in classifiers if key in own and key in weights]
+    if any(weights[key].shape != own[key].shape for key in classifiers):
         weights |= {key: own[key] for key in classifiers}
         print(f"{path}: the classifiers are left out, since the number of classes differs")
     load_weights(model, weights, path)

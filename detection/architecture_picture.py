@@ -77,7 +77,7 @@ def draw_architecture(backbone: str, members: int, path: Path, num_classes: int 
     box(shared_left, middle, shared_right - shared_left, tall, _GREEN, "")
     top = middle + tall / 2
     inside = (shared_left + shared_right) / 2
-    shared = torch.nn.ModuleList([model.extras, model.loc, model.conf])
+    shared = torch.nn.ModuleList([model.adapters or torch.nn.ModuleList(), model.extras, model.loc, model.conf])
     title = "extra layers and heads, shared by the members" if members > 1 else "extra layers and heads"
     axes.text(inside, top - 0.3, title, ha="center", va="center", fontsize=12, weight="bold", color=_INK)
     count = f"{millions(shared)} parameters · {len(ssd300_default_boxes()):,} default boxes"

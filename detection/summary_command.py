@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from classification.backbones import BACKBONES
 from classification.summary import summarise as summarise_classifier
+from classification.timm_backbones import PREFIX
 from detection.summary import summarise as summarise_detector
 from engine.errors import UserError
 
-# The paper's table
+# The paper's S, and one beyond
 DIVISIONS = (1, 2, 4, 8)
 
 
@@ -83,7 +84,8 @@ def _dataset(config: Summary) -> str:
     if config.task == "det":
         return f"{_classes(config.dataset)} classes"
     spec = BACKBONES.get(config.backbone)
-    return config.dataset or ("imagenet" if spec and spec.forms == ("imagenet",) else "cifar100")
+    large = config.backbone.startswith(PREFIX) or (spec and spec.forms == ("imagenet",))
+    return config.dataset or ("imagenet" if large else "cifar100")
 
 
 def _classes(dataset: str | None) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from classification.losses import cot_weight_at
+from classification.timm_backbones import check_copies_differ
 from detection.annotations import CocoAnnotations, check_same_categories
 from detection.augmentation import TrainingAugmentation
 from detection.config import TrainDetection
@@ -108,6 +109,8 @@ def train(config: TrainDetection) -> dict[str, Any]:
     folder = RunFolder(config, "detection", meta)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
+    if fetched:
+        check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, config.model.pretrained, config.model.backbone)

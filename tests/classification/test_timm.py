@@ -9,6 +9,7 @@ import torch
 from classification import create_ensemble
 from classification.backbones import create_feature_extractors, create_members
 from classification.datasets import IMAGENET_STATISTICS
+from classification.timm_backbones import check_copies_differ, statistics
 from detection import create_ssd
 from detection.summary import summarise
 from detection.training import load_pretrained
@@ -94,6 +95,8 @@ def test_classifiers_start_differently_and_their_weights_go_into_a_detector(tmp_
     [
         ("timm:resnet19", 1, "timm has no model 'resnet19': did you mean resnet1"),
         ("timm:vit_tiny_patch16_224", 1, "no features at stride 8"),
+        ("timm:swin_tiny_patch4_window7_224", 1, "cannot take images of 300 pixels"),
+        ("timm:resnet18.bogus", 1, "timm has no model 'resnet18.bogus'"),
         ("timm:resnet10t,resnet18", 3, "names 2 networks where members is 3"),
         ("timm:", 1, "timm has no model ''"),
     ],
@@ -101,6 +104,29 @@ def test_classifiers_start_differently_and_their_weights_go_into_a_detector(tmp_
 def test_what_cannot_be_built_is_refused(backbone: str, members: int, message: str) -> None:
     with pytest.raises(UserError, match=message), torch.device("meta"):
         create_feature_extractors(backbone, members)
+
+
+def test_drop_path_is_divided_or_refused() -> None:
+    member = create_members("timm:convnext_atto", 4, 5, "imagenet", drop_path=0.4)[0]
+    rates = [module.drop_prob for module in member.modules() if type(module).__name__ == "DropPath"]
+    assert rates[-1] == pytest.approx(0.2)
+    for name in ("vgg11", "hrnet_w18_small"):
+        with torch.device("meta"), pytest.raises(UserError, match=f"{name} drops no blocks"):
+            create_members(f"timm:{name}", 2, 5, "imagenet", drop_path=0.4)
+
+
+def test_copies_that_would_stay_alike_are_refused() -> None:
+    with pytest.raises(UserError, match="copies would never differ"):
+        check_copies_differ("timm:resnet18", 2, different_views=False)
+    check_copies_differ("timm:resnet18", 2, different_views=True)
+    check_copies_differ("timm:resnet18,resnet34", 2, different_views=False)
+    check_copies_differ("timm:resnet18", 1, different_views=False)
+
+
+def test_statistics_are_the_models_and_must_agree() -> None:
+    assert statistics("timm:tf_efficientnet_es") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match="normalised differently"):
+        statistics("timm:tf_efficientnet_es,resnet18")
 
 
 def test_fetched_weights_are_asked_for_and_their_absence_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

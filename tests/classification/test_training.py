@@ -163,7 +163,7 @@ def test_several_checkpoints_are_combined_as_single_models(trained: Path, npz: P
     train(replace(config, seed=1, model=ModelSettings("resnet10_16", 3)))
     paths = [str(trained / "last.pt"), str(tmp_path / "other/last.pt")]
     data = EvalDataSettings("npz", str(npz))
-    metrics = evaluate(EvaluateClassification(paths[0], paths[1:], data, workers=0, output=str(tmp_path)))
+    metrics = evaluate(EvaluateClassification(paths[0], data, paths[1:], workers=0, output=str(tmp_path)))
     images, labels = generated_images(12, seed=1)
     ensembles = [load_ensemble(path) for path in paths]
     mean, std = (torch.tensor(ensembles[0][1]["meta"][key])[:, None, None] for key in ("mean", "std"))
@@ -179,7 +179,7 @@ def test_several_checkpoints_are_combined_as_single_models(trained: Path, npz: P
     folder = recipe(write_folder(tmp_path / "data", size=32), tmp_path / "larger")
     train(replace(folder, data=replace(folder.data, image_size=32)))
     with pytest.raises(UserError, match="has other image_size than"):
-        evaluate(EvaluateClassification(paths[0], [str(tmp_path / "larger/last.pt")], data, workers=0))
+        evaluate(EvaluateClassification(paths[0], data, [str(tmp_path / "larger/last.pt")], workers=0))
 
 
 def test_one_member_trains_alone(npz: Path, tmp_path: Path) -> None:

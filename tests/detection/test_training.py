@@ -117,6 +117,23 @@ def test_detector_predicts_paths_arrays_and_pil(run_folder: Path, data: DataSett
         detector.predict([np.zeros((4, 4), np.float32)])
 
 
+def test_members_of_timm_are_co_trained_on_their_own_views(data: DataSettings, tmp_path: Path) -> None:
+    config = recipe(
+        replace(data, photometric=True, different_views=True),
+        tmp_path,
+        model=ModelSettings("timm:mobilenetv3_small_050,mobilenetv3_small_075", 2),
+    )
+    config.train.cot_weight, config.train.cot_warmup_epochs = 0.5, 1
+    last = train(config)
+    assert 0 < last["train_cot"] < 1
+    assert last["train_loss"] > last["train_localisation"] + last["train_classification"]
+    detector = Detector.load(tmp_path / "last.pt", "cpu")
+    assert len(detector.model.adapters) == 2
+    with pytest.raises(UserError, match="copies would never differ"):
+        train(recipe(data, tmp_path / "alike", model=ModelSettings("timm:resnet18", 2, pretrained="timm")))
+    assert not (tmp_path / "alike").exists()
+
+
 def test_foreign_checkpoints_are_refused(run_folder: Path, data: DataSettings, tmp_path: Path) -> None:
     saved = checkpoint.load(run_folder / "last.pt")
     saved["config"]["model"]["members"] = 1
