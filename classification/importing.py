@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,18 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
             weights = weights[key]
     if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path}: holds no weights by name, neither under 'state_dict' nor by itself")
-    return {name.removeprefix("module."): value for name, value in weights.items()}
+    return rename(weights, lambda name: name.removeprefix("module."), path)
+
+
+def rename(weights: dict[str, Tensor], new_name: Callable[[str], str], source: str | Path) -> dict[str, Tensor]:
+    """The weights by their new names; raises UserError where two would get the same, so that none is lost."""
+    renamed: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        key = new_name(name)
+        if key in renamed:
+            raise UserError(f"{source}: {name} stands there twice, under two names")
+        renamed[key] = value
+    return renamed
 
 
 def import_classifier(source: str, backbone: str, members: int, dataset: str) -> dict[str, Any]:
@@ -59,13 +71,10 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
     weights, unused = {}, 0
     for number, found in enumerate(published):
         names = own_names(backbone, found, [key.split(".", 1)[1] for key in own if key.startswith(f"{number}.")])
-        for name, value in found.items():
-            if is_unused(backbone, names[name]):
-                unused += value.numel()
-            elif (key := f"members.{number}.{names[name]}") in weights:
-                raise UserError(f"{source}: {name} of member {number + 1} stands there twice, under two names")
-            else:
-                weights[key] = value
+        member = rename(found, names.__getitem__, source)
+        unused += sum(value.numel() for name, value in member.items() if is_unused(backbone, name))
+        kept = {name: value for name, value in member.items() if not is_unused(backbone, name)}
+        weights |= {f"members.{number}.{name}": value for name, value in kept.items()}
     own = {f"members.{key}": value for key, value in own.items()}
     checkpoint.check_weights(own, weights, source)
     if unused:

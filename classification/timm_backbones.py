@@ -49,18 +49,18 @@ class TimmSpec:
         """One of S members, whatever the form; ``num_classes=None`` gives SSD300's feature extractor."""
         if num_classes is None:
             return TimmFeatures(self.name, self.pretrained)
-        if not self.drop_path:
-            zero = {} if self.drop_path is None else {"drop_path_rate": 0.0}
-            return _create(self.name, self.pretrained, num_classes=num_classes, drop_rate=dropout, **zero)
-        rate = divide_drop_probability(self.drop_path, members)
+        options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
+        if self.drop_path is None:
+            return _create(self.name, self.pretrained, **options)
+        options["drop_path_rate"] = divide_drop_probability(self.drop_path, members)
+        refusal = UserError(f"timm's {self.name} drops no blocks, so drop_path must stay unset")
         try:
-            network = _create(
-                self.name, self.pretrained, num_classes=num_classes, drop_rate=dropout, drop_path_rate=rate
-            )
-        except TypeError:  # no such argument
-            network = nn.Identity()
-        if not any(type(module).__name__ == "DropPath" for module in network.modules()):
-            raise UserError(f"timm's {self.name} drops no blocks, so drop_path must stay unset")
+            network = _create(self.name, self.pretrained, **options)
+        except TypeError as error:  # no such argument
+            raise refusal from error
+        # Some models take the argument and ignore it.
+        if self.drop_path and not any(type(module).__name__ == "DropPath" for module in network.modules()):
+            raise refusal
         return network
 
 

@@ -12,7 +12,7 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 
 from classification.backbones import BACKBONES
 from classification.dividing import check_members
-from classification.importing import import_classifier, read_published
+from classification.importing import import_classifier, read_published, rename
 from detection.config import ModelSettings, TrainDetection
 from detection.ssd import create_ssd
 from engine import checkpoint
@@ -93,7 +93,7 @@ def import_detector(source: str, backbone: str, members: int) -> dict[str, Any]:
     """
     with torch.device("meta"):
         own = create_ssd(backbone, members, len(_COCO)).state_dict()
-    weights = {own_name(name): value for name, value in read_published(source).items()}
+    weights = rename(read_published(source), own_name, source)
     checkpoint.check_weights(own, weights, source)
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
     config = TrainDetection(model=ModelSettings(backbone, members))

@@ -113,6 +113,8 @@ def test_drop_path_is_divided_or_refused() -> None:
     for name in ("vgg11", "hrnet_w18_small"):
         with torch.device("meta"), pytest.raises(UserError, match=f"{name} drops no blocks"):
             create_members(f"timm:{name}", 2, 5, "imagenet", drop_path=0.4)
+    with torch.device("meta"), pytest.raises(UserError, match="vgg11 drops no blocks"):
+        create_members("timm:vgg11", 2, 5, "imagenet", drop_path=0.0)
 
 
 def test_copies_that_would_stay_alike_are_refused() -> None:

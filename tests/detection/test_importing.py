@@ -126,6 +126,8 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(shared: Path, tmp_pat
         publish(tmp_path / "less.pth", {key: value for key, value in member.items() if key != "fc.bias"}, 4),
     )
     refuse("4 unexpected", publish(tmp_path / "more.pth", member | {"fc.scale": torch.ones(1)}, 4))
+    torch.save({"module.models.0.fc.bias": torch.ones(1), "models.0.fc.bias": torch.ones(1)}, tmp_path / "twice.pth")
+    refuse("stands there twice", str(tmp_path / "twice.pth"))
     torch.save({"state_dict": member}, tmp_path / "bare.pth")
     refuse("belongs to no member", str(tmp_path / "bare.pth"))
     torch.save({"epoch": 3}, tmp_path / "none.pth")
