@@ -8,6 +8,29 @@ import pytest
 # Small tensors: a second thread costs more than it brings. Read by OpenMP when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """A test draws the same numbers whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Names a failure when it happens, not only at the end of a long run."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None:  # a worker's process: the main one reports
+        return
+
+    class NameFailures:
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed:
+                terminal.write_line(f"\n{report.nodeid} {report.when}: {report.longreprtext[-2000:]}", red=True)
+
+    config.pluginmanager.register(NameFailures())
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -109,22 +109,22 @@ def test_same_padding_is_tensorflows(size: int, kernel: int, stride: int) -> Non
     torch.testing.assert_close(conv(torch.ones(1, 1, size, size))[0, 0], sums[:, None] * sums)
 
 
+def drops(network: nn.Module, kind: type[nn.Module]) -> list[float]:
+    return [module.p for module in network.modules() if isinstance(module, kind)]
+
+
 def test_drop_probabilities_grow_with_depth_and_are_divided() -> None:
-    with torch.device("meta"):
-        pyramid = create_members("pyramidnet272", 4, 10, "cifar10")[0]
-        efficient = create_members("efficientnet_b0", 4, 10, "cifar10")[0]
-    drops = [module.p for module in pyramid.modules() if isinstance(module, ShakeDrop)]
-    assert drops == pytest.approx([0.25 * k / 90 for k in range(1, 91)])
-    depths = [module.p for module in efficient.modules() if isinstance(module, StochasticDepth)]
-    assert depths == pytest.approx([0.1 * k / 16 for k in range(16)])
+    pyramid, efficient = member_of("cifar10/pyramidnet272/S4"), member_of("cifar10/efficientnet_b0/S4")
+    assert drops(pyramid, ShakeDrop) == pytest.approx([0.25 * k / 90 for k in range(1, 91)])
+    assert drops(efficient, StochasticDepth) == pytest.approx([0.1 * k / 16 for k in range(16)])
 
 
 def test_drop_path_may_be_set() -> None:
     with torch.device("meta"):
-        pyramid = create_members("pyramidnet272", 4, 10, "cifar10", drop_path=0.8)[0]
-        efficient = create_members("efficientnet_b0", 4, 10, "cifar10", drop_path=0.0)[0]
-    assert [module.p for module in pyramid.modules() if isinstance(module, ShakeDrop)][-1] == pytest.approx(0.4)
-    assert not any(module.p for module in efficient.modules() if isinstance(module, StochasticDepth))
+        pyramid = create_members("pyramidnet272", 2, 10, "cifar10", drop_path=0.8)[0]
+        efficient = create_members("efficientnet_b0", 1, 10, "cifar10", drop_path=0.0)[0]
+    assert drops(pyramid, ShakeDrop)[-1] == pytest.approx(0.8 / 2**0.5)
+    assert not any(drops(efficient, StochasticDepth))
     with pytest.raises(UserError, match="resnet110 drops no blocks"):
         create_members("resnet110", 2, 10, "cifar10", drop_path=0.1)
 
@@ -138,6 +138,6 @@ def test_families_without_a_detector_say_so(backbone: str) -> None:
 @pytest.mark.parametrize("backbone", ["se_resnet50", "senet154"])
 def test_se_networks_under_ssd300(backbone: str) -> None:
     with torch.device("meta"):
-        extractor = create_feature_extractors(backbone, 2)[0]
+        extractor = create_feature_extractors(backbone, 1)[0]
         features = extractor(torch.empty(1, 3, 300, 300))
     assert features.shape == (1, extractor.out_channels[3], 38, 38)

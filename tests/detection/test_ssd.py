@@ -1,6 +1,5 @@
 """The networks against the released checkpoints' counts, layouts and expected outputs."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,24 +9,29 @@ from detection import create_ssd
 from detection.ssd import SSD
 from detection.summary import summarise
 from engine.errors import UserError
-from tests.reference import assert_probe, deterministic_images, deterministic_weights
+from tests.reference import assert_probe, deterministic_images, deterministic_weights, released
 
-DETECTORS = [(name, members) for name in ("wrn50_2", "wrn50_3", "resnext101_64x4d") for members in (1, 2)]
+# GFLOPs in the paper's convention (architectures.md)
+DETECTORS = {
+    ("wrn50_2", 1): 48.13,
+    ("wrn50_2", 2): 45.31,
+    ("wrn50_3", 1): 86.77,
+    ("wrn50_3", 2): 96.26,
+    ("resnext101_64x4d", 1): 90.14,
+    ("resnext101_64x4d", 2): 100.53,
+}
 
 
 @pytest.mark.parametrize(("backbone", "members"), DETECTORS)
-def test_parameter_counts(shared: Path, backbone: str, members: int) -> None:
-    counts = json.loads((shared / "reference/released_checkpoints/parameter_counts.json").read_text())
-    assert summarise(backbone, members)["params"] == counts[f"ssd300/{backbone}/S{members}"]["params"]
+def test_parameter_counts_and_gflops(shared: Path, backbone: str, members: int) -> None:
+    counts = released(shared, "parameter_counts")
+    found = summarise(backbone, members)
+    assert found["params"] == counts[f"ssd300/{backbone}/S{members}"]["params"]
+    assert found["gflops"] == pytest.approx(DETECTORS[backbone, members], rel=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "members", "gflops"),
-    [("wrn50_2", 1, 48.13), ("wrn50_2", 2, 45.31), ("wrn50_3", 1, 86.77), ("wrn50_3", 2, 96.26),
-     ("resnext101_64x4d", 1, 90.14), ("resnext101_64x4d", 2, 100.53), ("resnet50", 1, 22.65)],
-)  # fmt: skip
-def test_gflops_in_the_papers_convention(backbone: str, members: int, gflops: float) -> None:
-    assert summarise(backbone, members)["gflops"] == pytest.approx(gflops, rel=5e-4)
+def test_gflops_of_the_papers_small_detector() -> None:
+    assert summarise("resnet50", 1)["gflops"] == pytest.approx(22.65, rel=5e-4)
 
 
 def released_key(key: str) -> str:
@@ -52,21 +56,19 @@ def released_weights(model: SSD, layout: dict[str, list[int]]) -> dict[str, torc
     return weights
 
 
-@pytest.mark.parametrize(("backbone", "members"), [("wrn50_2", 1), ("wrn50_2", 2)])
-def test_outputs_of_released_weights(shared: Path, backbone: str, members: int) -> None:
-    folder = shared / "reference/released_checkpoints"
-    layout = json.loads((folder / "layout_detection.json").read_text())[f"ssd300/{backbone}/S{members}"]
-    expected = json.loads((folder / "expected_detection.json").read_text())[f"ssd300/{backbone}/S{members}"]
+def test_outputs_of_released_weights(shared: Path) -> None:
+    """One member; two are compared as the importer leaves them (test_importing.py)."""
+    network = "ssd300/wrn50_2/S1"
+    expected = released(shared, "expected_detection")[network]
     with torch.device("meta"):
-        model = create_ssd(backbone, members, num_classes=80).eval()
-    model.load_state_dict(released_weights(model, layout), assign=True)
+        model = create_ssd("wrn50_2", 1, num_classes=80).eval()
+    model.load_state_dict(released_weights(model, released(shared, "layout_detection")[network]), assign=True)
     with torch.inference_mode():
         deltas, logits = model(deterministic_images((1, 3, 300, 300)))
-    assert deltas.shape == (members, 1, 8732, 4)
-    assert logits.shape == (members, 1, 8732, 81)
-    for member in range(members):
-        assert_probe(deltas[member].transpose(1, 2), expected["locs"][member])
-        assert_probe(logits[member].transpose(1, 2), expected["confs"][member])
+    assert deltas.shape == (1, 1, 8732, 4)
+    assert logits.shape == (1, 1, 8732, 81)
+    assert_probe(deltas[0].transpose(1, 2), expected["locs"][0])
+    assert_probe(logits[0].transpose(1, 2), expected["confs"][0])
 
 
 def test_shared_layers_take_their_statistics_over_all_members_once_a_step() -> None:
@@ -84,6 +86,11 @@ def test_shared_layers_take_their_statistics_over_all_members_once_a_step() -> N
     assert norm.num_batches_tracked == 1
 
 
+def assert_equal_but_for_rounding(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Sums of large terms may come out small, so rounding is measured against the largest value."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
 def test_shared_weights_get_the_sum_of_the_members_gradients() -> None:
     torch.manual_seed(0)
     model = create_ssd("resnet10_16", 2, num_classes=3).eval()
@@ -95,7 +102,7 @@ def test_shared_weights_get_the_sum_of_the_members_gradients() -> None:
         model(images)[1][member].square().mean(dim=(1, 2, 3)).sum().backward()
         return head.grad.clone()
 
-    torch.testing.assert_close(gradient(slice(2)), gradient(slice(1)) + gradient(slice(1, 2)), rtol=1e-4, atol=1e-7)
+    assert_equal_but_for_rounding(gradient(slice(2)), gradient(slice(1)) + gradient(slice(1, 2)))
 
 
 def test_each_member_may_have_its_own_view() -> None:
@@ -105,7 +112,7 @@ def test_each_member_may_have_its_own_view() -> None:
     with torch.inference_mode():
         _, logits = model(views)
         for member in range(2):
-            torch.testing.assert_close(logits[member], model(views[member])[1][member], rtol=1e-4, atol=1e-5)
+            assert_equal_but_for_rounding(logits[member], model(views[member])[1][member])
 
 
 def test_unknown_backbone_names_close_ones() -> None:

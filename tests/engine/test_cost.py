@@ -66,6 +66,8 @@ def test_gflops_of_tables_2_and_4(shared: Path) -> None:
     rows = [(dataset, name.removesuffix("_shakedrop"), *rest) for dataset, name, *rest in rows]
     rows = [row for row in rows if row[1] in BACKBONES and row[1:3] not in unlike]
     assert len(rows) >= 48
+    # Every network once, shallow ones at every S: a deep one takes seconds.
+    rows = [row for row in rows if row[2] == 2 or row[1].startswith(("wrn", "resnext29"))]
     for dataset, backbone, s, printed, half_a_digit in rows:
         gflops = summarise(backbone, s, dataset)["gflops"]
         assert gflops == pytest.approx(printed, abs=0.005 * printed + half_a_digit), (backbone, s)
