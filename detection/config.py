@@ -13,8 +13,8 @@ class ModelSettings:
     """The detector.
 
     Attributes:
-        backbone: name of the backbone before dividing (an unknown one lists all); or timm:<model>, of which all members
-            are undivided copies; or timm:<model>,<model>,…, one for each member.
+        backbone: name of the backbone before dividing (an unknown one names close ones); or timm:<model>, of which all
+            members are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that the backbone is divided into.
         pretrained: a checkpoint of the same backbone and members to start from: a classifier's, or a detector's, whose
             class heads are left out where the number of classes differs; or timm, to fetch the weights of timm's
@@ -172,7 +172,7 @@ class Detect:
     score_threshold: float = 0.3
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 8
-    output: str | None = "runs/detect"
+    output: str = "runs/detect"
     device: str = "auto"
     seed: int = 0
 

@@ -101,7 +101,7 @@ class Detector:
         Raises:
             UserError: for an image that cannot be read or has another form.
         """
-        if isinstance(images, str | Path | np.ndarray):
+        if isinstance(images, str | Path | np.ndarray | Image.Image):
             raise UserError("predict takes a list of images: put the single image into brackets")
         found: list[Detections] = []
         for start in range(0, len(images), batch_size):

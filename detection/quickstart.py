@@ -38,7 +38,7 @@ class Quickstart:
 
     size: int = 400
     epochs: int = 16
-    output: str | None = "runs/quickstart"
+    output: str = "runs/quickstart"
     device: str = "auto"
     seed: int = 0
 

@@ -103,12 +103,13 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
     if bool(config.checkpoint) == bool(config.detections):
         raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")
     source = Path(config.checkpoint or config.detections)
-    folder = make_folder(config.output or source.parent / "eval")
+    folder = Path(config.output or source.parent / "eval")
     if config.detections:
         if not config.data.val_annotations:
             raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
         annotations = load_annotations(config.data.val_annotations, None)
         results = load_results(config.detections, annotations)
+        make_folder(folder)
         metrics = coco_metrics(annotations, results) | {"members": [], "postprocess": None}
     else:
         device = resolve_device(config.device)
@@ -116,6 +117,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         annotations = read_ground_truth(config.data)
         check_same_categories(detector.category_ids, detector.names, annotations)
         print(f"{config.data.val_annotations}: {annotations.describe()}")
+        make_folder(folder)  # before the long part
         workers = min(2, torch.get_num_threads() - 1) if device.type == "cpu" else 4
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)
         metrics["postprocess"] = resolved(detector)

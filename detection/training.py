@@ -114,6 +114,8 @@ def train(config: TrainDetection) -> dict[str, Any]:
     model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, config.model.pretrained, config.model.backbone)
+    if config.train.cot_weight and config.model.members == 1:
+        print("note: train.cot_weight does nothing with one member")
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")

@@ -39,7 +39,7 @@ def resolve_precision(precision: Precision, device: torch.device, training: bool
     """What ``auto`` means on a device.
 
     In training what the device multiplies in hardware: bf16, on an older CUDA device fp16, on a CPU without AMX
-    float32. In evaluation float32, so that a number does not depend on the machine.
+    float32. In evaluation float32 (on CUDA with PyTorch's setting of TF32 for convolutions, on by default).
 
     Raises:
         UserError: for fp16 on a CPU.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from engine.checkpoint import load_weights
+from engine import checkpoint
 from engine.cli import to_dict
 from engine.devices import autocast, precision_dtype
 from engine.errors import UserError
@@ -81,7 +81,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     history: list[dict[str, Any]] = []
     if folder.resumed:
-        load_weights(model, folder.resumed["model"], f"the checkpoint of {folder.path}")
+        checkpoint.load_weights(model, folder.resumed["model"], f"the checkpoint of {folder.path}")
         own = [{key: group[key] for key in _HYPERPARAMETERS} for group in optimizer.param_groups]
         optimizer.load_state_dict(folder.resumed["optimizer"])
         for group, values in zip(optimizer.param_groups, own, strict=True):
@@ -93,6 +93,9 @@ def fit(
     if settings.warmup_epochs >= settings.epochs:
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
     start, seed = len(history), folder.config.seed
+    best_score = -math.inf
+    if folder.resumed and folder.best.exists():  # the folder's own: ``history`` may be of a run that this one continues
+        best_score = checkpoint.load(folder.best, folder.kind)["history"][-1][task.best_metric]
     if start >= settings.epochs:
         print(f"{folder.last} already has {start} epochs: nothing to do")
 
@@ -126,10 +129,9 @@ def fit(
         line |= {f"train_{name}": total / len(loader) for name, total in totals.items()}
         if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
             line |= {key: value for key, value in task.evaluate().items() if isinstance(value, int | float)}
-        # A run that continues another one's checkpoint in a new folder begins with its own best.
-        earlier = history if folder.best.exists() else []
-        scores = [old[task.best_metric] for old in earlier if task.best_metric in old]
-        best = task.best_metric in line and line[task.best_metric] > max(scores, default=-math.inf)
+        best = line.get(task.best_metric, -math.inf) > best_score
+        if best:
+            best_score = line[task.best_metric]
         history.append(line)
         state = {
             "kind": folder.kind,

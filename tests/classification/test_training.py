@@ -18,7 +18,7 @@ from classification.config import (
 )
 from classification.ensemble import create_ensemble
 from classification.evaluation import evaluate, load_ensemble
-from classification.training import load_pretrained, train
+from classification.training import CoTraining, load_pretrained, train
 from engine import checkpoint
 from engine.cli import to_dict
 from engine.errors import UserError
@@ -132,6 +132,16 @@ def test_resumed_run_ends_with_the_same_weights(npz: Path, tmp_path: Path, train
     assert (resumed / "metrics.jsonl").read_text() == (straight / "metrics.jsonl").read_text()
     first, second = (checkpoint.load(run / "last.pt")["model"] for run in (straight, resumed))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_continued_run_has_a_best_of_its_own(
+    trained: Path, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([-2.0, -1.0, -3.0])  # all below those of the run that is continued
+    monkeypatch.setattr(CoTraining, "evaluate", lambda self: {"top1": next(scores)})
+    train(recipe(npz, tmp_path, epochs=3, resume=str(trained / "last.pt")))
+    train(recipe(npz, tmp_path, epochs=5, resume="auto"))
+    assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 4
 
 
 def test_members_start_differently_and_their_views_matter(npz: Path, tmp_path: Path, trained: Path) -> None:

@@ -113,6 +113,8 @@ def test_detector_predicts_paths_arrays_and_pil(run_folder: Path, data: DataSett
     assert (boxes[:, 2] <= 160).all()
     assert (boxes[:, 3] <= 120).all()
     assert found[0].names == ["square"] * len(found[0])
+    with pytest.raises(UserError, match="brackets"):
+        detector.predict(pil)
     with pytest.raises(UserError, match=r"images\[0\]"):
         detector.predict([np.zeros((4, 4), np.float32)])
 
