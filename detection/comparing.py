@@ -31,7 +31,7 @@ def draw_comparisons(
             panels.append(_panel(f"member {number + 1}", results[0], image.shape, score_threshold))
         if len(members) > 1:
             panels.append(_panel("fused", fused[0], image.shape, score_threshold))
-        path = folder / f"{Path(record.file_name).stem}.jpg"
+        path = folder / ("_".join(Path(record.file_name).with_suffix("").parts) + ".jpg")  # train/1 is not val/1
         save_image(path, comparison(image, panels, detector.names))
         written.append(path)
     return written

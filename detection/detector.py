@@ -132,9 +132,11 @@ class Detector:
 
 
 def to_pixels(result: Boxes, width: int, height: int) -> Boxes:
-    """Boxes in [0, 1] as pixels of an image, clipped to it."""
+    """Boxes in [0, 1] as pixels of an image, clipped to it; one that lies outside is left out, as fusion does."""
     size = torch.tensor([width, height, width, height], dtype=result.boxes.dtype)
-    return result._replace(boxes=result.boxes.clamp(0, 1) * size)
+    boxes = result.boxes.clamp(0, 1) * size
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return Boxes(boxes[inside], result.scores[inside], result.labels[inside])
 
 
 def _as_array(image: Any, position: int) -> np.ndarray:

@@ -31,6 +31,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     detector = Detector.load(config.checkpoint, config.device, config.postprocess)
     folder = make_folder(config.output)
     names = _picture_names(paths)
+    ids = _image_ids(names)
     sources = {path.resolve() for path in paths}
     for name in names.values():
         if (folder / name).resolve() in sources:
@@ -52,7 +53,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
                 image, detections.boxes.numpy(), detections.labels.numpy(), detector.names, detections.scores.numpy()
             )
             save_image(folder / names[path], picture)
-            entries += _entries(path, detections, detector.category_ids)
+            entries += _entries(ids[path], path, detections, detector.category_ids)
             empty += not len(detections)
     write_json(entries, folder / "detections.json")
     print(
@@ -78,8 +79,18 @@ def _picture_names(paths: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _entries(path: Path, found: Detections, category_ids: list[int]) -> list[dict[str, Any]]:
-    image_id = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+def _image_ids(names: dict[Path, str]) -> dict[Path, int | str]:
+    # A number that two files share (7.jpg and 007.jpg) belongs to the first; the other goes by its picture's name.
+    ids: dict[Path, int | str] = {}
+    taken: set[int | str] = set()
+    for path, name in names.items():
+        number = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else None
+        ids[path] = Path(name).stem if number is None or number in taken else number
+        taken.add(ids[path])
+    return ids
+
+
+def _entries(image_id: int | str, path: Path, found: Detections, category_ids: list[int]) -> list[dict[str, Any]]:
     return [
         {
             "image_id": image_id,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def make_folder(path: str | Path) -> Path:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write(temporary path)``, then moves the file into place: a reader sees the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    number = zlib.crc32(os.fsencode(path.name))  # the name itself may be as long as the file system allows
+    temporary = path.with_name(f".{number:08x}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb") as file:

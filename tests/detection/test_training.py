@@ -12,12 +12,16 @@ import torch
 from detection import Detector, create_ssd
 from detection.config import (
     DataSettings,
+    Detect,
     DetectionTrainSettings,
     EvaluateDetection,
     ModelSettings,
     TrainDetection,
 )
+from detection.detector import to_pixels
 from detection.drawing import save_image
+from detection.postprocess import Boxes, PostprocessSettings
+from detection.prediction import detect
 from detection.scoring import evaluate
 from detection.training import load_pretrained, train
 from engine import checkpoint
@@ -117,6 +121,30 @@ def test_detector_predicts_paths_arrays_and_pil(run_folder: Path, data: DataSett
         detector.predict(pil)
     with pytest.raises(UserError, match=r"images\[0\]"):
         detector.predict([np.zeros((4, 4), np.float32)])
+
+
+def test_detect_draws_every_image_that_can_be_read(run_folder: Path, data: DataSettings, tmp_path: Path) -> None:
+    long = "x" * 248
+    (tmp_path / "more").mkdir()
+    for number, copy in enumerate(("1", "01", long)):
+        shutil.copy(Path(data.val_images) / f"{number}.png", tmp_path / f"more/{copy}.png")
+    (tmp_path / "more/broken.png").write_bytes(b"no image")
+    sources = [str(Path(data.val_images) / "1.png"), str(tmp_path / "more")]
+    config = Detect(str(run_folder / "last.pt"), sources, 0.0, PostprocessSettings(score_threshold=1e-4), device="cpu")
+    with pytest.raises(UserError, match=r"1 of 5 images could not be read.*broken\.png"):
+        detect(replace(config, output=str(tmp_path / "out")))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"1.png", "1_2.png", "01.png", f"{long}.png", "detections.json"}
+    entries = json.loads((tmp_path / "out/detections.json").read_text())
+    assert {entry["image_id"] for entry in entries} == {1, "1_2", "01", long}
+    assert all(min(entry["bbox"][2:]) > 0 for entry in entries)
+
+
+def test_boxes_outside_the_image_are_left_out() -> None:
+    boxes = torch.tensor([[-0.1, 0.2, 0.5, 1.2], [1.1, 0.2, 1.3, 0.4]])
+    found = to_pixels(Boxes(boxes, torch.tensor([0.9, 0.8]), torch.tensor([2, 1])), 200, 100)
+    torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 20.0, 100.0, 100.0]]))
+    assert (found.scores.tolist(), found.labels.tolist()) == (pytest.approx([0.9]), [2])
 
 
 def test_members_of_timm_are_co_trained_on_their_own_views(data: DataSettings, tmp_path: Path) -> None:
