@@ -55,9 +55,11 @@ def test_imported_classifiers_compute_what_the_released_code_does(
             assert_probe(logits, expected["logits"])
 
 
-@pytest.mark.parametrize("network", ["ssd300/wrn50_3/S2", "ssd300/resnext101_64x4d/S2"])
-def test_imported_detectors_keep_every_weight(shared: Path, tmp_path: Path, network: str) -> None:
+@pytest.mark.parametrize("s", [1, 2])
+@pytest.mark.parametrize("backbone", ["wrn50_2", "wrn50_3", "resnext101_64x4d"])
+def test_imported_detectors_keep_every_weight(shared: Path, tmp_path: Path, backbone: str, s: int) -> None:
     """Each tensor of the file has a value of its own, and the network's tensors have them all."""
+    network, last = f"ssd300/{backbone}/S{s}", s - 1
     layout = released(shared, "layout_detection")[network]
     weights = {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in enumerate(layout.items())}
     torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "published.pth")
@@ -66,7 +68,8 @@ def test_imported_detectors_keep_every_weight(shared: Path, tmp_path: Path, netw
     assert all((value == values[key]).all() for key, value in found.items())
     assert sorted(values.values()) == list(range(len(layout)))
     position = list(layout).index
-    assert values["members.1.layer3.0.conv1.weight"] == position("feature_extractor.backbone.1.3.0.conv1.weight")
+    key = f"feature_extractor.backbone.{last}.3.0.conv1.weight"
+    assert values[f"members.{last}.layer3.0.conv1.weight"] == position(key)
     assert values["extras.4.3.weight"] == position("additional_blocks.4.3.weight")
 
 
