@@ -181,6 +181,6 @@ def test_bad_arguments(backbone: str, members: int, num_classes: int, dataset: s
 
 
 def test_detection_needs_the_imagenet_form() -> None:
-    with pytest.raises(UserError, match=r"those with imagenet are: .*wrn50_2"):
+    with pytest.raises(UserError, match=r"wrn28_10 has no form for SSD300; those that have one are .*wrn50_2"):
         create_feature_extractors("wrn28_10", 2)
     assert find_backbone("resnet10_16", "imagenet") is find_backbone("resnet10_16", "cifar")
