@@ -4,6 +4,7 @@ import dataclasses
 import io
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -53,11 +54,19 @@ def parse(
         f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
         for i, word in enumerate(argv)
     ]
-    # Printing waits for the defaults.
-    read = parser.parse_args([word for word in argv if defaults is None or not word.startswith("--print_config")])
-    if defaults:
-        parser.set_defaults(defaults(_build(parser, read, config_class)))
-        read = parser.parse_args(argv)
+    try:
+        # Printing waits for the defaults.
+        read = parser.parse_args([word for word in argv if defaults is None or not word.startswith("--print_config")])
+        if defaults:
+            parser.set_defaults(defaults(_build(parser, read, config_class)))
+            read = parser.parse_args(argv)
+    except UnicodeDecodeError as error:
+        files = [
+            word.partition("=")[2] or following
+            for word, following in pairwise([*argv, ""])
+            if word.startswith("--config")
+        ]
+        raise UserError(f"{', '.join(files)}: not a YAML file: it is no text in UTF-8") from error
     return _build(parser, read, config_class)
 
 

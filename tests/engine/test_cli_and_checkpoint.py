@@ -66,6 +66,14 @@ def test_misspelt_key_in_yaml_is_named(tmp_path: Path) -> None:
         parse(Config, ["--config", str(file)])
 
 
+@pytest.mark.parametrize("form", ["--config {}", "--config={}"])
+def test_recipe_that_is_no_text_is_named(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(b"train:\n  epochs: \x9a\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml: not a YAML file"):
+        parse(Config, form.format(file).split())
+
+
 class Payload:
     def __reduce__(self) -> tuple:
         return os.system, ("echo owned",)
