@@ -14,6 +14,7 @@ from detection.annotations import load_annotations
 from detection.comparing import draw_comparisons
 from detection.config import DataSettings, DetectionTrainSettings, EvaluateDetection, ModelSettings, TrainDetection
 from detection.detector import Detector
+from detection.postprocess import PostprocessSettings
 from detection.scoring import evaluate
 from detection.synthetic import generate
 from detection.training import train
@@ -112,6 +113,7 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
             evaluate_every=8,
             workers=1,
         ),
+        postprocess=PostprocessSettings(score_threshold=0.01),
         output=str(folder / "detector"),
         **common,
     )

@@ -72,6 +72,9 @@ def parse(
 
 def _build(parser: ArgumentParser, read: Namespace, config_class: type[Config]) -> Config:
     files = read.pop("config", None) or []
+    for section in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(section.default_factory) and read.get(section.name) is None:
+            raise UserError(f"{section.name} is empty: give it a field, or leave it out (see {parser.prog} --help)")
     config = config_class(**vars(parser.instantiate(read)))
     if files and getattr(config, "output", "") is None:
         config.output = str(Path("runs") / Path(files[-1].relative).stem)

@@ -10,8 +10,8 @@ from pycocotools.coco import COCO
 from detection.synthetic import CATEGORY_IDS, crop, generate
 from detection.synthetic_scenes import (
     CLASS_NAMES,
-    MAX_OBJECTS,
     MIN_VISIBLE,
+    OBJECTS,
     SceneObject,
     draw_background,
     draw_scene,
@@ -45,7 +45,7 @@ def test_boxes_are_tight_around_the_pixels_that_change_when_the_object_is_painte
         rows, columns = np.where(change > change.max() / 2)
         x1, y1, x2, y2 = unhidden.box
         found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-        assert np.abs(found - [x1, y1, x2, y2]).max() <= 2
+        assert np.abs(found - [x1, y1, x2, y2]).max() <= 3  # of a thin tip less than half of the contrast may show
 
 
 def test_box_is_of_the_visible_part_with_exclusive_end() -> None:
@@ -55,9 +55,9 @@ def test_box_is_of_the_visible_part_with_exclusive_end() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_scenes_hold_one_to_seven_objects_none_hidden_by_more_than_its_share(seed: int) -> None:
+def test_scenes_hold_one_to_eight_objects_none_hidden_by_more_than_its_share(seed: int) -> None:
     objects = place_objects(np.random.default_rng(seed), 200, 300)
-    assert 1 <= len(objects) <= MAX_OBJECTS
+    assert 1 <= len(objects) <= OBJECTS[1]
     for index, item in enumerate(objects):
         in_front = np.zeros((200, 300), bool)
         for other in objects[index + 1 :]:
@@ -82,8 +82,8 @@ def test_scenes_vary_in_shape_size_and_class() -> None:
     sides = [(item.box[2:] - item.box[:2]).max() / min(image.shape[:2]) for item, image in objects]
     assert min(ratios) < 0.8
     assert max(ratios) > 1.25
-    assert min(sides) < 0.1
-    assert 0.4 < max(sides) < 0.53
+    assert min(sides) < 0.15
+    assert 0.45 < max(sides) < 0.58
     assert {item.label for item, _ in objects} == set(range(len(CLASS_NAMES)))
 
 
@@ -136,7 +136,9 @@ def test_images_depend_on_seed_split_and_index_only(folder: Path, tmp_path: Path
     assert reference["annotations/instances_val.json"] == fewer["annotations/instances_val.json"]
     alone, _ = draw_scene(np.random.default_rng((5, 0, 7)), 160)
     written = cv2.imread(str(folder / "images/train/000008.jpg"))[..., ::-1]
-    assert np.abs(written.astype(int) - alone).mean() < 6
+    assert (
+        np.abs(written.astype(int) - alone).mean() < 10
+    )  # JPEG's loss on noise; another image differs by several times as much
     first = [data[f"images/{split}/000001.jpg"] for data in (reference, other) for split in ("train", "val")]
     assert len(set(first)) == 4
 

@@ -66,6 +66,13 @@ def test_misspelt_key_in_yaml_is_named(tmp_path: Path) -> None:
         parse(Config, ["--config", str(file)])
 
 
+def test_empty_section_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("output: here\ntrain:\n")
+    with pytest.raises(UserError, match="train is empty"):
+        parse(Config, ["--config", str(file)])
+
+
 @pytest.mark.parametrize("form", ["--config {}", "--config={}"])
 def test_recipe_that_is_no_text_is_named(tmp_path: Path, form: str) -> None:
     file = tmp_path / "recipe.yaml"
