@@ -136,9 +136,7 @@ def test_images_depend_on_seed_split_and_index_only(folder: Path, tmp_path: Path
     assert reference["annotations/instances_val.json"] == fewer["annotations/instances_val.json"]
     alone, _ = draw_scene(np.random.default_rng((5, 0, 7)), 160)
     written = cv2.imread(str(folder / "images/train/000008.jpg"))[..., ::-1]
-    assert (
-        np.abs(written.astype(int) - alone).mean() < 10
-    )  # JPEG's loss on noise; another image differs by several times as much
+    assert np.abs(written.astype(int) - alone).mean() < 10  # what JPEG loses of noise: far from another image
     first = [data[f"images/{split}/000001.jpg"] for data in (reference, other) for split in ("train", "val")]
     assert len(set(first)) == 4
 
