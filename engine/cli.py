@@ -4,7 +4,6 @@ import dataclasses
 import io
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +19,12 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse prints the whole usage before a message of several lines: one line says more.
         raise UserError(" ".join(str(message).split()) + f" (see {self.prog} --help)")
+
+    def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
+        try:
+            return super().parse_path(cfg_path, *arguments, **options)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{cfg_path}: not a YAML file: it is no text in UTF-8") from error
 
 
 def parse(
@@ -54,19 +59,11 @@ def parse(
         f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
         for i, word in enumerate(argv)
     ]
-    try:
-        # Printing waits for the defaults.
-        read = parser.parse_args([word for word in argv if defaults is None or not word.startswith("--print_config")])
-        if defaults:
-            parser.set_defaults(defaults(_build(parser, read, config_class)))
-            read = parser.parse_args(argv)
-    except UnicodeDecodeError as error:
-        files = [
-            word.partition("=")[2] or following
-            for word, following in pairwise([*argv, ""])
-            if word.startswith("--config")
-        ]
-        raise UserError(f"{', '.join(files)}: not a YAML file: it is no text in UTF-8") from error
+    # Printing waits for the defaults.
+    read = parser.parse_args([word for word in argv if defaults is None or not word.startswith("--print_config")])
+    if defaults:
+        parser.set_defaults(defaults(_build(parser, read, config_class)))
+        read = parser.parse_args(argv)
     return _build(parser, read, config_class)
 
 

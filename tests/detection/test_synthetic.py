@@ -42,10 +42,10 @@ def test_boxes_are_tight_around_the_pixels_that_change_when_the_object_is_painte
         painted = background.copy()
         paint(rng, painted, item)
         change = np.abs(painted.astype(int) - 128).max(-1)
-        rows, columns = np.where(change > change.max() / 2)
+        rows, columns = np.where(change > 0.15 * change.max())  # a dark rim or a thin tip stands out less
         x1, y1, x2, y2 = unhidden.box
         found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-        assert np.abs(found - [x1, y1, x2, y2]).max() <= 3  # of a thin tip less than half of the contrast may show
+        assert np.abs(found - [x1, y1, x2, y2]).max() <= 2
 
 
 def test_box_is_of_the_visible_part_with_exclusive_end() -> None:
@@ -135,8 +135,8 @@ def test_images_depend_on_seed_split_and_index_only(folder: Path, tmp_path: Path
     assert all(reference[name] == fewer[name] for name in images)
     assert reference["annotations/instances_val.json"] == fewer["annotations/instances_val.json"]
     alone, _ = draw_scene(np.random.default_rng((5, 0, 7)), 160)
-    written = cv2.imread(str(folder / "images/train/000008.jpg"))[..., ::-1]
-    assert np.abs(written.astype(int) - alone).mean() < 10  # what JPEG loses of noise: far from another image
+    file = cv2.imencode(".jpg", alone[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    assert (folder / "images/train/000008.jpg").read_bytes() == file
     first = [data[f"images/{split}/000001.jpg"] for data in (reference, other) for split in ("train", "val")]
     assert len(set(first)) == 4
 

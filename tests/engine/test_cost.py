@@ -40,7 +40,7 @@ def test_counting_leaves_the_network_alone() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-@pytest.mark.parametrize(("backbone", "s"), [("wrn16_8", 1), ("resnext29_8x64d", 2), ("resnet10_16", 2)])
+@pytest.mark.parametrize(("backbone", "s"), [("wrn16_8", 1), ("resnext29_8x64d", 2), ("wrn50_2", 2)])
 def test_macs_are_half_of_torchs_flops(backbone: str, s: int) -> None:
     dataset = "imagenet" if "imagenet" in BACKBONES[backbone].forms else "cifar100"
     size = DATASETS[dataset].image_size
