@@ -146,6 +146,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "efficientnet_b7": EfficientNetSpec(2.0, 3.1),
     # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, stem included
     "resnet10_16": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(16)),
+    "resnet10_24": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(24)),
     "resnet10_32": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(32)),
     "resnet18_32": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), small(32)),
     "resnet18_64": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), small(64)),

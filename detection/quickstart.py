@@ -21,7 +21,7 @@ from detection.training import train
 from engine.devices import resolve_device
 from engine.errors import UserError
 
-BACKBONE, MEMBERS = "resnet10_32", 2
+BACKBONE, MEMBERS = "resnet10_24", 2
 _PARTS = ("backbones", "detector", "pictures")
 
 
@@ -38,7 +38,7 @@ class Quickstart:
     """
 
     size: int = 400
-    epochs: int = 16
+    epochs: int = 12
     output: str = "runs/quickstart"
     device: str = "auto"
     seed: int = 0
@@ -105,12 +105,12 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
         ),
         train=DetectionTrainSettings(
             epochs=config.epochs,
-            batch_size=8,
+            batch_size=4,
             lr=0.02,
             nesterov=True,
             warmup_epochs=1,
             clip_gradient=10.0,
-            evaluate_every=8,
+            evaluate_every=6,
             workers=1,
         ),
         postprocess=PostprocessSettings(score_threshold=0.01),
