@@ -38,7 +38,7 @@ class Quickstart:
     """
 
     size: int = 400
-    epochs: int = 12
+    epochs: int = 10
     output: str = "runs/quickstart"
     device: str = "auto"
     seed: int = 0
@@ -110,10 +110,10 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
             nesterov=True,
             warmup_epochs=1,
             clip_gradient=10.0,
-            evaluate_every=6,
+            evaluate_every=5,
             workers=1,
         ),
-        postprocess=PostprocessSettings(score_threshold=0.01),
+        postprocess=PostprocessSettings(nms_iou=0.45, fusion_iou=0.6),
         output=str(folder / "detector"),
         **common,
     )
