@@ -56,6 +56,11 @@ class ImageSet:
         """The image as uint8 RGB [H,W,3]; raises UserError, naming it, where it cannot be decoded."""
         return self.decode(self.items[index])
 
+    def name(self, index: int) -> str:
+        """What a user calls the image: its path, or its number in a file of many."""
+        item = self.items[index]
+        return str(item) if isinstance(item, str | Path) else f"image {index} of {self.source}"
+
     def take(self, indices: np.ndarray) -> ImageSet:
         """The images at ``indices`` alone."""
         return replace(self, labels=self.labels[indices], items=self.items[indices])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classification.backbones import create_members
+from engine.distributed import present
 from engine.errors import UserError
 
 Combination = Literal["mean", "max", "geometric"]
@@ -24,7 +25,8 @@ class Ensemble(nn.Module):
         self.members = members
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [N,3,H,W]: every member sees x; x [S,N,3,H,W]: each its own view. -> logits [S,N,C].
+        """x [N,3,H,W]: every member sees x; x [S,N,3,H,W]: each its own view. -> logits [S,N,C], those of the members
+        that are here where others are `Elsewhere`.
 
         Raises ValueError for any other shape.
         """
@@ -36,7 +38,7 @@ class Ensemble(nn.Module):
             raise ValueError(
                 f"expected images [N,3,H,W] or [{len(self.members)},N,3,H,W], one view a member, not {list(x.shape)}"
             )
-        return torch.stack([member(view) for member, view in zip(self.members, views, strict=True)])
+        return torch.stack([member(views[number]) for number, member in present(self.members)])
 
 
 class EnsembleOfEnsembles(nn.Module):

@@ -15,6 +15,7 @@ from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosi
 from classification.views import EvaluationViews, normalize
 from engine import checkpoint as checkpoints
 from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
+from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.progress import progress
@@ -33,9 +34,15 @@ FORM_DATASETS = {"cifar": "cifar10", "imagenet": "imagenet"}
 
 @torch.no_grad()
 def measure(
-    model: Ensemble | EnsembleOfEnsembles, loader: DataLoader, mean: Tensor, std: Tensor, precision: Precision = "auto"
+    model: Ensemble | EnsembleOfEnsembles,
+    loader: DataLoader,
+    mean: Tensor,
+    std: Tensor,
+    precision: Precision = "auto",
+    world: World | None = None,
 ) -> dict[str, Any]:
-    """Evaluates on every image of ``loader``, which gives batches as `EvaluationViews`.
+    """Evaluates on every image of ``loader``, which gives batches as `EvaluationViews`; in a ``world`` of several
+    processes on the images of all of their loaders together.
 
     Returns:
         ``top1`` and ``top5`` of the ensemble (mean of logits), ``members`` (a list of the same), ``combine`` (top1 by
@@ -45,7 +52,7 @@ def measure(
     Raises:
         UserError: where the network's outputs are not finite.
     """
-    device = mean.device
+    world, device = world or World(), mean.device
     dtype = precision_dtype(precision, device)
     model.eval()
     members = len(model.members)
@@ -56,7 +63,7 @@ def measure(
         views, labels = views.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with autocast(dtype, device):
             logits = model(normalize(views, mean, std))
-        logits = logits.float()
+        logits = world.gather_members(logits.float())
         if not torch.isfinite(logits).all():
             raise UserError("the network's outputs are not finite: its weights are damaged, or training diverged")
         scores = {name: combine(logits, **arguments) for name, arguments in RULES.items()}
@@ -66,6 +73,12 @@ def measure(
             top[row] += torch.tensor([_count(values, labels, k) for k in (1, 5)])
         images += len(labels)
         similarity += (cosine_similarity(logits) or 0.0) * len(labels)
+    # Each process of a replica has counted all members.
+    counts = torch.cat([top.flatten().double(), torch.tensor([*rules.values(), images, similarity]).double()])
+    counts = world.sum(counts.to(device)).cpu() / world.members
+    top = counts[: top.numel()].view_as(top)
+    *right, images, similarity = counts[top.numel() :].tolist()
+    images, rules = round(images), dict(zip(rules, right, strict=True))
     accuracies = [{"top1": 100 * one / images, "top5": 100 * five / images} for one, five in top.tolist()]
     return {
         **accuracies[-1],

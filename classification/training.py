@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from classification.config import TrainClassification
 from classification.datasets import IMAGENET_STATISTICS, STATISTICS, default_image_size, load_training_images
@@ -18,7 +18,8 @@ from classification.losses import co_training_loss, cot_weight_at
 from classification.timm_backbones import PREFIX, check_copies_differ, output_shape, statistics
 from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
 from engine.checkpoint import load_weights
-from engine.devices import resolve_device, resolve_precision
+from engine.devices import resolve_precision
+from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
@@ -33,15 +34,24 @@ class CoTraining:
         config: the recipe.
         meta: ``classes`` (names, by label), ``image_size`` (pixels), ``crop`` (of the views), ``stem`` (cifar or
             imagenet), ``mean`` and ``std`` (of the pixels in 0…1): what a checkpoint needs to be used alone.
-        evaluation: batches of `EvaluationViews`.
+        evaluation: batches of `EvaluationViews`, this replica's part of them.
+        views: the training images.
+        world: this process's place among all.
     """
 
     best_metric = "top1"
 
     def __init__(
-        self, model: Ensemble, config: TrainClassification, meta: dict[str, Any], evaluation: DataLoader
+        self,
+        model: Ensemble,
+        config: TrainClassification,
+        meta: dict[str, Any],
+        evaluation: DataLoader,
+        views: TrainingViews,
+        world: World,
     ) -> None:
         self.model, self.meta, self.settings, self.evaluation = model, meta, config.train, evaluation
+        self.network, self.views, self.world = model, views, world
         self.weight_decay = divide_weight_decay(
             config.train.weight_decay, config.model.members, config.train.weight_decay_division
         )
@@ -54,15 +64,20 @@ class CoTraining:
         images = normalize(views.transpose(0, 1).contiguous(), self.mean, self.std)
         if self.settings.mixup:
             images, targets = mixup(images, targets, len(self.meta["classes"]), self.settings.mixup)
-        logits = self.model(images if len(images) == len(self.model.members) else images[0])
+        self.world.reseed()  # mixup draws alike in all processes of a replica, dropout in each its own
+        logits = self.world.gather_members(self.network(images if len(images) > 1 else images[0]))
         weight = cot_weight_at(epoch, self.settings.cot_weight, self.settings.cot_warmup_epochs)
         return co_training_loss(logits, targets, weight, self.settings.label_smoothing, self.settings.cot_loss)
 
     def evaluate(self) -> dict[str, Any]:
         """`measure`'s numbers, the members' as ``top1_member1`` …."""
-        metrics = measure(self.model, self.evaluation, self.mean, self.std)
+        metrics = measure(self.model, self.evaluation, self.mean, self.std, world=self.world)
         members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"], 1)}
         return {key: metrics[key] for key in ("top1", "top5", "cosine_similarity")} | members
+
+    def name(self, index: int) -> str:
+        """What a user calls a training image."""
+        return self.views.images.name(index)
 
 
 def train(config: TrainClassification) -> dict[str, Any]:
@@ -71,7 +86,11 @@ def train(config: TrainClassification) -> dict[str, Any]:
     Raises:
         UserError: for a recipe, data, checkpoint or folder that cannot be used.
     """
-    device = resolve_device(config.device)
+    with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
+        return _train(config, world, device)
+
+
+def _train(config: TrainClassification, world: World, device: torch.device) -> dict[str, Any]:
     images, evaluation_images = load_training_images(config.data, config.seed)
     if config.train.batch_size < 2:
         raise UserError("train.batch_size is 1: batch normalisation needs at least 2 images a step")
@@ -124,15 +143,17 @@ def train(config: TrainClassification) -> dict[str, Any]:
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
     views = TrainingViews(images, config.data, size, config.model.members, config.seed, mean)
+    keep_own(model.members, world)
+    own = range(world.replica, len(evaluation_images), world.replicas)
     evaluation = DataLoader(
-        EvaluationViews(evaluation_images, size, meta["crop"]),
+        Subset(EvaluationViews(evaluation_images, size, meta["crop"]), own),
         config.train.batch_size,
         num_workers=config.train.workers,
         pin_memory=device.type == "cuda",
     )
-    task = CoTraining(model.to(device), config, meta, evaluation)
-    loader = training_loader(views, config.train, config.seed, device)
-    return fit(task, loader, config.train, folder, device)
+    task = CoTraining(model.to(device), config, meta, evaluation, views, world)
+    loader = training_loader(views, config.train, config.seed, device, world)
+    return fit(task, loader, config.train, folder, device, world)
 
 
 def load_pretrained(model: Ensemble, path: str) -> None:

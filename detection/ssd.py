@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from classification.backbones import create_feature_extractors
+from engine.distributed import present
 
 BOXES_PER_CELL = (4, 6, 6, 6, 4, 4)
 # Inner and output channels of the five extra blocks behind a backbone of 1024 channels.
@@ -58,16 +59,16 @@ class SSD(nn.Module):
 
         Returns:
             Box deltas ``[S, N, 8732, 4]`` and class logits ``[S, N, 8732, num_classes + 1]``; boxes in the order of
-            ``ssd300_default_boxes``.
+            ``ssd300_default_boxes``. Where other members are `Elsewhere`, of those that are here.
         """
         views = images if images.dim() == 5 else [images] * len(self.members)
-        features = [member(view) for member, view in zip(self.members, views, strict=True)]
+        features = {number: member(views[number]) for number, member in present(self.members)}
         if self.adapters is not None:
-            features = [adapter(x) for adapter, x in zip(self.adapters, features, strict=True)]
-        levels = [torch.cat(features)]
+            features = {number: self.adapters[number](x) for number, x in features.items()}
+        levels = [torch.cat(list(features.values()))]
         for extra in self.extras:
             levels.append(extra(levels[-1]))
-        shape = (len(self.members), len(views[0]))
+        shape = (len(features), len(views[0]))
         deltas = torch.cat([_per_box(head(level), 4) for head, level in zip(self.loc, levels, strict=True)], dim=1)
         logits = torch.cat(
             [_per_box(head(level), self.num_classes + 1) for head, level in zip(self.conf, levels, strict=True)], dim=1

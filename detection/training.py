@@ -18,7 +18,8 @@ from detection.matching import Matcher
 from detection.scoring import read_annotations, read_ground_truth, score
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
-from engine.devices import resolve_device, resolve_precision
+from engine.devices import resolve_precision
+from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
@@ -31,10 +32,17 @@ class DetectionTask:
     best_metric = "AP"
 
     def __init__(
-        self, config: TrainDetection, detector: Detector, ground_truth: CocoAnnotations, meta: dict[str, Any]
+        self,
+        config: TrainDetection,
+        detector: Detector,
+        training: CocoAnnotations,
+        ground_truth: CocoAnnotations,
+        meta: dict[str, Any],
+        world: World,
     ) -> None:
         self.config, self.detector, self.ground_truth, self.meta = config, detector, ground_truth, meta
-        self.model = detector.model
+        self.training, self.world = training, world
+        self.model = self.network = detector.model
         self.weight_decay = config.train.weight_decay
         self.matcher = Matcher(detector.default_boxes)
 
@@ -42,18 +50,30 @@ class DetectionTask:
         """The multibox loss of a batch of ``collate``."""
         images, boxes, labels = (part.to(self.detector.device, non_blocking=True) for part in batch)
         views = normalise(images.transpose(0, 1).contiguous())
-        outputs = self.model(views if len(views) > 1 else views[0])
-        settings, weight = self.config.train, None
-        if settings.cot_weight and len(outputs[1]) > 1:
+        self.world.reseed()
+        outputs = self.network(views if len(views) > 1 else views[0])
+        settings, targets = self.config.train, self.matcher(boxes, labels)
+        if settings.cot_weight and len(self.model.members) > 1:
             weight = cot_weight_at(epoch, settings.cot_weight, settings.cot_warmup_epochs)
-        return multibox_loss(*outputs, *self.matcher(boxes, labels), settings.negative_ratio, weight)
+            outputs = [self.world.gather_members(output) for output in outputs]
+            return multibox_loss(*outputs, *targets, settings.negative_ratio, weight)
+        own = multibox_loss(*outputs, *targets, settings.negative_ratio)
+        if self.world.members == 1:
+            return own
+        total = self.world.gather_members(torch.stack(list(own.values()))[None]).sum(0)
+        return dict(zip(own, total, strict=True))
 
     def evaluate(self) -> dict[str, Any]:
         """The 12 COCO numbers of the fused boxes, and each member's AP."""
         self.model.eval()
-        metrics, _ = score(self.detector, self.ground_truth, self.config.train.batch_size, self.config.train.workers)
+        settings = self.config.train
+        metrics, _ = score(self.detector, self.ground_truth, settings.batch_size, settings.workers, self.world)
         members = {f"AP_member{i + 1}": member["AP"] for i, member in enumerate(metrics["members"])}
         return {name: value for name, value in metrics.items() if isinstance(value, float)} | members
+
+    def name(self, index: int) -> str:
+        """What a user calls a training image."""
+        return str(self.training.images[index].path)
 
 
 def load_pretrained(model: SSD, path: str, backbone: str) -> None:
@@ -89,7 +109,11 @@ def load_pretrained(model: SSD, path: str, backbone: str) -> None:
 
 def train(config: TrainDetection) -> dict[str, Any]:
     """Trains a detector; returns the last epoch's metrics. The run's folder is described in ``engine.run_folder``."""
-    device = resolve_device(config.device)
+    with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
+        return _train(config, world, device)
+
+
+def _train(config: TrainDetection, world: World, device: torch.device) -> dict[str, Any]:
     if config.model.members * config.train.batch_size < 2:
         raise UserError("train.batch_size is 1 with one member: batch normalisation needs at least 2 images a step")
     precision = resolve_precision(config.train.precision, device, training=True)
@@ -119,8 +143,11 @@ def train(config: TrainDetection) -> dict[str, Any]:
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
+    keep_own(model.members, world)
+    if model.adapters is not None:
+        keep_own(model.adapters, world)
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
-    task = DetectionTask(config, detector, ground_truth, meta)
+    task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)
-    loader = training_loader(images, config.train, config.seed, device, collate_fn=collate)
-    return fit(task, loader, config.train, folder, device)
+    loader = training_loader(images, config.train, config.seed, device, world, collate_fn=collate)
+    return fit(task, loader, config.train, folder, device, world)

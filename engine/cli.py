@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from engine.errors import UserError
+from engine.stopping import Stopped
 
 Config = TypeVar("Config")
 
@@ -97,7 +98,7 @@ def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run(command: Callable[[], None]) -> NoReturn:
-    """Runs a command line and exits: 0, or 2 with one line on stderr for what the user can mend."""
+    """Runs a command line and exits: 0, 2 with one line on stderr for what the user can mend, or as a signal asks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each step when it happens
     try:
@@ -105,6 +106,9 @@ def run(command: Callable[[], None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except BrokenPipeError:
         sys.exit(141)
     except KeyboardInterrupt:

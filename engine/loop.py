@@ -1,59 +1,73 @@
-"""The training loop that classification and detection share."""
+"""The training loop that classification and detection share, in one process or many."""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from engine import checkpoint
+from engine import batch_norm, checkpoint
 from engine.cli import to_dict
 from engine.devices import autocast, precision_dtype
+from engine.distributed import World, shared_parameters, sum_gradients
 from engine.errors import UserError
+from engine.faults import explained
 from engine.memory import keep_freed_memory
-from engine.optimization import TrainSettings, build_optimizer, learning_rate
+from engine.optimization import TrainSettings, build_optimizer, clip_gradient, learning_rate
 from engine.progress import progress
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
-
-_HYPERPARAMETERS = ("weight_decay", "momentum", "nesterov")
+from engine.state import WeightAverage, load_momentum, momentum, own_entries, whole
+from engine.stopping import Stopped, Stopping, stop_on_signals
 
 
 class Task(Protocol):
     """What a subject gives the loop.
 
     Attributes:
-        model: the network, on its device.
+        model: this process's part of the network, on its device.
+        network: what ``losses`` calls for the network's outputs; the loop puts DDP around the model here.
         best_metric: the number of ``evaluate()`` that chooses best.pt, higher being better.
         meta: plain values that a checkpoint needs beside the weights (class names, …).
         weight_decay: the decay after dividing (Eq. 6).
     """
 
     model: nn.Module
+    network: Callable[..., Any]
     best_metric: str
     meta: dict[str, Any]
     weight_decay: float
 
     def losses(self, batch: Any, epoch: float) -> Mapping[str, Tensor]:
-        """The losses of a batch, under autocast; ``loss`` is the one that is differentiated."""
+        """The losses of a batch, under autocast; ``loss`` is the one that is differentiated. All processes of a replica
+        give the same, that of all members.
+        """
         ...
 
     def evaluate(self) -> dict[str, Any]:
-        """The metrics of the evaluation data; numbers only are logged."""
+        """The metrics of the evaluation data, on every process; numbers only are logged."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What a user calls a training image."""
         ...
 
 
 def training_loader(
-    dataset: Any, settings: TrainSettings, seed: int, device: torch.device, **options: Any
+    dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
 ) -> DataLoader:
     """A loader of full, shuffled batches; ``dataset[(epoch, index)]`` gives an image (see ``EpochSampler``)."""
+    shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
     return DataLoader(
         dataset,
         batch_size=settings.batch_size,
-        sampler=EpochSampler(len(dataset), settings.batch_size, seed),
+        sampler=EpochSampler(len(dataset), *shape),
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=device.type == "cuda",
@@ -62,101 +76,250 @@ def training_loader(
 
 
 def fit(
-    task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFolder, device: torch.device
+    task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
 ) -> dict[str, Any]:
     """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
 
     The random numbers of a step come from (seed, step) alone, so resuming needs no generator's state.
 
     Raises:
-        UserError: when the loss is not finite; the last epoch's checkpoint stays as it was.
+        UserError: when the loss is not finite, or memory or disk run out; the last checkpoint stays as it was.
+        Stopped: after SIGINT or SIGTERM, when the step at hand is done and saved.
     """
     if device.type == "cpu":
         keep_freed_memory()
-    # Several times faster in mixed precision: the convolutions' own layout.
-    model = task.model.to(memory_format=torch.channels_last)
-    parameters = list(model.parameters())
-    optimizer = build_optimizer(model, settings, task.weight_decay)
-    dtype = precision_dtype(settings.precision, device, training=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    history: list[dict[str, Any]] = []
-    if folder.resumed:
-        checkpoint.load_weights(model, folder.resumed["model"], f"the checkpoint of {folder.path}")
-        own = [{key: group[key] for key in _HYPERPARAMETERS} for group in optimizer.param_groups]
-        optimizer.load_state_dict(folder.resumed["optimizer"])
-        for group, values in zip(optimizer.param_groups, own, strict=True):
-            group.update(values)  # this run's settings, where they differ from the checkpoint's
-        if folder.resumed["scaler"]:  # empty where the run so far had no fp16
-            scaler.load_state_dict(folder.resumed["scaler"])
-        history = list(folder.resumed["history"])
-    folder.begin(history)
+    training = _Training(task, loader, settings, folder, device, world)
     if settings.warmup_epochs >= settings.epochs:
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
-    start, seed = len(history), folder.config.seed
-    best_score = -math.inf
-    if folder.resumed and folder.best.exists():  # the folder's own: ``history`` may be of a run that this one continues
-        best_score = checkpoint.load(folder.best, folder.kind)["history"][-1][task.best_metric]
-    if start >= settings.epochs:
-        print(f"{folder.last} already has {start} epochs: nothing to do")
-
-    for epoch in range(start, settings.epochs):
-        began, totals = time.perf_counter(), {}
-        loader.sampler.epoch = epoch
-        model.train()
-        bar = progress(loader, f"epoch {epoch + 1}/{settings.epochs}", unit="batch")
-        for step, batch in enumerate(bar):
-            exact_epoch = epoch + step / len(loader)
-            rate = learning_rate(settings, exact_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            torch.manual_seed(derived_seed(seed, "step", epoch * len(loader) + step))
-            with autocast(dtype, device):
-                losses = task.losses(batch, exact_epoch)
-            _check_finite(losses, epoch, step, folder)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(losses["loss"]).backward()
-            if settings.clip_gradient:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
-            scaler.step(optimizer)
-            scaler.update()
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.item()
-            bar.set_postfix_str(f"loss {totals['loss'] / (step + 1):.3f}")
-        seconds = time.perf_counter() - began
-
-        line = {"epoch": epoch + 1, "lr": rate}
-        line |= {f"train_{name}": total / len(loader) for name, total in totals.items()}
-        if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
-            line |= {key: value for key, value in task.evaluate().items() if isinstance(value, int | float)}
-        best = line.get(task.best_metric, -math.inf) > best_score
-        if best:
-            best_score = line[task.best_metric]
-        history.append(line)
-        state = {
-            "kind": folder.kind,
-            "epoch": epoch + 1,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
-            "history": history,
-            "config": to_dict(folder.config),
-            "meta": task.meta,
-        }
-        folder.write_epoch(state, history, best=best)
-        folder.write_events(epoch + 1, {k: v for k, v in line.items() if k != "epoch"} | {"seconds": seconds})
-        print(_describe(line, task.best_metric, seconds), flush=True)
+    if training.epoch >= settings.epochs:
+        print(f"{folder.last} already has {training.epoch} epochs: nothing to do")
+    kept = f"{folder.last} holds the last checkpoint, if one was written"
+    with stop_on_signals() as stopping, explained(settings.batch_size, settings.workers, kept):
+        while training.epoch < settings.epochs:
+            training.train_epoch(stopping)
+            training.finish_epoch()
     folder.close()
-    return history[-1]
+    return training.history[-1]
 
 
-def _check_finite(losses: Mapping[str, Tensor], epoch: int, step: int, folder: RunFolder) -> None:
-    bad = [name for name, value in losses.items() if not torch.isfinite(value).all()]
-    if bad:
+class _Training:
+    """A run between its first and its last step.
+
+    Attributes:
+        epoch: whole epochs done, evaluation included.
+        batch: batches done of the epoch at hand.
+        totals: sums of the losses over those batches.
+        history: a line of metrics.jsonl for each whole epoch.
+    """
+
+    def __init__(
+        self, task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
+    ) -> None:
+        self.task, self.loader, self.settings, self.folder = task, loader, settings, folder
+        self.device, self.world = device, world
+        self.sampler: EpochSampler = loader.sampler
+        self.batches = self.sampler.batches  # of an epoch
+        # Several times faster in mixed precision: the convolutions' own layout.
+        self.model = task.model.to(memory_format=torch.channels_last)
+        # Where a process has one member, what the members share sees the others' features by their statistics alone.
+        if world.member_group is not None:
+            for name, child in self.model.named_children():
+                if name not in ("members", "adapters"):
+                    everywhere = settings.batch_norm == "sync"
+                    batch_norm.synchronise(child, dist.group.WORLD if everywhere else world.member_group)
+        if settings.batch_norm == "sync":
+            for name, child in self.model.named_children():
+                if name in ("members", "adapters") or world.member_group is None:
+                    batch_norm.synchronise(child, world.replica_group)
+        self.optimizer = build_optimizer(self.model, settings, task.weight_decay)
+        self.dtype = precision_dtype(settings.precision, device, training=True)
+        self.scaler = _scaler(device, self.dtype is torch.float16, world)
+        self.epoch = self.batch = 0
+        self.totals: dict[str, float] = {}
+        self.history: list[dict[str, Any]] = []
+        self.best = -math.inf
+        self.average = WeightAverage(self.model, 0.0)
+        if folder.resumed:
+            self._resume(folder.resumed)
+        else:
+            self.average = WeightAverage(self.model, settings.ema)
+        if world.replica_group is not None:
+            task.network = DistributedDataParallel(self.model, process_group=world.replica_group)
+        if world.is_first:
+            folder.begin(self.history)
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        source = f"the checkpoint of {self.folder.path}"
+        weights = own_entries(saved["model"], self.model)
+        trained = own_entries(saved["trained"], self.model) or weights
+        checkpoint.check_weights(self.model.state_dict(), weights, source)
+        checkpoint.load_weights(self.model, trained, source)
+        self.average = WeightAverage(self.model, self.settings.ema)
+        if self.settings.ema and saved["average_steps"]:
+            self.average.load(weights, saved["average_steps"])
+        load_momentum(self.optimizer, self.model, saved["optimizer"], source)
+        if saved["scaler"]:  # empty where the run so far had no fp16
+            self.scaler.load_state_dict(saved["scaler"])
+        self.epoch, self.totals, self.history = saved["epoch"], dict(saved["totals"]), list(saved["history"])
+        self.batch = saved["batch"]
+        if self.batch and saved["batches"] != self.batches:  # other processes or settings: steps lie elsewhere
+            self.batch = self.batch * self.batches // saved["batches"] // self.settings.accumulate
+            self.batch *= self.settings.accumulate
+            self.totals = {}
+            print(f"  steps hold another number of images: the epoch goes on at batch {self.batch} of {self.batches}")
+        # Of the folder itself: the history may be of a run that this one continues.
+        self.best = saved["best"] if self.folder.best.exists() else -math.inf
+
+    def train_epoch(self, stopping: Stopping) -> None:
+        """What is left of the epoch at hand."""
+        began, settings = time.perf_counter(), self.settings
+        self.sampler.epoch, self.sampler.start = self.epoch, self.batch
+        self.model.train()
+        if settings.batch_norm == "frozen":
+            batch_norm.freeze(self.model)
+        title = f"epoch {self.epoch + 1}/{settings.epochs}"
+        bar = progress(self.loader, title, unit="batch", total=self.batches, initial=self.batch)
+        collected: list[dict[str, Tensor]] = []
+        for batch in bar if self.batch < self.batches else ():
+            if not collected:
+                self.optimizer.zero_grad(set_to_none=True)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, self._exact_epoch)
+            collected.append(self._backward(batch, len(collected) + 1 == settings.accumulate))
+            self.batch += 1
+            if len(collected) < settings.accumulate:
+                continue
+            signal = self._report(collected, stopping.signal)
+            collected = []
+            self._step()
+            if settings.save_every and self.batch // settings.accumulate % settings.save_every == 0 or signal:
+                self._save()
+            if signal:
+                raise Stopped(
+                    signal,
+                    f"stopped in epoch {self.epoch + 1} after {self.batch} of {self.batches} batches; "
+                    f"{self.folder.last} holds it: continue with --resume auto",
+                )
+            bar.set_postfix_str(f"loss {self.totals['loss'] / self.batch:.3f}")
+        self.seconds = time.perf_counter() - began
+
+    @property
+    def _exact_epoch(self) -> float:
+        return self.epoch + self.batch / self.batches
+
+    def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
+        """Adds a batch's gradients; they are averaged over the replicas with the ``last`` one of a step."""
+        torch.manual_seed(derived_seed(self.folder.config.seed, "step", self.epoch * self.batches + self.batch))
+        network = self.task.network
+        alone = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
+        with alone:
+            with autocast(self.dtype, self.device):
+                losses = self.task.losses(batch, self._exact_epoch)
+            self.scaler.scale(losses["loss"] / self.settings.accumulate).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _report(self, collected: list[dict[str, Tensor]], signal: int) -> int:
+        """Adds a step's losses, averaged over the processes, to the totals, in the one message of a step besides DDP's.
+
+        Returns the number of a signal that any process has got, or 0.
+        """
+        names = list(collected[0])
+        own = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in collected])
+        finite = torch.isfinite(own).all(0)
+        message = torch.cat([own.nan_to_num(0, 0, 0).sum(0), (~finite).float(), own.new_tensor([float(signal > 0)])])
+        values = self.world.sum(message.double()).tolist()
+        bad = [name for name, count in zip(names, values[len(names) : -1], strict=True) if count]
+        if bad:
+            self._refuse(bad[0], own)
+        for name, value in zip(names, values, strict=False):
+            self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
+        return max(self.world.all_objects(signal)) if values[-1] else 0
+
+    def _refuse(self, name: str, own: Tensor) -> None:
+        images: list[str] = []
+        for row in (~torch.isfinite(own).all(1)).nonzero().flatten().tolist():
+            batch = self.batch - len(own) + row
+            images += [self.task.name(index) for _, index in self.sampler.batch(batch)]
+        images = sorted({image for part in self.world.all_objects(images) for image in part})
+        kept = f"{self.folder.last} holds the last checkpoint" if self.folder.last.exists() else "there is no checkpoint yet"
+        shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
         raise UserError(
-            f"the {bad[0]} is not finite at epoch {epoch + 1}, step {step + 1}: lower train.lr or check the data; "
-            f"{folder.path} holds " + (f"what epoch {epoch} left" if epoch else "no checkpoint yet")
+            f"the {name} is not finite at epoch {self.epoch + 1}, batch {self.batch}: lower train.lr or check the data; "
+            f"{kept}; the batch's images: {shown}"
         )
+
+    def _step(self) -> None:
+        if self.world.member_group is not None:
+            sum_gradients(shared_parameters(self.model), self.world.member_group)
+        if self.settings.clip_gradient:
+            self.scaler.unscale_(self.optimizer)
+            clip_gradient(self.model, self.settings.clip_gradient, self.world)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update()
+
+    def finish_epoch(self) -> None:
+        """Evaluates, saves and logs the epoch whose batches are done."""
+        settings, metric = self.settings, self.task.best_metric
+        evaluated = (self.epoch + 1) % settings.evaluate_every == 0 or self.epoch + 1 == settings.epochs
+        if evaluated and self.batch:
+            self._save()  # a kill during the evaluation does not cost the epoch
+        rate = learning_rate(settings, self.epoch + (self.batches - settings.accumulate) / self.batches)
+        line: dict[str, Any] = {"epoch": self.epoch + 1, "lr": rate}
+        line |= {f"train_{name}": total / self.batches for name, total in self.totals.items()}
+        with self.average.applied():
+            self._share_statistics()
+            if evaluated:
+                line |= {k: v for k, v in self.task.evaluate().items() if isinstance(v, int | float)}
+        best = line.get(metric, -math.inf) > self.best
+        if best:
+            self.best = line[metric]
+        self.history.append(line)
+        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+        self._save(best=best, finished=True)
+        if self.world.is_first:
+            values = {key: value for key, value in line.items() if key != "epoch"}
+            self.folder.write_events(self.epoch, values | {"seconds": self.seconds})
+        print(_describe(line, metric, self.seconds), flush=True)
+
+    def _share_statistics(self) -> None:
+        # Every process evaluates its part of the images by the first one's running statistics, those that are saved.
+        if self.world.replica_group is not None:
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, group_src=0, group=self.world.replica_group)
+
+    def _save(self, best: bool = False, finished: bool = False) -> None:
+        """Writes the run as it stands; ``finished`` also writes the metrics of a whole epoch."""
+        weights = whole(self.model.state_dict(), self.world)
+        average = whole(self.average.values, self.world)
+        held = whole(momentum(self.optimizer, self.model), self.world)
+        if not self.world.is_first:
+            return
+        state = {
+            "kind": self.folder.kind,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "batches": self.batches,
+            "totals": self.totals,
+            "model": average or weights,
+            "trained": weights if average else {},
+            "average_steps": self.average.steps,
+            "optimizer": held,
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "config": to_dict(self.folder.config),
+            "meta": self.task.meta,
+        }
+        self.folder.write(state, self.history if finished else None, best=best)
+
+
+def _scaler(device: torch.device, enabled: bool, world: World) -> torch.amp.GradScaler:
+    if enabled and world.size > 1:  # a step is skipped by all processes or by none
+        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+        return ShardedGradScaler(device.type)
+    return torch.amp.GradScaler(device.type, enabled=enabled)
 
 
 def _describe(line: dict[str, Any], metric: str, seconds: float) -> str:

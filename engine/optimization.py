@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch.distributed as dist
 from torch import nn
 from torch.optim import SGD
 
+from engine.batch_norm import BatchNorm
 from engine.devices import Precision
+from engine.distributed import World, shared_parameters
 from engine.errors import UserError
 
 
@@ -17,8 +20,10 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images per step.
-        lr: peak learning rate.
+        batch_size: images per batch of a process.
+        accumulate: batches whose gradients are averaged before a step.
+        lr: peak learning rate, of steps of batch_size x accumulate images on each data-parallel process: it is not scaled
+            by itself; the usual rule is in proportion to the images of a step.
         momentum: of SGD.
         nesterov: Nesterov's momentum.
         weight_decay: of weights; biases and normalisation layers stay undecayed unless ``decay_all``.
@@ -27,14 +32,20 @@ class TrainSettings:
         step_epochs: epochs at which ``step`` divides the rate by 10.
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
         clip_gradient: largest norm of the gradient; 0 does not clip.
+        batch_norm: statistics in training: own (each process's batch), sync (the batches of all processes), frozen
+            (the running statistics, which stay as they are).
+        ema: decay of the moving average of the weights, which is evaluated and saved; 0 averages nothing.
+        member_parallel: under torchrun, each process has one member.
         precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the best that the device
             multiplies in hardware.
+        save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         workers: processes that load data; 0 loads in the training process.
     """
 
     epochs: int = 300
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
@@ -44,17 +55,22 @@ class TrainSettings:
     step_epochs: list[int] = field(default_factory=list)
     warmup_epochs: float = 0.0
     clip_gradient: float = 0.0
+    batch_norm: BatchNorm = "own"
+    ema: float = 0.0
+    member_parallel: bool = False
     precision: Precision = "auto"
+    save_every: int = 0
     evaluate_every: int = 1
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every"):
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
-        check_not_negative(self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "workers")
-        if self.momentum >= 1:
-            raise UserError(f"train.momentum is {self.momentum}: it must be below 1")
+        check_not_negative(self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "ema", "save_every", "workers")
+        for name in ("momentum", "ema"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must be below 1")
 
 
 def check_not_negative(settings: TrainSettings, *names: str) -> None:
@@ -77,6 +93,21 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: flo
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
     )
+
+
+def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
+    """Scales the gradient of the whole network, also where other processes have members of it, to a norm of ``limit``."""
+    if world.member_group is None:
+        nn.utils.clip_grad_norm_(model.parameters(), limit)
+        return
+    shared = shared_parameters(model)
+    others = {id(p) for p in shared}
+    own = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in others]
+    squared = nn.utils.get_total_norm(own) ** 2
+    dist.all_reduce(squared, group=world.member_group)
+    if shared:
+        squared += nn.utils.get_total_norm([p.grad for p in shared if p.grad is not None]) ** 2
+    nn.utils.clip_grads_with_norm_(model.parameters(), limit, squared.sqrt())
 
 
 def learning_rate(settings: TrainSettings, epoch: float) -> float:

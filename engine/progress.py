@@ -5,9 +5,15 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from engine.distributed import is_first_process
+
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], description: str, unit: str = "it", total: int | None = None) -> "tqdm[Item]":
-    """``items`` behind a bar with rate and ETA on stderr; silent where stderr is no terminal."""
-    return tqdm(items, desc=description, unit=unit, total=total, disable=None, leave=False, dynamic_ncols=True)
+def progress(
+    items: Iterable[Item], description: str, unit: str = "it", total: int | None = None, initial: int = 0
+) -> "tqdm[Item]":
+    """``items`` behind a bar with rate and ETA on stderr; silent where stderr is no terminal, and on other processes."""
+    hidden = None if is_first_process() else True  # None: where there is no terminal
+    options = {"disable": hidden, "leave": False, "dynamic_ncols": True}
+    return tqdm(items, desc=description, unit=unit, total=total, initial=initial, **options)

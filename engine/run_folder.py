@@ -10,9 +10,11 @@ from engine.errors import UserError
 from engine.files import make_folder, write_text
 
 # Settings that may differ between the parts of one run without changing its weights.
-_FREE = {"output", "device", "resume", "train.workers"}
+_FREE = {"output", "device", "resume", "train.workers", "train.save_every", "train.member_parallel"}
 # Settings that a checkpoint's weights and optimizer state are made for.
 _FIXED = ("model.", "seed", "train.decay_all")
+# What only a run that continues needs, not those who use its weights.
+_OF_RUNS = {"optimizer", "scaler", "trained", "average_steps", "batch", "batches", "totals", "best"}
 
 
 class RunFolder:
@@ -64,7 +66,8 @@ class RunFolder:
         found = checkpoint.load(file, self.kind)
         if "optimizer" not in found:
             raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
-        kinds = {"config": dict, "meta": dict, "epoch": int, "history": list, "scaler": dict}
+        kinds = {"config": dict, "meta": dict, "epoch": int, "history": list, "scaler": dict, "optimizer": dict}
+        kinds |= {"batch": int, "batches": int, "totals": dict, "trained": dict, "average_steps": int, "best": float}
         absent = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
         if absent:
             raise UserError(f"{file}: holds no {absent[0]}, so no run can continue from it; use a last.pt")
@@ -77,23 +80,25 @@ class RunFolder:
         differing = [key for key in self.meta if found["meta"].get(key) != self.meta[key]]
         if differing:
             raise UserError(f"{file}: was trained with other {differing[0]}; resume with the same data and settings")
-        print(f"resuming {file} after epoch {found['epoch']}")
+        inside = f" and {found['batch']} batches" if found["batch"] else ""
+        print(f"resuming {file} after epoch {found['epoch']}{inside}")
         for key in changed:
             print(f"  changed: {key} = {new.get(key)}, was {old.get(key)}")
         return found
 
-    def write_epoch(self, state: dict[str, Any], history: list[dict[str, Any]], *, best: bool) -> None:
-        """Writes what an epoch leaves behind.
+    def write(self, state: dict[str, Any], history: list[dict[str, Any]] | None, *, best: bool) -> None:
+        """Writes a run as it stands; ``history`` is given at the end of an epoch.
 
         metrics.jsonl is written whole from ``history``, which last.pt also holds, so that after a kill
         between two writes the resumed run leaves no line doubled or missing. best.pt comes before last.pt:
-        a kill between them repeats the epoch and writes the same best.pt again.
+        a kill between them repeats the evaluation and writes the same best.pt again.
         """
         if best:
-            weights = {key: value for key, value in state.items() if key not in ("optimizer", "scaler")}
+            weights = {key: value for key, value in state.items() if key not in _OF_RUNS}
             checkpoint.save(weights, self.best)
         checkpoint.save(state, self.last)
-        self._write_metrics(history)
+        if history is not None:
+            self._write_metrics(history)
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
         write_text("".join(json.dumps(line) + "\n" for line in history), self.path / "metrics.jsonl")

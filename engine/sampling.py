@@ -27,22 +27,43 @@ def derived_seed(*keys: int | str) -> int:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields ``(epoch, index)`` in the shuffled order of the current ``epoch``, full batches only.
+    """Yields ``(epoch, index)`` in the shuffled order of the current ``epoch``, full steps only.
 
     The epoch travels with the index because the copies of a data set that persistent workers hold would not
-    see it change. The last ``length % batch_size`` of an epoch's shuffle are left out; a data set smaller than
-    one batch is repeated until it fills one.
+    see it change. A step takes ``batch_size`` x ``replicas`` x ``accumulate`` images, the same ones however they are
+    shared out: each replica has its part of every batch. What an epoch's shuffle has beyond full steps is left out; a
+    data set smaller than one step is repeated until it fills one.
+
+    Attributes:
+        epoch: whose order comes next.
+        start: batches of the epoch to pass over, those of a run that is continued inside it.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, accumulate: int = 1, replica: int = 0, replicas: int = 1
+    ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.epoch = 0
+        self.replica, self.replicas = replica, replicas
+        self.batches = max(length // (batch_size * replicas * accumulate), 1) * accumulate
+        self.epoch = self.start = 0
+        self._known, self._shuffled = -1, []
 
     def __len__(self) -> int:
-        return max(self.length // self.batch_size, 1) * self.batch_size
+        return (self.batches - self.start) * self.batch_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        for position in range(len(self)):
-            yield self.epoch, order[position % self.length]
+        for batch in range(self.start, self.batches):
+            yield from self.batch(batch)
+
+    def batch(self, number: int) -> list[tuple[int, int]]:
+        """This replica's part of a batch of the epoch."""
+        first = (number * self.replicas + self.replica) * self.batch_size
+        order = self._order()
+        return [(self.epoch, order[position % self.length]) for position in range(first, first + self.batch_size)]
+
+    def _order(self) -> list[int]:
+        if self._known != self.epoch:
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
+            self._shuffled = torch.randperm(self.length, generator=generator).tolist()
+            self._known = self.epoch
+        return self._shuffled

@@ -1,0 +1,198 @@
+"""The processes of torchrun, and which member and which part of the data each of them has.
+
+A run of P processes has ``members`` x ``replicas`` = P of them. In data parallelism every process has all members
+(``members`` = 1) and its share of each batch. In member parallelism a process has a single member: ``members`` = S
+neighbouring processes together make one replica of the network.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from engine.devices import resolve_device
+from engine.errors import UserError
+
+Value = TypeVar("Value")
+_TIMEOUT = timedelta(minutes=30)  # the first process evaluates and writes alone while the others wait
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all.
+
+    Attributes:
+        member: which of ``members`` parts of the network this process has; 0 where it has all of it.
+        members: processes that share out one network: 1, or S.
+        replica: which of ``replicas`` parts of each batch this process has.
+        replicas: processes, or groups of them, that share out a batch.
+        mesh: replicas x members; None in a run of a single process.
+    """
+
+    member: int = 0
+    members: int = 1
+    replica: int = 0
+    replicas: int = 1
+    mesh: DeviceMesh | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return self.members * self.replicas
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.member == self.replica == 0
+
+    @property
+    def member_group(self) -> dist.ProcessGroup | None:
+        """The processes that have the other members of this replica; None where there are none."""
+        return self.mesh["members"].get_group() if self.mesh and self.members > 1 else None
+
+    @property
+    def replica_group(self) -> dist.ProcessGroup | None:
+        """The processes that have the same part of the network; None where there are none."""
+        return self.mesh["replicas"].get_group() if self.mesh and self.replicas > 1 else None
+
+    def has(self, member: int) -> bool:
+        """Whether this process has the member of that number, from 0."""
+        return self.members == 1 or member == self.member
+
+    def gather_members(self, own: Tensor) -> Tensor:
+        """The members' outputs ``[S, ...]`` from this process's ``[1, ...]``; as it is where this process has all.
+
+        Gradients come back to the own part alone, without communication: all processes of a replica compute the same
+        loss from what is gathered, so each has the whole derivative by its own outputs.
+        """
+        return own if self.member_group is None else _Gather.apply(own, self.member_group, self.member)
+
+    def all_objects(self, own: Value) -> list[Value]:
+        """The value of every process, by rank: members of a replica follow each other."""
+        if self.mesh is None:
+            return [own]
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, own)
+        return gathered
+
+    def member_objects(self, own: list[Value]) -> list[Value]:
+        """The lists of all processes of this replica, one after the other."""
+        if self.member_group is None:
+            return own
+        gathered: list[Any] = [None] * self.members
+        dist.all_gather_object(gathered, own, group=self.member_group)
+        return [value for part in gathered for value in part]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.mesh is not None:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def reseed(self) -> None:
+        """Sets this process's random numbers apart from the others', as a function of the last seed and its rank."""
+        if self.size > 1:
+            torch.manual_seed((torch.initial_seed() + self.replica * self.members + self.member) % 2**63)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, group: dist.ProcessGroup, rank: int) -> Tensor:
+        ctx.rank, ctx.count = rank, len(own)
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, own.contiguous(), group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count].contiguous(), None, None
+
+
+@contextmanager
+def processes(device: str, members: int, member_parallel: bool) -> Iterator[tuple[World, torch.device]]:
+    """Joins the processes that torchrun started, and leaves them at the end; a single process without torchrun.
+
+    Only the first process prints to stdout.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N; under torchrun without a number, which is LOCAL_RANK.
+        members: S.
+        member_parallel: one member a process.
+
+    Raises:
+        UserError: for a device that is not there, or a number of processes that is no multiple of the members.
+    """
+    launched = dist.is_torchelastic_launched()
+    count = int(os.environ["WORLD_SIZE"]) if launched else 1
+    parts = members if member_parallel else 1
+    if count % parts:
+        raise UserError(
+            f"train.member_parallel: {members} members need a multiple of {members} processes, not {count}: "
+            f"start it by torchrun --nproc_per_node={members}"
+        )
+    chosen = resolve_device(device)
+    if not launched:
+        yield World(), chosen
+        return
+    if chosen.type == "cuda":
+        if chosen.index is not None:
+            raise UserError(f"--device {device}: under torchrun each process takes its own device; say cuda or auto")
+        chosen = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        mesh = init_device_mesh(chosen.type, (count // parts, parts), mesh_dim_names=("replicas", "members"))
+        replica, member = divmod(dist.get_rank(), parts)
+        world = World(member, parts, replica, count // parts, mesh)
+        with ExitStack() as stack:
+            if not world.is_first:
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            print(f"{count} processes: {world.replicas} x {parts} (batches x members), {dist.get_backend()}")
+            yield world, chosen
+    finally:
+        dist.destroy_process_group()
+
+
+class Elsewhere(nn.Module):
+    """The place of a member that another process has; it has no weights and cannot be run."""
+
+
+def keep_own(members: nn.ModuleList, world: World) -> None:
+    """Leaves the members that this process has, and an `Elsewhere` in the place of every other one."""
+    for number in range(len(members)):
+        if not world.has(number):
+            members[number] = Elsewhere()
+
+
+def present(members: nn.ModuleList) -> list[tuple[int, nn.Module]]:
+    """The members that this process has, with their numbers from 0."""
+    return [(number, member) for number, member in enumerate(members) if not isinstance(member, Elsewhere)]
+
+
+def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that all members use: those outside ``members`` and ``adapters``, which have one part a member."""
+    return [p for name, p in model.named_parameters() if not name.startswith(("members.", "adapters."))]
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], group: dist.ProcessGroup | None) -> None:
+    """Adds up the gradients of ``parameters`` over the processes of ``group``, all in one message."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if group is None or not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat, group=group)
+    for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(total.view_as(gradient))
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process or torchrun's first, known before the processes have joined."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,37 @@
+"""What goes wrong in long runs, in one line that says what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from engine.errors import UserError
+
+_MEMORY = ("DefaultCPUAllocator: not enough memory", "can't allocate memory", "CUDA out of memory")
+_WORKER = "DataLoader worker (pid"
+
+
+@contextmanager
+def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
+    """Turns a lack of memory and the death of a data worker into a UserError.
+
+    Args:
+        batch_size: train.batch_size, which is named.
+        workers: train.workers, likewise.
+        kept: what is left of the run, as a clause.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(known in text for known in _MEMORY):
+            raise UserError(
+                f"out of memory: lower train.batch_size (now {batch_size}; train.accumulate makes up for it) or choose "
+                f"a smaller backbone; {kept}"
+            ) from error
+        if _WORKER in text:
+            raise UserError(
+                f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
+                f"{kept}"
+            ) from error
+        raise

@@ -1,0 +1,97 @@
+"""What a training run consists of besides its settings, by names, so that any layout of processes can continue it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from engine import checkpoint
+from engine.distributed import Elsewhere, World
+
+
+def own_entries(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The entries of a whole network's dict that concern this process's part of it."""
+    elsewhere = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Elsewhere))
+    return {name: value for name, value in saved.items() if not name.startswith(elsewhere)} if elsewhere else saved
+
+
+def whole(own: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """The whole network's dict of tensors from the processes' parts; what the members share is in all of them."""
+    if world.member_group is None:
+        return own
+    parts: dict[str, Tensor] = {}
+    for part in world.member_objects([{name: value.cpu() for name, value in own.items()}]):
+        parts |= part
+    return parts
+
+
+def momentum(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """SGD's momentum by the parameters' names; empty before the first step."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    held = {names[p]: state.get("momentum_buffer") for p, state in optimizer.state.items()}
+    return {name: value for name, value in held.items() if value is not None}
+
+
+def load_momentum(optimizer: Optimizer, model: nn.Module, saved: dict[str, Tensor], source: str) -> None:
+    """Takes up the momentum that a checkpoint holds.
+
+    Raises:
+        UserError: naming ``source``, where it is not that of this network.
+    """
+    saved = own_entries(saved, model)
+    own = dict(model.named_parameters())
+    if saved:
+        checkpoint.check_weights(own, saved, source)
+    for name, value in saved.items():
+        optimizer.state[own[name]]["momentum_buffer"] = value.to(own[name].device, own[name].dtype).clone(
+            memory_format=torch.preserve_format
+        )
+
+
+class WeightAverage:
+    """An exponential moving average of all weights and running statistics, taken at every step.
+
+    The decay of step n is min(decay, (1 + n) / (10 + n)), as in TensorFlow, so that the start is soon forgotten.
+
+    Args:
+        model: whose weights are averaged.
+        decay: of one step; 0 averages nothing.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay, self.steps = model, decay, 0
+        self.values = {k: v.clone() for k, v in model.state_dict().items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes the model's present weights into the average."""
+        if not self.decay:
+            return
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value, weight)
+            else:
+                self.values[name].copy_(value)
+
+    def load(self, saved: dict[str, Tensor], steps: int) -> None:
+        """Takes up an average that a checkpoint holds; an empty one leaves it at the model's weights."""
+        for name, value in own_entries(saved, self.model).items():
+            self.values[name].copy_(value)
+        self.steps = steps
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside, its own again afterwards."""
+        own = {name: value.clone() for name, value in self.model.state_dict().items()} if self.decay else {}
+        if own:
+            self.model.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            if own:
+                self.model.load_state_dict(own)

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM during training: the step ends, a checkpoint is written, and the process says how it ended."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A signal ended the run; what it had done is saved. Command lines exit with 128 + the signal's number."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class Stopping:
+    """What has been asked for so far.
+
+    Attributes:
+        signal: number of the first signal, 0 before it.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:  # asked for twice: at once
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stopping]:
+    """Notes signals instead of dying by them; a second one interrupts at once."""
+    stopping = Stopping()
+    before = {number: signal.signal(number, stopping._take) for number in SIGNALS}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
