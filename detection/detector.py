@@ -18,6 +18,7 @@ from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
 from engine.devices import resolve_device
+from engine.distributed import World
 from engine.errors import UserError
 
 
@@ -117,17 +118,18 @@ class Detector:
         return found
 
     @torch.inference_mode()
-    def detect(self, inputs: Tensor) -> tuple[list[list[Boxes]], list[Boxes]]:
+    def detect(self, inputs: Tensor, world: World | None = None) -> tuple[list[list[Boxes]], list[Boxes]]:
         """Runs the network and its post-processing.
 
         Args:
             inputs: ``[N, 300, 300, 3]`` uint8 RGB.
+            world: where other processes have the other members, which get the same inputs.
 
         Returns:
             Every member's boxes (S lists of N) and the fused ones (N), in [0, 1]; see ``postprocess``.
         """
         outputs = self.model(normalise(inputs.to(self.device)))
-        members = member_boxes(*outputs, self.default_boxes, self.settings)
+        members = (world or World()).member_objects(member_boxes(*outputs, self.default_boxes, self.settings))
         return members, fuse(members, self.settings)
 
 

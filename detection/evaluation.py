@@ -21,14 +21,15 @@ class CocoEvaluator:
 
     Boxes and scores are rounded when they are added, so that ``metrics`` and a later scoring of the saved
     ``results`` give the very same numbers.
+
+    Attributes:
+        detections: boxes (COCO's xywh), scores and labels by image id.
     """
 
     def __init__(self, annotations: CocoAnnotations) -> None:
         self.annotations = annotations
-        # None: an image without detections so far. The order is that of the annotation file, whatever order they come.
-        self._detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray] | None] = dict.fromkeys(
-            image.id for image in annotations.images
-        )
+        self.detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._ids = dict.fromkeys(image.id for image in annotations.images)  # in the file's order
 
     def add(self, image_id: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
         """The detections of one image: boxes [n, 4] xyxy in pixels, scores [n], 0-based labels [n].
@@ -36,7 +37,7 @@ class CocoEvaluator:
         An image added again replaces what was there (distributed samplers repeat images). Raises KeyError for an
         image that the annotations do not list, ValueError for detections that are not finite or of unknown label.
         """
-        if image_id not in self._detections:
+        if image_id not in self._ids:
             raise KeyError(f"image id {image_id} is not in {self.annotations.path}")
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         scores = np.asarray(scores, np.float64).reshape(-1)
@@ -48,16 +49,16 @@ class CocoEvaluator:
         if ((labels < 0) | (labels >= len(self.annotations.names))).any():
             raise ValueError(f"image id {image_id}: labels outside 0 to {len(self.annotations.names) - 1}")
         sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        self._detections[image_id] = sides.round(BOX_DECIMALS), scores.round(SCORE_DECIMALS), labels
+        self.detections[image_id] = sides.round(BOX_DECIMALS), scores.round(SCORE_DECIMALS), labels
 
     def results(self) -> list[dict[str, Any]]:
         """The detections in COCO's results format, ready for ``json.dump``."""
         category_ids = self.annotations.category_ids
         return [
             {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
-            for image_id, detections in self._detections.items()
-            if detections is not None
-            for bbox, score, label in zip(*(values.tolist() for values in detections), strict=True)
+            for image_id in self._ids
+            if image_id in self.detections
+            for bbox, score, label in zip(*(values.tolist() for values in self.detections[image_id]), strict=True)
         ]
 
     def metrics(self) -> dict[str, Any]:

@@ -18,43 +18,58 @@ from detection.results import load_results
 from engine import checkpoint
 from engine.cli import flatten
 from engine.devices import resolve_device
+from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.progress import progress
 
 
 def score(
-    detector: Detector, annotations: CocoAnnotations, batch_size: int, workers: int = 0
+    detector: Detector,
+    annotations: CocoAnnotations,
+    batch_size: int,
+    workers: int = 0,
+    world: World | None = None,
 ) -> tuple[dict[str, Any], CocoEvaluator]:
-    """Runs a detector over all images of the ground truth, empty ones included.
+    """Runs a detector over all images of the ground truth, empty ones included; each process of a ``world`` over its
+    part of them.
 
     Returns:
         The metrics of contracts' ``metrics.json`` (fused, and ``members``: the same of each), and the evaluator
-        that holds the fused detections.
+        that holds the fused detections (on the first process).
     """
+    world = world or World()
     fused_evaluator = CocoEvaluator(annotations)
     evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
-    loader = DataLoader(EvaluationImages(annotations.images), batch_size, num_workers=workers)
+    records = annotations.images[world.replica :: world.replicas]
+    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers)
     position = 0
     for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
-        members, fused = detector.detect(inputs)
+        members, fused = detector.detect(inputs, world)
         sizes = list(zip(widths.tolist(), heights.tolist(), strict=True))
         for evaluator, results in [(fused_evaluator, fused), *zip(evaluators, members, strict=True)]:
             for offset, (result, size) in enumerate(zip(results, sizes, strict=True)):
                 pixels = to_pixels(result, *size)
                 evaluator.add(
-                    annotations.images[position + offset].id,
+                    records[position + offset].id,
                     pixels.boxes.double().numpy(),
                     pixels.scores.double().numpy(),
                     pixels.labels.numpy(),
                 )
         position += len(sizes)
-    metrics = fused_evaluator.metrics()
-    if len(evaluators) > 1:
-        metrics["members"] = [_numbers(evaluator.metrics()) for evaluator in evaluators]
-    else:
-        metrics["members"] = [_numbers(metrics)]
-    return metrics, fused_evaluator
+    found = [fused_evaluator, *evaluators]
+    for evaluator in found:
+        for part in world.gather(evaluator.detections)[1:]:
+            evaluator.detections |= part
+    return world.from_first(lambda: _all_metrics(found)), fused_evaluator
+
+
+def _all_metrics(found: list[CocoEvaluator]) -> dict[str, Any]:
+    fused, *members = found
+    metrics = fused.metrics()
+    # A single member's boxes are the fused ones.
+    metrics["members"] = [_numbers(member.metrics() if len(members) > 1 else metrics) for member in members]
+    return metrics
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:

@@ -67,7 +67,9 @@ def synchronise(module: nn.Module, group: dist.ProcessGroup | None) -> None:
     for layer in module.modules() if group is not None else ():
         if isinstance(layer, nn.BatchNorm2d):
             if type(layer) not in (nn.BatchNorm2d, SyncBatchNorm2d):
-                raise UserError(f"train.batch_norm: {type(layer).__name__} of this backbone cannot be sync; set it to own")
+                raise UserError(
+                    f"train.batch_norm: {type(layer).__name__} of this backbone cannot be sync; set it to own"
+                )
             layer.__class__ = SyncBatchNorm2d  # same weights, same keys
             layer.group = group
 

@@ -6,7 +6,7 @@ neighbouring processes together make one replica of the network.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
@@ -82,6 +82,22 @@ class World:
         dist.all_gather_object(gathered, own)
         return gathered
 
+    def gather(self, own: Value) -> list[Value]:
+        """The value of every process, by rank, on the first one; nothing on the others."""
+        if self.mesh is None:
+            return [own]
+        gathered: list[Any] | None = [None] * self.size if self.is_first else None
+        dist.gather_object(own, gathered)
+        return gathered or []
+
+    def from_first(self, compute: Callable[[], Value]) -> Value:
+        """What the first process computes, on all of them."""
+        if self.mesh is None:
+            return compute()
+        values = [compute() if self.is_first else None]
+        dist.broadcast_object_list(values)
+        return values[0]
+
     def member_objects(self, own: list[Value]) -> list[Value]:
         """The lists of all processes of this replica, one after the other."""
         if self.member_group is None:
@@ -107,7 +123,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: dist.ProcessGroup, rank: int) -> Tensor:
         ctx.rank, ctx.count = rank, len(own)
-        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
+        parts = [
+            torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))
+        ]
         dist.all_gather(parts, own.contiguous(), group=group)
         return torch.cat(parts)
 

@@ -26,8 +26,7 @@ def make_folder(path: str | Path) -> Path:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write(temporary path)``, then moves the file into place: a reader sees the old or the new one."""
-    number = zlib.crc32(os.fsencode(path.name))  # the name itself may be as long as the file system allows
-    temporary = path.with_name(f".{number:08x}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{_unfinished(path)}{os.getpid()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
@@ -38,6 +37,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise UserError(f"{path}: cannot be written ({reason}); the file before it is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> str:
+    number = zlib.crc32(os.fsencode(path.name))  # the name itself may be as long as the file system allows
+    return f".{number:08x}."
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what killed processes left of writing ``path``; call it where no other process writes it."""
+    for left in path.parent.glob(f"{_unfinished(path)}*.tmp"):
+        left.unlink()
 
 
 def write_text(text: str, path: Path) -> None:

@@ -113,7 +113,13 @@ class _Training:
     """
 
     def __init__(
-        self, task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
+        self,
+        task: Task,
+        loader: DataLoader,
+        settings: TrainSettings,
+        folder: RunFolder,
+        device: torch.device,
+        world: World,
     ) -> None:
         self.task, self.loader, self.settings, self.folder = task, loader, settings, folder
         self.device, self.world = device, world
@@ -192,7 +198,8 @@ class _Training:
             signal = self._report(collected, stopping.signal)
             collected = []
             self._step()
-            if settings.save_every and self.batch // settings.accumulate % settings.save_every == 0 or signal:
+            step = self.batch // settings.accumulate
+            if signal or (settings.save_every and step % settings.save_every == 0):
                 self._save()
             if signal:
                 raise Stopped(
@@ -241,11 +248,15 @@ class _Training:
             batch = self.batch - len(own) + row
             images += [self.task.name(index) for _, index in self.sampler.batch(batch)]
         images = sorted({image for part in self.world.all_objects(images) for image in part})
-        kept = f"{self.folder.last} holds the last checkpoint" if self.folder.last.exists() else "there is no checkpoint yet"
+        kept = (
+            f"{self.folder.last} holds the last checkpoint"
+            if self.folder.last.exists()
+            else "there is no checkpoint yet"
+        )
         shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
         raise UserError(
-            f"the {name} is not finite at epoch {self.epoch + 1}, batch {self.batch}: lower train.lr or check the data; "
-            f"{kept}; the batch's images: {shown}"
+            f"the {name} is not finite at epoch {self.epoch + 1}, batch {self.batch}: lower train.lr or check the "
+            f"data; {kept}; the batch's images: {shown}"
         )
 
     def _step(self) -> None:

@@ -22,8 +22,8 @@ class TrainSettings:
         epochs: passes over the training images.
         batch_size: images per batch of a process.
         accumulate: batches whose gradients are averaged before a step.
-        lr: peak learning rate, of steps of batch_size x accumulate images on each data-parallel process: it is not scaled
-            by itself; the usual rule is in proportion to the images of a step.
+        lr: peak learning rate, taken as it is however many processes share a step; the usual rule is in proportion to
+            a step's images, batch_size x accumulate x data-parallel processes.
         momentum: of SGD.
         nesterov: Nesterov's momentum.
         weight_decay: of weights; biases and normalisation layers stay undecayed unless ``decay_all``.
@@ -67,7 +67,9 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
-        check_not_negative(self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "ema", "save_every", "workers")
+        check_not_negative(
+            self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "ema", "save_every", "workers"
+        )
         for name in ("momentum", "ema"):
             if getattr(self, name) >= 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be below 1")
@@ -96,7 +98,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: flo
 
 
 def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
-    """Scales the gradient of the whole network, also where other processes have members of it, to a norm of ``limit``."""
+    """Scales the whole network's gradient, of other processes' members too, to a norm of at most ``limit``."""
     if world.member_group is None:
         nn.utils.clip_grad_norm_(model.parameters(), limit)
         return

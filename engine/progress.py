@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 def progress(
     items: Iterable[Item], description: str, unit: str = "it", total: int | None = None, initial: int = 0
 ) -> "tqdm[Item]":
-    """``items`` behind a bar with rate and ETA on stderr; silent where stderr is no terminal, and on other processes."""
+    """``items`` behind a bar with rate and ETA on stderr, of the first process, and only where that is a terminal."""
     hidden = None if is_first_process() else True  # None: where there is no terminal
     options = {"disable": hidden, "leave": False, "dynamic_ncols": True}
     return tqdm(items, desc=description, unit=unit, total=total, initial=initial, **options)

@@ -7,7 +7,7 @@ from typing import Any
 from engine import checkpoint
 from engine.cli import flatten, to_dict, to_yaml
 from engine.errors import UserError
-from engine.files import make_folder, write_text
+from engine.files import make_folder, remove_unfinished, write_text
 
 # Settings that may differ between the parts of one run without changing its weights.
 _FREE = {"output", "device", "resume", "train.workers", "train.save_every", "train.member_parallel"}
@@ -46,8 +46,8 @@ class RunFolder:
             UserError: when the folder cannot be written.
         """
         make_folder(self.path)
-        for left in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
-            left.unlink()
+        for name in ("config.yaml", "metrics.jsonl", "last.pt", "best.pt"):
+            remove_unfinished(self.path / name)  # of a run that was killed while it wrote
         write_text(to_yaml(self.config), self.path / "config.yaml")
         if history:
             self._write_metrics(history)
