@@ -212,7 +212,8 @@ class _Training:
 
     @property
     def _exact_epoch(self) -> float:
-        return self.epoch + self.batch / self.batches
+        """Where the step at hand begins: its batches share the rate and λ."""
+        return self.epoch + (self.batch - self.batch % self.settings.accumulate) / self.batches
 
     def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
         """Adds a batch's gradients; they are averaged over the replicas with the ``last`` one of a step."""

@@ -1,0 +1,114 @@
+"""Both tasks in several processes against one: the same losses, weights and metrics."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from classification.config import ClassificationTrainSettings, ModelSettings, TrainClassification
+from classification.config import DataSettings as ClassificationData
+from detection import config as detection
+from detection.synthetic import generate
+from engine.cli import to_yaml
+from tests.classification.generated import write_npz
+from tests.processes import column, run
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe for each task: 20 epochs of one step of 8 images, so that each line is a step's loss."""
+    folder = tmp_path_factory.mktemp("recipes")
+    train = {"epochs": STEPS, "evaluate_every": STEPS, "workers": 0, "precision": "float32"}
+    classifier = TrainClassification(
+        ModelSettings("resnet10_16", 2),
+        ClassificationData("npz", str(write_npz(folder / "images.npz", train=8, test=7)), image_size=16),
+        ClassificationTrainSettings(**train, batch_size=8, lr=0.05, cot_warmup_epochs=5),
+        device="cpu",
+    )
+    (folder / "train_cls.yaml").write_text(to_yaml(classifier))
+    generate(folder / "shapes", 8, 5, seed=0)
+    images, annotations = folder / "shapes/images", folder / "shapes/annotations"
+    data = detection.DataSettings(
+        val_annotations=str(annotations / "instances_val.json"),
+        val_images=str(images / "val"),
+        train_annotations=str(annotations / "instances_train.json"),
+        train_images=str(images / "train"),
+    )
+    detector = detection.TrainDetection(
+        detection.ModelSettings("resnet10_16", 2),
+        data,
+        detection.DetectionTrainSettings(**train, batch_size=8, lr=0.001, clip_gradient=20.0),
+        device="cpu",
+    )
+    (folder / "train_det.yaml").write_text(to_yaml(detector))
+    return folder
+
+
+def trained(recipes: Path, tool: str, name: str, *arguments: str, processes: int = 1) -> Path:
+    """The folder of a run, which is made where it does not exist yet."""
+    output = recipes / f"{tool}-{name}"
+    if not output.exists():
+        config = recipes / f"{tool}.yaml"
+        run(f"{tool}.py", "--config", config, "--output", output, *arguments, processes=processes)
+    return output
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "last.pt", weights_only=True)["model"]
+
+
+def check_equal(one: Path, many: Path, loss: float) -> None:
+    """Every step's losses within ``loss`` (relative), and what is left of that in weights and metrics."""
+    for name in set(read_line(one)) & {"train_loss", "train_cot", "train_ce", "train_localisation"}:
+        np.testing.assert_allclose(column(many, name), column(one, name), rtol=loss, atol=loss)
+    first, second = weights(one), weights(many)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=2e-2, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def read_line(folder: Path) -> dict:
+    return yaml.safe_load((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.mark.parametrize("tool", ["train_cls", "train_det"])
+def test_two_processes_with_half_the_batch_learn_as_one(recipes: Path, tool: str) -> None:
+    one = trained(recipes, tool, "one")
+    two = trained(recipes, tool, "two", "--train.batch_size=4", "--train.batch_norm=sync", processes=2)
+    check_equal(one, two, 1e-4)
+    metric = {"train_cls": "top1", "train_det": "AP"}[tool]
+    assert column(two, "epoch") == list(range(1, STEPS + 1))
+    allowed = {"train_cls": 2.0, "train_det": 0.02}[tool]
+    assert read_line(two)[metric] == pytest.approx(read_line(one)[metric], abs=allowed)
+
+
+@pytest.mark.parametrize("tool", ["train_cls", "train_det"])
+def test_members_on_processes_of_their_own_learn_as_in_one(recipes: Path, tool: str) -> None:
+    one = trained(recipes, tool, "one")
+    check_equal(one, trained(recipes, tool, "members", "--train.member_parallel=true", processes=2), 1e-5)
+
+
+def test_members_and_replicas_together(recipes: Path) -> None:
+    arguments = ("--train.batch_size=4", "--train.batch_norm=sync", "--train.member_parallel=true")
+    for tool in ("train_cls", "train_det"):
+        both = trained(recipes, tool, "both", *arguments, processes=4)
+        check_equal(trained(recipes, tool, "one"), both, 1e-5)
+
+
+def test_detectors_members_co_train_across_processes(recipes: Path) -> None:
+    arguments = ("--train.cot_weight=0.5", "--train.cot_warmup_epochs=4", "--data.different_views=true")
+    one = trained(recipes, "train_det", "cot", *arguments)
+    many = trained(recipes, "train_det", "cot-many", *arguments, "--train.member_parallel=true", processes=2)
+    check_equal(one, many, 1e-5)
+    np.testing.assert_allclose(column(many, "train_cot"), column(one, "train_cot"), rtol=1e-4)
+
+
+def test_accumulated_batches_are_one_batch_where_statistics_are_frozen(recipes: Path) -> None:
+    common = ("--train.batch_norm=frozen", "--train.ema=0.9", "--train.lr=0.005")
+    one = trained(recipes, "train_cls", "frozen", *common)
+    arguments = (*common, "--train.batch_size=2", "--train.accumulate=2")
+    check_equal(one, trained(recipes, "train_cls", "accumulated", *arguments, processes=2), 1e-5)
