@@ -1,0 +1,153 @@
+"""Runs that are stopped, run out of something, or go wrong: what is kept, what is said, and how they go on."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from engine.errors import UserError
+from engine.faults import explained
+from tests.classification.generated import write_npz
+from tests.processes import command, environment, run
+
+COMMON = ["--model.backbone=resnet10_16", "--data.dataset=npz", "--data.image_size=16", "--train.batch_size=4"]
+COMMON += ["--train.workers=1", "--train.epochs=3", "--train.lr=0.05", "--train.accumulate=2", "--train.ema=0.9"]
+COMMON += ["--train.mixup=0.2", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_npz(tmp_path_factory.mktemp("data") / "images.npz", train=32)
+
+
+@pytest.fixture(scope="module")
+def whole(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing stopped: 3 epochs of 4 steps of 2 batches."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    run("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output)
+    return output
+
+
+def start(npz: Path, output: Path, *arguments: str, **options: object) -> subprocess.Popen:
+    words = command("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output, *arguments)
+    return subprocess.Popen(
+        words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def saved(folder: Path) -> dict:
+    return torch.load(folder / "last.pt", weights_only=True)
+
+
+def check_same_end(one: Path, other: Path) -> None:
+    for key in ("model", "trained", "optimizer"):
+        first, second = saved(one)[key], saved(other)[key]
+        assert first
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_a_run_inside_an_epoch_which_then_goes_on(
+    number: signal.Signals, npz: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    process = start(npz, output, "--train.save_every=1")
+    wait_for(output / "last.pt", process)
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, text
+    assert "continue with --resume auto" in text
+    assert "Traceback" not in text
+    assert saved(output)["epoch"] < 3
+    run("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output, "--resume=auto")
+    check_same_end(whole, output)
+
+
+def test_killed_run_goes_on_from_inside_an_epoch(npz: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(npz, output, "--train.save_every=1", start_new_session=True)
+    wait_for(output / "last.pt", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (output / f".{0:08x}.1.tmp").write_text("another program's file")
+    run("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output, "--resume=auto", "--train.save_every=1")
+    check_same_end(whole, output)
+    assert (output / f".{0:08x}.1.tmp").exists()
+
+
+def test_full_disk_keeps_the_checkpoint_before(npz: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output, "--train.epochs=1")
+    before = (output / "last.pt").read_bytes()
+    # A limit on the size of written files stands for the disk that is full; SIGXFSZ is ignored, so writing fails.
+    words = command("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output, "--resume=auto")
+    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 64; exec "$@"', "-", *words]
+    done = subprocess.run(limited, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (output / "last.pt").read_bytes() == before
+    assert not list(output.glob("*.tmp"))
+
+
+def test_killed_data_worker_is_one_line(npz: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(npz, output, "--train.save_every=1", "--train.epochs=200")
+    wait_for(output / "last.pt", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, text
+    assert "lower train.workers" in text
+    assert "Traceback" not in text
+
+
+def test_failed_evaluation_does_not_cost_the_epoch(npz: Path, tmp_path: Path) -> None:
+    damaged = write_npz(tmp_path / "damaged.npz", train=32)
+    import numpy as np
+
+    arrays = dict(np.load(damaged))
+    arrays["test_bytes"] = np.zeros_like(arrays["test_bytes"])
+    np.savez(damaged, **arrays)
+    process = start(damaged, tmp_path / "run")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, text
+    state = saved(tmp_path / "run")
+    assert (state["epoch"], state["batch"]) == (0, 8)
+
+
+def test_not_finite_loss_names_the_images(npz: Path, tmp_path: Path) -> None:
+    process = start(npz, tmp_path / "run", "--train.lr=1e30", "--train.warmup_epochs=0")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, text
+    assert "not finite" in text
+    assert "image " in text
+    assert str(npz) in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_lack_of_memory_says_what_to_lower(error: Exception) -> None:
+    with pytest.raises(UserError, match=r"lower train\.batch_size \(now 32;.*kept"), explained(32, 2, "all is kept"):
+        raise error
+    with pytest.raises(RuntimeError, match="another fault"), explained(32, 2, ""):
+        raise RuntimeError("another fault")
+
+
+def test_config_of_a_stopped_run_reads_back(whole: Path) -> None:
+    assert yaml.safe_load((whole / "config.yaml").read_text())["train"]["accumulate"] == 2
