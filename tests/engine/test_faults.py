@@ -6,9 +6,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import yaml
 
 from engine.errors import UserError
 from engine.faults import explained
@@ -118,8 +118,6 @@ def test_killed_data_worker_is_one_line(npz: Path, tmp_path: Path) -> None:
 
 def test_failed_evaluation_does_not_cost_the_epoch(npz: Path, tmp_path: Path) -> None:
     damaged = write_npz(tmp_path / "damaged.npz", train=32)
-    import numpy as np
-
     arrays = dict(np.load(damaged))
     arrays["test_bytes"] = np.zeros_like(arrays["test_bytes"])
     np.savez(damaged, **arrays)
@@ -139,15 +137,9 @@ def test_not_finite_loss_names_the_images(npz: Path, tmp_path: Path) -> None:
     assert str(npz) in text.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
-)
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_lack_of_memory_says_what_to_lower(error: Exception) -> None:
     with pytest.raises(UserError, match=r"lower train\.batch_size \(now 32;.*kept"), explained(32, 2, "all is kept"):
         raise error
     with pytest.raises(RuntimeError, match="another fault"), explained(32, 2, ""):
         raise RuntimeError("another fault")
-
-
-def test_config_of_a_stopped_run_reads_back(whole: Path) -> None:
-    assert yaml.safe_load((whole / "config.yaml").read_text())["train"]["accumulate"] == 2

@@ -1,0 +1,149 @@
+"""Kills training runs at random moments and holds what they end with against a run that nothing disturbed.
+
+    python benchmarks/kills.py                      # all layouts, 20 kills each
+    python benchmarks/kills.py one --kills 5
+
+Layouts: ``one`` process, killed with all its children; ``two`` processes of torchrun, killed with it; ``elastic``:
+one of two workers is killed, and torchrun starts both again. Runs have a data-loading process, EMA, gradient
+accumulation and a checkpoint at every step. Prints a line per layout; exit code 1 where any bit of the weights, the
+averaged weights, the momentum or metrics.jsonl differs.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+LAYOUTS = {"one": 1, "two": 2, "elastic": 2}
+EPOCHS = 24
+
+
+def write_data(path: Path) -> Path:
+    """96 training and 48 evaluation images of three colours as PNG files in an .npz."""
+    draw = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {"classes": np.array(["red", "green", "blue"])}
+    for split, count in (("train", 96), ("test", 48)):
+        labels = np.arange(count) % 3
+        images = draw.integers(0, 160, (count, 24, 24, 3), np.uint8)
+        images[np.arange(count), ..., labels] += 90
+        files = [cv2.imencode(".png", image[..., ::-1])[1].ravel() for image in images]
+        arrays[f"{split}_bytes"], arrays[f"{split}_labels"] = np.concatenate(files), labels
+        arrays[f"{split}_offsets"] = np.cumsum([0, *map(len, files)])
+    np.savez(path, **arrays)
+    return path
+
+
+def start(layout: str, data: Path, output: Path, kills: int) -> subprocess.Popen[bytes]:
+    """Starts, or continues, a run in a process group of its own; its output goes to a log beside its folder."""
+    words = [str(ROOT / "tools/train_cls.py"), "--output", str(output), "--resume=auto", f"--data.root={data}"]
+    words += ["--data.dataset=npz", "--data.image_size=24", "--model.backbone=resnet10_16", "--device=cpu"]
+    words += [f"--train.epochs={EPOCHS}", "--train.batch_size=4", "--train.accumulate=2", "--train.save_every=1"]
+    words += ["--train.ema=0.99", "--train.workers=1", "--train.mixup=0.2", "--train.evaluate_every=2"]
+    if LAYOUTS[layout] > 1:
+        restarts = f"--max_restarts={10 * kills}"
+        options = ["--standalone", f"--nproc_per_node={LAYOUTS[layout]}", restarts, "--monitor_interval=0.1"]
+        words = ["-m", "torch.distributed.run", *options, *words, "--train.batch_norm=sync"]
+    with open(output.with_suffix(".log"), "ab") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        streams = {"stdout": log, "stderr": log}
+        return subprocess.Popen([sys.executable, *words], env=environment, start_new_session=True, **streams)
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that torchrun started."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def kill(layout: str, process: subprocess.Popen[bytes], draw: random.Random) -> None:
+    if layout == "elastic":
+        if alive := workers(process):
+            os.kill(draw.choice(alive), signal.SIGKILL)
+        return
+    for worker in workers(process) if LAYOUTS[layout] > 1 else []:
+        os.killpg(worker, signal.SIGKILL)  # torchrun gives each worker a session of its own
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def position(output: Path) -> tuple[int, int]:
+    """Epochs and batches that last.pt holds; zeros where there is none."""
+    path = output / "last.pt"
+    if not path.exists():
+        return 0, 0
+    state = torch.load(path, weights_only=True)
+    return state["epoch"], state["batch"]
+
+
+def disturbed(layout: str, data: Path, output: Path, kills: int, length: float, draw: random.Random) -> list[str]:
+    """Kills a run ``kills`` times over its ``length`` in seconds; returns where it was each time."""
+    places: list[str] = []
+    process = start(layout, data, output, kills)
+    while len(places) < kills and process.poll() is None:
+        before = position(output)
+        patience = time.monotonic() + 120
+        while position(output) == before and process.poll() is None and time.monotonic() < patience:
+            time.sleep(0.02)  # the process starts; some kills come before it has done a step
+            if draw.random() < 0.002:
+                break
+        time.sleep(draw.uniform(0, 2 * length / kills))
+        if process.poll() is not None:
+            break
+        kill(layout, process, draw)
+        places.append("{}:{}".format(*position(output)))
+        if layout != "elastic":
+            process = start(layout, data, output, kills)
+    if process.wait():
+        sys.exit(f"{layout}: exit code {process.returncode}, see {output.with_suffix('.log')}")
+    return places
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What of the two ends is not equal bit for bit."""
+    first, second = (torch.load(folder / "last.pt", weights_only=True) for folder in (one, other))
+    found = [
+        f"{part}.{name}"
+        for part in ("model", "trained", "optimizer")
+        for name in first[part].keys() | second[part].keys()
+        if not torch.equal(first[part].get(name, torch.empty(0)), second[part].get(name, torch.empty(0)))
+    ]
+    same = (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    return found if same else [*found, "metrics.jsonl"]
+
+
+def main() -> None:
+    """Runs the layouts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("layouts", nargs="*", choices=[*LAYOUTS, []], help="default: all")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_data(Path(folder) / "images.npz")
+        for layout in arguments.layouts or LAYOUTS:
+            whole, output = Path(folder) / f"{layout}-whole", Path(folder) / f"{layout}-killed"
+            began = time.monotonic()
+            if start(layout, data, whole, 0).wait():
+                sys.exit(whole.with_suffix(".log").read_text())
+            length = max(time.monotonic() - began - 8, 4)  # without the start
+            places = disturbed(layout, data, output, arguments.kills, length, random.Random(arguments.seed))
+            unequal = differences(whole, output)
+            wrong += bool(unequal) or len(places) < arguments.kills
+            end = "equal bit for bit" if not unequal else f"{len(unequal)} differ: {', '.join(unequal[:3])}"
+            print(f"{layout}: {len(places)} kills at epoch:batch {' '.join(places)}: {end}", flush=True)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
