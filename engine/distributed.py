@@ -21,7 +21,7 @@ from engine.devices import resolve_device
 from engine.errors import UserError
 
 Value = TypeVar("Value")
-_TIMEOUT = timedelta(minutes=30)  # the first process evaluates and writes alone while the others wait
+_TIMEOUT = timedelta(minutes=5)  # for what a process waits: the others to start, the first one to save and score
 
 
 @dataclass(frozen=True)
