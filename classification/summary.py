@@ -10,23 +10,30 @@ import torch
 from classification.backbones import BackboneSpec, find_dataset, member_specs
 from classification.timm_backbones import PREFIX, output_shape
 from engine.cost import Cost, count_cost
+from engine.errors import UserError
+
+MAX_IMAGE_SIZE = 10_000  # a side far beyond any classifier's: sizes of tensors stay within 64 bits
 
 
-def summarise(backbone: str, members: int, dataset: str) -> dict[str, Any]:
-    """Cost of the whole ensemble on one image of the data set (32x32 for CIFAR, 224x224 for ImageNet).
+def summarise(backbone: str, members: int, dataset: str, image_size: int | None = None) -> dict[str, Any]:
+    """Cost of the whole ensemble on one image, of the data set's side (CIFAR 32, ImageNet 224) where none is given.
 
     Returns ``params``, ``params_per_member`` (a list where the members differ), ``gflops`` (the paper's convention),
-    ``macs`` and ``torch_gflops`` (by torch's counter). No weight is allocated. Raises UserError as `create_members`.
+    ``macs`` and ``torch_gflops`` (by torch's counter). No weight is allocated. Raises UserError as `create_members`,
+    and for a size that the network does not take.
     """
     facts = find_dataset(dataset)
     specs = member_specs(backbone, members, facts.form)
+    size = facts.image_size if image_size is None else image_size
+    if not 1 <= size <= MAX_IMAGE_SIZE:
+        raise UserError(f"image_size must be 1 to {MAX_IMAGE_SIZE} pixels, not {size}")
 
     def count(index: int) -> Cost:
         with torch.device("meta"):
             member = specs[index].build(members, facts.form, facts.num_classes, dropout=0.0)
-        if backbone.startswith(PREFIX):
-            output_shape(member, backbone, facts.image_size)
-        return count_cost(member, (1, 3, facts.image_size, facts.image_size))
+        if image_size or backbone.startswith(PREFIX):
+            output_shape(member, backbone, size)
+        return count_cost(member, (1, 3, size, size))
 
     costs = member_costs(specs, count)
     return {

@@ -21,8 +21,9 @@ class Summary:
     Attributes:
         task: cls or det.
         backbone: name of the backbone before dividing.
-        members: S; default: 1, 2, 4 and 8 side by side.
+        members: S; default: 1, 2, 4 and 8 side by side, or the length of a list of timm's models.
         dataset: cifar10, cifar100, svhn or imagenet (cls); coco, or the number of foreground classes (det).
+        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
         json: print one JSON object; without members it lists the ``divisions`` that are possible and those ``refused``.
         output: counting writes nothing; present on every command.
         device: counting needs none; present on every command.
@@ -33,6 +34,7 @@ class Summary:
     backbone: str | None = None
     members: int | None = None
     dataset: str | None = None
+    image_size: int | None = None
     json: bool = False
     output: str | None = None
     device: str = "auto"
@@ -43,12 +45,18 @@ def print_summary(config: Summary) -> None:
     """Prints the cost; numbers are exact for parameters and MACs.
 
     Raises:
-        UserError: for an unknown name, or a division that the backbone's rule does not allow.
+        UserError: for an unknown name, a division that the backbone's rule does not allow, or a bad image size.
     """
     if not config.backbone:
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
+    if config.task == "det" and config.image_size is not None:
+        raise UserError("--image_size is for --task cls: SSD300's images are 300 pixels a side")
     title, costs, refused = f"{config.backbone} on {_dataset(config)}", [], []
-    for members in DIVISIONS if config.members is None else (config.members,):
+    if config.image_size is not None:
+        title += f" at {config.image_size} pixels"
+    listed = len(config.backbone.split(","))
+    divisions = DIVISIONS if listed == 1 else (listed,)
+    for members in divisions if config.members is None else (config.members,):
         try:
             costs.append({"members": members} | _cost(config, members))
         except UserError as error:
@@ -68,7 +76,7 @@ def print_summary(config: Summary) -> None:
 
 def _cost(config: Summary, members: int) -> dict[str, Any]:
     if config.task == "cls":
-        return summarise_classifier(config.backbone, members, _dataset(config))
+        return summarise_classifier(config.backbone, members, _dataset(config), config.image_size)
     return summarise_detector(config.backbone, members, _classes(config.dataset))
 
 
