@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 import zlib
@@ -72,7 +73,10 @@ def load_images(settings: EvalDataSettings, split: Split) -> ImageSet:
     Raises:
         UserError: where they are missing or malformed.
     """
-    root = Path(settings.root).expanduser()
+    try:
+        root = Path(settings.root).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"data.root is {settings.root}: there is no such user; write the folder in full") from error
     match settings.dataset:
         case "cifar10" | "cifar100":
             return _load_cifar(settings, root, split)
@@ -156,7 +160,7 @@ def _as_is(image: np.ndarray) -> np.ndarray:
 
 
 def _load_imagenet(root: Path, split: Split) -> ImageSet:
-    if (root / split).is_dir():
+    if os.path.isdir(root / split):  # also false for a name that is too long
         loose = [path.name for path in (root / split).iterdir() if path.suffix.lower() in (".tar", ".jpeg")]
         if loose:
             raise UserError(
@@ -180,7 +184,7 @@ def _load_imagenet(root: Path, split: Split) -> ImageSet:
 
 def _load_folder(root: Path, split: Split) -> ImageSet:
     folder = root / split
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: --data.root needs train/ and val/ with a folder per class")
     try:
         data = torchvision_datasets.ImageFolder(str(folder))

@@ -109,10 +109,27 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
         stem, classes = FORM_DATASETS[meta["stem"]], len(meta["classes"])
         backbone, members, dropout = str(model["backbone"]), int(model["members"]), float(model["dropout"])
         drop_path = None if model["drop_path"] is None else float(model["drop_path"])
-        [*map(float, meta["mean"]), *map(float, meta["std"]), int(meta["image_size"]), str(meta["crop"])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its config or meta is incomplete; use a checkpoint of train_cls.py") from error
-    ensemble = create_ensemble(backbone, members, classes, stem, dropout=dropout, drop_path=drop_path)
+        statistics = torch.tensor([meta["mean"], meta["std"]], dtype=torch.float64)
+        size, crop = meta["image_size"], meta["crop"]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{path}: its config or meta is incomplete or damaged; use a checkpoint of train_cls.py"
+        ) from error
+    checks = {
+        "classes": isinstance(meta["classes"], list) and all(isinstance(name, str) for name in meta["classes"]),
+        "mean or std": statistics.shape == (2, 3) and statistics.isfinite().all() and (statistics[1] > 0).all(),
+        "image_size": type(size) is int and 8 <= size <= 4096,
+        "crop": crop in ("padded", "resized", "none"),
+        "dropout or drop_path": 0 <= dropout < 1 and 0 <= (drop_path or 0) < 1,
+    }
+    for name, right in checks.items():
+        if not right:
+            raise UserError(f"{path}: its {name} is damaged; use a checkpoint of train_cls.py")
+    checkpoints.check_members(members, found, str(path))
+    try:
+        ensemble = create_ensemble(backbone, members, classes, stem, dropout=dropout, drop_path=drop_path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     checkpoints.load_weights(ensemble, found["model"], str(path))
     return ensemble, found
 
@@ -152,6 +169,8 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
         metrics["others"] = config.others
     metrics["precision"] = resolve_precision(config.precision, device)
     folder = make_folder(config.output or Path(config.checkpoint).parent)
+    if (folder / "metrics.json").exists():
+        print(f"{folder / 'metrics.json'}: the earlier one is replaced; --output keeps them apart")
     write_json(metrics, folder / "metrics.json")
     print(describe(metrics))
     print(f"wrote {folder / 'metrics.json'}")

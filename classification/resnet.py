@@ -19,6 +19,7 @@ from torchvision.ops import SqueezeExcitation
 from classification.initialisation import kaiming
 
 DETECTION_STAGES = 3
+DETECTION_INPUT = 300  # pixels a side of SSD300's images
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from classification.datasets import IMAGENET_STATISTICS
 from classification.dividing import divide_drop_probability
+from classification.resnet import DETECTION_INPUT
 from engine.cost import on_meta
 from engine.errors import UserError
 
 PREFIX = "timm:"
-_STRIDE, _INPUT, _FEATURES = 8, 300, 38  # of SSD300
+_STRIDE, _FEATURES = 8, 38  # of SSD300
 
 
 def timm_specs(backbone: str, members: int) -> list[TimmSpec]:
@@ -102,10 +103,12 @@ class TimmFeatures(nn.Module):
         self.padding = 0
         size = self._feature_size()
         if size == _FEATURES - 1:
-            self.padding = _STRIDE * _FEATURES - _INPUT
+            self.padding = _STRIDE * _FEATURES - DETECTION_INPUT
             size = self._feature_size()
         if size != _FEATURES:
-            raise UserError(f"timm's {name} makes {size} × {size} features of 300 pixels; SSD300 needs 38 × 38")
+            raise UserError(
+                f"timm's {name} makes {size} × {size} features of {DETECTION_INPUT} pixels; SSD300 needs 38 × 38"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x * self.scale + self.shift, (0, self.padding, 0, self.padding))
@@ -119,7 +122,7 @@ class TimmFeatures(nn.Module):
         return {f"network.{name}": value for name, value in weights.items() if name not in self._removed}
 
     def _feature_size(self) -> int:
-        return output_shape(self, f"timm's {self.network.pretrained_cfg['architecture']}", _INPUT)[-1]
+        return output_shape(self, f"timm's {self.network.pretrained_cfg['architecture']}", DETECTION_INPUT)[-1]
 
 
 def output_shape(network: nn.Module, name: str, size: int) -> torch.Size:

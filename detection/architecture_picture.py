@@ -7,7 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from detection.default_boxes import BOXES_PER_CELL, IMAGE_SIZE, MAP_SIZES, ssd300_default_boxes
+from classification.resnet import DETECTION_INPUT
+from detection.default_boxes import BOXES_PER_CELL, MAP_SIZES, ssd300_default_boxes
 from detection.postprocess import PostprocessSettings
 from detection.ssd import create_ssd
 from engine.files import write_atomically
@@ -60,7 +61,7 @@ def draw_architecture(backbone: str, members: int, path: Path, num_classes: int 
     def millions(module: torch.nn.Module) -> str:
         return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
 
-    box(0.3, middle, 1.3, 1.3, _GREY, "image", f"3 × {IMAGE_SIZE} × {IMAGE_SIZE}")
+    box(0.3, middle, 1.3, 1.3, _GREY, "image", f"3 × {DETECTION_INPUT} × {DETECTION_INPUT}")
     shared_left, shared_right = 5.15, 10.1
     for index, (y, member) in enumerate(zip(rows, model.members, strict=True)):
         colour = _MEMBER_COLOURS[index % len(_MEMBER_COLOURS)]

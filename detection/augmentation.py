@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from classification.datasets import IMAGENET_STATISTICS
+from classification.resnet import DETECTION_INPUT
 from detection.config import DataSettings
 
-INPUT_SIZE = 300
-# ImageNet's statistics, RGB in 0…255: what the backbones are trained with.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
+# RGB in 0…255: what the backbones are trained with.
+MEAN, STD = (tuple(255 * value for value in channels) for channels in IMAGENET_STATISTICS)
 
 _LEAST_IOU = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 40
 # A box of less than one input pixel shows nothing, and the logarithm of its size would outweigh all others.
-_LEAST_SIDE = 1 / INPUT_SIZE
+_LEAST_SIDE = 1 / DETECTION_INPUT
 
 
 @dataclass
@@ -69,7 +69,7 @@ def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndar
 
 def to_input(image: np.ndarray) -> np.ndarray:
     """The whole image as the network's input, ``[300, 300, 3]`` uint8; its aspect ratio is not kept, as in SSD."""
-    return resize_window(image, Window(0, 0, image.shape[1], image.shape[0]), INPUT_SIZE)[0]
+    return resize_window(image, Window(0, 0, image.shape[1], image.shape[0]), DETECTION_INPUT)[0]
 
 
 class TrainingAugmentation:
@@ -119,13 +119,13 @@ class TrainingAugmentation:
             )
         if random.random() < self.settings.iou_crop:
             window = _iou_crop(window, boxes, random)
-        view, (scale_x, scale_y, shift_x, shift_y) = resize_window(image, window, INPUT_SIZE)
+        view, (scale_x, scale_y, shift_x, shift_y) = resize_window(image, window, DETECTION_INPUT)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         low = (window.x, window.y)
         high = (window.x + window.width, window.y + window.height)
         inside = ((centres > low) & (centres < high)).all(axis=1)
         boxes = boxes[inside] * (scale_x, scale_y, scale_x, scale_y) + (shift_x, shift_y, shift_x, shift_y)
-        boxes = (boxes / INPUT_SIZE).clip(0, 1).astype(np.float32)
+        boxes = (boxes / DETECTION_INPUT).clip(0, 1).astype(np.float32)
         solid = (boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE).all(axis=1)
         boxes, labels = boxes[solid], labels[inside][solid]
         if random.random() < self.settings.flip:

@@ -25,6 +25,10 @@ class ModelSettings:
     members: int = 2
     pretrained: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise UserError(f"model.members is {self.members}: it must be at least 1")
+
 
 @dataclass
 class EvalDataSettings:
@@ -123,6 +127,10 @@ class TrainDetection:
     device: str = "auto"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}: it must be 0 or more")
+
 
 @dataclass
 class EvaluateDetection:
@@ -162,7 +170,7 @@ class Detect:
         score_threshold: lowest score that is drawn and written.
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
         batch_size: images per forward pass.
-        output: folder for the pictures and detections.json.
+        output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
         device: auto, cpu, cuda or cuda:N.
         seed: prediction draws nothing; present on every command.
     """
@@ -172,7 +180,7 @@ class Detect:
     score_threshold: float = 0.3
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 8
-    output: str = "runs/detect"
+    output: str | None = None
     device: str = "auto"
     seed: int = 0
 

@@ -5,7 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-IMAGE_SIZE = 300
+from classification.resnet import DETECTION_INPUT
+
 # One entry per feature map, all lengths in pixels. Liu et al., "SSD", Sec. 3.1, with the scales for COCO.
 MAP_SIZES = (38, 19, 10, 5, 3, 1)
 STEPS = (8, 16, 32, 64, 100, 300)
@@ -48,4 +49,4 @@ def _level_boxes(map_size: int, step: int, scale: int, next_scale: int, ratios: 
     cx = centres.view(1, 1, -1).expand(grid)
     cy = centres.view(1, -1, 1).expand(grid)
     w, h = (side.view(-1, 1, 1).expand(grid) for side in sizes.unbind(1))
-    return torch.stack((cx, cy, w, h), dim=-1).flatten(0, 2) / IMAGE_SIZE
+    return torch.stack((cx, cy, w, h), dim=-1).flatten(0, 2) / DETECTION_INPUT

@@ -82,11 +82,15 @@ class Detector:
         try:
             shape = saved["config"]["model"]
             categories = [(int(category["id"]), str(category["name"])) for category in saved["meta"]["categories"]]
-            settings = settings or PostprocessSettings(**saved["config"]["postprocess"])
+            settings = settings or saved_postprocess(saved, source)
             backbone, members = str(shape["backbone"]), int(shape["members"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{source}: its description of the detector is damaged ({error!r})") from error
-        model = create_ssd(backbone, members, len(categories))
+        checkpoint.check_members(members, saved, source)
+        try:
+            model = create_ssd(backbone, members, len(categories))
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
         checkpoint.load_weights(model, saved["model"], source)
         return cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
 
@@ -133,6 +137,14 @@ class Detector:
         return members, fuse(members, self.settings)
 
 
+def saved_postprocess(saved: dict[str, Any], source: str) -> PostprocessSettings:
+    """The post-processing of a checkpoint; ``source`` names it in the UserError for damaged settings."""
+    try:
+        return PostprocessSettings(**saved["config"]["postprocess"])
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
+
+
 def to_pixels(result: Boxes, width: int, height: int) -> Boxes:
     """Boxes in [0, 1] as pixels of an image, clipped to it; one that lies outside is left out, as fusion does."""
     size = torch.tensor([width, height, width, height], dtype=result.boxes.dtype)
@@ -147,7 +159,10 @@ def _as_array(image: Any, position: int) -> np.ndarray:
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):
             raise UserError(f"images[{position}] is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        try:
+            image = ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow decodes here what was opened before
+            raise UserError(f"images[{position}] is a PIL image that cannot be decoded: {error}") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise UserError(

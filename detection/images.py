@@ -57,10 +57,10 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def _images_of(source: Path) -> Iterator[Path]:
-    if source.is_file():
+    if os.path.isfile(source):  # unlike Path.is_file also false for a name that is too long
         yield source
         return
-    pattern = os.path.join(glob.escape(str(source)), "*") if source.is_dir() else str(source)
+    pattern = os.path.join(glob.escape(str(source)), "*") if os.path.isdir(source) else str(source)
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             yield path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def import_checkpoint(config: ImportCheckpoint) -> dict[str, Any]:
             raise UserError(f"--{name} is missing{known}")
     check_members(config.members)
     output = Path(config.output)
-    if output.is_dir() or output.resolve() == Path(config.source).resolve():
+    if os.path.isdir(output) or output.resolve() == Path(config.source).resolve():
         raise UserError(f"{output}: name the file to write, another than --source and not a folder")
     if config.task == "cls":
         dataset = config.dataset or "imagenet"

@@ -1,13 +1,13 @@
 """From raw network outputs to boxes: per-member non-maximum suppression, then fusion over the members."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from detection.box_coding import decode
-from detection.fusion import weighted_boxes_fusion
+from detection.fusion import ConfType, weighted_boxes_fusion
 from engine.errors import UserError
 
 
@@ -35,7 +35,7 @@ class PostprocessSettings:
     max_per_member: int | None = None
     fusion_iou: float = 0.5
     fusion_skip: float = 1e-4
-    fusion_conf: Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"] = "avg"
+    fusion_conf: ConfType = "avg"
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
@@ -45,6 +45,10 @@ class PostprocessSettings:
             raise UserError(f"postprocess.candidates_per_class is {self.candidates_per_class}: choose at least 1")
         if self.max_per_member is not None and self.max_per_member < 1:
             raise UserError(f"postprocess.max_per_member is {self.max_per_member}: choose at least 1, or null")
+        if self.fusion_conf not in get_args(ConfType):
+            raise UserError(
+                f"postprocess.fusion_conf is {self.fusion_conf!r}: choose one of {', '.join(get_args(ConfType))}"
+            )
 
 
 class Boxes(NamedTuple):

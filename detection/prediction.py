@@ -29,7 +29,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
         raise UserError("no images given: name files, folders or globs")
     paths = find_images(config.sources)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess)
-    folder = make_folder(config.output)
+    folder = make_folder(config.output or "runs/detect")
     names = _picture_names(paths)
     ids = _image_ids(names)
     sources = {path.resolve() for path in paths}
@@ -55,6 +55,8 @@ def detect(config: Detect) -> list[dict[str, Any]]:
             save_image(folder / names[path], picture)
             entries += _entries(ids[path], path, detections, detector.category_ids)
             empty += not len(detections)
+    if len(unreadable) == len(paths):
+        raise UserError(f"none of the {len(paths)} images could be read, the first: {unreadable[0]}")
     write_json(entries, folder / "detections.json")
     print(
         f"{len(entries)} objects at score ≥ {config.score_threshold:g} in {len(paths) - len(unreadable)} images "

@@ -1,5 +1,6 @@
 """The whole pipeline on generated data: co-train backbones, train SSD300 on them, evaluate, draw."""
 
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -57,15 +58,15 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
     began = time.perf_counter()
     resolve_device(config.device)
     folder = Path(config.output)
-    earlier = [folder / part for part in _PARTS if (folder / part).exists()]
+    earlier = [folder / part for part in _PARTS if os.path.exists(folder / part)]
     if earlier and not (folder / "data/generated.json").exists():
         raise UserError(f"{earlier[0]} is not of an earlier quickstart: choose another --output")
-    for part in earlier:
-        shutil.rmtree(part)
     common = {"device": config.device, "seed": config.seed}
 
     print(f"1/5  generating {config.size} training images under {folder / 'data'}")
     generate(folder / "data", config.size, config.size // 4, config.seed)
+    for part in earlier:
+        shutil.rmtree(part)
 
     print(f"2/5  co-training {BACKBONE} divided into {MEMBERS} members on crops of the objects")
     co_train(

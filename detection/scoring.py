@@ -10,10 +10,9 @@ from torch.utils.data import DataLoader
 from detection.annotations import CocoAnnotations, check_same_categories, load_annotations
 from detection.config import EvalDataSettings, EvaluateDetection
 from detection.dataset import EvaluationImages
-from detection.detector import Detector, to_pixels
+from detection.detector import Detector, saved_postprocess, to_pixels
 from detection.evaluation import CocoEvaluator, format_metrics
 from detection.evaluation import evaluate as coco_metrics
-from detection.postprocess import PostprocessSettings
 from detection.results import load_results
 from engine import checkpoint
 from engine.cli import flatten
@@ -98,8 +97,8 @@ def checkpoint_defaults(config: EvaluateDetection) -> dict[str, Any]:
     if not config.checkpoint:
         return {}
     saved = checkpoint.load(config.checkpoint, "detection")
+    postprocess = saved_postprocess(saved, config.checkpoint)
     try:
-        postprocess = PostprocessSettings(**saved["config"]["postprocess"])
         data = EvalDataSettings(**{key: saved["config"]["data"][key] for key in ("val_annotations", "val_images")})
     except (KeyError, TypeError) as error:
         raise UserError(f"{config.checkpoint}: its settings are damaged ({error!r})") from error

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from classification.backbones import create_feature_extractors
+from detection.default_boxes import BOXES_PER_CELL
 from engine.distributed import present
 
-BOXES_PER_CELL = (4, 6, 6, 6, 4, 4)
 # Inner and output channels of the five extra blocks behind a backbone of 1024 channels.
 _EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256))
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from classification.backbones import member_specs
+from classification.resnet import DETECTION_INPUT
 from classification.summary import member_costs, per_member
 from detection.ssd import create_ssd
 from engine.cost import count_cost
@@ -22,7 +23,7 @@ def summarise(backbone: str, members: int, num_classes: int = 80) -> dict[str, A
     Raises:
         UserError: as ``create_ssd``.
     """
-    shape = (1, 3, 300, 300)
+    shape = (1, 3, DETECTION_INPUT, DETECTION_INPUT)
     with torch.device("meta"):
         model = create_ssd(backbone, members, num_classes)
     whole = count_cost(model, shape)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from classification.backbones import BACKBONES
+from classification.resnet import DETECTION_INPUT
 from classification.summary import summarise as summarise_classifier
 from classification.timm_backbones import PREFIX
 from detection.summary import summarise as summarise_detector
@@ -50,7 +51,7 @@ def print_summary(config: Summary) -> None:
     if not config.backbone:
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
     if config.task == "det" and config.image_size is not None:
-        raise UserError("--image_size is for --task cls: SSD300's images are 300 pixels a side")
+        raise UserError(f"--image_size is for --task cls: SSD300's images are {DETECTION_INPUT} pixels a side")
     title, costs, refused = f"{config.backbone} on {_dataset(config)}", [], []
     if config.image_size is not None:
         title += f" at {config.image_size} pixels"

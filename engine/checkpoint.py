@@ -67,14 +67,26 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     return checkpoint
 
 
+def check_members(members: int, checkpoint: dict[str, Any], source: str) -> None:
+    """Raises UserError, naming ``source``, unless the checkpoint's weights can be those of S members.
+
+    It comes before a network of S members is built, which a damaged number would make endless.
+    """
+    count = len(checkpoint["model"])
+    if not 1 <= members <= count:
+        raise UserError(
+            f"{source}: its model.members is {members}, but it holds {count} weights; use another checkpoint"
+        )
+
+
 def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Loads ``weights`` into ``module``, every key and shape matching. Raises UserError as `check_weights`."""
+    """Loads ``weights`` into ``module``, every key, shape and kind matching. Raises UserError as `check_weights`."""
     check_weights(module.state_dict(), weights, source)
     module.load_state_dict(weights)
 
 
 def check_weights(own: dict[str, torch.Tensor], weights: dict[str, torch.Tensor], source: str) -> None:
-    """Compares ``weights`` with a network's ``own``: every key and shape must match.
+    """Compares ``weights`` with a network's ``own``: every key, shape and kind must match, not the precision.
 
     Raises:
         UserError: naming ``source`` and the first missing, unexpected or mismatched keys.
@@ -86,10 +98,22 @@ def check_weights(own: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]
         for key, value in own.items()
         if key in weights and weights[key].shape != value.shape
     ]
+    unlike = [key for key, value in own.items() if key in weights and not _is_like(weights[key], value)]
     faults = [
         f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        for what, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+            ("of another kind of numbers, or not dense", unlike),
+        )
         if keys
     ]
     if faults:
         raise UserError(f"{source}: its weights do not fit this network: {'; '.join(faults)}")
+
+
+def _is_like(value: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether ``value`` is a dense tensor of real numbers; whole ones, as counts are, do not stand for weights."""
+    dense = value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_complex())
+    return dense and value.is_floating_point() >= own.is_floating_point()

@@ -2,18 +2,47 @@
 
 import dataclasses
 import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from engine.errors import UserError
 from engine.stopping import Stopped
 
 Config = TypeVar("Config")
+
+_read_yaml = get_loader("yaml")
+
+
+def _load_yaml(text: str) -> Any:
+    # Aliases share what they name. jsonargparse walks every way through it, and a few lines can hold endlessly many.
+    try:
+        document = yaml.compose(text)
+        if document is not None and _expanded(document, {}) > len(text) + 10_000:
+            raise yaml.YAMLError("its aliases (*name) stand for too many values: write out what they name")
+        return _read_yaml(text)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def _expanded(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
+    """The number of values in a document, those behind an alias counted at each."""
+    if node not in counted:
+        counted[node] = 0  # until it is counted: then it was met inside itself
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        pairs = [child if isinstance(child, tuple) else (child,) for child in children]
+        counted[node] = 1 + sum(_expanded(part, counted) for pair in pairs for part in pair)
+    elif not counted[node]:
+        raise yaml.YAMLError("an alias (*name) stands inside what it names: write it out")
+    return counted[node]
+
+
+set_loader("yaml", _load_yaml, (yaml.YAMLError,))
 
 
 class _Parser(ArgumentParser):
@@ -26,6 +55,8 @@ class _Parser(ArgumentParser):
             return super().parse_path(cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
             raise UserError(f"{cfg_path}: not a YAML file: it is no text in UTF-8") from error
+        except UserError as error:
+            raise UserError(f"{cfg_path}: {error}") from error
 
 
 def parse(
@@ -60,6 +91,8 @@ def parse(
         f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
         for i, word in enumerate(argv)
     ]
+    if positional and "--" not in argv:
+        argv = _positionals_first(argv)
     # Printing waits for the defaults.
     read = parser.parse_args([word for word in argv if defaults is None or not word.startswith("--print_config")])
     if defaults:
@@ -68,15 +101,46 @@ def parse(
     return _build(parser, read, config_class)
 
 
+def _positionals_first(argv: list[str]) -> list[str]:
+    """``a --flag b c`` as ``a c --flag b``: argparse takes the positional arguments only where they stand together."""
+    words = iter(argv)
+    positionals, options = [], []
+    for word in words:
+        if not word.startswith("-"):
+            positionals.append(word)
+            continue
+        options.append(word)
+        if "=" not in word and word not in ("-h", "--help", "--print_config"):
+            options += itertools.islice(words, 1)  # its value
+    return positionals + options
+
+
 def _build(parser: ArgumentParser, read: Namespace, config_class: type[Config]) -> Config:
     files = read.pop("config", None) or []
-    for section in dataclasses.fields(config_class):
-        if dataclasses.is_dataclass(section.default_factory) and read.get(section.name) is None:
-            raise UserError(f"{section.name} is empty: give it a field, or leave it out (see {parser.prog} --help)")
+    try:
+        _check_values(read, config_class)
+    except UserError as error:
+        parser.error(str(error))
     config = config_class(**vars(parser.instantiate(read)))
     if files and getattr(config, "output", "") is None:
         config.output = str(Path("runs") / Path(files[-1].relative).stem)
     return config
+
+
+def _check_values(read: Namespace, config_class: type, prefix: str = "") -> None:
+    """Raises UserError, naming the key, for null in a field that cannot be None and for a section without fields.
+
+    jsonargparse lets both pass.
+    """
+    for name, kind in get_type_hints(config_class).items():
+        key, value = prefix + name, read.get(name)
+        if dataclasses.is_dataclass(kind) and isinstance(value, Namespace):
+            _check_values(value, kind, f"{key}.")
+        elif dataclasses.is_dataclass(kind):
+            state = "empty" if value is None else repr(value)
+            raise UserError(f"{key} is {state}: it is a section: give it fields, or leave it out")
+        elif value is None and type(None) not in get_args(kind):
+            raise UserError(f"{key} is null: give it a value, or leave it out")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -73,6 +73,15 @@ class TrainSettings:
         for name in ("momentum", "ema"):
             if getattr(self, name) >= 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be below 1")
+        if any(epoch < 1 for epoch in self.step_epochs):
+            raise UserError(f"train.step_epochs is {self.step_epochs}: its epochs must be at least 1")
+        if self.schedule == "step" and not self.step_epochs:
+            raise UserError("train.step_epochs is empty: train.schedule step needs the epochs that divide the rate")
+        if self.schedule != "step" and self.step_epochs:
+            raise UserError(
+                f"train.step_epochs is {self.step_epochs}, which train.schedule {self.schedule} does not use: "
+                "set one to step, or the other to []"
+            )
 
 
 def check_not_negative(settings: TrainSettings, *names: str) -> None:

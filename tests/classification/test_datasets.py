@@ -211,3 +211,14 @@ def test_imagenet_may_be_plain_folders(tmp_path: Path) -> None:
 def test_shared_npz_files_are_read(shared: Path) -> None:
     cifar = load_images(settings("npz", shared / "data/cifar10.npz"), "val")
     assert (len(cifar), len(cifar.classes), cifar.read(9_999).shape) == (10_000, 10, (32, 32, 3))
+
+
+@pytest.mark.parametrize("dataset", ["folder", "imagenet"])
+def test_a_name_that_is_too_long_is_no_folder(dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--data\.root"):
+        load_images(settings(dataset, tmp_path / ("x" * 300)), "train")
+
+
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.root is ~nosuchuser/x: there is no such user"):
+        load_images(settings("folder", Path("~nosuchuser/x")), "train")

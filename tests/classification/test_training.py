@@ -264,7 +264,8 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
         evaluate(EvaluateClassification(str(trained / "last.pt"), EvalDataSettings("npz", str(other)), workers=0))
     found = checkpoint.load(trained / "best.pt")
     changes = (
-        ({"model": {}}, "missing"),
+        ({"model": {}}, r"bad\.pt: its model\.members is 2, but it holds 0 weights"),
+        ({"model": dict(list(found["model"].items())[1:])}, "missing"),
         ({"model": found["model"] | {"extra": torch.zeros(1)}}, "unexpected"),
         ({"meta": {}}, "incomplete"),
         ({"config": None}, "incomplete"),
@@ -276,6 +277,43 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
         with pytest.raises(UserError, match=message):
             evaluate(EvaluateClassification(str(tmp_path / "bad.pt"), data, workers=0))
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("meta", "mean", [0.5, 0.5], "mean or std|incomplete"),
+        ("meta", "std", [0.2, 0.0, 0.2], "mean or std"),
+        ("meta", "std", [0.2, 0.2, float("nan")], "mean or std"),
+        ("meta", "image_size", 0, "image_size"),
+        ("meta", "image_size", -5, "image_size"),
+        ("meta", "image_size", "32", "image_size"),
+        ("meta", "image_size", float("inf"), "image_size"),
+        ("meta", "crop", "round", "crop"),
+        ("meta", "classes", [[1], [2], [3]], "classes"),
+        ("config", "members", float("inf"), "incomplete"),
+        ("config", "members", 10**12, "members"),
+        ("config", "dropout", 5, "dropout"),
+        ("config", "backbone", "resnet11", "unknown backbone"),
+    ],
+)
+def test_damaged_descriptions_are_refused_naming_the_file(
+    trained: Path, tmp_path: Path, section: str, key: str, value: object, message: str
+) -> None:
+    found = checkpoint.load(trained / "best.pt")
+    (found["meta"] if section == "meta" else found["config"]["model"])[key] = value
+    torch.save(found, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=rf"bad\.pt: .*({message})"):
+        load_ensemble(tmp_path / "bad.pt")
+
+
+def test_a_replaced_evaluation_is_said(trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = EvaluateClassification(str(trained / "best.pt"), EvalDataSettings("npz", str(npz)), output=str(tmp_path))
+    config.workers = 0
+    evaluate(config)
+    assert "earlier one is replaced" not in capsys.readouterr().out
+    evaluate(replace(config, checkpoint=str(trained / "last.pt")))
+    assert f"{tmp_path / 'metrics.json'}: the earlier one is replaced" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

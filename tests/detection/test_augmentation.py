@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from detection.augmentation import INPUT_SIZE, MEAN, TrainingAugmentation, Window, resize_window, to_input
+from classification.resnet import DETECTION_INPUT
+from detection.augmentation import MEAN, TrainingAugmentation, Window, resize_window, to_input
 from detection.config import DataSettings
 
 GEOMETRY = {"photometric": False}
@@ -39,12 +40,12 @@ def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int) -> None:
     image = scene(width, height, box)
     augment = TrainingAugmentation(DataSettings(zoom_out=0.7, **GEOMETRY))
     (view,), boxes, labels = augment(image, np.array([box], np.float32), np.array([3]), seed)
-    assert view.shape == (INPUT_SIZE, INPUT_SIZE, 3)
+    assert view.shape == (DETECTION_INPUT, DETECTION_INPUT, 3)
     assert view.dtype == np.uint8
     assert labels.tolist() == [3]
-    # One input pixel; where a small image is enlarged, interpolation blurs an edge over INPUT_SIZE / size of them.
-    tolerance = max(1.0, 0.75 * INPUT_SIZE / min(size) / 0.3)
-    np.testing.assert_allclose(boxes[0] * INPUT_SIZE, extent(view), atol=tolerance)
+    # One input pixel; where a small image is enlarged, interpolation blurs an edge over DETECTION_INPUT / size of them.
+    tolerance = max(1.0, 0.75 * DETECTION_INPUT / min(size) / 0.3)
+    np.testing.assert_allclose(boxes[0] * DETECTION_INPUT, extent(view), atol=tolerance)
 
 
 def test_flip_mirrors_the_whole_image() -> None:
@@ -117,7 +118,7 @@ def test_members_views_differ_in_their_colours_only() -> None:
     differing = 0
     for seed in range(20):
         views, boxes, _ = augment(image, box, np.array([0]), seed)
-        assert views.shape == (3, INPUT_SIZE, INPUT_SIZE, 3)
+        assert views.shape == (3, DETECTION_INPUT, DETECTION_INPUT, 3)
         differing += any(not np.array_equal(views[0], view) for view in views[1:])
         plain, same_boxes, _ = alone(image, box, np.array([0]), seed)
         np.testing.assert_array_equal(boxes, same_boxes)

@@ -148,6 +148,10 @@ def test_missing_arguments_are_named(tmp_path: Path) -> None:
         import_checkpoint(ImportCheckpoint(backbone="resnet50", output="x.pt"))
     with pytest.raises(UserError, match="another than --source"):
         import_checkpoint(ImportCheckpoint(source=str(tmp_path / "a"), backbone="x", output=str(tmp_path / "a")))
+    with pytest.raises(UserError, match="no such checkpoint"):
+        import_checkpoint(
+            ImportCheckpoint(str(tmp_path / "a"), "cls", "resnet50", 1, output=str(tmp_path / ("x" * 300)))
+        )
     with pytest.raises(UserError, match="published detectors are of coco"):
         import_checkpoint(ImportCheckpoint("a", "det", "wrn50_2", 1, "voc", str(tmp_path / "b")))
 

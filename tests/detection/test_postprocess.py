@@ -196,6 +196,11 @@ def test_settings_out_of_range_name_their_field(field: str, value: float) -> Non
         PostprocessSettings(**{field: value})
 
 
+def test_an_unknown_rule_of_fusion_is_refused() -> None:
+    with pytest.raises(UserError, match=r"postprocess\.fusion_conf is 'foo': choose one of avg, max"):
+        PostprocessSettings(fusion_conf="foo")
+
+
 def test_settings_can_be_read_by_the_configuration_library() -> None:
     from jsonargparse import ArgumentParser
 

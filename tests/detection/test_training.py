@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSettings:
 
 
 def recipe(data: DataSettings, output: Path, epochs: int = 2, **changes: object) -> TrainDetection:
-    settings = DetectionTrainSettings(epochs=epochs, batch_size=2, lr=0.01, schedule="step", workers=0)
+    settings = DetectionTrainSettings(epochs=epochs, batch_size=2, lr=0.01, schedule="step", step_epochs=[9], workers=0)
     model = ModelSettings("resnet10_16", 2)
     return replace(TrainDetection(model, data, settings, output=str(output), device="cpu"), **changes)
 
@@ -222,6 +222,17 @@ def test_not_finite_loss_stops_and_keeps_the_last_checkpoint(data: DataSettings,
     with pytest.raises(UserError, match=r"not finite at epoch \d"):
         train(recipe(data, folder, train=settings))
     assert not (folder / "last.pt").exists() or checkpoint.load(folder / "last.pt")["epoch"] < 3
+
+
+@pytest.mark.parametrize("members", [0, -1])
+def test_members_out_of_range_are_refused_naming_the_key(members: int) -> None:
+    with pytest.raises(UserError, match=rf"model\.members is {members}"):
+        ModelSettings(members=members)
+
+
+def test_negative_seed_is_refused_naming_the_key() -> None:
+    with pytest.raises(UserError, match="seed is -1"):
+        TrainDetection(seed=-1)
 
 
 def test_unset_data_names_the_key(data: DataSettings, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from engine.files import write_json
 from engine.optimization import TrainSettings, build_optimizer, learning_rate
 from engine.sampling import EpochSampler, derived_seed
 
+NAMES = "abcdefghijklmnopqrstuvwxyz"
+
 
 @dataclass
 class Section:
@@ -25,6 +28,8 @@ class Section:
     """
 
     epochs: int = 3
+    steps: list[int] = field(default_factory=list)
+    limit: int | None = 5
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Config:
 
     train: Section = field(default_factory=Section)
     output: str | None = None
+    seed: int = 0
 
 
 def test_yaml_then_command_line(tmp_path: Path) -> None:
@@ -71,6 +77,34 @@ def test_empty_section_is_named(tmp_path: Path) -> None:
     file.write_text("output: here\ntrain:\n")
     with pytest.raises(UserError, match="train is empty"):
         parse(Config, ["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("seed: null", "seed is null"),
+        ("train: {epochs: null}", r"train\.epochs is null: give it a value"),
+        ("train: {steps: null}", r"train\.steps is null"),
+        ("train: 5", "train is 5: it is a section"),
+        ("train: [1]", r"train is \[1\]: it is a section"),
+        ("a: &a [*a]", r"recipe\.yaml: .*an alias \(\*name\) stands inside what it names"),
+        ("train: &a {b: *a}", "stands inside what it names"),
+        ("train: {steps: " + "[" * 1000, "nested too deeply"),
+        ("a: &a []\n" + "".join(f"{b}: &{b} [{'*' + a + ',*' + a}]\n" for a, b in pairwise(NAMES)), "too many"),
+    ],
+)
+def test_a_recipe_of_another_form_is_refused(tmp_path: Path, recipe: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe)
+    with pytest.raises(UserError, match=message) as caught:
+        parse(Config, ["--config", str(file)])
+    assert "\n" not in str(caught.value)
+
+
+def test_null_is_taken_where_it_means_something_and_aliases_too(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("seed: &n 7\noutput: null\ntrain:\n  epochs: *n\n  limit: null\n  steps: [*n, 8]\n")
+    assert parse(Config, ["--config", str(file)]) == Config(Section(7, [7, 8], None), str(Path("runs/recipe")), 7)
 
 
 @pytest.mark.parametrize("form", ["--config {}", "--config={}"])
@@ -120,6 +154,18 @@ def test_every_key_and_shape_must_match() -> None:
         checkpoint.load_weights(model, {"weight": torch.ones(3, 3), "b": torch.ones(3)}, "f.pt")
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [torch.ones(3, 2).to_sparse(), torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2, dtype=torch.complex64)],
+    ids=["sparse", "whole numbers", "complex"],
+)
+def test_weights_are_dense_and_real(weights: torch.Tensor) -> None:
+    model = torch.nn.Linear(2, 3, bias=False)
+    with pytest.raises(UserError, match=r"f\.pt.*another kind of numbers, or not dense \(weight\)"):
+        checkpoint.load_weights(model, {"weight": weights}, "f.pt")
+    checkpoint.load_weights(model, {"weight": torch.ones(3, 2, dtype=torch.float16)}, "f.pt")
+
+
 def test_sampler_fills_batches_and_depends_on_seed_and_epoch_only() -> None:
     sampler = EpochSampler(10, 4, seed=1)
     first = list(sampler)
@@ -148,6 +194,19 @@ def test_learning_rate_of_the_paper() -> None:
     assert learning_rate(cifar, 300) == pytest.approx(0)
     coco = TrainSettings(epochs=65, lr=0.0026, schedule="step", step_epochs=[43, 54])
     assert [learning_rate(coco, epoch) for epoch in (0, 42.9, 43, 54)] == pytest.approx([26e-4, 26e-4, 26e-5, 26e-6])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "step"}, "step_epochs is empty"),
+        ({"step_epochs": [3]}, r"train\.step_epochs is \[3\], which train\.schedule cosine does not use"),
+        ({"schedule": "step", "step_epochs": [3, -1]}, r"train\.step_epochs is \[3, -1\]"),
+    ],
+)
+def test_steps_and_schedule_that_contradict_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainSettings(**settings)
 
 
 def test_biases_and_norms_are_not_decayed() -> None:
