@@ -58,7 +58,7 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
     began = time.perf_counter()
     resolve_device(config.device)
     folder = Path(config.output)
-    earlier = [folder / part for part in _PARTS if os.path.exists(folder / part)]
+    earlier = [folder / part for part in _PARTS if os.path.isdir(folder / part)]
     if earlier and not (folder / "data/generated.json").exists():
         raise UserError(f"{earlier[0]} is not of an earlier quickstart: choose another --output")
     common = {"device": config.device, "seed": config.seed}

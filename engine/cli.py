@@ -141,6 +141,8 @@ def _check_values(read: Namespace, config_class: type, prefix: str = "") -> None
             raise UserError(f"{key} is {state}: it is a section: give it fields, or leave it out")
         elif value is None and type(None) not in get_args(kind):
             raise UserError(f"{key} is null: give it a value, or leave it out")
+        elif isinstance(value, str) and "\0" in value:
+            raise UserError(f"{key} holds a null character, which no path or name has")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The folder of a training run: config.yaml, metrics.jsonl, TensorBoard events, last.pt and best.pt."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ class RunFolder:
     def _find_checkpoint(self) -> dict[str, Any] | None:
         resume = self.config.resume
         if resume is None:
-            if self.last.exists():
+            if os.path.exists(self.last):  # also false for a name that is too long
                 raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
             return None
         file = self.last if resume == "auto" else Path(resume)
-        if resume == "auto" and not file.exists():
+        if resume == "auto" and not os.path.exists(file):
             return None
         if self.last.exists() and file.resolve() != self.last.resolve():
             raise UserError(f"{self.path} already holds a run: choose another --output to continue from {file}")

@@ -85,6 +85,7 @@ def test_empty_section_is_named(tmp_path: Path) -> None:
         ("seed: null", "seed is null"),
         ("train: {epochs: null}", r"train\.epochs is null: give it a value"),
         ("train: {steps: null}", r"train\.steps is null"),
+        ('output: "a\\0b"', "output holds a null character"),
         ("train: 5", "train is 5: it is a section"),
         ("train: [1]", r"train is \[1\]: it is a section"),
         ("a: &a [*a]", r"recipe\.yaml: .*an alias \(\*name\) stands inside what it names"),
