@@ -26,7 +26,7 @@ COMPUTED = [
     "imagenet/wrn50_2/S2",
 ]
 DETECTORS = [f"ssd300/{name}/S{s}" for name in ("wrn50_2", "wrn50_3", "resnext101_64x4d") for s in (1, 2)]
-SMALL = ["resnet10_16", "resnet10_32", "resnet18_32", "resnet18_64"]
+SMALL = ["resnet10_16", "resnet10_24", "resnet10_32", "resnet18_32", "resnet18_64"]
 
 
 def members_of(network: str, device: str) -> nn.ModuleList:
@@ -134,6 +134,14 @@ def test_initialisation_is_kaiming_fan_out() -> None:
     assert abs(weight.mean().item()) < 1e-3
     assert (member.layer3[1].bn2.weight == 1).all()
     assert (member.layer3[1].bn2.bias == 0).all()
+
+
+def test_widths_of_the_quickstarts_members() -> None:
+    with torch.device("meta"):
+        whole, member = (create_members("resnet10_24", s, 10, "imagenet")[0] for s in (1, 2))
+    assert whole.out_channels == [24, 24, 48, 96, 192]
+    assert member.out_channels == [16, 16, 32, 64, 128]
+    assert [member.layer0[0].out_channels, member.layer1[0].conv1.out_channels] == [8, 16]
 
 
 @pytest.mark.parametrize("backbone", SMALL)
