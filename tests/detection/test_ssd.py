@@ -56,12 +56,13 @@ def released_weights(model: SSD, layout: dict[str, list[int]]) -> dict[str, torc
     return weights
 
 
-def test_outputs_of_released_weights(shared: Path) -> None:
+@pytest.mark.parametrize("backbone", ["wrn50_2", "resnext101_64x4d"])
+def test_outputs_of_released_weights(shared: Path, backbone: str) -> None:
     """One member; two are compared as the importer leaves them (test_importing.py)."""
-    network = "ssd300/wrn50_2/S1"
+    network = f"ssd300/{backbone}/S1"
     expected = released(shared, "expected_detection")[network]
     with torch.device("meta"):
-        model = create_ssd("wrn50_2", 1, num_classes=80).eval()
+        model = create_ssd(backbone, 1, num_classes=80).eval()
     model.load_state_dict(released_weights(model, released(shared, "layout_detection")[network]), assign=True)
     with torch.inference_mode():
         deltas, logits = model(deterministic_images((1, 3, 300, 300)))
