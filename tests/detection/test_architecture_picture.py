@@ -15,12 +15,11 @@ from detection.architecture_picture import draw_architecture
 
 def filled_parts(picture: np.ndarray) -> list[np.ndarray]:
     """The parts of the picture around each large area of one colour, white apart."""
-    colours, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
+    colour = picture.astype(np.int32) @ (1, 256, 65536)
+    values, counts = np.unique(colour, return_counts=True)
     parts = []
-    for colour in colours[counts > 5000]:
-        if (colour == 255).all():
-            continue
-        areas = cv2.connectedComponentsWithStats((picture == colour).all(-1).astype(np.uint8))[2]
+    for value in values[(counts > 5000) & (values != 0xFFFFFF)]:
+        areas = cv2.connectedComponentsWithStats((colour == value).astype(np.uint8))[2]
         parts += [picture[y : y + h, x : x + w] for x, y, w, h, area in areas[1:] if area > 5000]
     return parts
 
