@@ -24,6 +24,7 @@ from engine.errors import UserError
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
 from engine.sampling import derived_seed
+from engine.stopping import leave_group
 
 
 class CoTraining:
@@ -149,6 +150,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         Subset(EvaluationViews(evaluation_images, size, meta["crop"]), own),
         config.train.batch_size,
         num_workers=config.train.workers,
+        worker_init_fn=leave_group,
         pin_memory=device.type == "cuda",
     )
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)

@@ -21,6 +21,7 @@ from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.progress import progress
+from engine.stopping import leave_group
 
 
 def score(
@@ -41,7 +42,7 @@ def score(
     fused_evaluator = CocoEvaluator(annotations)
     evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
     records = annotations.images[world.replica :: world.replicas]
-    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers)
+    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers, worker_init_fn=leave_group)
     position = 0
     for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
         members, fused = detector.detect(inputs, world)

@@ -2,9 +2,10 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from engine.progress import progress
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
 from engine.state import WeightAverage, load_momentum, momentum, own_entries, whole
-from engine.stopping import Stopped, Stopping, stop_on_signals
+from engine.stopping import Stopped, Stopping, leave_group, stop_on_signals
 
 
 class Task(Protocol):
@@ -71,6 +72,7 @@ def training_loader(
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=device.type == "cuda",
+        worker_init_fn=leave_group,
         **options,
     )
 
@@ -97,7 +99,7 @@ def fit(
     with stop_on_signals() as stopping, explained(settings.batch_size, settings.workers, kept):
         while training.epoch < settings.epochs:
             training.train_epoch(stopping)
-            training.finish_epoch()
+            training.finish_epoch(stopping)
     folder.close()
     return training.history[-1]
 
@@ -144,13 +146,15 @@ class _Training:
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self.best = -math.inf
-        self.average = WeightAverage(self.model, 0.0)
         if folder.resumed:
             self._resume(folder.resumed)
         else:
             self.average = WeightAverage(self.model, settings.ema)
         if world.replica_group is not None:
-            task.network = DistributedDataParallel(self.model, process_group=world.replica_group)
+            # Otherwise DDP's first step sums in another order than its later ones, and a resumed run would differ.
+            order = {"find_unused_parameters": True}
+            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+            task.network = DistributedDataParallel(self.model, process_group=world.replica_group, **order)
         if world.is_first:
             folder.begin(self.history)
 
@@ -166,15 +170,31 @@ class _Training:
         load_momentum(self.optimizer, self.model, saved["optimizer"], source)
         if saved["scaler"]:  # empty where the run so far had no fp16
             self.scaler.load_state_dict(saved["scaler"])
-        self.epoch, self.totals, self.history = saved["epoch"], dict(saved["totals"]), list(saved["history"])
-        self.batch = saved["batch"]
-        if self.batch and saved["batches"] != self.batches:  # other processes or settings: steps lie elsewhere
-            self.batch = self.batch * self.batches // saved["batches"] // self.settings.accumulate
-            self.batch *= self.settings.accumulate
-            self.totals = {}
-            print(f"  steps hold another number of images: the epoch goes on at batch {self.batch} of {self.batches}")
+        self.epoch, self.history = saved["epoch"], list(saved["history"])
+        self.batch = self._batch_of(saved)
+        share = self.batch / max(saved["batch"], 1)
+        self.totals = {name: total * share for name, total in saved["totals"].items()}
         # Of the folder itself: the history may be of a run that this one continues.
         self.best = saved["best"] if self.folder.best.exists() else -math.inf
+
+    @property
+    def _layout(self) -> dict[str, int]:
+        """What says where the steps of an epoch lie."""
+        images = self.settings.batch_size * self.world.replicas
+        return {"batches": self.batches, "batch_images": images, "accumulate": self.settings.accumulate}
+
+    def _batch_of(self, saved: dict[str, Any]) -> int:
+        """The batch that a checkpoint's run goes on with; under another layout the last step's begin before it."""
+        layout = self._layout
+        if saved["layout"] == layout:
+            return saved["batch"]
+        if saved["batch"] >= saved["layout"]["batches"]:
+            return self.batches
+        step = layout["batch_images"] * layout["accumulate"]
+        batch = saved["batch"] * saved["layout"]["batch_images"] // step * layout["accumulate"]
+        if saved["batch"]:
+            print(f"  a step has other images than before: the epoch goes on after batch {batch} of {self.batches}")
+        return min(batch, self.batches)
 
     def train_epoch(self, stopping: Stopping) -> None:
         """What is left of the epoch at hand."""
@@ -202,13 +222,14 @@ class _Training:
             if signal or (settings.save_every and step % settings.save_every == 0):
                 self._save()
             if signal:
-                raise Stopped(
-                    signal,
-                    f"stopped in epoch {self.epoch + 1} after {self.batch} of {self.batches} batches; "
-                    f"{self.folder.last} holds it: continue with --resume auto",
-                )
+                self._stop(signal)
             bar.set_postfix_str(f"loss {self.totals['loss'] / self.batch:.3f}")
         self.seconds = time.perf_counter() - began
+
+    def _stop(self, number: int) -> NoReturn:
+        self.world.from_first(lambda: None)  # it is done with writing
+        where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
+        raise Stopped(number, f"stopped {where}; {self.folder.last} holds it: continue with --resume auto")
 
     @property
     def _exact_epoch(self) -> float:
@@ -227,7 +248,7 @@ class _Training:
         return {name: value.detach() for name, value in losses.items()}
 
     def _report(self, collected: list[dict[str, Tensor]], signal: int) -> int:
-        """Adds a step's losses, averaged over the processes, to the totals, in the one message of a step besides DDP's.
+        """Adds a step's losses, averaged over the processes, to the totals.
 
         Returns the number of a signal that any process has got, or 0.
         """
@@ -270,7 +291,7 @@ class _Training:
         self.scaler.update()
         self.average.update()
 
-    def finish_epoch(self) -> None:
+    def finish_epoch(self, stopping: Stopping) -> None:
         """Evaluates, saves and logs the epoch whose batches are done."""
         settings, metric = self.settings, self.task.best_metric
         evaluated = (self.epoch + 1) % settings.evaluate_every == 0 or self.epoch + 1 == settings.epochs
@@ -293,6 +314,9 @@ class _Training:
             values = {key: value for key, value in line.items() if key != "epoch"}
             self.folder.write_events(self.epoch, values | {"seconds": self.seconds})
         print(_describe(line, metric, self.seconds), flush=True)
+        signal = max(self.world.all_objects(stopping.signal))
+        if signal and self.epoch < settings.epochs:
+            self._stop(signal)
 
     def _share_statistics(self) -> None:
         # Every process evaluates its part of the images by the first one's running statistics, those that are saved.
@@ -311,7 +335,7 @@ class _Training:
             "kind": self.folder.kind,
             "epoch": self.epoch,
             "batch": self.batch,
-            "batches": self.batches,
+            "layout": self._layout,
             "totals": self.totals,
             "model": average or weights,
             "trained": weights if average else {},

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from engine import checkpoint
 from engine.cli import flatten, to_dict, to_yaml
 from engine.errors import UserError
@@ -15,7 +17,7 @@ _FREE = {"output", "device", "resume", "train.workers", "train.save_every", "tra
 # Settings that a checkpoint's weights and optimizer state are made for.
 _FIXED = ("model.", "seed", "train.decay_all")
 # What only a run that continues needs, not those who use its weights.
-_OF_RUNS = {"optimizer", "scaler", "trained", "average_steps", "batch", "batches", "totals", "best"}
+_OF_RUNS = {"optimizer", "scaler", "trained", "average_steps", "batch", "layout", "totals", "best"}
 
 
 class RunFolder:
@@ -68,10 +70,20 @@ class RunFolder:
         if "optimizer" not in found:
             raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
         kinds = {"config": dict, "meta": dict, "epoch": int, "history": list, "scaler": dict, "optimizer": dict}
-        kinds |= {"batch": int, "batches": int, "totals": dict, "trained": dict, "average_steps": int, "best": float}
+        kinds |= {"batch": int, "layout": dict, "totals": dict, "trained": dict, "average_steps": int, "best": float}
         absent = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
         if absent:
             raise UserError(f"{file}: holds no {absent[0]}, so no run can continue from it; use a last.pt")
+        counts = [found[key] for key in ("epoch", "batch", "average_steps")]
+        counts += [found["layout"].get(key) for key in ("batches", "batch_images", "accumulate")]
+        tensors = [*found["trained"].values(), *found["optimizer"].values()]
+        if (
+            not all(isinstance(count, int) and count >= 0 for count in counts)
+            or not all(isinstance(total, float) for total in found["totals"].values())
+            or not all(isinstance(value, Tensor) for value in tensors)
+            or len(found["history"]) != found["epoch"]
+        ):
+            raise UserError(f"{file}: what it says of its run is damaged; use another last.pt")
         old, new = flatten(found["config"]), flatten(to_dict(self.config))
         changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
         fixed = [key for key in changed if key.startswith(_FIXED)]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,13 +20,14 @@ def own_entries(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def whole(own: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    """The whole network's dict of tensors from the processes' parts; what the members share is in all of them."""
+    """The whole network's dict of tensors from the processes' parts, on the first process; nothing of it on others."""
     if world.member_group is None:
         return own
-    parts: dict[str, Tensor] = {}
-    for part in world.member_objects([{name: value.cpu() for name, value in own.items()}]):
-        parts |= part
-    return parts
+    parts: list[Any] | None = [None] * world.members if world.is_first else None
+    if world.replica == 0:
+        mine = {name: value.cpu() for name, value in own.items()}
+        dist.gather_object(mine, parts, group=world.member_group, group_dst=0)
+    return {name: value for part in parts or () for name, value in part.items()}
 
 
 def momentum(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:

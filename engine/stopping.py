@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM during training: the step ends, a checkpoint is written, and the process says how it ended."""
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,17 +26,19 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal, self._since = 0, 0.0
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:  # asked for twice: at once
+        # Somebody asks again; a moment later it is the same wish that came twice, say of torchrun and its terminal.
+        if self.signal and number == signal.SIGINT and time.monotonic() > self._since + 1:
             raise KeyboardInterrupt
-        self.signal = number
+        if not self.signal:
+            self.signal, self._since = number, time.monotonic()
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stopping]:
-    """Notes signals instead of dying by them; a second one interrupts at once."""
+    """Notes signals instead of dying by them; a later Ctrl-C interrupts at once."""
     stopping = Stopping()
     before = {number: signal.signal(number, stopping._take) for number in SIGNALS}
     try:
@@ -42,3 +46,11 @@ def stop_on_signals() -> Iterator[Stopping]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_group(worker: int) -> None:
+    """Keeps a process that loads data (its number, from 0) out of the training process's group.
+
+    torchrun and terminals send their signals to the group, of which the training process must live on to save.
+    """
+    os.setpgrp()

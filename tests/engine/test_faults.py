@@ -64,9 +64,9 @@ def test_signal_ends_a_run_inside_an_epoch_which_then_goes_on(
     number: signal.Signals, npz: Path, whole: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    process = start(npz, output, "--train.save_every=1")
+    process = start(npz, output, "--train.save_every=1", start_new_session=True)
     wait_for(output / "last.pt", process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as torchrun and terminals do: to the processes that load data, too
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number, text
     assert "continue with --resume auto" in text
