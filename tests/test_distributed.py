@@ -26,7 +26,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = TrainClassification(
         ModelSettings("resnet10_16", 2),
         ClassificationData("npz", str(write_npz(folder / "images.npz", train=8, test=7)), image_size=16),
-        ClassificationTrainSettings(**train, batch_size=8, lr=0.05, cot_warmup_epochs=5),
+        ClassificationTrainSettings(**train, batch_size=8, lr=0.01, cot_warmup_epochs=5),
         device="cpu",
     )
     (folder / "train_cls.yaml").write_text(to_yaml(classifier))
@@ -95,9 +95,9 @@ def test_members_on_processes_of_their_own_learn_as_in_one(recipes: Path, tool: 
 
 def test_members_and_replicas_together(recipes: Path) -> None:
     arguments = ("--train.batch_size=4", "--train.batch_norm=sync", "--train.member_parallel=true")
-    for tool in ("train_cls", "train_det"):
+    for tool, loss in (("train_cls", 1e-5), ("train_det", 1e-4)):  # the latter's mined boxes flip at equal scores
         both = trained(recipes, tool, "both", *arguments, processes=4)
-        check_equal(trained(recipes, tool, "one"), both, 1e-5)
+        check_equal(trained(recipes, tool, "one"), both, loss)
 
 
 def test_detectors_members_co_train_across_processes(recipes: Path) -> None:
