@@ -59,8 +59,11 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[list[tuple[str | None, str
         yield [(None, "127.0.0.1")] * 2
         return
     names = [f"divdet{os.getpid()}{letter}" for letter in "ab"]
-    if shutil.which("ip") is None or subprocess.run(["ip", "netns", "add", names[0]], capture_output=True).returncode:
-        pytest.skip("no network namespaces: needs iproute2 and the right to make them")
+    if shutil.which("ip") is None:
+        pytest.skip("two hosts are simulated by network namespaces: install iproute2")
+    made = subprocess.run(["ip", "netns", "add", names[0]], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"two hosts are simulated by network namespaces, which cannot be made here: {made.stderr.strip()}")
     nodes = [(name, f"10.231.7.{number}") for number, name in enumerate(names, 1)]
     try:
         ip("netns", "add", names[1])

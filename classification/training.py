@@ -28,7 +28,7 @@ from engine.stopping import leave_group
 
 
 class CoTraining:
-    """What the training loop needs to co-train an ensemble (`engine.loop.Task`).
+    """What the training loop needs to co-train an ensemble (`engine.task.Task`).
 
     Args:
         model: the ensemble, on its device.

@@ -27,7 +27,7 @@ from engine.sampling import derived_seed
 
 
 class DetectionTask:
-    """What the training loop needs of detection (see ``engine.loop.Task``)."""
+    """What the training loop needs of detection (see ``engine.task.Task``)."""
 
     best_metric = "AP"
 

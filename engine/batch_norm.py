@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.distributed import World, is_shared
 from engine.errors import UserError
 
 BatchNorm = Literal["own", "sync", "frozen"]
@@ -72,6 +73,19 @@ def synchronise(module: nn.Module, group: dist.ProcessGroup | None) -> None:
                 )
             layer.__class__ = SyncBatchNorm2d  # same weights, same keys
             layer.group = group
+
+
+def prepare(model: nn.Module, setting: BatchNorm, world: World) -> None:
+    """Sets up ``train.batch_norm`` for training in several processes.
+
+    Where a process has one member, what the members share sees the others' features by their statistics alone.
+    """
+    apart = world.member_group is not None
+    for name, child in model.named_children():
+        if apart and is_shared(name):
+            synchronise(child, dist.group.WORLD if setting == "sync" else world.member_group)
+        elif setting == "sync":
+            synchronise(child, world.replica_group)
 
 
 def freeze(module: nn.Module) -> None:

@@ -6,6 +6,7 @@ neighbouring processes together make one replica of the network.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 
 from engine.devices import resolve_device
 from engine.errors import UserError
@@ -195,9 +197,31 @@ def present(members: nn.ModuleList) -> list[tuple[int, nn.Module]]:
     return [(number, member) for number, member in enumerate(members) if not isinstance(member, Elsewhere)]
 
 
+def is_shared(name: str) -> bool:
+    """Whether all members use the part of a network of that name: ``members`` and ``adapters`` have a part for each."""
+    return name.partition(".")[0] not in ("members", "adapters")
+
+
 def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that all members use: those outside ``members`` and ``adapters``, which have one part a member."""
-    return [p for name, p in model.named_parameters() if not name.startswith(("members.", "adapters."))]
+    """The parameters that all members use."""
+    return [parameter for name, parameter in model.named_parameters() if is_shared(name)]
+
+
+def data_parallel(model: nn.Module, world: World) -> nn.Module:
+    """``model`` in PyTorch's DDP over the replicas; as it is where there is one."""
+    if world.replica_group is None:
+        return model
+    # Otherwise DDP's first step sums in another order than its later ones, and a resumed run would differ.
+    order = {"find_unused_parameters": True}
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    return DistributedDataParallel(model, process_group=world.replica_group, **order)
+
+
+def share_buffers(model: nn.Module, world: World) -> None:
+    """Gives every replica the first one's running statistics, those that are saved."""
+    if world.replica_group is not None:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, group_src=0, group=world.replica_group)
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], group: dist.ProcessGroup | None) -> None:

@@ -2,62 +2,28 @@
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from engine import batch_norm, checkpoint
 from engine.cli import to_dict
 from engine.devices import autocast, precision_dtype
-from engine.distributed import World, shared_parameters, sum_gradients
+from engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
 from engine.errors import UserError
 from engine.faults import explained
 from engine.memory import keep_freed_memory
-from engine.optimization import TrainSettings, build_optimizer, clip_gradient, learning_rate
+from engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
 from engine.progress import progress
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
 from engine.state import WeightAverage, load_momentum, momentum, own_entries, whole
 from engine.stopping import Stopped, Stopping, leave_group, stop_on_signals
-
-
-class Task(Protocol):
-    """What a subject gives the loop.
-
-    Attributes:
-        model: this process's part of the network, on its device.
-        network: what ``losses`` calls for the network's outputs; the loop puts DDP around the model here.
-        best_metric: the number of ``evaluate()`` that chooses best.pt, higher being better.
-        meta: plain values that a checkpoint needs beside the weights (class names, …).
-        weight_decay: the decay after dividing (Eq. 6).
-    """
-
-    model: nn.Module
-    network: Callable[..., Any]
-    best_metric: str
-    meta: dict[str, Any]
-    weight_decay: float
-
-    def losses(self, batch: Any, epoch: float) -> Mapping[str, Tensor]:
-        """The losses of a batch, under autocast; ``loss`` is the one that is differentiated. All processes of a replica
-        give the same, that of all members.
-        """
-        ...
-
-    def evaluate(self) -> dict[str, Any]:
-        """The metrics of the evaluation data, on every process; numbers only are logged."""
-        ...
-
-    def name(self, index: int) -> str:
-        """What a user calls a training image."""
-        ...
+from engine.task import Task
 
 
 def training_loader(
@@ -129,19 +95,10 @@ class _Training:
         self.batches = self.sampler.batches  # of an epoch
         # Several times faster in mixed precision: the convolutions' own layout.
         self.model = task.model.to(memory_format=torch.channels_last)
-        # Where a process has one member, what the members share sees the others' features by their statistics alone.
-        if world.member_group is not None:
-            for name, child in self.model.named_children():
-                if name not in ("members", "adapters"):
-                    everywhere = settings.batch_norm == "sync"
-                    batch_norm.synchronise(child, dist.group.WORLD if everywhere else world.member_group)
-        if settings.batch_norm == "sync":
-            for name, child in self.model.named_children():
-                if name in ("members", "adapters") or world.member_group is None:
-                    batch_norm.synchronise(child, world.replica_group)
+        batch_norm.prepare(self.model, settings.batch_norm, world)
         self.optimizer = build_optimizer(self.model, settings, task.weight_decay)
         self.dtype = precision_dtype(settings.precision, device, training=True)
-        self.scaler = _scaler(device, self.dtype is torch.float16, world)
+        self.scaler = build_scaler(device, self.dtype is torch.float16, world)
         self.epoch = self.batch = 0
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
@@ -150,11 +107,7 @@ class _Training:
             self._resume(folder.resumed)
         else:
             self.average = WeightAverage(self.model, settings.ema)
-        if world.replica_group is not None:
-            # Otherwise DDP's first step sums in another order than its later ones, and a resumed run would differ.
-            order = {"find_unused_parameters": True}
-            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-            task.network = DistributedDataParallel(self.model, process_group=world.replica_group, **order)
+        task.network = data_parallel(self.model, world)
         if world.is_first:
             folder.begin(self.history)
 
@@ -171,30 +124,15 @@ class _Training:
         if saved["scaler"]:  # empty where the run so far had no fp16
             self.scaler.load_state_dict(saved["scaler"])
         self.epoch, self.history = saved["epoch"], list(saved["history"])
-        self.batch = self._batch_of(saved)
+        self.batch = self.sampler.batch_after(saved["batch"], saved["layout"])
+        if saved["batch"] and saved["layout"] != self.sampler.layout:
+            print(
+                f"  a step has other images than before: the epoch goes on after batch {self.batch} of {self.batches}"
+            )
         share = self.batch / max(saved["batch"], 1)
         self.totals = {name: total * share for name, total in saved["totals"].items()}
         # Of the folder itself: the history may be of a run that this one continues.
         self.best = saved["best"] if self.folder.best.exists() else -math.inf
-
-    @property
-    def _layout(self) -> dict[str, int]:
-        """What says where the steps of an epoch lie."""
-        images = self.settings.batch_size * self.world.replicas
-        return {"batches": self.batches, "batch_images": images, "accumulate": self.settings.accumulate}
-
-    def _batch_of(self, saved: dict[str, Any]) -> int:
-        """The batch that a checkpoint's run goes on with; under another layout the last step's begin before it."""
-        layout = self._layout
-        if saved["layout"] == layout:
-            return saved["batch"]
-        if saved["batch"] >= saved["layout"]["batches"]:
-            return self.batches
-        step = layout["batch_images"] * layout["accumulate"]
-        batch = saved["batch"] * saved["layout"]["batch_images"] // step * layout["accumulate"]
-        if saved["batch"]:
-            print(f"  a step has other images than before: the epoch goes on after batch {batch} of {self.batches}")
-        return min(batch, self.batches)
 
     def train_epoch(self, stopping: Stopping) -> None:
         """What is left of the epoch at hand."""
@@ -301,7 +239,7 @@ class _Training:
         line: dict[str, Any] = {"epoch": self.epoch + 1, "lr": rate}
         line |= {f"train_{name}": total / self.batches for name, total in self.totals.items()}
         with self.average.applied():
-            self._share_statistics()
+            share_buffers(self.model, self.world)
             if evaluated:
                 line |= {k: v for k, v in self.task.evaluate().items() if isinstance(v, int | float)}
         best = line.get(metric, -math.inf) > self.best
@@ -318,12 +256,6 @@ class _Training:
         if signal and self.epoch < settings.epochs:
             self._stop(signal)
 
-    def _share_statistics(self) -> None:
-        # Every process evaluates its part of the images by the first one's running statistics, those that are saved.
-        if self.world.replica_group is not None:
-            for buffer in self.model.buffers():
-                dist.broadcast(buffer, group_src=0, group=self.world.replica_group)
-
     def _save(self, best: bool = False, finished: bool = False) -> None:
         """Writes the run as it stands; ``finished`` also writes the metrics of a whole epoch."""
         weights = whole(self.model.state_dict(), self.world)
@@ -335,7 +267,7 @@ class _Training:
             "kind": self.folder.kind,
             "epoch": self.epoch,
             "batch": self.batch,
-            "layout": self._layout,
+            "layout": self.sampler.layout,
             "totals": self.totals,
             "model": average or weights,
             "trained": weights if average else {},
@@ -348,14 +280,6 @@ class _Training:
             "meta": self.task.meta,
         }
         self.folder.write(state, self.history if finished else None, best=best)
-
-
-def _scaler(device: torch.device, enabled: bool, world: World) -> torch.amp.GradScaler:
-    if enabled and world.size > 1:  # a step is skipped by all processes or by none
-        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
-
-        return ShardedGradScaler(device.type)
-    return torch.amp.GradScaler(device.type, enabled=enabled)
 
 
 def _describe(line: dict[str, Any], metric: str, seconds: float) -> str:

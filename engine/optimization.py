@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import SGD
@@ -104,6 +105,15 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: flo
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
     )
+
+
+def build_scaler(device: torch.device, enabled: bool, world: World) -> torch.amp.GradScaler:
+    """The scaler of fp16's losses; in several processes a step is skipped by all of them or by none."""
+    if enabled and world.size > 1:
+        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # slow to import
+
+        return ShardedGradScaler(device.type)
+    return torch.amp.GradScaler(device.type, enabled=enabled)
 
 
 def clip_gradient(model: nn.Module, limit: float, world: World) -> None:

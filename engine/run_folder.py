@@ -27,7 +27,7 @@ class RunFolder:
         config: the run's configuration, with ``output`` and ``resume`` among its fields. ``resume`` is None (a
             new run), ``auto`` (continue where ``output`` holds a last.pt, else start), or a checkpoint file.
         kind: ``classification`` or ``detection``.
-        meta: what the run's checkpoints hold beside the weights (see ``engine.loop.Task``).
+        meta: what the run's checkpoints hold beside the weights (see ``engine.task.Task``).
 
     Raises:
         UserError: when a new run would overwrite an old one, or when ``resume`` names no usable checkpoint.

@@ -43,7 +43,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self, length: int, batch_size: int, seed: int, accumulate: int = 1, replica: int = 0, replicas: int = 1
     ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.replica, self.replicas = replica, replicas
+        self.replica, self.replicas, self.accumulate = replica, replicas, accumulate
         self.batches = max(length // (batch_size * replicas * accumulate), 1) * accumulate
         self.epoch = self.start = 0
         self._known, self._shuffled = -1, []
@@ -54,6 +54,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for batch in range(self.start, self.batches):
             yield from self.batch(batch)
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """What says where the steps of an epoch lie."""
+        images = self.batch_size * self.replicas
+        return {"batches": self.batches, "batch_images": images, "accumulate": self.accumulate}
+
+    def batch_after(self, done: int, layout: dict[str, int]) -> int:
+        """The batch that a run goes on with which has ``done`` batches of an epoch under ``layout``.
+
+        Where steps lie elsewhere now, it is the first one behind the last whole step that is among what was done.
+        """
+        if layout == self.layout:
+            return done
+        if done >= layout["batches"]:
+            return self.batches
+        step = self.batch_size * self.replicas * self.accumulate
+        return min(done * layout["batch_images"] // step * self.accumulate, self.batches)
 
     def batch(self, number: int) -> list[tuple[int, int]]:
         """This replica's part of a batch of the epoch."""
