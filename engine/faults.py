@@ -9,6 +9,8 @@ from engine.errors import UserError
 
 _MEMORY = ("DefaultCPUAllocator: not enough memory", "can't allocate memory", "CUDA out of memory")
 _WORKER = "DataLoader worker (pid"
+# What is left where a data worker dies in the middle of handing over a batch; torch.distributed has errors of its own.
+_HANDING_OVER = (ConnectionResetError, ConnectionRefusedError, EOFError)
 
 
 @contextmanager
@@ -22,14 +24,14 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, *_HANDING_OVER) as error:
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(known in text for known in _MEMORY):
             raise UserError(
                 f"out of memory: lower train.batch_size (now {batch_size}; train.accumulate makes up for it) or choose "
                 f"a smaller backbone; {kept}"
             ) from error
-        if _WORKER in text:
+        if _WORKER in text or isinstance(error, _HANDING_OVER):
             raise UserError(
                 f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
                 f"{kept}"
