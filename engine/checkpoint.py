@@ -12,10 +12,22 @@ import torch
 from engine.errors import UserError
 from engine.files import write_atomically
 
+# What torch.save says of a full disk or a closed folder, as a RuntimeError.
+_WRITER = ("PytorchStreamWriter", "inline_container", "Parent directory")
+
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint; ``path`` holds the old or the new one at every moment."""
-    write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+    write_atomically(path, lambda temporary: _write(checkpoint, temporary))
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(checkpoint, path)
+    except RuntimeError as error:  # others can come meanwhile, such as a data worker's death
+        if any(known in str(error) for known in _WRITER):
+            raise OSError(str(error).partition("\n")[0]) from error
+        raise
 
 
 def read(path: str | Path) -> Any:

@@ -32,9 +32,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise UserError(f"{path}: cannot be written ({reason}); the file before it is kept") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); the file before it is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -218,3 +218,19 @@ def test_biases_and_norms_are_not_decayed() -> None:
     assert len(exempt["params"]) == 3
     assert exempt["weight_decay"] == 0
     assert len(build_optimizer(model, TrainSettings(decay_all=True), 1e-4).param_groups) == 1
+
+
+def test_only_what_the_file_is_to_blame_for_is_said_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save({"a": torch.zeros(1)}, path)
+    before = path.read_bytes()
+    for message, kind in (("PytorchStreamWriter failed writing file", UserError), ("DataLoader worker", RuntimeError)):
+
+        def fail(*_: object, message: str = message) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(torch, "save", fail)
+        with pytest.raises(kind, match=message):
+            checkpoint.save({"a": torch.ones(1)}, path)
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
