@@ -1,5 +1,6 @@
 """What goes wrong in long runs, in one line that says what to do."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,8 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
                 f"a smaller backbone; {kept}"
             ) from error
         if _WORKER in text or isinstance(error, _HANDING_OVER):
+            # DataLoader's handler would raise again, wherever the process is, when its next worker dies
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise UserError(
                 f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
                 f"{kept}"
