@@ -3,10 +3,11 @@
     python benchmarks/kills.py                      # all layouts, 20 kills each
     python benchmarks/kills.py one --kills 5
 
-Layouts: ``one`` process, killed with all its children; ``two`` processes of torchrun, killed with it; ``elastic``:
-one of two workers is killed, and torchrun starts both again. Runs have a data-loading process, EMA, gradient
-accumulation and a checkpoint at every step. Prints a line per layout; exit code 1 where any bit of the weights, the
-averaged weights, the momentum or metrics.jsonl differs.
+Layouts: ``one`` process, killed with all its children; ``two`` processes of torchrun in fp16, with its scaler, killed
+with it; ``members``: three processes with a member each, likewise; ``elastic``: one of three workers is killed, and
+torchrun starts all again. Runs have data-loading processes, EMA, gradient accumulation and a checkpoint at every step.
+Prints a line per layout; exit code 1 where any bit of the weights, the averaged weights, the momentum, the scaler or
+metrics.jsonl differs.
 """
 
 import argparse
@@ -24,7 +25,12 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
-LAYOUTS = {"one": 1, "two": 2, "elastic": 2}
+LAYOUTS = {  # processes and options
+    "one": (1, []),
+    "two": (2, ["--train.precision=fp16", "--train.batch_norm=sync"]),
+    "members": (3, ["--model.members=3", "--train.member_parallel=true"]),
+    "elastic": (3, ["--train.batch_norm=sync"]),
+}
 EPOCHS = 24
 
 
@@ -49,10 +55,11 @@ def start(layout: str, data: Path, output: Path, kills: int) -> subprocess.Popen
     words += ["--data.dataset=npz", "--data.image_size=24", "--model.backbone=resnet10_16", "--device=cpu"]
     words += [f"--train.epochs={EPOCHS}", "--train.batch_size=4", "--train.accumulate=2", "--train.save_every=1"]
     words += ["--train.ema=0.99", "--train.workers=1", "--train.mixup=0.2", "--train.evaluate_every=2"]
-    if LAYOUTS[layout] > 1:
-        restarts = f"--max_restarts={10 * kills}"
-        options = ["--standalone", f"--nproc_per_node={LAYOUTS[layout]}", restarts, "--monitor_interval=0.1"]
-        words = ["-m", "torch.distributed.run", *options, *words, "--train.batch_norm=sync"]
+    processes, own = LAYOUTS[layout]
+    words += own
+    if processes > 1:
+        options = ["--standalone", f"--nproc_per_node={processes}", f"--max_restarts={10 * kills}"]
+        words = ["-m", "torch.distributed.run", *options, "--monitor_interval=0.1", *words]
     with open(output.with_suffix(".log"), "ab") as log:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         streams = {"stdout": log, "stderr": log}
@@ -70,7 +77,7 @@ def kill(layout: str, process: subprocess.Popen[bytes], draw: random.Random) -> 
         if alive := workers(process):
             os.kill(draw.choice(alive), signal.SIGKILL)
         return
-    for worker in workers(process) if LAYOUTS[layout] > 1 else []:
+    for worker in workers(process) if LAYOUTS[layout][0] > 1 else []:
         os.killpg(worker, signal.SIGKILL)  # torchrun gives each worker a session of its own
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -117,6 +124,7 @@ def differences(one: Path, other: Path) -> list[str]:
         for name in first[part].keys() | second[part].keys()
         if not torch.equal(first[part].get(name, torch.empty(0)), second[part].get(name, torch.empty(0)))
     ]
+    found += ["scaler"] * (first["scaler"] != second["scaler"])
     same = (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
     return found if same else [*found, "metrics.jsonl"]
 

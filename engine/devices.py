@@ -40,12 +40,7 @@ def resolve_precision(precision: Precision, device: torch.device, training: bool
 
     In training what the device multiplies in hardware: bf16, on an older CUDA device fp16, on a CPU without AMX
     float32. In evaluation float32 (on CUDA with PyTorch's setting of TF32 for convolutions, on by default).
-
-    Raises:
-        UserError: for fp16 on a CPU.
     """
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("precision fp16 needs a CUDA device: use float32 or bf16 on the CPU")
     if precision != "auto":
         return precision
     if not training:

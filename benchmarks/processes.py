@@ -1,0 +1,190 @@
+"""Several processes against one: the losses of 20 steps, the messages of a step, and the memory of a process.
+
+    python benchmarks/processes.py                  # everything, some ten minutes on two cores
+    python benchmarks/processes.py equality
+
+``equality`` trains both tasks with S = 2 and 4, in one process and in data and member parallelism, and prints how far
+apart the losses of the same step are at most; exit code 1 where that is more than the tolerance in its line. ``cost``
+counts, for one training step, the collective operations of the first process and their numbers of bytes, and takes
+each process's peak of resident memory above what it held before the network was made.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import classification.training
+import detection.training
+from classification.config import TrainClassification
+from detection.config import TrainDetection
+from detection.synthetic import generate
+from engine.cli import parse
+from engine.loop import _Training
+from engine.stopping import Stopping
+from tests.classification.generated import write_npz
+from tests.processes import column, environment
+
+STEPS = 20
+TASKS = {
+    "train_cls": (TrainClassification, classification.training.train),
+    "train_det": (TrainDetection, detection.training.train),
+}
+LOSSES = ("train_loss", "train_ce", "train_cot", "train_localisation", "train_classification")
+COMMON = ["--device=cpu", "--train.workers=0", "--train.precision=float32", f"--train.evaluate_every={STEPS}"]
+
+
+def data(folder: Path) -> dict[str, list[str]]:
+    """Eight generated training images for each task, as the command line's words."""
+    pictures = write_npz(folder / "images.npz", train=8, test=8)
+    generate(folder / "shapes", 8, 4, seed=0)
+    words = {"train_cls": [f"--data.dataset=npz --data.root={pictures} --data.image_size=16"], "train_det": []}
+    for split in ("train", "val"):
+        words["train_det"].append(f"--data.{split}_images={folder / 'shapes/images' / split}")
+        words["train_det"].append(f"--data.{split}_annotations={folder / f'shapes/annotations/instances_{split}.json'}")
+    return {task: " ".join(part).split() for task, part in words.items()}
+
+
+def run(tool: str, output: Path, processes: int, *words: str, measure: bool = False) -> Path:
+    """Trains in one process, or in several of torchrun; the folder of the run."""
+    own = ["--measure"] if measure else []
+    arguments = [__file__, "worker", tool, *own, "--", f"--output={output}", *COMMON, *words]
+    if processes > 1:
+        arguments = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *arguments]
+    done = subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}")
+    return output
+
+
+def deviation(one: Path, many: Path) -> float:
+    """The largest relative difference of a step's loss, over all losses of metrics.jsonl."""
+    names = [name for name in LOSSES if f'"{name}"' in (one / "metrics.jsonl").read_text()]
+    pairs = [(np.array(column(one, name)), np.array(column(many, name))) for name in names]
+    return max(float((np.abs(many - one) / np.maximum(np.abs(one), 1e-2)).max()) for one, many in pairs)
+
+
+def layouts(members: int) -> Iterator[tuple[str, int, list[str], float]]:
+    """Name, number of processes, options and tolerance of each layout of a batch of 8 images."""
+    halves = ["--train.batch_size=4", "--train.batch_norm=sync"]
+    yield "2 replicas of all members", 2, halves, 1e-4
+    yield f"{members} members apart", members, ["--train.member_parallel=true"], 1e-5
+    yield f"2 replicas x {members} members", 2 * members, [*halves, "--train.member_parallel=true"], 1e-5
+
+
+def equality(folder: Path, words: dict[str, list[str]]) -> bool:
+    """Prints a line per layout; whether all are within their tolerance."""
+    right = True
+    for tool, rate in (("train_cls", 0.01), ("train_det", 1e-5)):
+        for members in (2, 4):
+            recipe = [*words[tool], "--model.backbone=resnet10_16", f"--model.members={members}", f"--train.lr={rate}"]
+            recipe += [f"--train.epochs={STEPS}", "--train.batch_size=8"]
+            one = run(tool, folder / f"{tool}{members}-one", 1, *recipe)
+            losses = column(one, "train_loss")
+            print(f"{tool}, S={members}: loss {losses[0]:.4f} to {losses[-1]:.4f} in {STEPS} steps of one process")
+            for name, processes, options, tolerance in layouts(members):
+                many = run(tool, folder / f"{tool}{members}-{name}", processes, *recipe, *options)
+                apart = deviation(one, many)
+                right &= apart <= tolerance
+                print(f"  {name}: {apart:.1e} apart at most (tolerance {tolerance:.0e})", flush=True)
+    return right
+
+
+def cost(folder: Path, words: dict[str, list[str]]) -> None:
+    """Prints a line per layout."""
+    networks = {"train_cls": "wrn16_8", "train_det": "resnet50"}
+    for tool, backbone in networks.items():
+        for members in (2, 4):
+            recipe = [*words[tool], f"--model.backbone={backbone}", f"--model.members={members}", "--train.lr=1e-5"]
+            recipe += ["--train.epochs=2", "--train.batch_size=8" if tool == "train_cls" else "--train.batch_size=4"]
+            if tool == "train_cls":
+                recipe.append("--data.image_size=32")
+            for name, processes, options in (
+                ("one process", 1, []),
+                ("data parallel, 2 processes", 2, []),
+                ("member parallel", members, ["--train.member_parallel=true"]),
+            ):
+                output = folder / f"{tool}{members}-{name}-cost"
+                run(tool, output, processes, *recipe, *options, measure=True)
+                ranks = [json.loads(path.read_text()) for path in sorted(output.glob("rank*.json"))]
+                memory = ", ".join(f"{rank['memory'] / 2**20:.0f}" for rank in ranks)
+                state = ", ".join(f"{rank['parameters'] / 1e6:.2f}" for rank in ranks)
+                messages = "; ".join(f"{n} x {kind} {size / 1e6:.3f} MB" for kind, n, size in ranks[0]["messages"])
+                print(f"{tool} {backbone} S={members}, {name}: {state} M parameters; peak {memory} MiB; {messages}")
+                sys.stdout.flush()
+
+
+class Measured:
+    """Stands in for ``_Training.train_epoch``: counts the messages of the second step."""
+
+    def __init__(self) -> None:
+        self.original, self.messages, self.parameters = _Training.train_epoch, [], 0
+
+    def __call__(self, training: _Training, stopping: Stopping) -> None:
+        self.parameters = sum(p.numel() for p in training.model.parameters())
+        if training.epoch == 0:
+            return self.original(training, stopping)
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            self.original(training, stopping)
+        counts, sizes = Counter(), Counter()
+        for event in profiler.events():
+            if event.name.startswith("gloo:"):
+                counts[event.name] += 1
+                sizes[event.name] += 4 * sum(int(np.prod(shape)) for shape in event.input_shapes if shape)
+        self.messages = [(name.removeprefix("gloo:"), counts[name], sizes[name]) for name in sorted(counts)]
+        return None
+
+
+def worker(tool: str, words: list[str], measure: bool) -> None:
+    """A process of a run; writes what it measured to rank<N>.json in the run's folder."""
+    config: Any = parse(TASKS[tool][0], words)
+    train = TASKS[tool][1]
+    if not measure:
+        train(config)
+        return
+    before, measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Measured()
+    with patch.object(_Training, "train_epoch", lambda training, stopping: measured(training, stopping)):
+        train(config)
+    found = {
+        "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024,
+        "parameters": measured.parameters,
+        "messages": measured.messages,
+    }
+    rank = environment().get("RANK", "0")
+    (Path(config.output) / f"rank{rank}.json").write_text(json.dumps(found))
+
+
+def main() -> None:
+    """Runs what was asked for."""
+    if sys.argv[1:2] == ["worker"]:
+        own, words = sys.argv[2 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
+        worker(own[0], words, "--measure" in own)
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["equality", "cost", []], help="default: both")
+    parts = parser.parse_args().parts or ["equality", "cost"]
+    right = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = data(folder)
+        if "equality" in parts:
+            right = equality(folder, words)
+        if "cost" in parts:
+            cost(folder, words)
+    sys.exit(0 if right else 1)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
