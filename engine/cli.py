@@ -1,8 +1,10 @@
 """Command lines: a typed dataclass, read from YAML and overridden by ``--section.key value``."""
 
 import dataclasses
+import difflib
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,10 +47,21 @@ def _expanded(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
 set_loader("yaml", _load_yaml, (yaml.YAMLError,))
 
 
+# How jsonargparse names a key that it does not know
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not|Group '([\w.]+)' does not accept option '([\w.]+)'"
+)
+
+
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse prints the whole usage before a message of several lines: one line says more.
-        raise UserError(" ".join(str(message).split()) + f" (see {self.prog} --help)")
+        line = " ".join(str(message).split())
+        if unknown := _UNKNOWN.search(line):
+            key = ".".join(filter(None, unknown.groups()))
+            close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
+            line += f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"{line} (see {self.prog} --help)")
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
         try:

@@ -65,11 +65,14 @@ def test_bad_usage_is_one_line_and_code_2(arguments: list[str], capsys: pytest.C
     assert not printed.out
 
 
-def test_misspelt_key_in_yaml_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["train: {epoch: 7}", "trian: {epochs: 7}"])
+def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe: str) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text("train:\n  epoch: 7\n")
-    with pytest.raises(UserError, match=r"epoch"):
+    file.write_text(recipe)
+    with pytest.raises(UserError, match=r"(epoch'|trian).*did you mean train\.epochs\?"):
         parse(Config, ["--config", str(file)])
+    with pytest.raises(UserError, match=r"did you mean train\.epochs\?"):
+        parse(Config, ["--train.epoch=7"])
 
 
 def test_empty_section_is_named(tmp_path: Path) -> None:
