@@ -1,4 +1,8 @@
-"""Both tasks in several processes against one: the same losses, weights and metrics."""
+"""Both tasks in several processes against one: the same losses, weights and metrics.
+
+In float64: float32's rounding decides between negatives of nearly equal scores, and moves a step's loss by up to 1e-4
+(benchmarks/processes.py has both).
+"""
 
 from pathlib import Path
 
@@ -15,18 +19,18 @@ from engine.cli import to_yaml
 from tests.classification.generated import write_npz
 from tests.processes import column, run
 
-STEPS = 20
+STEPS = 5
 
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe for each task: 20 epochs of one step of 8 images, so that each line is a step's loss."""
+    """A folder with a recipe for each task: epochs of one step of 8 images, so that each line is a step's loss."""
     folder = tmp_path_factory.mktemp("recipes")
     train = {"epochs": STEPS, "evaluate_every": STEPS, "workers": 0, "precision": "float32"}
     classifier = TrainClassification(
         ModelSettings("resnet10_16", 2),
         ClassificationData("npz", str(write_npz(folder / "images.npz", train=8, test=7)), image_size=16),
-        ClassificationTrainSettings(**train, batch_size=8, lr=0.01, cot_warmup_epochs=5),
+        ClassificationTrainSettings(**train, batch_size=8, lr=0.01, cot_warmup_epochs=3),
         device="cpu",
     )
     (folder / "train_cls.yaml").write_text(to_yaml(classifier))
@@ -53,7 +57,7 @@ def trained(recipes: Path, tool: str, name: str, *arguments: str, processes: int
     output = recipes / f"{tool}-{name}"
     if not output.exists():
         config = recipes / f"{tool}.yaml"
-        run(f"{tool}.py", "--config", config, "--output", output, *arguments, processes=processes)
+        run(f"{tool}.py", "--config", config, "--output", output, *arguments, processes=processes, double=True)
     return output
 
 
@@ -61,15 +65,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "last.pt", weights_only=True)["model"]
 
 
-def check_equal(one: Path, many: Path, loss: float, mined: float | None = None) -> None:
-    """Every step's losses within ``loss`` (``mined``: of what rests on mined boxes), and the weights after them."""
-    for name in set(read_line(one)) & {"train_localisation", "train_ce", "train_cot", "train_loss"}:
-        within = loss if mined is None or name == "train_localisation" else mined
-        np.testing.assert_allclose(column(many, name), column(one, name), rtol=within, atol=loss)
+def check_equal(one: Path, many: Path) -> None:
+    """Every step's losses, and the weights after them."""
+    for name in set(read_line(one)) & {"train_localisation", "train_classification", "train_ce", "train_cot"}:
+        np.testing.assert_allclose(column(many, name), column(one, name), rtol=1e-9, atol=1e-9)
     first, second = weights(one), weights(many)
     assert first.keys() == second.keys()
     for key, value in first.items():
-        torch.testing.assert_close(second[key], value, rtol=2e-2, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(second[key], value, rtol=1e-6, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def read_line(folder: Path) -> dict:
@@ -80,36 +83,32 @@ def read_line(folder: Path) -> dict:
 def test_two_processes_with_half_the_batch_learn_as_one(recipes: Path, tool: str) -> None:
     one = trained(recipes, tool, "one")
     two = trained(recipes, tool, "two", "--train.batch_size=4", "--train.batch_norm=sync", processes=2)
-    check_equal(one, two, 1e-4)
-    metric = {"train_cls": "top1", "train_det": "AP"}[tool]
+    check_equal(one, two)
     assert column(two, "epoch") == list(range(1, STEPS + 1))
-    allowed = {"train_cls": 2.0, "train_det": 0.02}[tool]
-    assert read_line(two)[metric] == pytest.approx(read_line(one)[metric], abs=allowed)
+    metric = {"train_cls": "top1", "train_det": "AP"}[tool]
+    assert read_line(two)[metric] == pytest.approx(read_line(one)[metric], rel=1e-6)
 
 
 @pytest.mark.parametrize("tool", ["train_cls", "train_det"])
 def test_members_on_processes_of_their_own_learn_as_in_one(recipes: Path, tool: str) -> None:
     one = trained(recipes, tool, "one")
-    check_equal(one, trained(recipes, tool, "members", "--train.member_parallel=true", processes=2), 1e-5)
+    check_equal(one, trained(recipes, tool, "members", "--train.member_parallel=true", processes=2))
 
 
-def test_members_and_replicas_together(recipes: Path) -> None:
+@pytest.mark.parametrize("tool", ["train_cls", "train_det"])
+def test_members_and_replicas_together(recipes: Path, tool: str) -> None:
     arguments = ("--train.batch_size=4", "--train.batch_norm=sync", "--train.member_parallel=true")
-    for tool, loss in (("train_cls", 1e-5), ("train_det", 1e-4)):  # the latter's mined boxes flip at equal scores
-        both = trained(recipes, tool, "both", *arguments, processes=4)
-        check_equal(trained(recipes, tool, "one"), both, loss)
+    check_equal(trained(recipes, tool, "one"), trained(recipes, tool, "both", *arguments, processes=4))
 
 
 def test_detectors_members_co_train_across_processes(recipes: Path) -> None:
-    arguments = ("--train.cot_weight=0.5", "--train.cot_warmup_epochs=4", "--data.different_views=true")
+    arguments = ("--train.cot_weight=0.5", "--train.cot_warmup_epochs=3", "--data.different_views=true")
     one = trained(recipes, "train_det", "cot", *arguments)
-    many = trained(recipes, "train_det", "cot-many", *arguments, "--train.member_parallel=true", processes=2)
-    # Which negatives are mined is decided by scores, of which some are equal to the last digits.
-    check_equal(one, many, 1e-5, mined=1e-2)
+    check_equal(one, trained(recipes, "train_det", "cot-many", *arguments, "--train.member_parallel=true", processes=2))
 
 
 def test_accumulated_batches_are_one_batch_where_statistics_are_frozen(recipes: Path) -> None:
     common = ("--train.batch_norm=frozen", "--train.ema=0.9", "--train.lr=0.005")
     one = trained(recipes, "train_cls", "frozen", *common)
     arguments = (*common, "--train.batch_size=2", "--train.accumulate=2")
-    check_equal(one, trained(recipes, "train_cls", "accumulated", *arguments, processes=2), 1e-5)
+    check_equal(one, trained(recipes, "train_cls", "accumulated", *arguments, processes=2))

@@ -1,0 +1,119 @@
+"""What is trained for docs/evidence.md, the most valuable first: a row is one recipe, and a run of it a seed."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe.
+
+    Attributes:
+        name: of its result files, and what other rows call it.
+        data: folder or file below the data folder.
+        config: recipe of configs/.
+        words: command line over the recipe.
+        members: S.
+        seeds: one run each.
+        start: row whose checkpoint of the same seed the training begins with.
+    """
+
+    name: str
+    data: str
+    config: str
+    words: tuple[str, ...]
+    members: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    start: str | None = None
+
+    @property
+    def task(self) -> str:
+        """cls or det."""
+        return self.config.split("/")[0]
+
+
+def _divided(
+    name: str, data: str, config: str, *words: str, members: tuple[int, ...] = (1, 2, 4), **options: object
+) -> list[Row]:
+    """The same recipe at several S; ``start``, too, is taken at the same S."""
+    start = options.pop("start", None)
+    return [
+        Row(f"{name}_s{s}", data, config, words, s, start=f"{start}_s{s}" if start else None, **options)
+        for s in members
+    ]
+
+
+_APART = ("--train.cot_weight=0", "--data.different_views=false")
+_SMALL = "cls/cifar10_small.yaml"
+_TINY = ("--train.epochs=3", "--data.image_size=64", "--train.evaluate_every=3")
+_SUBSET = ("--train.epochs=4", "--train.evaluate_every=4", "--model.backbone=resnet10_24")
+
+CPU = [
+    *_divided("bccd", "bccd", "det/bccd.yaml"),
+    *_divided("cifar10", "cifar10.npz", _SMALL, "--train.epochs=3"),
+    *_divided("cifar10_apart", "cifar10.npz", _SMALL, "--train.epochs=3", *_APART, members=(2, 4)),
+    *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, "--model.backbone=resnet10_24", *_TINY, seeds=(0,)),
+    *_divided("coco_subset", "coco_subset", "det/bccd.yaml", *_SUBSET, start="tinyimagenet", seeds=(0,)),
+    *_divided("cifar10_thin", "cifar10.npz", _SMALL, "--train.epochs=3", "--model.backbone=resnet10_8"),
+    *_divided(
+        "bccd_cot",
+        "bccd",
+        "det/bccd.yaml",
+        *("--train.cot_weight=0.5", "--train.cot_warmup_epochs=4", "--data.different_views=true"),
+        members=(2,),
+    ),
+    *[
+        row
+        for weight in ("0.1", "1.0")
+        for row in _divided(
+            f"cifar10_weight{weight}",
+            "cifar10.npz",
+            _SMALL,
+            "--train.epochs=3",
+            f"--train.cot_weight={weight}",
+            members=(2,),
+            seeds=(0,),
+        )
+    ],
+]
+
+_SHORT = ("--train.precision=bf16", "--train.workers=14", "--train.warmup_epochs=2", "--train.evaluate_every=10")
+_CIFAR = ("--data.dataset=npz", "--data.image_size=32", "--data.crop=padded", "--train.epochs=30", *_SHORT)
+_WIDE = ("--data.dataset=npz", "--data.image_size=64", "--train.epochs=20", *_SHORT)
+_COCO = ("--train.epochs=30", "--train.precision=bf16", "--train.workers=14", "--train.evaluate_every=10")
+
+GPU = [
+    *_divided("wrn16_8", "cifar10.npz", "cls/wrn16_8.yaml", *_CIFAR),
+    *[
+        row
+        for wrn in ("wrn50_2", "wrn50_3")
+        for row in (
+            *_divided(f"{wrn}_tiny", "tinyimagenet64.npz", f"cls/{wrn}.yaml", *_WIDE, members=(1, 2), seeds=(0,)),
+            *_divided(
+                f"{wrn}_coco",
+                "coco_subset",
+                f"det/coco_{wrn}.yaml",
+                *_COCO,
+                members=(1, 2),
+                start=f"{wrn}_tiny",
+                seeds=(0,),
+            ),
+        )
+    ],
+    *_divided("wrn28_10", "cifar10.npz", "cls/wrn28_10.yaml", *_CIFAR, seeds=(0,)),
+    *_divided("resnext29", "cifar10.npz", "cls/resnext29_8x64d.yaml", *_CIFAR, seeds=(0,)),
+    *_divided("wrn16_8_apart", "cifar10.npz", "cls/wrn16_8.yaml", *_CIFAR, *_APART, members=(2, 4)),
+    *[
+        row
+        for weight in ("0.1", "1.0")
+        for row in _divided(
+            f"wrn16_8_weight{weight}",
+            "cifar10.npz",
+            "cls/wrn16_8.yaml",
+            *_CIFAR,
+            f"--train.cot_weight={weight}",
+            members=(2,),
+        )
+    ],
+]
+
+PROTOCOLS = {"cpu": CPU, "gpu": GPU}

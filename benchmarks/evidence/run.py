@@ -1,0 +1,177 @@
+"""Trains and measures the rows of docs/evidence.md, one result file each; stop it at any time and start it again.
+
+    python -m benchmarks.evidence.run cpu                  # what has no result file yet; hours on two cores
+    python -m benchmarks.evidence.run cpu --rows bccd_s1 bccd_s2 --minutes 30
+    python -m benchmarks.evidence.run gpu --results runs/evidence --work runs/evidence-work
+    python -m benchmarks.evidence.run cpu --rows bccd_s2 --seeds 0 --results runs/again   # a figure once more
+
+Data: ``bccd``, ``coco_subset``, ``cifar10.npz`` and ``tinyimagenet64.npz`` in ../shared/data, or $DIVDET_SHARED/data.
+A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the cost of tools/summary.py, the
+training's minutes, the machine and the command. A training that was stopped goes on from its last epoch.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import torchvision
+
+from benchmarks.evidence.rows import PROTOCOLS, Row
+from detection.dataset import EvaluationImages, normalise
+from detection.detector import Detector, to_pixels
+from detection.evaluation import CocoEvaluator
+from detection.fusion import ConfType
+from detection.postprocess import fuse, member_boxes
+from detection.scoring import load_annotations
+from engine.files import write_json
+
+ROOT = Path(__file__).parents[2]
+FUSION_IOUS = (0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
+
+
+def tool(name: str, *words: object, quiet: bool = False) -> str:
+    """Runs a command line of tools/; its failure ends this one, too. Returns what it printed where it is ``quiet``."""
+    command = [sys.executable, ROOT / "tools" / name, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE if quiet else None, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout or ""
+
+
+def data_words(row: Row, data: Path) -> list[str]:
+    """Where the row's data is, as words of a command line."""
+    if row.task == "cls":
+        return [f"--data.root={data / row.data}"]
+    folder = data / row.data
+    return [
+        word
+        for split in ("train", "val")
+        for word in (
+            f"--data.{split}_annotations={folder / f'annotations/instances_{split}.json'}",
+            f"--data.{split}_images={folder / 'images'}",
+        )
+    ]
+
+
+def train(row: Row, seed: int, data: Path, work: Path) -> Path:
+    """Trains a run, or the rest of it; returns its last checkpoint."""
+    output = work / f"{row.name}-{seed}"
+    words = ["--config", f"configs/{row.config}", *row.words, f"--model.members={row.members}", f"--seed={seed}"]
+    if row.start:
+        words += ["--model.pretrained", work / f"{row.start}-{seed}/last.pt"]
+    tool(f"train_{row.task}.py", *words, *data_words(row, data), "--resume=auto", f"--output={output}")
+    return output / "last.pt"
+
+
+def cost(row: Row, last: Path) -> dict[str, Any]:
+    """What summary.py says of the row's network."""
+    model = torch.load(last, weights_only=True, map_location="cpu")["config"]["model"]
+    form = {"cls": ["--dataset=cifar10"] if model.get("stem") == "cifar" else ["--dataset=imagenet"], "det": []}
+    words = [f"--task={row.task}", f"--backbone={model['backbone']}", f"--members={row.members}", *form[row.task]]
+    return json.loads(tool("summary.py", *words, "--json", quiet=True))
+
+
+@torch.inference_mode()
+def fusion_sweep(last: Path, row: Row, data: Path) -> list[dict[str, Any]]:
+    """AP and AP50 for every rule of fusion and several thresholds, from one pass of the network."""
+    detector = Detector.load(last)
+    folder = data / row.data
+    annotations = load_annotations(folder / "annotations/instances_val.json", folder / "images")
+    images = EvaluationImages(annotations.images)
+    found = []
+    for i in range(len(images)):
+        inputs, width, height = images[i]
+        outputs = detector.model(normalise(torch.as_tensor(inputs)[None].to(detector.device)))
+        boxes = member_boxes(*outputs, detector.default_boxes, detector.settings)
+        found.append((annotations.images[i].id, width, height, boxes))
+    lines = []
+    for conf, iou in product(get_args(ConfType), FUSION_IOUS):
+        settings, evaluator = replace(detector.settings, fusion_conf=conf, fusion_iou=iou), CocoEvaluator(annotations)
+        for image, width, height, boxes in found:
+            pixels = to_pixels(fuse(boxes, settings)[0], int(width), int(height))
+            evaluator.add(image, pixels.boxes.double().numpy(), pixels.scores.double().numpy(), pixels.labels.numpy())
+        metrics = evaluator.metrics()
+        lines.append({"fusion_conf": conf, "fusion_iou": iou, "AP": metrics["AP"], "AP50": metrics["AP50"]})
+    return lines
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    processor = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].split(": ")[1] if names else processor
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "python": platform.python_version()}
+    return {"gpu": gpu, "cpu": processor, "cores": len(os.sched_getaffinity(0)), **versions}
+
+
+def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
+    """Trains and evaluates one run."""
+    began = time.perf_counter()
+    last = train(row, seed, data, work)
+    minutes = (time.perf_counter() - began) / 60
+    evaluation = last.parent / "eval"
+    tool(f"eval_{row.task}.py", f"--checkpoint={last}", f"--output={evaluation}")
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    metrics.pop("per_class", None)
+    result = {
+        "row": row.name,
+        "task": row.task,
+        "data": row.data,
+        "config": row.config,
+        "words": row.words,
+        "start": row.start,
+        "members": row.members,
+        "seed": seed,
+        "metrics": metrics,
+        "cost": cost(row, last),
+        "minutes": round(minutes, 2),
+        "machine": machine(),
+    }
+    if row.task == "det" and row.members > 1:
+        result["fusion"] = fusion_sweep(last, row, data)
+    return result
+
+
+def main() -> None:
+    """Runs what has no result yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("protocol", choices=PROTOCOLS)
+    parser.add_argument("--rows", nargs="+", help="names; default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: each row's own")
+    parser.add_argument("--minutes", type=float, help="no further run is begun after so many")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("DIVDET_SHARED", ROOT / "../shared")) / "data")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/evidence/results")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/evidence", help="checkpoints; may be removed")
+    arguments = parser.parse_args()
+    rows = PROTOCOLS[arguments.protocol]
+    if unknown := set(arguments.rows or ()) - {row.name for row in rows}:
+        parser.error(f"no row {', '.join(sorted(unknown))}: choose from {', '.join(row.name for row in rows)}")
+    began = time.perf_counter()
+    folder = arguments.results / arguments.protocol
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [row for row in rows if not arguments.rows or row.name in arguments.rows]
+    runs = [(seed, row) for row in wanted for seed in row.seeds if not arguments.seeds or seed in arguments.seeds]
+    for seed, row in runs:
+        target = folder / f"{row.name}-{seed}.json"
+        if target.exists():
+            continue
+        if arguments.minutes and time.perf_counter() - began > 60 * arguments.minutes:
+            print("the time is up: start it again for the rest")
+            return
+        print(f"=== {row.name}, seed {seed}", flush=True)
+        write_json(measure(row, seed, arguments.data.resolve(), arguments.work.resolve()), target)
+
+
+if __name__ == "__main__":
+    main()
