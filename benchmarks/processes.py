@@ -6,13 +6,12 @@
 ``equality`` trains both tasks with S = 2 and 4, in one process and in data and member parallelism, and prints how far
 apart the losses of the same step are at most, in float64 and in float32; exit code 1 where that is more than the
 tolerance. ``cost`` counts, for one training step, the collective operations of the first process and their numbers of
-bytes, and takes each process's peak of resident memory above what it held before the network was made.
+bytes, and takes how far each process's resident memory rises in the first step, above the network's weights.
 """
 
 import argparse
 import json
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -47,9 +46,9 @@ LOSSES = ("train_loss", "train_ce", "train_cot", "train_localisation", "train_cl
 COMMON = ["--device=cpu", "--train.workers=0", "--train.precision=float32"]
 
 
-def data(folder: Path) -> dict[str, list[str]]:
-    """Eight generated training images for each task, as the command line's words."""
-    pictures = write_npz(folder / "images.npz", train=8, test=8)
+def data(folder: Path, images: int = 8) -> dict[str, list[str]]:
+    """Generated images for each task, as the command line's words."""
+    pictures = write_npz(folder / "images.npz", train=images, test=8)
     generate(folder / "shapes", 8, 4, seed=0)
     words = {"train_cls": [f"--data.dataset=npz --data.root={pictures} --data.image_size=16"], "train_det": []}
     for split in ("train", "val"):
@@ -74,9 +73,9 @@ def layouts(members: int, tool: str) -> Iterator[tuple[str, int, list[str], floa
     yield f"2 replicas x {members} members", 2 * members, [*halves, "--train.member_parallel=true"], mined
 
 
-def equality(folder: Path, words: dict[str, list[str]]) -> bool:
+def equality(folder: Path) -> bool:
     """Prints a line per layout; whether all are within their tolerance."""
-    right = True
+    words, right = data(folder), True
     for tool, rate in (("train_cls", 0.01), ("train_det", 1e-4)):
         for members, double in product((2, 4), (True, False)):
             recipe = [*words[tool], "--model.backbone=resnet10_16", f"--model.members={members}", f"--train.lr={rate}"]
@@ -97,62 +96,59 @@ def equality(folder: Path, words: dict[str, list[str]]) -> bool:
     return right
 
 
-def cost(folder: Path, words: dict[str, list[str]]) -> None:
+def cost(folder: Path) -> None:
     """Prints a line per layout."""
-    networks = {"train_cls": "wrn16_8", "train_det": "resnet50"}
-    for tool, backbone in networks.items():
+    words = data(folder, images=64)
+    words["train_cls"].append("--data.image_size=32")
+    for tool, backbone, batch in (("train_cls", "wrn16_8", 64), ("train_det", "resnet50", 8)):
         for members in (2, 4):
             recipe = [*words[tool], *COMMON, f"--model.backbone={backbone}", f"--model.members={members}"]
-            recipe += ["--train.lr=1e-5", "--train.epochs=2", "--train.batch_size=8"]
+            recipe += ["--train.lr=1e-5", "--train.epochs=2", f"--train.batch_size={batch}"]
             for name, processes, options in (
                 ("one process", 1, []),
-                ("data parallel, 2 processes", 2, []),
+                ("data parallel", 2, [f"--train.batch_size={batch // 2}"]),
                 ("member parallel", members, ["--train.member_parallel=true"]),
             ):
                 output = folder / f"{tool}{members}-{name}"
                 worker = [ROOT / "benchmarks/processes.py", "worker", tool, f"--output={output}"]
                 run(*worker, *recipe, *options, processes=processes)
                 ranks = [json.loads(path.read_text()) for path in sorted(output.glob("rank*.json"))]
-                memory = ", ".join(f"{rank['memory'] / 2**20:.0f}" for rank in ranks)
+                memory = ", ".join(str(rank["memory"]) for rank in ranks)
                 state = ", ".join(f"{rank['parameters'] / 1e6:.2f}" for rank in ranks)
-                messages = "; ".join(f"{n} x {kind} {size / 1e6:.3f} MB" for kind, n, size in ranks[0]["messages"])
-                print(f"{tool} {backbone} S={members}, {name}: {state} M parameters; peak {memory} MiB; {messages}")
-                sys.stdout.flush()
+                messages = "; ".join(f"{n} x {kind}, {numbers} numbers" for kind, n, numbers in ranks[0]["messages"])
+                what = f"{tool} {backbone} S={members}, {name}, {batch} images"
+                print(f"{what}: {state} M parameters; {memory} MiB; {messages}", flush=True)
 
 
-class Measured:
-    """Stands in for ``_Training.train_epoch``: counts the messages of the second step."""
-
-    def __init__(self) -> None:
-        self.original, self.messages, self.parameters = _Training.train_epoch, [], 0
-
-    def __call__(self, training: _Training, stopping: Stopping) -> None:
-        self.parameters = sum(p.numel() for p in training.model.parameters())
-        if training.epoch == 0:
-            return self.original(training, stopping)
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-            self.original(training, stopping)
-        counts, sizes = Counter(), Counter()
-        for event in profiler.events():
-            if event.name.startswith("gloo:"):
-                counts[event.name] += 1
-                sizes[event.name] += 4 * sum(int(np.prod(shape)) for shape in event.input_shapes if shape)
-        self.messages = [(name.removeprefix("gloo:"), counts[name], sizes[name]) for name in sorted(counts)]
-        return None
+def resident(which: str) -> int:
+    """This process's memory in MiB: VmRSS now, VmHWM at most so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) // 1024
 
 
 def worker(tool: str, words: list[str]) -> None:
-    """A process of a run; writes what it measured to rank<N>.json in the run's folder."""
+    """A process of a run of two steps; writes what it measured to rank<N>.json in the run's folder."""
+    train_epoch, found = _Training.train_epoch, {}
+
+    def measured(training: _Training, stopping: Stopping) -> None:
+        if training.epoch == 0:
+            before = resident("VmRSS")
+            train_epoch(training, stopping)
+            found["memory"] = resident("VmHWM") - before
+            found["parameters"] = sum(p.numel() for p in training.model.parameters())
+            return
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            train_epoch(training, stopping)
+        counts, numbers = Counter(), Counter()
+        for event in profiler.events():
+            if event.name.startswith("gloo:"):
+                counts[event.name] += 1
+                numbers[event.name] += sum(int(np.prod(shape)) for shape in event.input_shapes if shape)
+        found["messages"] = [(name.removeprefix("gloo:"), counts[name], numbers[name]) for name in sorted(counts)]
+
     config: Any = parse(TASKS[tool][0], words)
-    train = TASKS[tool][1]
-    before, measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Measured()
-    with patch.object(_Training, "train_epoch", lambda training, stopping: measured(training, stopping)):
-        train(config)
-    found = {
-        "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024,
-        "parameters": measured.parameters,
-        "messages": measured.messages,
-    }
+    with patch.object(_Training, "train_epoch", measured):
+        TASKS[tool][1](config)
     (Path(config.output) / f"rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
 
 
@@ -167,11 +163,10 @@ def main() -> None:
     right = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        words = data(folder)
         if "equality" in parts:
-            right = equality(folder, words)
+            right = equality(folder)
         if "cost" in parts:
-            cost(folder, words)
+            cost(folder)
     sys.exit(0 if right else 1)
 
 
