@@ -98,11 +98,10 @@ def disturbed(layout: str, data: Path, output: Path, kills: int, length: float, 
     process = start(layout, data, output, kills)
     while len(places) < kills and process.poll() is None:
         before = position(output)
-        patience = time.monotonic() + 120
+        # Some kills come while the process starts or reads the checkpoint, the others after a step
+        patience = time.monotonic() + (draw.uniform(0, 10) if draw.random() < 0.2 else 120)
         while position(output) == before and process.poll() is None and time.monotonic() < patience:
-            time.sleep(0.02)  # the process starts; some kills come before it has done a step
-            if draw.random() < 0.002:
-                break
+            time.sleep(0.02)
         time.sleep(draw.uniform(0, 2 * length / kills))
         if process.poll() is not None:
             break
