@@ -140,10 +140,13 @@ def main() -> None:
         data = write_data(Path(folder) / "images.npz")
         for layout in arguments.layouts or LAYOUTS:
             whole, output = Path(folder) / f"{layout}-whole", Path(folder) / f"{layout}-killed"
+            process = start(layout, data, whole, 0)
+            while not (whole / "last.pt").exists() and process.poll() is None:
+                time.sleep(0.02)
             began = time.monotonic()
-            if start(layout, data, whole, 0).wait():
+            if process.wait():
                 sys.exit(whole.with_suffix(".log").read_text())
-            length = max(time.monotonic() - began - 8, 4)  # without the start
+            length = time.monotonic() - began
             places = disturbed(layout, data, output, arguments.kills, length, random.Random(arguments.seed))
             unequal = differences(whole, output)
             wrong += bool(unequal) or len(places) < arguments.kills
