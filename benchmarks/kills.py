@@ -102,7 +102,7 @@ def disturbed(layout: str, data: Path, output: Path, kills: int, length: float, 
         patience = time.monotonic() + (draw.uniform(0, 10) if draw.random() < 0.2 else 120)
         while position(output) == before and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.02)
-        time.sleep(draw.uniform(0, 2 * length / kills))
+        time.sleep(draw.uniform(0, length / kills))  # so that the run does not end before the last kill
         if process.poll() is not None:
             break
         kill(layout, process, draw)
