@@ -13,7 +13,6 @@ training's minutes, the machine and the command. A training that was stopped goe
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -23,9 +22,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-import torchvision
 
 from benchmarks.evidence.rows import PROTOCOLS, Row
+from benchmarks.machine import machine
 from detection.dataset import EvaluationImages, normalise
 from detection.detector import Detector, to_pixels
 from detection.evaluation import CocoEvaluator
@@ -102,17 +101,6 @@ def fusion_sweep(last: Path, row: Row, data: Path) -> list[dict[str, Any]]:
         metrics = evaluator.metrics()
         lines.append({"fusion_conf": conf, "fusion_iou": iou, "AP": metrics["AP"], "AP50": metrics["AP50"]})
     return lines
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    processor = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].split(": ")[1] if names else processor
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "python": platform.python_version()}
-    return {"gpu": gpu, "cpu": processor, "cores": len(os.sched_getaffinity(0)), **versions}
 
 
 def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""Times several ways of doing one thing side by side: in turn, round by round, so that a machine's drift meets all."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way's times.
+
+    Attributes:
+        name: what was timed.
+        milliseconds: of one call, a figure per round.
+        ratio: the median, over the rounds, of the reference's time by this way's of the same round: above 1 is faster.
+    """
+
+    name: str
+    milliseconds: list[float]
+    ratio: float
+
+    @property
+    def median(self) -> float:
+        """Milliseconds of one call."""
+        return statistics.median(self.milliseconds)
+
+
+def side_by_side(
+    ways: Mapping[str, Callable[[], object]], reference: str, rounds: int = 15, seconds: float = 0.2
+) -> list[Timing]:
+    """Times every way, after calls that do not count, in ``rounds`` rounds.
+
+    Args:
+        ways: what is timed, by name; each call does the same work, whose equality the caller has checked.
+        reference: the way that the ratios are taken against.
+        rounds: each way is timed once in each.
+        seconds: about how long one way is called in a round; at least one call.
+    """
+    calls = {}
+    for name, way in ways.items():
+        way()
+        began = time.perf_counter()
+        way()
+        calls[name] = max(1, round(seconds / max(time.perf_counter() - began, 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            for _ in range(calls[name]):
+                way()
+            times[name].append(1000 * (time.perf_counter() - began) / calls[name])
+    return [
+        Timing(name, own, statistics.median(r / o for r, o in zip(times[reference], own, strict=True)))
+        for name, own in times.items()
+    ]
+
+
+def table(timings: list[Timing], reference: str) -> str:
+    """The timings as a Markdown table: median, first and third quartile in milliseconds, ratio."""
+    lines = [f"| | median, ms | quartiles, ms | times {reference} |", "|---|---|---|---|"]
+    for timing in timings:
+        low, _, high = statistics.quantiles(timing.milliseconds, n=4)
+        lines.append(f"| {timing.name} | {timing.median:.4g} | {low:.4g} to {high:.4g} | {timing.ratio:.3g} |")
+    return "\n".join(lines)
