@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
@@ -72,6 +73,21 @@ def test_logits_are_what_the_released_code_computes(shared: Path, network: str) 
     member.load_state_dict({names[key]: weight for key, weight in weights.items()}, assign=True)
     with torch.no_grad():
         assert_probe(member(deterministic_images(expected["input"])), expected["logits"])
+
+
+def test_logits_of_senet154_are_those_of_timms_port(shared: Path) -> None:
+    """No released output is known; timm has the network under the released names."""
+    layout = released(shared, "layout_classification")["imagenet/senet154/S1"]
+    weights = deterministic_weights(layout)
+    member = member_of("imagenet/senet154/S1").eval()
+    names = own_names("senet154", layout, member.state_dict())
+    member.load_state_dict({names[key]: weight for key, weight in weights.items()}, assign=True)
+    with torch.device("meta"):
+        peer = timm.create_model("legacy_senet154").eval()
+    peer.load_state_dict(weights, assign=True)
+    images = deterministic_images([1, 3, 64, 64])
+    with torch.no_grad():
+        torch.testing.assert_close(member(images), peer(images), rtol=1e-5, atol=1e-4)
 
 
 def test_published_names_of_other_networks_are_kept() -> None:
