@@ -1,4 +1,7 @@
-"""Loops compiled by numba, and their threads. Import it on first use only: numba takes long to import."""
+"""Loops compiled by numba, and their threads. Import it on first use only: numba takes long to import.
+
+Compiled functions copy arrays element by element: NumPy's shorter forms multiply the time of compilation.
+"""
 
 import os
 import warnings
@@ -50,3 +53,36 @@ def in_threads(work: Callable[[int, int], Result], total: int, threads: int) -> 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "divdet")
+
+
+@njit
+def sort_descending(order, start, end, keys, spare):
+    """Sort order[start:end], positions in ``keys``, by falling key; stable. ``spare`` is as long as ``order``.
+
+    numba's cache of a caller in another file does not notice changes here: after one, remove ``__pycache__/*.nbi``.
+    """
+    width = 8
+    for low in range(start, end, width):
+        for i in range(low + 1, min(low + width, end)):
+            moved = order[i]
+            while i > low and keys[order[i - 1]] < keys[moved]:
+                order[i] = order[i - 1]
+                i -= 1
+            order[i] = moved
+    while width < end - start:
+        for low in range(start, end - width, 2 * width):
+            middle, high = low + width, min(low + 2 * width, end)
+            if keys[order[middle - 1]] >= keys[order[middle]]:
+                continue
+            for i in range(low, middle):
+                spare[i] = order[i]
+            left, right, out = low, middle, low
+            while left < middle:
+                if right == high or keys[spare[left]] >= keys[order[right]]:
+                    order[out] = spare[left]
+                    left += 1
+                else:
+                    order[out] = order[right]
+                    right += 1
+                out += 1
+        width *= 2

@@ -1,45 +1,12 @@
-"""The compiled loops of weighted boxes fusion. Import it on first use only: it loads numba.
-
-Arrays are copied element by element: NumPy's shorter forms multiply the time of compilation.
-"""
+"""The compiled loops of weighted boxes fusion. Import it on first use only: it loads numba."""
 
 import numpy as np
 from numba import njit
 
-from detection._compiled import compiled
+from detection._compiled import compiled, sort_descending
 
 AVG, MAX, BOX_AND_MODEL_AVG, ABSENT_MODEL_AWARE_AVG, OVERFLOWING_AVG = range(5)
 BLOCK = 16  # clusters that are tested for overlap together, in vector instructions
-
-
-@njit
-def _sort(order, start, end, keys, spare):
-    """Sort order[start:end], positions in ``keys``, by falling key; stable. ``spare`` is as long as ``order``."""
-    width = 8
-    for low in range(start, end, width):
-        for i in range(low + 1, min(low + width, end)):
-            moved = order[i]
-            while i > low and keys[order[i - 1]] < keys[moved]:
-                order[i] = order[i - 1]
-                i -= 1
-            order[i] = moved
-    while width < end - start:
-        for low in range(start, end - width, 2 * width):
-            middle, high = low + width, min(low + 2 * width, end)
-            if keys[order[middle - 1]] >= keys[order[middle]]:
-                continue
-            for i in range(low, middle):
-                spare[i] = order[i]
-            left, right, out = low, middle, low
-            while left < middle:
-                if right == high or keys[spare[left]] >= keys[order[right]]:
-                    order[out] = spare[left]
-                    left += 1
-                else:
-                    order[out] = order[right]
-                    right += 1
-                out += 1
-        width *= 2
 
 
 @njit
@@ -66,7 +33,7 @@ def _group(labels, n):
     rows, keys, spare = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
     for group in range(num_groups):
         rows[group], keys[group] = group, -float(names[group])
-    _sort(rows, 0, num_groups, keys, spare)
+    sort_descending(rows, 0, num_groups, keys, spare)
     starts, ends = np.zeros(num_groups + 1, np.int64), np.empty(num_groups, np.int64)
     for i in range(num_groups):
         ends[rows[i]] = starts[i]
@@ -90,7 +57,8 @@ def _weight_of(weights, present, wanted):
     if whole:
         for i in range(8, whole):
             chosen[i % 8] += chosen[i]
-        total = ((chosen[0] + chosen[1]) + (chosen[2] + chosen[3])) + ((chosen[4] + chosen[5]) + (chosen[6] + chosen[7]))
+        total = (chosen[0] + chosen[1]) + (chosen[2] + chosen[3])
+        total += (chosen[4] + chosen[5]) + (chosen[6] + chosen[7])
     for i in range(whole, n):
         total += chosen[i]
     return total
@@ -193,7 +161,7 @@ def _fuse(boxes, scores, labels, starts, thresholds, weights, iou_threshold, rul
     k = 0
     for group in range(len(group_starts) - 1):
         first_cluster = k
-        _sort(rows, group_starts[group], group_starts[group + 1], scores, spare)
+        sort_descending(rows, group_starts[group], group_starts[group + 1], scores, spare)
         for position in range(group_starts[group], group_starts[group + 1]):
             row = rows[position]
             box = boxes[0, row], boxes[1, row], boxes[2, row], boxes[3, row]
@@ -227,7 +195,7 @@ def _fuse(boxes, scores, labels, starts, thresholds, weights, iou_threshold, rul
         unsorted[i] = _cluster_score(
             rule, scores[first_rows[i]], score_sums[i], counts[i], weight_sums[i], present[i], weights, total
         )
-    _sort(rows, 0, k, unsorted, spare)
+    sort_descending(rows, 0, k, unsorted, spare)
     for i in range(k):
         cluster = rows[i]
         for side in range(4):

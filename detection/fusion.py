@@ -117,7 +117,7 @@ def _gather(
     labels_list: Sequence[ArrayLike],
     threshold: float,
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, np.dtype]:
-    """The members' boxes, scores and labels as ``fuse_images`` wants them, counts [S], thresholds [S], labels' dtype."""
+    """The members' boxes, scores and labels as ``fuse_images`` wants them; counts, thresholds [S]; labels' dtype."""
     num_members = len(boxes_list)
     if not num_members == len(scores_list) == len(labels_list):
         raise ValueError(
@@ -128,7 +128,7 @@ def _gather(
     for member, (boxes, scores, labels) in enumerate(zip(boxes_list, scores_list, labels_list, strict=True)):
         boxes, scores, labels = np.asarray(boxes), np.asarray(scores), np.asarray(labels)
         count = len(boxes) if boxes.size else 0
-        if count and boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
+        if (count and boxes.shape != (count, 4)) or scores.shape != (count,) or labels.shape != (count,):
             raise ValueError(
                 f"member {member}: boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape}; "
                 "they must be [n, 4], [n] and [n]"
