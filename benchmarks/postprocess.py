@@ -137,7 +137,7 @@ def compare(name: str, members: int, outputs: tuple[Tensor, Tensor], settings: P
         f"scores above {settings.score_threshold}; {sum(len(one.scores) for one in ours) // images} boxes an image\n"
     )
     reference = next(iter(ways))
-    rounds = 11 if images == 1 and outputs[1][..., 0].mean() > 1 else 5
+    rounds = 11 if images == 1 and outputs[1][..., 0].mean() > 1 else 3
     print(table(side_by_side(ways, reference, rounds=rounds, seconds=0.1), reference), flush=True)
 
 
