@@ -112,14 +112,17 @@ def _best_match(box, fused, areas, coarse, start, end, iou_threshold):
     match, best_iou = -1, iou_threshold
     for block in range(start, end, BLOCK):
         stop = min(block + BLOCK, end)
-        candidates = np.int32(0)
+        candidates = np.int32(0)  # a bit for each cluster of the block
         for i in range(block, stop):
             coarse_width = min(coarse_x2, coarse[2, i]) - max(coarse_x1, coarse[0, i])
             coarse_height = min(coarse_y2, coarse[3, i]) - max(coarse_y1, coarse[1, i])
-            candidates += np.int32(max(coarse_width, zero) * coarse_height > coarse[4, i] + bound)
+            candidate = np.int32(max(coarse_width, zero) * coarse_height > coarse[4, i] + bound)
+            candidates |= candidate << np.int32(i - block)
         if candidates == 0:
             continue
         for i in range(block, stop):
+            if not candidates >> (i - block) & 1:
+                continue
             width = min(x2, fused[2, i]) - max(x1, fused[0, i])
             height = min(y2, fused[3, i]) - max(y1, fused[1, i])
             if width <= 0 or height <= 0:
