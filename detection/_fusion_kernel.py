@@ -98,10 +98,10 @@ def _take(boxes, scores, labels, starts, thresholds, weights):
 
 
 @njit
-def _best_match(box, fused, areas, coarse, start, end, iou_threshold):
-    """The cluster of start..end whose box has the highest IoU, above the threshold, with ``box``; the first of equals.
+def _best_match(box, fused, areas, coarse, start, size, iou_threshold):
+    """The cluster, of ``size`` from ``start`` on, whose box has the highest IoU above the threshold; the first of equals.
 
-    box: 4 numbers; fused [4, clusters]; coarse [5, clusters] float32: fused boxes, areas times t / (1 + t). Returns -1
+    box: 4 numbers; fused [4, clusters]; coarse [5, size] float32: fused boxes, areas times t / (1 + t). Returns -1
     for none. An IoU is above t where the overlap is above t / (1 + t) times the sum of the areas: blocks without a
     cluster that comes within 1e-6 of that in float32, whose errors are below 5e-7 for boxes in 0..1, are passed over.
     """
@@ -110,8 +110,8 @@ def _best_match(box, fused, areas, coarse, start, end, iou_threshold):
     coarse_x1, coarse_y1, coarse_x2, coarse_y2 = np.float32(x1), np.float32(y1), np.float32(x2), np.float32(y2)
     bound, zero = np.float32(area * iou_threshold / (1 + iou_threshold) - 1e-6), np.float32(0)
     match, best_iou = -1, iou_threshold
-    for block in range(start, end, BLOCK):
-        stop = min(block + BLOCK, end)
+    for block in range(0, size, BLOCK):  # from 0: an index that may be negative keeps vector instructions away
+        stop = min(block + BLOCK, size)
         candidates = np.int32(0)  # a bit for each cluster of the block
         for i in range(block, stop):
             coarse_width = min(coarse_x2, coarse[2, i]) - max(coarse_x1, coarse[0, i])
@@ -123,14 +123,15 @@ def _best_match(box, fused, areas, coarse, start, end, iou_threshold):
         for i in range(block, stop):
             if not candidates >> (i - block) & 1:
                 continue
-            width = min(x2, fused[2, i]) - max(x1, fused[0, i])
-            height = min(y2, fused[3, i]) - max(y1, fused[1, i])
+            cluster = start + i
+            width = min(x2, fused[2, cluster]) - max(x1, fused[0, cluster])
+            height = min(y2, fused[3, cluster]) - max(y1, fused[1, cluster])
             if width <= 0 or height <= 0:
                 continue
             overlap = width * height
-            iou = overlap / (areas[i] + area - overlap)
+            iou = overlap / (areas[cluster] + area - overlap)
             if iou > best_iou:
-                match, best_iou = i, iou
+                match, best_iou = cluster, iou
     return match
 
 
@@ -175,7 +176,7 @@ def _fuse(boxes, scores, labels, starts, thresholds, weights, iou_threshold, rul
         for position in range(group_starts[group], group_starts[group + 1]):
             row = rows[position]
             box = boxes[0, row], boxes[1, row], boxes[2, row], boxes[3, row]
-            match = _best_match(box, fused, areas, coarse, first_cluster, k, iou_threshold)
+            match = _best_match(box, fused, areas, coarse, first_cluster, k - first_cluster, iou_threshold)
             if match < 0:
                 match = k
                 k += 1
@@ -192,9 +193,9 @@ def _fuse(boxes, scores, labels, starts, thresholds, weights, iou_threshold, rul
                 # A cluster of zero scores only has no weighted mean: it keeps its first box.
                 if counts[match] > 1 and score_sums[match] > 0:
                     fused[side, match] = np.float32(sums[match, side] / score_sums[match])
-                coarse[side, match] = fused[side, match]
+                coarse[side, match - first_cluster] = fused[side, match]
             areas[match] = (fused[2, match] - fused[0, match]) * (fused[3, match] - fused[1, match])
-            coarse[4, match] = areas[match] * iou_threshold / (1 + iou_threshold)
+            coarse[4, match - first_cluster] = areas[match] * iou_threshold / (1 + iou_threshold)
 
     unsorted, total = np.empty(k), 0.0
     if rule == MAX:
