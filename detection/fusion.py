@@ -4,15 +4,12 @@ A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit fo
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
-
-# Fractions of the image. A detector's box may overshoot its image; farther out it can only be in pixels.
-MIN_COORDINATE, MAX_COORDINATE = -1.0, 2.0
 
 
 def weighted_boxes_fusion(
@@ -50,41 +47,63 @@ def weighted_boxes_fusion(
     Raises ValueError for lists of different lengths, values that are not finite, coordinates below -1 or above 2
     (pixels), labels that are not whole numbers, negative scores that pass ``skip_box_thr``, bad weights or options.
     """
+    weights = _checked_weights(weights, len(boxes_list))
+    boxes, scores, labels, counts, thresholds, dtype = _gather(boxes_list, scores_list, labels_list, skip_box_thr)
+    boxes, scores, labels, (found,) = fuse_images(
+        boxes, scores, labels, counts[None], weights, thresholds, iou_thr, conf_type, allows_overflow
+    )
+    return boxes[:found], scores[:found], labels[:found].astype(dtype, copy=False)
+
+
+def fuse_images(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    thresholds: NDArray[np.float64],
+    iou_thr: float,
+    conf_type: ConfType,
+    allows_overflow: bool = False,
+    threads: int = 1,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Fuse each of N images as ``weighted_boxes_fusion`` does, ``threads`` of them at a time, with equal results.
+
+    boxes [n, 4], scores [n], labels [n], all contiguous: image by image, and within an image member by member;
+    counts [N, S]: how many each image's members have. weights [S]; thresholds [S]: ``skip_box_thr`` for each member.
+
+    Returns boxes [n, 4], scores [n], labels [n], found [N]: the ``found[i]`` fused boxes of image i begin where its
+    own boxes began; the rows between are not set.
+
+    Raises ValueError as ``weighted_boxes_fusion``, but for what concerns shapes and labels.
+    """
     if conf_type not in get_args(ConfType):
         raise ValueError(f"conf_type is {conf_type!r}; it must be one of {', '.join(get_args(ConfType))}")
     if not 0 <= iou_thr <= 1:
         raise ValueError(f"iou_thr is {iou_thr}; it must lie in 0..1")
-    weights = _checked_weights(weights, len(boxes_list))
-    boxes, scores, labels, members = _gather(boxes_list, scores_list, labels_list, skip_box_thr)
-    if not len(boxes):
-        return np.zeros((0, 4)), np.zeros(0), labels
+    from detection import _compiled, _fusion_kernel  # here, because numba takes long to import
 
-    from detection._fusion_kernel import cluster_boxes  # here, because numba takes long to import
+    overflows = allows_overflow and conf_type == "avg"
+    rule = _fusion_kernel.OVERFLOWING_AVG if overflows else get_args(ConfType).index(conf_type)
+    starts = np.zeros(counts.size + 1, np.int64)
+    counts.cumsum(out=starts[1:])
+    results = np.empty_like(boxes), np.empty_like(scores), np.empty_like(labels), np.empty(len(counts), np.int64)
+    inputs = boxes, scores, labels, starts, thresholds, weights, float(iou_thr), rule
 
-    box_weights = weights[members]
-    scores = scores * box_weights
-    order = np.lexsort((-scores, labels))  # stable
-    scores, labels = scores[order], labels[order]
-    starts = np.concatenate(([0], np.flatnonzero(labels[1:] != labels[:-1]) + 1, [len(labels)]))
-    fused, first_rows, counts, score_sums, weight_sums, present = cluster_boxes(
-        boxes[order], scores, box_weights[order], members[order], starts, len(weights), float(iou_thr)
-    )
+    def work(first: int, end: int) -> int:
+        return _fusion_kernel.fuse_images(first, end, *inputs, *results)
 
-    # ensemble-boxes holds the mean score and the weight of a cluster of two or more boxes in float32.
-    rounded = scores[first_rows] if conf_type == "max" else score_sums / counts
-    several = counts > 1
-    rounded[several] = rounded[several].astype(np.float32)
-    weight_sums[several] = weight_sums[several].astype(np.float32)
-    fused_scores = _cluster_scores(rounded, counts, weight_sums, present, weights, conf_type, allows_overflow)
-
-    order = np.argsort(-fused_scores, kind="stable")
-    return fused[order], fused_scores[order], labels[first_rows][order]
+    for row in _compiled.in_threads(work, len(counts), threads):
+        if row >= 0:
+            member = int(starts.searchsorted(row, "right") - 1) % len(weights)
+            _refuse(member, boxes[row], scores[row])
+    return results
 
 
 def _checked_weights(weights: ArrayLike | None, num_members: int) -> NDArray[np.float64]:
     if weights is None:
         return np.ones(num_members)
-    weights = np.asarray(weights, dtype=np.float64)
+    weights = np.array(weights, dtype=np.float64)
     if weights.shape != (num_members,):
         raise ValueError(f"weights has shape {weights.shape}; {num_members} members need {num_members} weights")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
@@ -97,90 +116,53 @@ def _gather(
     scores_list: Sequence[ArrayLike],
     labels_list: Sequence[ArrayLike],
     threshold: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.integer], NDArray[np.int64]]:
-    """Check all members; return the boxes that take part, with their scores, labels and members, in input order."""
+) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, np.dtype]:
+    """The members' boxes, scores and labels as ``fuse_images`` wants them; counts, thresholds [S]; labels' dtype."""
     num_members = len(boxes_list)
     if not num_members == len(scores_list) == len(labels_list):
         raise ValueError(
             f"boxes of {num_members} members, scores of {len(scores_list)} and labels of {len(labels_list)}: "
             "the three lists need one entry per member"
         )
-    member_boxes, member_scores, member_labels, kept = [], [], [], []
+    filled, counts, thresholds = [], np.zeros(num_members, np.int64), np.full(num_members, threshold, np.float64)
     for member, (boxes, scores, labels) in enumerate(zip(boxes_list, scores_list, labels_list, strict=True)):
-        boxes, scores, labels = _checked_member(member, boxes, scores, labels)
-        member_boxes.append(boxes)
-        member_scores.append(scores)
-        member_labels.append(labels)
-        kept.append(~(scores < threshold))  # in the scores' own precision
-
-    filled = [labels for labels in member_labels if len(labels)]
+        boxes, scores, labels = np.asarray(boxes), np.asarray(scores), np.asarray(labels)
+        count = len(boxes) if boxes.size else 0
+        if (count and boxes.shape != (count, 4)) or scores.shape != (count,) or labels.shape != (count,):
+            raise ValueError(
+                f"member {member}: boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape}; "
+                "they must be [n, 4], [n] and [n]"
+            )
+        if not count:
+            continue
+        counts[member] = count
+        if scores.dtype.kind == "f" and scores.dtype != np.float64:
+            thresholds[member] = scores.dtype.type(threshold)  # compared in the scores' own precision
+        filled.append((boxes, scores, labels if labels.dtype.kind in "iu" else _whole(member, labels)))
     if not filled:
-        return np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    boxes = np.concatenate(member_boxes)
-    lower, upper = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
-    boxes = np.concatenate((lower, upper), axis=1).clip(0, 1)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    take = np.concatenate(kept) & (area != 0)
-
-    scores = np.concatenate(member_scores, dtype=np.float64)[take]
-    if (scores < 0).any():
-        raise ValueError(f"a score is {scores.min()}; scores must not be negative")
-    members = np.repeat(np.arange(num_members), [len(scores) for scores in member_scores])
-    return boxes[take], scores, np.concatenate(filled)[take], members[take]
+        return np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), counts, thresholds, np.dtype(np.int64)
+    boxes, scores, labels = zip(*filled, strict=True)
+    return (
+        np.concatenate(boxes, dtype=np.float64),
+        np.concatenate(scores, dtype=np.float64),
+        np.concatenate(labels, dtype=np.int64, casting="unsafe"),
+        counts,
+        thresholds,
+        np.result_type(*labels),
+    )
 
 
-def _checked_member(
-    member: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray, NDArray[np.integer]]:
-    """One member's input as arrays: boxes [n, 4] float64, scores [n] of any dtype, labels [n] of an integer dtype."""
-    boxes, scores, labels = np.asarray(boxes, dtype=np.float64), np.asarray(scores), np.asarray(labels)
-    if not boxes.size:
-        boxes = boxes.reshape(0, 4)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != (len(boxes),) or labels.shape != (len(boxes),):
+def _whole(member: int, labels: NDArray) -> NDArray[np.int64]:
+    fractional = (np.rint(labels) != labels) | np.isinf(labels)
+    if fractional.any():
+        raise ValueError(f"member {member}: label {labels[fractional][0]}; labels must be whole numbers")
+    return labels.astype(np.int64)
+
+
+def _refuse(member: int, box: NDArray[np.float64], score: float) -> NoReturn:
+    outside = box[~((box >= -1) & (box <= 2))]  # comparisons with NaN are false
+    if len(outside):
         raise ValueError(
-            f"member {member}: boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape}; "
-            "they must be [n, 4], [n] and [n]"
+            f"member {member}: coordinate {outside[0]}; boxes must be fractions of the image (0..1), not pixels"
         )
-    if not len(boxes):
-        return boxes, scores.astype(np.float64), labels.astype(np.int64)
-    # Comparisons with NaN are false.
-    if not (boxes.min() >= MIN_COORDINATE and boxes.max() <= MAX_COORDINATE):
-        bad = boxes[~((boxes >= MIN_COORDINATE) & (boxes <= MAX_COORDINATE))][0]
-        raise ValueError(f"member {member}: coordinate {bad}; boxes must be fractions of the image (0..1), not pixels")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"member {member}: score {scores[~np.isfinite(scores)][0]}; scores must be finite")
-    if labels.dtype.kind not in "iu":
-        fractional = (np.rint(labels) != labels) | np.isinf(labels)
-        if fractional.any():
-            raise ValueError(f"member {member}: label {labels[fractional][0]}; labels must be whole numbers")
-        labels = labels.astype(np.int64)
-    return boxes, scores, labels
-
-
-def _cluster_scores(
-    scores: NDArray[np.float64],
-    counts: NDArray[np.int64],
-    weight_sums: NDArray[np.float64],
-    present: NDArray[np.bool_],
-    weights: NDArray[np.float64],
-    conf_type: ConfType,
-    allows_overflow: bool,
-) -> NDArray[np.float64]:
-    """Scale each cluster's mean (for "max": highest) score by the members that found it; all [k], present [k, S]."""
-    if conf_type == "max":
-        return scores / weights.max()
-    if conf_type == "box_and_model_avg":
-        # Boxes of weight 0 only: the numerator is 0 as well.
-        box_mean = np.divide(scores * counts, weight_sums, out=np.zeros_like(scores), where=weight_sums > 0)
-        return box_mean * _weight_of(present, weights) / weights.sum()
-    if conf_type == "absent_model_aware_avg":
-        return scores * counts / (weight_sums + _weight_of(~present, weights))
-    if allows_overflow:
-        return scores * counts / weights.sum()
-    return scores * np.minimum(counts, len(weights)) / weights.sum()
-
-
-def _weight_of(chosen: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of the weights chosen in each row of ``chosen`` [k, S] -> [k]."""
-    patterns, rows = np.unique(chosen, axis=0, return_inverse=True)
-    return np.array([weights[pattern].sum() for pattern in patterns])[rows.reshape(-1)]
+    raise ValueError(f"member {member}: score {score}; scores must be finite and not negative")

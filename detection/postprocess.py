@@ -1,13 +1,15 @@
 """From raw network outputs to boxes: per-member non-maximum suppression, then fusion over the members."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detection.box_coding import decode
-from detection.fusion import ConfType, weighted_boxes_fusion
+from detection.fusion import ConfType, fuse_images
 from engine.errors import UserError
 
 
@@ -77,19 +79,29 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
     """
     if len(members) == 1:
         return members[0]
-    return [_fuse_image(image, settings) for image in zip(*members, strict=True)]
-
-
-def _fuse_image(image: tuple[Boxes, ...], settings: PostprocessSettings) -> Boxes:
-    boxes, scores, labels = weighted_boxes_fusion(
-        [found.boxes.clamp(0, 1).numpy() for found in image],
-        [found.scores.numpy() for found in image],
-        [found.labels.numpy() for found in image],
+    images = list(zip(*members, strict=True))
+    if not images:
+        return []
+    boxes, scores, labels = (torch.cat(column) for column in zip(*chain(*images), strict=True))
+    counts = np.array([[len(found.scores) for found in image] for image in images])
+    *fused, numbers = fuse_images(
+        boxes.clamp(0, 1).double().numpy(),
+        scores.double().numpy(),
+        labels.numpy(),
+        counts,
+        weights=np.ones(len(members)),
+        thresholds=np.full(len(members), np.float32(settings.fusion_skip), np.float64),  # the scores' own precision
         iou_thr=settings.fusion_iou,
-        skip_box_thr=settings.fusion_skip,
         conf_type=settings.fusion_conf,
+        threads=torch.get_num_threads(),
     )
-    return Boxes(torch.from_numpy(boxes).float(), torch.from_numpy(scores).float(), torch.from_numpy(labels))
+    boxes, scores, labels = (torch.from_numpy(column) for column in fused)
+    columns = boxes.float(), scores.float(), labels
+    starts = (counts.sum(1).cumsum() - counts.sum(1)).tolist()
+    return [
+        Boxes(*(column[start : start + number] for column in columns))
+        for start, number in zip(starts, numbers.tolist(), strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -111,56 +123,126 @@ def member_boxes(
             f"deltas {tuple(deltas.shape)}, logits {tuple(logits.shape)}, default boxes {tuple(default_boxes.shape)}: "
             "expected [S, N, A, 4], [S, N, A, classes + 1], [A, 4]"
         )
-    num_members, num_images = logits.shape[:2]
-    num_classes = logits.shape[3] - 1
-    probabilities = logits.flatten(0, 1).float().softmax(dim=-1)
-    scores = probabilities[..., 1:]
-    pictures, rows, labels = (scores > settings.score_threshold).nonzero(as_tuple=True)  # a picture per member
-    scores = scores[pictures, rows, labels]
-
-    # A group is one class in one picture: groups ascending, scores descending within each, first default box first.
-    groups = pictures * num_classes + labels
-    order = _by_group_and_score(groups, scores)
-    order = order[_rank(groups[order]) < settings.candidates_per_class]
-    pictures, rows, groups, scores = pictures[order], rows[order], groups[order], scores[order]
-    boxes = decode(deltas.flatten(0, 1)[pictures, rows].float(), default_boxes.to(deltas.device, torch.float32)[rows])
-
-    # From here on little is left, and the loop of suppression suits the CPU.
-    finite = (boxes.isfinite().all() & probabilities[..., 0].isfinite().all()).cpu()
-    boxes, scores, groups = boxes.cpu(), scores.cpu(), groups.cpu()
-    if not finite:
+    num_members, num_images, num_boxes = logits.shape[:3]
+    select = _select_on_cpu if logits.device.type == "cpu" else _select_on_device
+    found = select(
+        deltas.detach().flatten(0, 2),
+        logits.detach().flatten(0, 2).float(),
+        default_boxes.to(logits.device, torch.float32),
+        settings,
+    )
+    if not found.finite:
         raise UserError("the network's outputs are not finite: train with a lower rate, or use another checkpoint")
-    keep = _suppress(boxes, groups, settings.nms_iou)
-    boxes, scores, groups = boxes[keep], scores[keep], groups[keep]
 
-    pictures = groups // num_classes
+    from detection import _compiled, _postprocess_kernel  # here, because numba takes long to import
+
+    pictures = num_members * num_images  # a picture per member
+    starts = torch.searchsorted(found.rows, torch.arange(pictures + 1) * num_boxes).numpy()
     limit = settings.max_per_member or 200 * num_members
-    order = _by_group_and_score(pictures, scores)
-    order = order[_rank(pictures[order]) < limit]
-    counts = pictures[order].bincount(minlength=num_members * num_images).tolist()
-    columns = (column[order].split(counts) for column in (boxes, scores, groups % num_classes))
-    found = [Boxes(*image) for image in zip(*columns, strict=True)]
+    inputs = starts, found.labels.numpy(), found.scores.numpy(), found.boxes.numpy(), logits.shape[3] - 1
+    limits = settings.candidates_per_class, settings.nms_iou, limit
+    kept, counts = np.empty(len(found.rows), np.int64), np.empty(pictures, np.int64)
+    _compiled.in_threads(
+        lambda first, end: _postprocess_kernel.best_boxes(first, end, *inputs, *limits, kept, counts),
+        pictures,
+        torch.get_num_threads(),
+    )
+    order = [kept[start : start + count] for start, count in zip(starts, counts, strict=False)]
+    order = torch.from_numpy(np.concatenate(order)) if order else found.rows
+    columns = (column[order].split(counts.tolist()) for column in (found.boxes, found.scores, found.labels))
+    found = [Boxes(*picture) for picture in zip(*columns, strict=True)]
     return [found[member * num_images : (member + 1) * num_images] for member in range(num_members)]
 
 
-def _by_group_and_score(groups: Tensor, scores: Tensor) -> Tensor:
-    """Row order by ascending group, then falling score, then position. Both [n] -> [n]."""
-    order = scores.argsort(descending=True, stable=True)
-    return order[groups[order].argsort(stable=True)]
+class _Found(NamedTuple):
+    """What may become a box, on the CPU, by ascending row: at least the best of each class, before suppression."""
+
+    rows: Tensor  # [n] int64, of S * N * A
+    labels: Tensor  # [n] int64
+    scores: Tensor  # [n] float32, above the threshold
+    boxes: Tensor  # [n, 4] float32 xyxy
+    finite: bool  # whether the network's outputs are
 
 
-def _rank(groups: Tensor) -> Tensor:
-    """Position of each row within its group, for sorted groups [n] -> [n]."""
-    return torch.arange(len(groups), device=groups.device) - torch.searchsorted(groups, groups)
+def _select_on_cpu(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings) -> _Found:
+    """All scores above the threshold; deltas [S * N * A, 4], logits [S * N * A, C + 1] float32."""
+    from detection import _compiled, _postprocess_kernel
+
+    values, offset = logits.contiguous().numpy(), np.float32(_logit(settings.score_threshold))
+    rows = np.empty(len(values), np.int64)
+
+    def scan(first: int, end: int) -> tuple[int, int]:
+        return first, _postprocess_kernel.promising_rows(first, end, values, offset, rows)
+
+    parts = _compiled.in_threads(scan, len(values), torch.get_num_threads())
+    finite = all(count >= 0 for _, count in parts)
+    candidates = torch.from_numpy(np.concatenate([rows[first : first + max(count, 0)] for first, count in parts]))
+    probabilities = logits[candidates].softmax(dim=-1)
+    positions, labels = (probabilities[:, 1:] > settings.score_threshold).nonzero(as_tuple=True)
+    own_rows = candidates[positions]
+    boxes = decode(deltas[own_rows].float(), default_boxes[own_rows % len(default_boxes)])
+    finite = finite and bool(probabilities[:, 0].isfinite().all() & boxes.isfinite().all())
+    return _Found(own_rows, labels, probabilities[positions, labels + 1], boxes, finite)
 
 
-def _suppress(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression within each group; boxes [n, 4] as ``_by_group_and_score`` orders them -> [n] bool.
+def _logit(probability: float) -> float:
+    return torch.tensor(probability, dtype=torch.float64).logit().item()
 
-    torchvision's ``batched_nms`` either loops over the groups in Python or shifts boxes apart, which costs float32
-    digits when there are as many groups as a batch has images times classes.
+
+def _select_on_device(
+    deltas: Tensor,
+    logits: Tensor,
+    default_boxes: Tensor,
+    settings: PostprocessSettings,
+    bound: int | None = None,
+) -> _Found:
+    """The same, but of each class and picture the best ``candidates_per_class`` only, by one transfer to the CPU.
+
+    ``bound``: how many scores above the threshold there is room for; default: 4096 a picture. Where there are more, a
+    second pass has room for all.
     """
-    from detection._nms_kernel import suppress  # here, because numba takes long to import
+    bound = len(logits) // len(default_boxes) * 4096 if bound is None else bound
+    packed = _pack(deltas, logits, default_boxes, settings, bound).cpu()
+    total, number, finite = packed[0, :3].tolist()
+    if total > bound:
+        return _select_on_device(deltas, logits, default_boxes, settings, total)
+    rows, labels, floats = packed[1 : 1 + number].split((1, 1, 5), dim=1)
+    scores, boxes = floats.contiguous().view(torch.float32).split((1, 4), dim=1)
+    return _Found(rows[:, 0].long(), labels[:, 0].long(), scores[:, 0].contiguous(), boxes.contiguous(), bool(finite))
 
-    starts = torch.cat((torch.zeros(1, dtype=torch.int64), groups.unique_consecutive(return_counts=True)[1].cumsum(0)))
-    return torch.from_numpy(suppress(boxes.numpy(), starts.numpy(), iou_threshold))
+
+def _pack(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings, bound: int) -> Tensor:
+    """What ``_select_on_device`` transfers: int32 [1 + n, 7], of fixed shape, so that nothing waits for the device.
+
+    The first line: how many scores are above the threshold, how many lines follow that count, whether all is finite.
+    A line: row, label, and the bits of score and box.
+    """
+    num_boxes, num_classes = len(default_boxes), logits.shape[1] - 1
+    num_groups = len(logits) // num_boxes * num_classes  # a group is one class in one picture
+    probabilities = logits.softmax(dim=-1)
+    above = probabilities > settings.score_threshold
+    above[:, 0] = False
+    found = above.flatten().nonzero_static(size=bound, fill_value=-1)[:, 0]
+    filled, found = found >= 0, found.clamp(min=0)
+    rows, labels = found // (num_classes + 1), found % (num_classes + 1) - 1
+    scores = probabilities.flatten()[found]
+
+    groups = torch.where(filled, rows // num_boxes * num_classes + labels, num_groups)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]  # by group, then falling score, then row
+    groups = groups[order]
+    ranks = torch.arange(bound, device=groups.device) - torch.searchsorted(groups, groups)
+    kept = torch.zeros_like(filled)
+    kept[order] = filled[order] & (ranks < settings.candidates_per_class)
+    number = kept.sum()
+    most = min(bound, num_groups * settings.candidates_per_class)
+    kept = kept.nonzero_static(size=most, fill_value=0)[:, 0]  # by row again
+    rows, labels, scores = rows[kept], labels[kept], scores[kept]
+    boxes = decode(deltas[rows].float(), default_boxes[rows % num_boxes])
+
+    unused = torch.arange(most, device=rows.device) >= number
+    finite = probabilities[:, 0].isfinite().all() & (boxes.isfinite().all(dim=1) | unused).all()
+    head = torch.stack((above.sum(), number, finite.long())).int()
+    floats = torch.cat((scores[:, None], boxes), dim=1).view(torch.int32)
+    lines = torch.cat((rows[:, None].int(), labels[:, None].int(), floats), dim=1)
+    return torch.cat((torch.nn.functional.pad(head, (0, 4))[None], lines))

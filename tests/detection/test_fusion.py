@@ -1,8 +1,11 @@
 """Weighted boxes fusion against ensemble-boxes, and by hand where that library fails."""
 
 import importlib
+import os
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import ensemble_boxes
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from detection.fusion import weighted_boxes_fusion
+from detection.fusion import fuse_images, weighted_boxes_fusion
 
 CONF_TYPES = ["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
 BOX, SAME, FAR = [0.1, 0.1, 0.4, 0.5], [0.1, 0.1, 0.4, 0.5], [0.6, 0.6, 0.9, 0.8]
@@ -79,6 +82,66 @@ def test_equals_ensemble_boxes_for_many_members_and_float32_lists(conf_type: str
         weighted_boxes_fusion(*as_lists, weights=weights, conf_type=conf_type),
         weighted_boxes_fusion(boxes, scores, labels, weights=weights, conf_type=conf_type),
     )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_equals_ensemble_boxes_under_random_settings(seed: int) -> None:
+    rng = np.random.default_rng(100 + seed)
+    sizes = tuple(rng.integers(1, 80, rng.integers(1, 10)).tolist())
+    boxes, scores, labels = random_members(seed, sizes, num_labels=int(rng.choice([1, 2, 20, 500])))
+    dtype = rng.choice([np.float32, np.float64])
+    scores = [np.sort(member)[:: rng.choice([-1, 1])].astype(dtype) for member in scores]
+    boxes, labels = [member.astype(dtype) for member in boxes], [member - 1000 * (seed % 2) for member in labels]
+    settings: dict[str, Any] = {
+        "weights": rng.uniform(0.1, 2, len(sizes)), "iou_thr": rng.choice([0.0, 0.3, 0.55, 0.8, 1.0]),
+        "skip_box_thr": rng.choice([0.0, 0.3]), "conf_type": rng.choice(CONF_TYPES),
+        "allows_overflow": bool(rng.integers(2)),
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = ensemble_boxes.weighted_boxes_fusion(boxes, scores, labels, **settings)
+    assert_same(weighted_boxes_fusion(boxes, scores, labels, **settings), theirs)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("conf_type", CONF_TYPES)
+def test_a_batch_equals_its_images_one_by_one(threads: int, conf_type: str) -> None:
+    images = [random_members(seed, sizes) for seed, sizes in enumerate([(30, 50), (1, 9), (300, 200)])]
+    images.insert(1, ([np.zeros((0, 4))] * 2, [np.zeros(0)] * 2, [np.zeros(0, int)] * 2))
+    boxes, scores, labels = (np.concatenate([*chain(*column)]) for column in zip(*images, strict=True))
+    counts = np.array([[len(own) for own in scores] for _, scores, _ in images])
+    shared: dict[str, Any] = {"weights": np.array([1.0, 2.0]), "thresholds": np.full(2, 0.1), "iou_thr": 0.5}
+    *fused, found = fuse_images(boxes, scores, labels, counts, **shared, conf_type=conf_type, threads=threads)
+    start = 0
+    for image, number, taken in zip(images, found, counts.sum(1), strict=True):
+        alone = weighted_boxes_fusion(*image, weights=[1, 2], iou_thr=0.5, skip_box_thr=0.1, conf_type=conf_type)
+        for ours, expected in zip(fused, alone, strict=True):
+            np.testing.assert_array_equal(ours[start : start + number], expected)
+        start += taken
+    assert found[1] == 0
+    scores[counts[:3].sum()] = np.nan  # the first of the last image
+    with pytest.raises(ValueError, match="member 0: score nan"):
+        fuse_images(boxes, scores, labels, counts, **shared, conf_type=conf_type, threads=threads)
+
+
+def test_many_threads_and_a_forked_process_may_fuse_at_once() -> None:
+    image = random_members(3, (200, 200))
+    boxes, scores, labels = (np.concatenate(column * 4) for column in image)
+    arguments: Any = boxes, scores, labels, np.full((4, 2), 200), np.ones(2), np.zeros(2), 0.5, "avg"
+    expected = weighted_boxes_fusion(*image, iou_thr=0.5)[1]
+
+    def right(_: int = 0) -> bool:
+        *fused, found = fuse_images(*arguments, threads=2)
+        return found.tolist() == [len(expected)] * 4 and np.array_equal(fused[1][400 : 400 + found[1]], expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, range(20)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, of forking beside threads
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if right() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(
@@ -197,7 +260,8 @@ def test_overshoot_is_clipped_corners_swapped_and_flat_boxes_dropped_without_a_w
         (([[BOX]], [[0.5]], [[0]], [np.nan]), "finite"),
         (([[BOX]], [[0.5]], [[0]], None, 1.5), "iou_thr"),
         (([[BOX]], [[0.5]], [[0]], None, 0.5, 0.0, "median"), "conf_type is 'median'"),
-        (([[BOX]], [[-0.5]], [[0]], None, 0.5, -1.0), "negative"),
+        (([[BOX]], [[-0.5]], [[0]], None, 0.5, -1.0), "member 0: score -0.5.*negative"),
+        (([[BOX], [], [BOX]], [[0.5], [], [np.inf]], [[0], [], [0]]), "member 2: score inf"),
     ],
 )
 def test_bad_input_is_an_error(arguments: tuple, message: str) -> None:

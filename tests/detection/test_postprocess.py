@@ -1,15 +1,21 @@
 """Post-processing against the released code's results and a plain loop over images and classes."""
 
 import json
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_convert, nms
 
+from detection import postprocess as module
 from detection.default_boxes import ssd300_default_boxes
 from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes, postprocess
 from engine.errors import UserError
@@ -101,6 +107,85 @@ def test_members_equal_a_plain_loop(settings: PostprocessSettings) -> None:
             assert ours.labels.dtype == torch.int64
     assert not len(found[0][1].scores)
     assert all(torch.equal(*pair) for pair in zip(before, (deltas, logits, default_boxes), strict=True))
+
+
+@pytest.mark.parametrize("bound", [None, 300, 4000])
+@pytest.mark.parametrize("per_class", [7, 1000])
+def test_the_way_of_other_devices_equals_the_cpus(
+    bound: int | None, per_class: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PostprocessSettings(0.1, candidates_per_class=per_class)
+    deltas, logits, default_boxes = random_outputs(5, members=2, images=3, classes=5, boxes=300)
+    logits[1, 1, :, 0] = 100
+    expected = member_boxes(deltas, logits, default_boxes, settings)
+    monkeypatch.setattr(module, "_select_on_cpu", partial(module._select_on_device, bound=bound))
+    found = member_boxes(deltas, logits, default_boxes, settings)
+    for ours, theirs in zip(chain(*found), chain(*expected), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    assert sum(len(boxes.scores) for boxes in chain(*found)) > 30
+    with pytest.raises(UserError, match="not finite"):
+        member_boxes(deltas * torch.nan, logits, default_boxes, settings)
+    logits[1, 2, 5, 0] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        member_boxes(deltas, logits, default_boxes, settings)
+
+
+def test_nothing_waits_for_the_device_before_the_transfer() -> None:
+    with FakeTensorMode():  # has shapes but no values: an operation that needs values raises
+        outputs = torch.empty(600, 4, device="cuda"), torch.empty(600, 6, device="cuda")
+        default_boxes = torch.empty(300, 4, device="cuda")
+        with pytest.raises(DynamicOutputShapeException):
+            outputs[1].nonzero()
+        packed = module._pack(*outputs, default_boxes, PostprocessSettings(), bound=100)
+    assert packed.shape == (101, 7)
+    assert packed.device.type == "cuda"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_torchvisions_ssd(seed: int) -> None:
+    deltas, logits, default_boxes = random_outputs(seed, members=1, images=2, classes=6, boxes=400)
+    logits += 1e-3 * torch.randn(logits.shape)  # torchvision breaks ties as it likes
+    deltas *= 0.5
+    default_boxes = default_boxes * torch.tensor([0.6, 0.6, 0.1, 0.1]) + 0.2  # torchvision clips: keep all inside
+    peer = SimpleNamespace(box_coder=BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)), score_thresh=0.01, topk_candidates=40,
+                           nms_thresh=0.45, detections_per_img=50)  # fmt: skip
+    head = {"bbox_regression": deltas[0], "cls_logits": logits[0]}
+    anchors = [box_convert(default_boxes, "cxcywh", "xyxy")] * 2
+    expected = SSD.postprocess_detections(peer, head, anchors, [(1, 1)] * 2)
+    settings = PostprocessSettings(0.01, candidates_per_class=40, nms_iou=0.45, max_per_member=50)
+    for ours, theirs in zip(postprocess(deltas, logits, default_boxes, settings), expected, strict=True):
+        assert_close(ours, Boxes(theirs["boxes"], theirs["scores"], theirs["labels"] - 1))
+        assert len(ours.scores) > 20
+        assert 0 < ours.boxes.min() < ours.boxes.max() < 1
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.3, 1.0])
+def test_rows_without_a_score_above_the_threshold_are_left_out_safely(threshold: float) -> None:
+    # Scores at, just below and just above the threshold, behind small and large backgrounds; some classes ruled out.
+    generator = torch.Generator().manual_seed(0)
+    offset = torch.tensor(min(max(threshold, 1e-6), 1 - 1e-6)).logit()
+    background = torch.tensor([0.0, 5.0, -80.0, 1e3, -1e5]).repeat(80)
+    logits = torch.full((400, 4), -torch.inf)
+    logits[:, 0] = background
+    logits[:, 1] = background + offset + 1e-5 * torch.randn(400, generator=generator)
+    logits[::3, 2] = logits[::3, 1] - 1
+    logits[7, 0] = -torch.inf
+    deltas, boxes = torch.zeros(1, 1, 400, 4), torch.rand(400, 4, generator=generator) + 0.01
+    settings = PostprocessSettings(threshold, candidates_per_class=400, nms_iou=1.0, max_per_member=1200)
+    (found,) = postprocess(deltas, logits[None, None], boxes, settings)
+    scores = logits.softmax(-1)[:, 1:].flatten()
+    assert torch.equal(found.scores, scores[scores > settings.score_threshold].sort(descending=True)[0])
+
+
+def test_the_number_of_threads_does_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    deltas, logits, default_boxes = random_outputs(6, members=2, images=5, classes=4, boxes=200)
+    results = []
+    for number in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        results.append(postprocess(deltas, logits, default_boxes, PostprocessSettings()))
+    for one, many in zip(*results, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, many, strict=True))
+    assert postprocess(deltas[:, :0], logits[:, :0], default_boxes, PostprocessSettings()) == []
 
 
 def test_equal_scores_are_found_in_the_order_of_default_boxes() -> None:
