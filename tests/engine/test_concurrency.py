@@ -1,7 +1,7 @@
 """Members that run at once give what members in sequence give, in every mode that this machine has."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,19 +13,21 @@ from classification.ensemble import EnsembleOfEnsembles
 from detection.config import Detect, EvaluateDetection
 from detection.ssd import SSD
 from engine.cli import parse
-from engine.concurrency import concurrent
+from engine.concurrency import Runner, concurrent
 from engine.errors import UserError
 
 CPU = torch.device("cpu")
 MODES = [("threads", None), ("devices", "cpu,cpu"), ("devices", "cpu,cpu,cpu,cpu,cpu")]
 
 
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
+def run_at_once(branches: Sequence[nn.Module], how: str, devices: str | None) -> Runner | None:
+    """The runner of a machine of two cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    try:
+        return concurrent(branches, how, devices, CPU)
+    finally:
+        torch.set_num_threads(before)
 
 
 class Backbone(nn.Sequential):
@@ -50,7 +52,7 @@ def test_detectors_give_the_same(how: str, devices: str | None, channels: tuple[
     net = detector(*channels)
     views = torch.randn(len(channels), 1, 3, 300, 300)
     expected = [*net(views[0]), *net(views)]
-    net.concurrent = concurrent(net.branches(), how, devices, CPU)
+    net.concurrent = run_at_once(net.branches(), how, devices)
     for found, wanted in zip([*net(views[0]), *net(views)], expected, strict=True):
         assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max().clamp(min=1)
 
@@ -62,7 +64,7 @@ def test_classifiers_give_the_same(how: str, devices: str | None, members: int) 
     net = create_ensemble("resnet10_16", members, num_classes=10, dataset="cifar10").eval()
     views = torch.randn(members, 3, 3, 32, 32)
     expected = [net(views[0]), net(views)]
-    net.concurrent = concurrent(net.branches(), how, devices, CPU)
+    net.concurrent = run_at_once(net.branches(), how, devices)
     for found, wanted in zip([net(views[0]), net(views)], expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
 
@@ -72,7 +74,7 @@ def test_an_ensemble_of_ensembles_runs_one_beside_the_other() -> None:
     net = EnsembleOfEnsembles([create_ensemble("resnet10_16", n, 10, "cifar10") for n in (1, 2)]).eval()
     images = torch.randn(2, 3, 32, 32)
     expected = net(images)
-    net.concurrent = concurrent(net.branches(), "threads", None, CPU)
+    net.concurrent = run_at_once(net.branches(), "threads", None)
     torch.testing.assert_close(net(images), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -100,7 +102,7 @@ class Meeting(nn.Module):
 def test_members_run_at_once_on_their_share_of_the_cores_in_the_callers_modes(how: str, devices: str | None) -> None:
     barrier = threading.Barrier(2)
     branches = [Meeting(barrier), Meeting(barrier)]
-    run = concurrent(branches, how, devices, CPU)
+    run = run_at_once(branches, how, devices)
     views = [torch.ones(2, 4)] * 2
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert [output.dtype for output in run(views)] == [torch.bfloat16] * 2
@@ -108,20 +110,20 @@ def test_members_run_at_once_on_their_share_of_the_cores_in_the_callers_modes(ho
     with torch.inference_mode():
         assert [output.dtype for output in run(views)] == [torch.float32] * 2
     assert all(branch.seen["inference"] for branch in branches)
-    assert torch.get_num_threads() == 2
 
 
-def test_no_more_threads_than_cores() -> None:
+def test_no_more_threads_than_cores_and_the_callers_number_stays() -> None:
+    before = torch.get_num_threads()
+    branches = [nn.Identity() for _ in range(4)]
+    assert len(run_at_once(branches, "threads", None).pools) == 2
     torch.set_num_threads(1)
-    net = create_ensemble("resnet10_16", 4, num_classes=10, dataset="cifar10").eval()
-    assert len(concurrent(net.branches(), "threads", None, CPU).pools) == 1
-    torch.set_num_threads(2)
-    assert len(concurrent(net.branches(), "threads", None, CPU).pools) == 2
+    assert len(concurrent(branches, "threads", None, CPU).pools) == torch.get_num_threads() == 1
+    torch.set_num_threads(before)
 
 
 def test_each_device_has_a_copy_whose_shared_layers_are_one() -> None:
     net = detector(32, 32, 32, 32)
-    first, second = concurrent(net.branches(), "devices", "cpu,cpu", CPU).parts
+    first, second = run_at_once(net.branches(), "devices", "cpu,cpu").parts
     assert first[0].loc is first[1].loc
     pointers = [{p.data_ptr() for p in part.parameters()} for part in (net, first, second)]
     assert len(set.union(*pointers)) == sum(len(set(own)) for own in pointers)
@@ -132,7 +134,7 @@ def test_a_member_that_fails_is_heard_after_the_others_are_done() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise ValueError("no")
 
-    run = concurrent([Failing(), nn.Identity()], "threads", None, CPU)
+    run = run_at_once([Failing(), nn.Identity()], "threads", None)
     with pytest.raises(ValueError, match="no"):
         run([torch.ones(1)] * 2)
 
