@@ -5,6 +5,7 @@ from typing import Literal
 
 from classification.dividing import WeightDecayDividing
 from classification.losses import Divergence
+from engine.concurrency import Concurrency
 from engine.devices import Precision
 from engine.errors import UserError
 from engine.optimization import TrainSettings, check_not_negative
@@ -181,6 +182,9 @@ class EvaluateClassification:
         workers: processes that load images; 0 loads in this process.
         precision: auto (float32), float32, bf16 or fp16 (mixed precision by autocast).
         output: folder for metrics.json; default: the checkpoint's folder, or runs/<config name>.
+        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
+            threads (a CPU).
+        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
         device: auto, cpu, cuda or cuda:N.
         seed: evaluation draws nothing; present on every command.
     """
@@ -192,6 +196,8 @@ class EvaluateClassification:
     workers: int = 2
     precision: Precision = "auto"
     output: str | None = None
+    concurrency: Concurrency = "sequential"
+    devices: str | None = None
     device: str = "auto"
     seed: int = 0
 

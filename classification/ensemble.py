@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classification.backbones import create_members
+from engine.concurrency import Runner
 from engine.distributed import present
 from engine.errors import UserError
 
@@ -18,11 +19,16 @@ Combination = Literal["mean", "max", "geometric"]
 
 
 class Ensemble(nn.Module):
-    """S independent networks; ``members`` is an nn.ModuleList."""
+    """S independent networks; ``members`` is an nn.ModuleList.
+
+    Attributes:
+        concurrent: runs ``branches()`` at once in evaluation mode (see ``engine.concurrency``); None: in sequence.
+    """
 
     def __init__(self, members: nn.ModuleList) -> None:
         super().__init__()
         self.members = members
+        self.concurrent: Runner | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N,3,H,W]: every member sees x; x [S,N,3,H,W]: each its own view. -> logits [S,N,C], those of the members
@@ -38,7 +44,13 @@ class Ensemble(nn.Module):
             raise ValueError(
                 f"expected images [N,3,H,W] or [{len(self.members)},N,3,H,W], one view a member, not {list(x.shape)}"
             )
+        if self.concurrent is not None and not self.training:
+            return torch.stack(self.concurrent(views))
         return torch.stack([member(views[number]) for number, member in present(self.members)])
+
+    def branches(self) -> list[nn.Module]:
+        """For each member what leads from its view to its logits [N,C]."""
+        return list(self.members)
 
 
 class EnsembleOfEnsembles(nn.Module):
@@ -47,10 +59,26 @@ class EnsembleOfEnsembles(nn.Module):
     def __init__(self, ensembles: Iterable[Ensemble]) -> None:
         super().__init__()
         self.members = nn.ModuleList(ensembles)
+        self.concurrent: Runner | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N,3,H,W] -> logits [E,N,C], each the mean of an ensemble's members."""
-        return torch.stack([combine(ensemble(x)) for ensemble in self.members])
+        if self.concurrent is not None and not self.training:
+            return torch.stack(self.concurrent([x] * len(self.members)))
+        return torch.stack([branch(x) for branch in self.branches()])
+
+    def branches(self) -> list[nn.Module]:
+        """For each ensemble what leads from x to the mean of its members' logits [N,C]."""
+        return [_Mean(ensemble) for ensemble in self.members]
+
+
+class _Mean(nn.Module):
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, x: Tensor) -> Tensor:
+        return combine(self.ensemble(x))
 
 
 def create_ensemble(backbone: str, members: int, num_classes: int, dataset: str, **options: Any) -> Ensemble:

@@ -14,6 +14,7 @@ from classification.datasets import check_classes, load_images
 from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosine_similarity, create_ensemble
 from classification.views import EvaluationViews, normalize
 from engine import checkpoint as checkpoints
+from engine.concurrency import concurrent
 from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
 from engine.distributed import World
 from engine.errors import UserError
@@ -163,7 +164,9 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     views = EvaluationViews(images, meta["image_size"], meta["crop"])
     loader = DataLoader(views, config.batch_size, num_workers=config.workers, pin_memory=device.type == "cuda")
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
-    metrics = measure(model.to(device, memory_format=torch.channels_last), loader, mean, std, config.precision)
+    model = model.to(device, memory_format=torch.channels_last).eval()
+    model.concurrent = concurrent(model.branches(), config.concurrency, config.devices, device)
+    metrics = measure(model, loader, mean, std, config.precision)
     metrics["checkpoint"] = str(config.checkpoint)
     if config.others:
         metrics["others"] = config.others

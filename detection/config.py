@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from detection.postprocess import PostprocessSettings
+from engine.concurrency import Concurrency
 from engine.errors import UserError
 from engine.optimization import TrainSettings, check_not_negative
 
@@ -143,6 +144,9 @@ class EvaluateDetection:
         postprocess: how boxes are made from the outputs.
         batch_size: images per forward pass.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
+        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
+            threads (a CPU).
+        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
         device: auto, cpu, cuda or cuda:N.
         seed: evaluation draws nothing; present on every command.
     """
@@ -153,6 +157,8 @@ class EvaluateDetection:
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 16
     output: str | None = None
+    concurrency: Concurrency = "sequential"
+    devices: str | None = None
     device: str = "auto"
     seed: int = 0
 
@@ -171,6 +177,9 @@ class Detect:
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
         batch_size: images per forward pass.
         output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
+        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
+            threads (a CPU).
+        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
         device: auto, cpu, cuda or cuda:N.
         seed: prediction draws nothing; present on every command.
     """
@@ -181,6 +190,8 @@ class Detect:
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 8
     output: str | None = None
+    concurrency: Concurrency = "sequential"
+    devices: str | None = None
     device: str = "auto"
     seed: int = 0
 

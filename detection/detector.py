@@ -17,6 +17,7 @@ from detection.images import read_image
 from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
+from engine.concurrency import Concurrency, concurrent
 from engine.devices import resolve_device
 from engine.distributed import World
 from engine.errors import UserError
@@ -93,6 +94,10 @@ class Detector:
             raise UserError(f"{source}: {error}") from error
         checkpoint.load_weights(model, saved["model"], source)
         return cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
+
+    def run_concurrently(self, how: Concurrency, devices: str | None = None) -> None:
+        """Runs the members at once from now on; arguments and errors as ``engine.concurrency.concurrent``."""
+        self.model.concurrent = concurrent(self.model.branches(), how, devices, self.device)
 
     def predict(self, images: Sequence[Any], score_threshold: float = 0.0, batch_size: int = 8) -> list[Detections]:
         """Finds objects in images.

@@ -129,6 +129,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
     else:
         device = resolve_device(config.device)
         detector = Detector.load(config.checkpoint, config.device, config.postprocess)
+        detector.run_concurrently(config.concurrency, config.devices)
         annotations = read_ground_truth(config.data)
         check_same_categories(detector.category_ids, detector.names, annotations)
         print(f"{config.data.val_annotations}: {annotations.describe()}")

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from classification.backbones import create_feature_extractors
 from detection.default_boxes import BOXES_PER_CELL
+from engine.concurrency import Runner
 from engine.distributed import present
 
 # Inner and output channels of the five extra blocks behind a backbone of 1024 channels.
@@ -21,6 +22,9 @@ class SSD(nn.Module):
     training but all by their mixture in evaluation. With evaluation statistics both compute the same. The gradient
     of a shared weight is the sum over the members' losses, as in the released code.
 
+    Attributes:
+        concurrent: runs ``branches()`` at once in evaluation mode (see ``engine.concurrency``); None: in sequence.
+
     Args:
         members: S backbones, ``[N, 3, 300, 300] -> [N, C, 38, 38]`` each, with ``out_channels``. Where
             they differ in C, each gets a 1×1 convolution to the largest.
@@ -31,6 +35,7 @@ class SSD(nn.Module):
         super().__init__()
         self.members = members
         self.num_classes = num_classes
+        self.concurrent: Runner | None = None
         own = [member.out_channels[-1] for member in members]
         channels = [max(own)]
         # Members that differ in channels come to the widest one's.
@@ -62,18 +67,30 @@ class SSD(nn.Module):
             ``ssd300_default_boxes``. Where other members are `Elsewhere`, of those that are here.
         """
         views = images if images.dim() == 5 else [images] * len(self.members)
+        if self.concurrent is not None and not self.training:
+            deltas, logits = zip(*self.concurrent(list(views)), strict=True)
+            return torch.stack(deltas), torch.stack(logits)
         features = {number: member(views[number]) for number, member in present(self.members)}
         if self.adapters is not None:
             features = {number: self.adapters[number](x) for number, x in features.items()}
-        levels = [torch.cat(list(features.values()))]
-        for extra in self.extras:
-            levels.append(extra(levels[-1]))
         shape = (len(features), len(views[0]))
-        deltas = torch.cat([_per_box(head(level), 4) for head, level in zip(self.loc, levels, strict=True)], dim=1)
-        logits = torch.cat(
-            [_per_box(head(level), self.num_classes + 1) for head, level in zip(self.conf, levels, strict=True)], dim=1
-        )
+        deltas, logits = _heads(torch.cat(list(features.values())), self.extras, self.loc, self.conf)
         return deltas.unflatten(0, shape), logits.unflatten(0, shape)
+
+    def branches(self) -> list[nn.Module]:
+        """For each member its backbone, adapter, and the shared layers: a view -> its deltas and logits ``[N, …]``."""
+        return [_Branch(self, number) for number in range(len(self.members))]
+
+
+class _Branch(nn.Module):
+    def __init__(self, ssd: SSD, number: int) -> None:
+        super().__init__()
+        self.member = ssd.members[number]
+        self.adapter = ssd.adapters[number] if ssd.adapters is not None else nn.Identity()
+        self.extras, self.loc, self.conf = ssd.extras, ssd.loc, ssd.conf
+
+    def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        return _heads(self.adapter(self.member(view)), self.extras, self.loc, self.conf)
 
 
 def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretrained: bool = False) -> SSD:
@@ -107,6 +124,17 @@ def _extra_block(channels: int, inner: int, outer: int, strided: bool) -> nn.Seq
         nn.BatchNorm2d(outer),
         nn.ReLU(inplace=True),
     )
+
+
+def _heads(features: Tensor, extras: nn.ModuleList, loc: nn.ModuleList, conf: nn.ModuleList) -> tuple[Tensor, Tensor]:
+    """Deltas ``[N, 8732, 4]`` and logits ``[N, 8732, num_classes + 1]`` of features ``[N, C, 38, 38]``."""
+    levels = [features]
+    for extra in extras:
+        levels.append(extra(levels[-1]))
+    classes = conf[0].out_channels // BOXES_PER_CELL[0]
+    deltas = [_per_box(head(level), 4) for head, level in zip(loc, levels, strict=True)]
+    logits = [_per_box(head(level), classes) for head, level in zip(conf, levels, strict=True)]
+    return torch.cat(deltas, dim=1), torch.cat(logits, dim=1)
 
 
 def _per_box(output: Tensor, values: int) -> Tensor:

@@ -11,8 +11,8 @@ Precision = Literal["auto", "float32", "bf16", "fp16"]
 _DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+def resolve_device(name: str, flag: str = "--device") -> torch.device:
+    """``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``; errors name ``flag``.
 
     Raises:
         UserError: for a device that does not exist here.
@@ -22,11 +22,11 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"{flag} {name}: unknown; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
+        raise UserError(f"{flag} {name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: not supported; use auto, cpu, cuda or cuda:N")
+        raise UserError(f"{flag} {name}: not supported; use auto, cpu, cuda or cuda:N")
     return device
 
 

@@ -96,9 +96,10 @@ class _Training:
         # Several times faster in mixed precision: the convolutions' own layout.
         self.model = task.model.to(memory_format=torch.channels_last)
         batch_norm.prepare(self.model, settings.batch_norm, world)
-        self.optimizer = build_optimizer(self.model, settings, task.weight_decay)
         self.dtype = precision_dtype(settings.precision, device, training=True)
-        self.scaler = build_scaler(device, self.dtype is torch.float16, world)
+        scaled = self.dtype is torch.float16
+        self.optimizer = build_optimizer(self.model, settings, task.weight_decay, scaled)
+        self.scaler = build_scaler(device, scaled, world)
         self.epoch = self.batch = 0
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
@@ -107,7 +108,9 @@ class _Training:
             self._resume(folder.resumed)
         else:
             self.average = WeightAverage(self.model, settings.ema)
-        task.network = data_parallel(self.model, world)
+        self.replica = data_parallel(self.model, world)
+        # Beside the model, whose keys stay as they are and which evaluates as it is.
+        task.network = torch.compile(self.replica) if settings.compile else self.replica
         if world.is_first:
             folder.begin(self.history)
 
@@ -177,8 +180,8 @@ class _Training:
     def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
         """Adds a batch's gradients; they are averaged over the replicas with the ``last`` one of a step."""
         torch.manual_seed(derived_seed(self.folder.config.seed, "step", self.epoch * self.batches + self.batch))
-        network = self.task.network
-        alone = network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
+        replica = self.replica
+        alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
         with alone:
             with autocast(self.dtype, self.device):
                 losses = self.task.losses(batch, self._exact_epoch)

@@ -37,6 +37,8 @@ class TrainSettings:
             (the running statistics, which stay as they are).
         ema: decay of the moving average of the weights, which is evaluated and saved; 0 averages nothing.
         member_parallel: under torchrun, each process has one member.
+        compile: train the network as torch.compile makes it: faster on a GPU, after a start of minutes; evaluation and
+            checkpoints are the plain network's.
         precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the best that the device
             multiplies in hardware.
         save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
@@ -59,6 +61,7 @@ class TrainSettings:
     batch_norm: BatchNorm = "own"
     ema: float = 0.0
     member_parallel: bool = False
+    compile: bool = False
     precision: Precision = "auto"
     save_every: int = 0
     evaluate_every: int = 1
@@ -93,8 +96,12 @@ def check_not_negative(settings: TrainSettings, *names: str) -> None:
             raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: float) -> SGD:
-    """SGD in two groups: decayed weights, and biases and normalisation parameters (all one-dimensional)."""
+def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: float, scaled: bool = False) -> SGD:
+    """SGD in two groups: decayed weights, and biases and normalisation parameters (all one-dimensional).
+
+    It is PyTorch's fused one, unless the losses are ``scaled``: where a scaler skips the first step, the fused one
+    keeps a momentum that nothing was written to.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1 or settings.decay_all]
     exempt = [p for p in parameters if p.ndim <= 1 and not settings.decay_all]
@@ -104,6 +111,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: flo
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov and settings.momentum > 0,
+        fused=not scaled,
     )
 
 

@@ -48,9 +48,7 @@ def load_momentum(optimizer: Optimizer, model: nn.Module, saved: dict[str, Tenso
     if saved:
         checkpoint.check_weights(own, saved, source)
     for name, value in saved.items():
-        optimizer.state[own[name]]["momentum_buffer"] = value.to(own[name].device, own[name].dtype).clone(
-            memory_format=torch.preserve_format
-        )
+        optimizer.state[own[name]]["momentum_buffer"] = torch.empty_like(own[name], requires_grad=False).copy_(value)
 
 
 class WeightAverage:
