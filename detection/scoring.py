@@ -13,7 +13,7 @@ from detection.dataset import EvaluationImages
 from detection.detector import Detector, saved_postprocess, to_pixels
 from detection.evaluation import CocoEvaluator, format_metrics
 from detection.evaluation import evaluate as coco_metrics
-from detection.results import load_results
+from detection.results import load_results, save_results
 from engine import checkpoint
 from engine.cli import flatten
 from engine.devices import resolve_device
@@ -136,7 +136,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         workers = min(2, torch.get_num_threads() - 1) if device.type == "cpu" else 4
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)
         metrics["postprocess"] = resolved(detector)
-        write_json(evaluator.results(), folder / "detections.json", indent=None)
+        save_results(evaluator.results(), annotations, folder / "detections.json")
     write_json(metrics, folder / "metrics.json")
     print(format_metrics(metrics))
     if len(metrics["members"]) > 1:
