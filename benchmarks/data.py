@@ -1,4 +1,4 @@
-"""Training images on one core, from JPEG file to the network's input: ours, the released implementation's, torchvision's.
+"""Training images on one core, from file to the network's input: ours, the released ones and torchvision's.
 
     python benchmarks/data.py                            # about 3 minutes
     python benchmarks/data.py --images 16 --rounds 3     # a quick look
@@ -28,15 +28,15 @@ from torchvision.transforms import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import describe, machine  # noqa: E402
-from benchmarks.side_by_side import side_by_side, table  # noqa: E402
-from classification.datasets import IMAGENET_STATISTICS  # noqa: E402
-from detection.annotations import ImageRecord, load_annotations  # noqa: E402
-from detection.augmentation import TrainingAugmentation  # noqa: E402
-from detection.config import DataSettings  # noqa: E402
-from detection.dataset import EvaluationImages, TrainingImages, collate, normalise, read_record  # noqa: E402
-from detection.default_boxes import ssd300_default_boxes  # noqa: E402
-from detection.matching import Matcher  # noqa: E402
+from benchmarks.machine import describe, machine
+from benchmarks.side_by_side import side_by_side, table
+from classification.datasets import IMAGENET_STATISTICS
+from detection.annotations import ImageRecord, load_annotations
+from detection.augmentation import TrainingAugmentation
+from detection.config import DataSettings
+from detection.dataset import EvaluationImages, TrainingImages, collate, normalise, read_record
+from detection.default_boxes import ssd300_default_boxes
+from detection.matching import Matcher
 
 SIZE = 300
 BATCH = 32
@@ -145,9 +145,7 @@ def photos(folder: Path) -> list[ImageRecord]:
             width, height = image.size
         shares = np.array([[0.2, 0.25, 0.7, 0.8], [0.5, 0.5, 0.6, 0.65], [0.1, 0.6, 0.4, 0.95]], np.float32)
         boxes = shares * np.array([width, height, width, height], np.float32)
-        records.append(
-            ImageRecord(number, path.name, path, width, height, boxes, np.arange(3), np.zeros(3, np.bool_))
-        )
+        records.append(ImageRecord(number, path.name, path, width, height, boxes, np.arange(3), np.zeros(3, np.bool_)))
     return records
 
 
@@ -173,7 +171,7 @@ def check_equal(records: Sequence[ImageRecord]) -> str:
             assert difference < 4, f"{name}: {record.path} is {difference:.1f} of 255 apart from ours"
             apart[name] = max(apart[name], difference)
     listed = ", ".join(f"{name} {value:.2f}" for name, value in apart.items())
-    return f"{len(records)} images without augmentation: boxes equal; pixels differ by at most, mean of an image: {listed} of 255"
+    return f"{len(records)} images as they are: boxes equal; pixels at most so far apart on average: {listed} of 255"
 
 
 def over(pipeline: Callable[[ImageRecord], object], records: Sequence[ImageRecord]) -> Callable[[], None]:

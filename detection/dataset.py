@@ -97,4 +97,4 @@ def normalise(images: Tensor) -> Tensor:
     """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory."""
     mean = torch.tensor(MEAN, device=images.device)
     std = torch.tensor(STD, device=images.device)
-    return ((images.float() - mean) / std).movedim(-1, -3)
+    return images.float().sub_(mean).div_(std).movedim(-1, -3)
