@@ -20,8 +20,8 @@ from engine.devices import resolve_device
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
+from engine.loading import start_worker
 from engine.progress import progress
-from engine.stopping import leave_group
 
 
 def score(
@@ -42,7 +42,7 @@ def score(
     fused_evaluator = CocoEvaluator(annotations)
     evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
     records = annotations.images[world.replica :: world.replicas]
-    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers, worker_init_fn=leave_group)
+    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers, worker_init_fn=start_worker)
     position = 0
     for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
         members, fused = detector.detect(inputs, world)
