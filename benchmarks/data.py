@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import io, tv_tensors
-from torchvision.ops import box_iou
+from torchvision.ops import box_convert, box_iou
 from torchvision.transforms import ColorJitter, v2
 from torchvision.transforms import functional as F
 
@@ -46,7 +46,7 @@ class Released:
     """The released implementation's pipeline; ``encode`` adds the targets that its workers make."""
 
     def __init__(self, encode: bool = True, augment: bool = True) -> None:
-        self.matcher = Matcher(ssd300_default_boxes()) if encode else None
+        self.corners = box_convert(ssd300_default_boxes(), "cxcywh", "xyxy") if encode else None
         self.augment = augment
         self.colours = ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05)
 
@@ -63,10 +63,21 @@ class Released:
             image = F.hflip(image)
             boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
         image = F.normalize(F.to_tensor(image), *IMAGENET_STATISTICS)
-        if self.matcher is not None:
-            deltas, classes = self.matcher(boxes[None], labels[None])
-            return image, deltas[0], classes[0]
-        return image, boxes, labels
+        return (image, boxes, labels) if self.corners is None else (image, *self.encode(boxes, labels))
+
+    def encode(self, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Each default box's box, cx cy w h, and class."""
+        classes, own = torch.zeros(len(self.corners), dtype=torch.int64), self.corners.clone()
+        if len(boxes):
+            overlap = box_iou(boxes, self.corners)
+            best, truth = overlap.max(dim=0)
+            chosen = overlap.argmax(dim=1)
+            best[chosen] = 2
+            truth[chosen] = torch.arange(len(boxes))
+            positive = best > 0.5
+            classes[positive] = labels[truth[positive]] + 1
+            own[positive] = boxes[truth[positive]]
+        return box_convert(own, "xyxy", "cxcywh"), classes
 
     @staticmethod
     def _crop(image: Image.Image, boxes: Tensor, labels: Tensor) -> tuple[Image.Image, Tensor, Tensor]:
@@ -154,6 +165,7 @@ def check_equal(records: Sequence[ImageRecord]) -> str:
     settings = DataSettings(photometric=False, zoom_out=0, iou_crop=0, flip=0)
     released, torchvision = Released(encode=False, augment=False), Torchvision(augment=False)
     plain, inputs = TrainingAugmentation(settings), EvaluationImages(records)
+    encode, matcher = Released().encode, Matcher(ssd300_default_boxes())
     std, mean = (torch.tensor(values)[:, None, None] for values in IMAGENET_STATISTICS[::-1])
     apart = {"released": 0.0, "torchvision": 0.0}
     for index, record in enumerate(records):
@@ -161,6 +173,7 @@ def check_equal(records: Sequence[ImageRecord]) -> str:
         (view,), boxes, labels = plain(read_record(record), record.boxes[kept], record.labels[kept], seed=0)
         assert np.array_equal(view, inputs[index][0]), "an unaugmented view is not the evaluation's input"
         picture, *found = released(record)
+        assert torch.equal(encode(*found)[1], matcher(*(part[None] for part in found))[1][0]), "other targets"
         pictures = {"released": (255 * (picture * std + mean), *found), "torchvision": torchvision(record)}
         for name, (other, own_boxes, own_labels) in pictures.items():
             own = own_boxes.clamp(0, 1)
