@@ -19,6 +19,7 @@ from engine.devices import Precision, autocast, precision_dtype, resolve_device,
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
+from engine.loading import start_worker
 from engine.progress import progress
 
 # Name in metrics.json -> arguments of ``combine`` (Table VI)
@@ -162,7 +163,13 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     images = load_images(config.data, "val")
     check_classes(images, meta["classes"], f"those of {config.checkpoint}")
     views = EvaluationViews(images, meta["image_size"], meta["crop"])
-    loader = DataLoader(views, config.batch_size, num_workers=config.workers, pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        views,
+        config.batch_size,
+        num_workers=config.workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=start_worker,
+    )
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
     model = model.to(device, memory_format=torch.channels_last).eval()
     model.concurrent = concurrent(model.branches(), config.concurrency, config.devices, device)

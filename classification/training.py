@@ -21,10 +21,10 @@ from engine.checkpoint import load_weights
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
+from engine.loading import start_worker
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
 from engine.sampling import derived_seed
-from engine.stopping import leave_group
 
 
 class CoTraining:
@@ -150,7 +150,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         Subset(EvaluationViews(evaluation_images, size, meta["crop"]), own),
         config.train.batch_size,
         num_workers=config.train.workers,
-        worker_init_fn=leave_group,
+        worker_init_fn=start_worker,
         pin_memory=device.type == "cuda",
     )
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)

@@ -10,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,36 +63,7 @@ class CocoAnnotations:
     category_ids: list[int]
     names: list[str]
     counts: Counter[str]
-    _columns: _Columns = field(repr=False)
-
-    @cached_property
-    def dataset(self) -> dict[str, list[dict[str, Any]]]:
-        """The COCO dict to evaluate against: every annotation with its box as given, degenerate ones and crowds too.
-
-        Annotations are numbered from 1, because an annotation with id 0 never counts as found in the COCO API.
-        """
-        columns = self._columns
-        image_ids = [record.id for record in self.images]
-        fields = (columns.image, columns.label, columns.bbox, columns.area, columns.crowd)
-        rows = zip(*(values.tolist() for values in fields), strict=True)
-        return {
-            "images": [{"id": image.id, "width": image.width, "height": image.height} for image in self.images],
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(self.category_ids, self.names, strict=True)
-            ],
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": image_ids[image],
-                    "category_id": self.category_ids[label],
-                    "bbox": bbox,
-                    "area": area,
-                    "iscrowd": crowd,
-                }
-                for number, (image, label, bbox, area, crowd) in enumerate(rows, start=1)
-            ],
-        }
+    truth: Columns = field(repr=False)
 
     def describe(self) -> str:
         """One line: what the file holds and what was dropped or clipped."""
@@ -104,7 +74,7 @@ class CocoAnnotations:
 
 
 @dataclass
-class _Columns:
+class Columns:
     """All n annotations as given, in file order: arrays take a tenth of the memory of the parsed file."""
 
     image: np.ndarray  # int64 [n], position in the list of images
@@ -235,7 +205,7 @@ def _image_problem(entry: dict[str, Any], seen: set[int], folder: str | None) ->
 
 def _read_annotations(
     path: Path, entries: list[dict[str, Any]], positions: dict[int, int], labels: dict[int, int]
-) -> _Columns:
+) -> Columns:
     image, label, bbox, area, crowd = [], [], [], [], []
     seen: set[int] = set()
     for index, entry in enumerate(entries):
@@ -249,7 +219,7 @@ def _read_annotations(
         bbox.append(entry["bbox"])
         area.append(entry["area"] if "area" in entry else entry["bbox"][2] * entry["bbox"][3])
         crowd.append(entry.get("iscrowd", 0))
-    return _Columns(
+    return Columns(
         np.array(image, np.int64),
         np.array(label, np.int64),
         np.array(bbox, np.float64).reshape(-1, 4),
@@ -284,7 +254,7 @@ def _annotation_problem(
     return None
 
 
-def _fill_records(images: list[ImageRecord], columns: _Columns) -> Counter[str]:
+def _fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:
     """Give every image its boxes, clipped where its size is known, and count what that changes."""
     given = columns.bbox.copy()
     given[:, 2:] += given[:, :2]

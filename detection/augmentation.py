@@ -1,6 +1,5 @@
 """SSD's augmentation: one geometric step from the stored image to the network's input, then photometric noise."""
 
-import os
 from dataclasses import dataclass
 
 import cv2
@@ -9,10 +8,12 @@ import numpy as np
 from classification.datasets import IMAGENET_STATISTICS
 from classification.resnet import DETECTION_INPUT
 from detection.config import DataSettings
+from detection.photometric import jitter
 
 # RGB in 0…255: what the backbones are trained with.
 MEAN, STD = (tuple(255 * value for value in channels) for channels in IMAGENET_STATISTICS)
 
+_FILL = [round(value) for value in MEAN]
 _LEAST_IOU = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 40
 # A box of less than one input pixel shows nothing, and the logarithm of its size would outweigh all others.
@@ -61,10 +62,8 @@ def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndar
     mapping = np.array([scale_x, scale_y, to_left - left * scale_x, to_top - top * scale_y])
     if target == (size, size):
         return placed, mapping
-    square = np.empty((size, size, 3), np.uint8)
-    square[:] = np.round(MEAN).astype(np.uint8)
-    square[to_top:to_bottom, to_left:to_right] = placed
-    return square, mapping
+    border = (to_top, size - to_bottom, to_left, size - to_right)
+    return cv2.copyMakeBorder(placed, *border, cv2.BORDER_CONSTANT, value=_FILL), mapping
 
 
 def to_input(image: np.ndarray) -> np.ndarray:
@@ -75,22 +74,13 @@ def to_input(image: np.ndarray) -> np.ndarray:
 class TrainingAugmentation:
     """Photometric noise, zoom-out, IoU crop and flip of SSD (Liu et al. 2016, Sec. 2.2 and 3.6; torchvision's values).
 
-    Zoom-out and crop only choose a window, so that one resize makes the input; the photometric operations
-    (albumentations) run on its 300 x 300 pixels instead of on the stored image.
+    Zoom-out and crop only choose a window, so that one resize makes the input; the photometric operations run on its
+    300 x 300 pixels instead of on the stored image.
     """
 
     def __init__(self, settings: DataSettings, members: int = 1) -> None:
         self.settings = settings
         self.views = members if settings.different_views else 1
-        self.photometric = None
-        if settings.photometric:
-            os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-            import albumentations  # slow to import
-
-            jitter = albumentations.ColorJitter(
-                brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05), p=0.5
-            )
-            self.photometric = albumentations.Compose([jitter])
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, seed: int
@@ -129,13 +119,9 @@ class TrainingAugmentation:
         solid = (boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE).all(axis=1)
         boxes, labels = boxes[solid], labels[inside][solid]
         if random.random() < self.settings.flip:
-            view = view[:, ::-1]
+            view = cv2.flip(view, 1)
             boxes = boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (1, 0, 1, 0)
-        if self.photometric is not None:
-            self.photometric.set_random_seed(int(random.integers(2**31)))
-            views = [self.photometric(image=np.ascontiguousarray(view))["image"] for _ in range(self.views)]
-        else:
-            views = [view]
+        views = [jitter(view, random) if self.settings.photometric else view for _ in range(self.views)]
         return np.stack(views), boxes.astype(np.float32), labels
 
 

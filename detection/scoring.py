@@ -13,15 +13,15 @@ from detection.dataset import EvaluationImages
 from detection.detector import Detector, saved_postprocess, to_pixels
 from detection.evaluation import CocoEvaluator, format_metrics
 from detection.evaluation import evaluate as coco_metrics
-from detection.results import load_results
+from detection.results import load_results, save_results
 from engine import checkpoint
 from engine.cli import flatten
 from engine.devices import resolve_device
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
+from engine.loading import start_worker
 from engine.progress import progress
-from engine.stopping import leave_group
 
 
 def score(
@@ -42,7 +42,7 @@ def score(
     fused_evaluator = CocoEvaluator(annotations)
     evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
     records = annotations.images[world.replica :: world.replicas]
-    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers, worker_init_fn=leave_group)
+    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers, worker_init_fn=start_worker)
     position = 0
     for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
         members, fused = detector.detect(inputs, world)
@@ -137,7 +137,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         workers = min(2, torch.get_num_threads() - 1) if device.type == "cpu" else 4
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)
         metrics["postprocess"] = resolved(detector)
-        write_json(evaluator.results(), folder / "detections.json", indent=None)
+        save_results(evaluator.results(), annotations, folder / "detections.json")
     write_json(metrics, folder / "metrics.json")
     print(format_metrics(metrics))
     if len(metrics["members"]) > 1:

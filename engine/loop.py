@@ -16,13 +16,14 @@ from engine.devices import autocast, precision_dtype
 from engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
 from engine.errors import UserError
 from engine.faults import explained
+from engine.loading import start_worker
 from engine.memory import keep_freed_memory
 from engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
 from engine.progress import progress
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
 from engine.state import WeightAverage, load_momentum, momentum, own_entries, whole
-from engine.stopping import Stopped, Stopping, leave_group, stop_on_signals
+from engine.stopping import Stopped, Stopping, stop_on_signals
 from engine.task import Task
 
 
@@ -38,7 +39,7 @@ def training_loader(
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=leave_group,
+        worker_init_fn=start_worker,
         **options,
     )
 

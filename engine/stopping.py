@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM during training: the step ends, a checkpoint is written, and the process says how it ended."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -46,11 +45,3 @@ def stop_on_signals() -> Iterator[Stopping]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def leave_group(worker: int) -> None:
-    """Keeps a process that loads data (its number, from 0) out of the training process's group.
-
-    torchrun and terminals send their signals to the group, of which the training process must live on to save.
-    """
-    os.setpgrp()

@@ -92,13 +92,12 @@ def test_unsound_boxes_leave_the_records_but_not_the_evaluation(folder: Path) ->
     assert len(annotations.images[0].boxes) == 3
     assert annotations.images[0].boxes[0].tolist() == [0, 0, 100, 50]
     assert annotations.images[2].boxes.tolist() == [[-5, 2000, 5, 2010]]
-    given = annotations.dataset["annotations"]
-    assert [entry["id"] for entry in given] == list(range(1, 11))
-    assert [entry["bbox"] for entry in given] == [entry["bbox"] for entry in data["annotations"]]
-    assert given[0]["area"] == pytest.approx(100.005 * 50)
-    assert [entry["iscrowd"] for entry in given] == [0] * 7 + [1, 0, 0]
-    assert [entry["category_id"] for entry in given] == [entry["category_id"] for entry in data["annotations"]]
-    assert [entry["image_id"] for entry in given] == [entry["image_id"] for entry in data["annotations"]]
+    given, truth = data["annotations"], annotations.truth
+    assert truth.bbox.tolist() == [entry["bbox"] for entry in given]
+    assert truth.area[0] == pytest.approx(100.005 * 50)
+    assert truth.crowd.tolist() == [0] * 7 + [1, 0, 0]
+    assert [annotations.category_ids[label] for label in truth.label] == [entry["category_id"] for entry in given]
+    assert [annotations.images[image].id for image in truth.image] == [entry["image_id"] for entry in given]
 
 
 def test_annotations_need_no_ids_and_no_image_folder(tmp_path: Path) -> None:
@@ -106,7 +105,7 @@ def test_annotations_need_no_ids_and_no_image_folder(tmp_path: Path) -> None:
     for entry in data["annotations"]:
         del entry["id"]
     annotations = load_annotations(write(tmp_path / "images", data), None)
-    assert [entry["id"] for entry in annotations.dataset["annotations"]] == [1, 2, 3]
+    assert len(annotations.truth.area) == 3
 
 
 def changed(part: str, index: int, **values: object) -> dict:
@@ -267,5 +266,6 @@ def test_real_files_agree_with_a_plain_reading(shared: Path) -> None:
         np.testing.assert_allclose(record.boxes[row], [x, y, x + w, y + h], atol=0.02)
         assert annotations.names[record.labels[row]] == ids[entry["category_id"]]
         assert record.crowd[row] == entry["iscrowd"]
-    for ours, theirs in zip(annotations.dataset["annotations"], data["annotations"], strict=True):
-        assert {**ours, "id": None} == {**{key: theirs[key] for key in ours}, "id": None}
+    truth = annotations.truth
+    for ours, key in ((truth.bbox, "bbox"), (truth.area, "area"), (truth.crowd, "iscrowd")):
+        assert ours.tolist() == [entry[key] for entry in data["annotations"]]

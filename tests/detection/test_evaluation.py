@@ -11,9 +11,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detection import results as results_module
 from detection.annotations import CocoAnnotations, load_annotations
 from detection.evaluation import METRICS, CocoEvaluator, evaluate, format_metrics
-from detection.results import load_results
+from detection.results import Results, load_results, save_results
 from engine.errors import UserError
 
 PUBLISHED = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
@@ -41,6 +42,17 @@ def load(folder: Path, truth: dict) -> CocoAnnotations:
     path = folder / "truth.json"
     path.write_text(json.dumps(truth))
     return load_annotations(path, None)
+
+
+def columns(folder: Path, results: list[dict], annotations: CocoAnnotations) -> Results:
+    path = folder / "results.json"
+    path.write_text(json.dumps(results))
+    return load_results(path, annotations)
+
+
+def written(evaluator: CocoEvaluator, folder: Path) -> list[dict]:
+    save_results(evaluator.results(), evaluator.annotations, folder / "written.json")
+    return json.loads((folder / "written.json").read_text())
 
 
 def random_set(seed: int, scale: float = 200) -> tuple[dict, list[dict]]:
@@ -86,15 +98,16 @@ def added(annotations: CocoAnnotations, results: list[dict]) -> CocoEvaluator:
 def test_published_numbers(shared: Path) -> None:
     folder = shared / "data/coco_eval_fixture"
     annotations = load_annotations(folder / "instances_val2014_100.json", None)
-    results = load_results(folder / "instances_val2014_fakebbox100_results.json", annotations)
-    metrics = evaluate(annotations, results)
+    path = folder / "instances_val2014_fakebbox100_results.json"
+    entries = json.loads(path.read_text())
+    metrics = evaluate(annotations, load_results(path, annotations))
     assert tuple(round(metrics[key], 3) for key in METRICS) == PUBLISHED
     assert metrics["images"] == 100
-    numbers, per_class, printed = reference(json.loads(annotations.path.read_text()), results)
-    assert [metrics[key] for key in METRICS] == pytest.approx(numbers, abs=1e-12)
-    assert list(metrics["per_class"].values()) == pytest.approx(per_class, abs=1e-12)
+    numbers, per_class, printed = reference(json.loads(annotations.path.read_text()), entries)
+    assert [metrics[key] for key in METRICS] == numbers
+    assert list(metrics["per_class"].values()) == per_class
     assert format_metrics(metrics) + "\n" == printed
-    assert added(annotations, results).metrics() == metrics
+    assert added(annotations, entries).metrics() == metrics
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -103,15 +116,72 @@ def test_equals_pycocotools(tmp_path: Path, seed: int, scale: float) -> None:
     truth, results = random_set(seed, scale)
     annotations = load(tmp_path, truth)
     numbers, per_class, printed = reference(truth, results)
-    metrics = evaluate(annotations, results)
-    # Only the order of summing differs.
-    assert [metrics[key] for key in METRICS] == pytest.approx(numbers, abs=1e-12)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == numbers
     assert numbers[0] > 0.05
-    assert list(metrics["per_class"].values()) == pytest.approx(per_class, abs=1e-12)
+    assert list(metrics["per_class"].values()) == per_class
     assert metrics["per_class"]["thing 64"] is None
     assert metrics["images"] == 41
     assert format_metrics(metrics) + "\n" == printed
     assert added(annotations, results).metrics() == metrics
+
+
+def test_images_and_categories_of_neighbouring_large_ids_stay_apart(tmp_path: Path) -> None:
+    """Float32 merges the first two, float64 the next two."""
+    image_ids, category_ids = [900_000_001, 900_000_002, 2**53, 2**53 + 1, 2**63 - 1], [2**53 + 1, 2**53, -3]
+    rng = np.random.default_rng(0)
+    entries = [
+        {"image_id": image, "category_id": category, "bbox": [*rng.integers(0, 40, 2).tolist(), 30, 30]}
+        for image in image_ids
+        for category in category_ids
+    ]
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 99, "height": 99} for i in image_ids],
+        "categories": [{"id": i, "name": f"thing {i}"} for i in category_ids],
+        "annotations": [{**entry, "id": n, "area": 900, "iscrowd": 0} for n, entry in enumerate(entries, 1)],
+    }
+    results = [{**entry, "score": score} for entry, score in zip(entries, rng.random(15).tolist(), strict=True)]
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
+    assert metrics["AP"] == 1
+
+
+def test_a_lone_true_positive_has_pycocotools_precision(tmp_path: Path) -> None:
+    """1 / (1 + 2**-52): its sum of true and false ones is never zero."""
+    truth, results = random_set(6)
+    truth["annotations"], results = truth["annotations"][:1], [{**truth["annotations"][0], "score": 0.5}]
+    truth["annotations"][0]["iscrowd"] = 0
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
+    assert metrics["AP"] < 1
+
+
+def test_more_detections_than_count(tmp_path: Path) -> None:
+    """150 of one category in one image, many of equal score, and a hundred objects: 100 detections are scored."""
+    rng = np.random.default_rng(1)
+    image = {"id": 7, "file_name": "7.jpg", "width": 900, "height": 900}
+    sides = np.concatenate([rng.uniform(0, 600, (100, 2)), rng.uniform(8, 200, (100, 2))], axis=1).round(1)
+    truth = {
+        "images": [image, {**image, "id": 3}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": n, "image_id": 7, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": int(n % 9 == 0)}
+            for n, box in enumerate(sides.tolist(), 1)
+        ],
+    }
+    found = (sides[rng.integers(0, 100, 150)] + rng.normal(0, 3, (150, 4))).clip(1).round(2).tolist()
+    scores = (rng.integers(1, 5, 150) / 5).tolist()
+    results = [
+        {"image_id": 3 if n % 10 == 0 else 7, "category_id": 1, "bbox": box, "score": score}
+        for n, (box, score) in enumerate(zip(found, scores, strict=True))
+    ]
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    numbers = reference(truth, results)[0]
+    assert [metrics[key] for key in METRICS] == numbers
+    assert numbers[0] > 0.01
 
 
 def test_unsound_ground_truth_counts_as_in_pycocotools(tmp_path: Path) -> None:
@@ -119,11 +189,12 @@ def test_unsound_ground_truth_counts_as_in_pycocotools(tmp_path: Path) -> None:
     truth["annotations"][3]["bbox"][2] = 0
     truth["annotations"][8]["bbox"][3] = -4
     results.append({**results[0], "bbox": [truth["annotations"][3]["bbox"][0], 5, 0, 0]})
-    metrics = evaluate(load(tmp_path, truth), results)
-    assert [metrics[key] for key in METRICS] == pytest.approx(reference(truth, results)[0], abs=1e-12)
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
 
 
-def test_saved_results_score_the_very_same(tmp_path: Path) -> None:
+def test_saved_results_score_the_very_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth, results = random_set(7)
     annotations = load(tmp_path, truth)
     evaluator = CocoEvaluator(annotations)
@@ -135,14 +206,18 @@ def test_saved_results_score_the_very_same(tmp_path: Path) -> None:
             boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1).astype(np.float32)
             labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
             evaluator.add(image.id, boxes, rng.random(len(own)).astype(np.float32), labels)
+    monkeypatch.setattr(results_module, "_PIECE", 7)  # several pieces, and a rest
     saved = tmp_path / "detections.json"
-    saved.write_text(json.dumps(evaluator.results()))
+    save_results(evaluator.results(), annotations, saved)
     loaded = load_results(saved, annotations)
     assert evaluate(annotations, loaded) == evaluator.metrics()
-    assert loaded == evaluator.results()
-    assert set(annotations.dataset["annotations"][0]) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd"}
-    assert all(value == round(value, 2) for entry in loaded for value in entry["bbox"])
-    assert len(saved.read_text()) < 115 * len(loaded)
+    entries = json.loads(saved.read_text())
+    assert len(loaded) == len(entries) > 100
+    assert all(value == round(value, 2) for entry in entries for value in entry["bbox"])
+    assert len(saved.read_text()) < 115 * len(entries)
+    assert [entry["image_id"] for entry in entries] == [
+        image.id for image in annotations.images for _ in range(len(evaluator.detections.get(image.id, [[], []])[1]))
+    ]
 
 
 def test_results_hold_category_ids_and_sides(tmp_path: Path) -> None:
@@ -151,7 +226,7 @@ def test_results_hold_category_ids_and_sides(tmp_path: Path) -> None:
     evaluator = CocoEvaluator(annotations)
     evaluator.add(2**40 + 1, [[1.234, 2, 11.238, 22.5]], [0.1234567], [4])
     expected = {"image_id": 2**40 + 1, "category_id": 90, "bbox": [1.23, 2.0, 10.0, 20.5], "score": 0.123457}
-    assert evaluator.results() == [expected]
+    assert written(evaluator, tmp_path) == [expected]
 
 
 def test_perfect_detections_score_one_and_a_repeated_image_counts_once(tmp_path: Path) -> None:
@@ -183,7 +258,7 @@ def test_no_ground_truth_gives_minus_one(tmp_path: Path) -> None:
     truth["annotations"] = []
     annotations = load(tmp_path, truth)
     for found in (results, []):
-        metrics = evaluate(annotations, found)
+        metrics = evaluate(annotations, columns(tmp_path, found, annotations))
         assert [metrics[key] for key in METRICS] == [-1] * 12
         assert set(metrics["per_class"].values()) == {None}
     assert json.dumps(metrics)
@@ -206,7 +281,8 @@ def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
     truth, results = random_set(4)
     for category in truth["categories"]:
         category["name"] = "thing" if category["id"] < 10 else f"thing {category['id']}"
-    per_class = evaluate(load(tmp_path, truth), results)["per_class"]
+    annotations = load(tmp_path, truth)
+    per_class = evaluate(annotations, columns(tmp_path, results, annotations))["per_class"]
     assert list(per_class) == ["thing (id 1)", "thing (id 3)", "thing 17", "thing 64", "thing 90"]
 
 
@@ -240,6 +316,12 @@ BAD_RESULTS = {
     "null score": ([{**GOOD, "score": None}], "has score None, which is not a finite number"),
     "infinite box": ([{**GOOD, "bbox": [1, 2, math.inf, 4]}], "which is not four finite numbers"),
     "three numbers": ([{**GOOD, "bbox": [1, 2, 4]}], "which is not four finite numbers"),
+    "true for a number": ([{**GOOD, "bbox": [1, 2, True, 4]}], "which is not four finite numbers"),
+    "true for an id": ([{**GOOD, "category_id": True}], "has category_id True, which is not an integer"),
+    "text for a box": ([{**GOOD, "bbox": "1234"}], "which is not four finite numbers"),
+    "an object for a score": ([{**GOOD, "score": {}}], "which is not a finite number"),
+    "negative width": ([{**GOOD, "bbox": [1, 2, -3, 4]}], "of negative size"),
+    "far away": ([{**GOOD, "bbox": [1e10, 2, 3, 4]}], "which is not four finite numbers"),
 }
 
 
@@ -257,8 +339,9 @@ def test_bad_results_are_one_clear_line(tmp_path: Path, case: str) -> None:
 
 def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path) -> None:
     annotations = load(tmp_path, random_set(0)[0])
-    path = tmp_path / "results.json"
-    path.write_text("[]")
-    assert load_results(path, annotations) == []
-    path.write_text(json.dumps([{**GOOD, "segmentation": [], "id": 0}]))
-    assert load_results(path, annotations) == [GOOD]
+    assert len(columns(tmp_path, [], annotations)) == 0
+    loaded = columns(tmp_path, [{**GOOD, "segmentation": [], "id": 0}], annotations)
+    assert annotations.images[loaded.image[0]].id == GOOD["image_id"]
+    assert annotations.category_ids[loaded.label[0]] == GOOD["category_id"]
+    assert loaded.bbox.tolist() == [GOOD["bbox"]]
+    assert loaded.score.tolist() == [GOOD["score"]]

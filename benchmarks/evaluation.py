@@ -1,0 +1,203 @@
+"""The 12 COCO numbers of generated detections at val2017's scale: ours, pycocotools, faster-coco-eval.
+
+    python benchmarks/evaluation.py                  # 5,000 images, 500,000 detections: some 3 minutes
+    python benchmarks/evaluation.py --images 500
+
+Each way runs in a process of its own, from two starts: detections handed in image by image, as arrays, and a results
+file. What is timed ends at the 12 numbers and does not include imports, reading the ground truth, or (ours) the first
+call, which loads compiled code. Memory is the process's peak, imports included, and that less what it held before.
+The numbers must be pycocotools', bit for bit: else the exit status is 1.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+WAYS = ("ours", "pycocotools", "faster-coco-eval")
+STARTS = ("arrays", "file")
+CATEGORIES = 80
+PER_IMAGE = 100
+
+Arrays = Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]  # image id, boxes xyxy, scores, labels
+
+
+def generate(folder: Path, images: int) -> None:
+    """Writes truth.json, results.json and the same detections as found.npz.
+
+    Objects per image as in val2017 (7 on average, 1 % of the images without), sizes log-uniform, 1 % crowds. Four
+    fifths of an image's detections or fewer lie near objects; scores have 3 decimals, so that many are equal.
+    """
+    rng = np.random.default_rng(0)
+    category_ids = np.sort(rng.permutation(90)[:CATEGORIES] + 1)
+    share = 1 / np.arange(1, CATEGORIES + 1)
+    share /= share.sum()
+    image_ids = 900_000_001 + rng.permutation(3 * images)[:images]  # beyond float32
+    annotations: list[dict[str, Any]] = []
+    found: list[tuple[np.ndarray, ...]] = []
+    for image_id in image_ids.tolist():
+        count = 0 if rng.random() < 0.01 else int(rng.geometric(1 / 7.3))
+        own = rng.choice(rng.choice(CATEGORIES, 3, p=share), count)
+        objects = _boxes(rng, count)
+        for box, label, crowd in zip(objects.tolist(), own, rng.random(count) < 0.01, strict=True):
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(category_ids[label])}
+            entry |= {"bbox": box, "area": round(0.6 * box[2] * box[3], 2), "iscrowd": int(crowd)}
+            annotations.append(entry)
+        near = min(6 * count, 4 * PER_IMAGE // 5)
+        source = rng.integers(0, max(count, 1), near)
+        moved = objects[source] * 1.0
+        moved += rng.normal(0, 1, (near, 4)) * rng.uniform(0.01, 0.3, (near, 1)) * np.tile(moved[:, 2:], 2)
+        boxes = np.concatenate([moved, _boxes(rng, PER_IMAGE - near)])
+        boxes[:, 2:] = boxes[:, 2:].clip(1)
+        labels = rng.choice(CATEGORIES, PER_IMAGE, p=share)
+        right = np.flatnonzero(rng.random(near) < 0.85)
+        labels[right] = own[source[right]]
+        scores = np.concatenate([rng.beta(2, 2, near), rng.beta(1, 6, PER_IMAGE - near)])
+        found.append((boxes.round(2), scores.round(3), labels))
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in image_ids.tolist()],
+        "categories": [{"id": i, "name": f"thing {i}"} for i in category_ids.tolist()],
+        "annotations": annotations,
+    }
+    (folder / "truth.json").write_text(json.dumps(truth))
+    boxes, scores, labels = (np.stack(parts) for parts in zip(*found, strict=True))
+    corners = np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+    np.savez(folder / "found.npz", image_ids=image_ids, boxes=corners, scores=scores, labels=labels)
+    entries = [entry for image in as_arrays(folder) for entry in to_entries(*image, category_ids.tolist())]
+    (folder / "results.json").write_text(json.dumps(entries))
+
+
+def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Boxes ``[count, 4]`` xywh in an image of 640 x 480, two decimals."""
+    sides = np.exp(rng.uniform(np.log(8), np.log(400), (count, 2)))
+    corners = rng.random((count, 2)) * (np.array([640, 480]) - sides).clip(1)
+    return np.concatenate([corners, sides], axis=1).round(2)
+
+
+def as_arrays(folder: Path) -> Arrays:
+    """The detections image by image, as a detector hands them in."""
+    with np.load(folder / "found.npz") as file:
+        yield from zip(file["image_ids"].tolist(), file["boxes"], file["scores"], file["labels"], strict=True)
+
+
+def to_entries(image_id: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, ids: list[int]) -> list[dict]:
+    """An image's detections in COCO's results format."""
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(2)
+    return [
+        {"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(sides.tolist(), scores.tolist(), labels.tolist(), strict=True)
+    ]
+
+
+def ours(folder: Path, start: str) -> Callable[[], list[float]]:
+    from detection.annotations import load_annotations
+    from detection.evaluation import METRICS, CocoEvaluator, evaluate
+    from detection.results import load_results
+
+    annotations = load_annotations(folder / "truth.json", None)
+    CocoEvaluator(annotations).metrics()  # loads the compiled code
+
+    def score() -> list[float]:
+        if start == "file":
+            metrics = evaluate(annotations, load_results(folder / "results.json", annotations))
+        else:
+            evaluator = CocoEvaluator(annotations)
+            for image in as_arrays(folder):
+                evaluator.add(*image)
+            metrics = evaluator.metrics()
+        return [metrics[key] for key in METRICS]
+
+    return score
+
+
+def peer(name: str, folder: Path, start: str) -> Callable[[], list[float]]:
+    if name == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    else:
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
+    truth = COCO(str(folder / "truth.json"))
+    ids = sorted(truth.cats)
+
+    def score() -> list[float]:
+        if start == "file":
+            results = truth.loadRes(str(folder / "results.json"))
+        else:
+            results = truth.loadRes([entry for image in as_arrays(folder) for entry in to_entries(*image, ids)])
+        evaluation = COCOeval(truth, results, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return [float(value) for value in evaluation.stats[:12]]
+
+    return score
+
+
+def resident(which: str) -> float:
+    """This process's memory in MiB: VmRSS now, VmHWM at most so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
+
+
+def worker(name: str, start: str, folder: Path) -> None:
+    """Runs one way once; prints what it found as JSON."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        score = ours(folder, start) if name == "ours" else peer(name, folder, start)
+        before, began = resident("VmRSS"), time.perf_counter()
+        numbers = score()
+        seconds = time.perf_counter() - began
+    peak = resident("VmHWM")
+    print(json.dumps({"numbers": numbers, "seconds": seconds, "peak": peak, "growth": peak - before}))
+
+
+def main() -> int:
+    """Generates, runs every way, compares, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        name, start, folder = arguments.worker
+        worker(name, start, Path(folder))
+        return 0
+    from benchmarks.machine import describe, machine  # here, because the peers' processes are without torch
+
+    print(describe(machine("pycocotools", "faster-coco-eval", "numba", "numpy")))
+    right = True
+    with tempfile.TemporaryDirectory() as name:
+        generate(Path(name), arguments.images)
+        objects = len(json.loads((Path(name) / "truth.json").read_text())["annotations"])
+        print(f"{arguments.images} images, {objects} objects, {PER_IMAGE * arguments.images} detections\n")
+        print("| start | | seconds | times pycocotools | peak, MiB | of it the evaluation's | numbers |")
+        print("|---|---|---|---|---|---|---|")
+        for start in STARTS:
+            command = [sys.executable, __file__, "--worker"]
+            found = {way: json.loads(subprocess.check_output([*command, way, start, name])) for way in WAYS}
+            reference = found["pycocotools"]
+            for way, own in found.items():
+                pairs = list(zip(own["numbers"], reference["numbers"], strict=True))
+                equal = sum(a == b for a, b in pairs)
+                apart = max(abs(a - b) for a, b in pairs)
+                right &= way == "faster-coco-eval" or equal == 12
+                print(
+                    f"| {start} | {way} | {own['seconds']:.2f} | {reference['seconds'] / own['seconds']:.1f} | "
+                    f"{own['peak']:.0f} | {own['growth']:.0f} | {equal} of 12 equal, {apart:.1g} apart at most |",
+                    flush=True,
+                )
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
