@@ -1,0 +1,16 @@
+"""The kinds of input, by name.
+
+Each is made with an empty folder to work in. ``write(draw)`` puts the next case there, ``read()`` does with it what the
+tools do, and ``names`` are the parts of which a refusal must hold one. Only ``output/`` in the folder may be written to.
+"""
+
+from tests.fuzz.annotation_cases import Annotations, Results
+from tests.fuzz.image_cases import Folder, Images, Npz
+
+KINDS = {
+    "annotations": Annotations,
+    "results": Results,
+    "images": Images,
+    "npz": Npz,
+    "folder": Folder,
+}
