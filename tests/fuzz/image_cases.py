@@ -48,6 +48,7 @@ def valid_images() -> dict[str, bytes]:
         "alpha.png": encoded(rgba, "PNG"),
         "palette.png": encoded(rgb.quantize(16), "PNG", transparency=3),
         "wide.png": encoded(wide, "PNG"),
+        "line.png": encoded(Image.new("RGB", (60_000, 1)), "PNG"),
         "one.png": encoded(rgb.convert("1"), "PNG"),
         "animated.png": encoded(rgb, "PNG", **frames),
         "webp": encoded(rgb, "WEBP", **extras),
