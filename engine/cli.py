@@ -93,11 +93,7 @@ def parse(
         UserError: for an unknown key, a wrong type, or an unreadable YAML file.
         SystemExit: with code 0 for ``--help`` and ``--print_config``.
     """
-    parser = _Parser(description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="a YAML file of these fields")
-    if positional:
-        parser.add_argument(positional, nargs="*", help="see above")
-    parser.add_class_arguments(config_class, skip={positional} if positional else None)
+    parser = _parser(config_class, positional)
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type is bool}
     argv = [
@@ -112,6 +108,15 @@ def parse(
         parser.set_defaults(defaults(_build(parser, read, config_class)))
         read = parser.parse_args(argv)
     return _build(parser, read, config_class)
+
+
+def _parser(config_class: type, positional: str | None) -> _Parser:
+    parser = _Parser(description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="a YAML file of these fields")
+    if positional:
+        parser.add_argument(positional, nargs="*", help="see above")
+    parser.add_class_arguments(config_class, skip={positional} if positional else None)
+    return parser
 
 
 def _positionals_first(argv: list[str]) -> list[str]:

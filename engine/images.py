@@ -43,7 +43,7 @@ def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        if "MAX_IMAGE" in error.err:
+        if "MAX_IMAGE_PIXELS" in error.err:
             limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
             raise UserError(
                 f"{name}: the image says that it has more than {limit} pixels; shrink it, or set "

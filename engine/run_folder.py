@@ -76,11 +76,11 @@ class RunFolder:
             raise UserError(f"{file}: holds no {absent[0]}, so no run can continue from it; use a last.pt")
         counts = [found[key] for key in ("epoch", "batch", "average_steps")]
         counts += [found["layout"].get(key) for key in ("batches", "batch_images", "accumulate")]
-        tensors = [*found["trained"].values(), *found["optimizer"].values()]
+        tensors = [*found["trained"].items(), *found["optimizer"].items()]
         if (
             not all(isinstance(count, int) and count >= 0 for count in counts)
             or not all(isinstance(total, float) for total in found["totals"].values())
-            or not all(isinstance(value, Tensor) for value in tensors)
+            or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors)
             or len(found["history"]) != found["epoch"]
         ):
             raise UserError(f"{file}: what it says of its run is damaged; use another last.pt")

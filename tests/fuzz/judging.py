@@ -126,6 +126,8 @@ def judge(read: Callable[[], object], names: Sequence[str], output: Path) -> Out
     _watch.seen.clear()
     with _streams() as printed, warnings.catch_warnings():
         warnings.simplefilter("always")
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)  # Python's default
         began = time.perf_counter()
         try:
             with _alarm():

@@ -5,7 +5,9 @@ tools do, and ``names`` are the parts of which a refusal must hold one. Only ``o
 """
 
 from tests.fuzz.annotation_cases import Annotations, Results
+from tests.fuzz.checkpoint_cases import Classifiers, Detectors, Published, Runs
 from tests.fuzz.image_cases import Folder, Images, Npz
+from tests.fuzz.recipe_cases import CommandLines, Recipes
 
 KINDS = {
     "annotations": Annotations,
@@ -13,4 +15,10 @@ KINDS = {
     "images": Images,
     "npz": Npz,
     "folder": Folder,
+    "recipes": Recipes,
+    "commands": CommandLines,
+    "classifiers": Classifiers,
+    "runs": Runs,
+    "detectors": Detectors,
+    "published": Published,
 }
