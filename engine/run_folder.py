@@ -18,6 +18,7 @@ _FREE = {"output", "device", "resume", "train.workers", "train.save_every", "tra
 _FIXED = ("model.", "seed", "train.decay_all")
 # What only a run that continues needs, not those who use its weights.
 _OF_RUNS = {"optimizer", "scaler", "trained", "average_steps", "batch", "layout", "totals", "best"}
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch.amp.GradScaler's
 
 
 class RunFolder:
@@ -78,7 +79,9 @@ class RunFolder:
         counts += [found["layout"].get(key) for key in ("batches", "batch_images", "accumulate")]
         tensors = [*found["trained"].items(), *found["optimizer"].items()]
         if (
-            not all(isinstance(count, int) and count >= 0 for count in counts)
+            not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts)
+            or found["scaler"].keys() not in (set(), _SCALER)
+            or not all(isinstance(number, int | float) for number in found["scaler"].values())
             or not all(isinstance(total, float) for total in found["totals"].values())
             or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors)
             or len(found["history"]) != found["epoch"]
