@@ -52,8 +52,25 @@ def _strange(draw: Random, root: Path) -> Any:
     return draw.choice(
         [
             *(torch.zeros(3), torch.tensor(math_nan := float("nan")), torch.zeros(1).expand(10**12), torch.zeros(2, 0)),
-            *((1, 2), {1, 2}, b"bytes", 1j, torch.Size([2]), torch.float16, OrderedDict(a=1), {1: 2, None: 3}, {(): []}),
-            *(bytearray(9), [torch.zeros(2)], {"a": torch.ones(2, dtype=torch.bool)}, math_nan, np.float64(3), _Payload(root / "owned")),
+            *(
+                (1, 2),
+                {1, 2},
+                b"bytes",
+                1j,
+                torch.Size([2]),
+                torch.float16,
+                OrderedDict(a=1),
+                {1: 2, None: 3},
+                {(): []},
+            ),
+            *(
+                bytearray(9),
+                [torch.zeros(2)],
+                {"a": torch.ones(2, dtype=torch.bool)},
+                math_nan,
+                np.float64(3),
+                _Payload(root / "owned"),
+            ),
         ]
     )
 
@@ -147,7 +164,9 @@ def hostile_checkpoint(draw: Random, saved: dict[str, Any], root: Path) -> bytes
             if draw.randrange(40) == 0:
                 pickle.dump(tree, buffer, draw.choice((0, 2, 4, 5)))
             else:
-                torch.save(tree, buffer, _use_new_zipfile_serialization=zipped, pickle_protocol=draw.choice((2, 2, 2, 4)))
+                torch.save(
+                    tree, buffer, _use_new_zipfile_serialization=zipped, pickle_protocol=draw.choice((2, 2, 2, 4))
+                )
         except (pickle.PicklingError, AttributeError, RuntimeError, NotImplementedError, TypeError):
             torch.save(saved, buffer)  # it cannot be written
     data = buffer.getvalue()
@@ -254,13 +273,17 @@ class Detectors(_Checkpoints):
         super().__init__(root, saved)
         self.count = 0
         (root / "output").mkdir()
+        torch.save(saved, self.path)
+        self.use()  # it is accepted; numba compiles now
 
     def use(self) -> None:
         """Loads it, and draws with its names."""
         checkpoint_defaults(EvaluateDetection(checkpoint=str(self.path)))
         detector = Detector.load(self.path, "cpu")
         image = np.zeros((40, 60, 3), np.uint8)
-        found = [{"category": name, "category_id": i} for name, i in zip(detector.names, detector.category_ids, strict=True)]
+        found = [
+            {"category": name, "category_id": i} for name, i in zip(detector.names, detector.category_ids, strict=True)
+        ]
         write_json(found, self.root / "output/detections.json")
         draw_boxes(image, [[1, 1, 30, 30]] * len(found), range(len(found)), detector.names)
         self.count += 1
@@ -278,7 +301,10 @@ class Published(_Checkpoints):
         for task, dataset in (("cls", "cifar10"), ("det", "coco")):
             self.configs.append(ImportCheckpoint(str(root / "case.pt"), task, "resnet10_16", 2, dataset, output))
         members = classification.training.create_ensemble("resnet10_16", 2, 10, "cifar10").state_dict()
-        classifier = {"state_dict": {f"models.{name.removeprefix('members.')}": v for name, v in members.items()}, "epoch": 3}
+        classifier = {
+            "state_dict": {f"models.{name.removeprefix('members.')}": v for name, v in members.items()},
+            "epoch": 3,
+        }
         detector = {}
         for name, tensor in create_ssd("resnet10_16", 2, 80).state_dict().items():
             parts = name.replace("extras.", "additional_blocks.").split(".")
@@ -298,5 +324,3 @@ class Published(_Checkpoints):
     def use(self) -> None:
         """Imports it."""
         import_checkpoint(self.config)
-
-

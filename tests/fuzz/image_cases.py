@@ -97,7 +97,9 @@ def _changed_png(draw: Random, data: bytes) -> bytes:
             chunks[at] = name, damaged(draw, body)
         case 1:
             head = bytearray(chunks[0][1])
-            head[:8] = b"".join(draw.choice((0, 1, 20, 70_000, 2**20, 2**31 - 1, 2**32 - 1)).to_bytes(4, "big") for _ in "wh")
+            head[:8] = b"".join(
+                draw.choice((0, 1, 20, 70_000, 2**20, 2**31 - 1, 2**32 - 1)).to_bytes(4, "big") for _ in "wh"
+            )
             chunks[0] = b"IHDR", bytes(head)
         case 2:
             head = bytearray(chunks[0][1])
@@ -105,7 +107,10 @@ def _changed_png(draw: Random, data: bytes) -> bytes:
             chunks[0] = b"IHDR", bytes(head)
         case 3:
             text = b"XML:com.adobe.xmp\0" + zlib.compress(bytes(10**6))
-            extra = [(b"iCCP", b"a\0\0" + zlib.compress(bytes(draw.choice((1, 128, 10**6))))), (b"eXIf", NOISE.tobytes())]
+            extra = [
+                (b"iCCP", b"a\0\0" + zlib.compress(bytes(draw.choice((1, 128, 10**6))))),
+                (b"eXIf", NOISE.tobytes()),
+            ]
             extra += [(b"zTXt", text), (b"PLTE", bytes(draw.choice((0, 3, 4, 768, 771)))), (b"tRNS", bytes(300))]
             extra += [(b"acTL", b"\xff" * 8), (b"fcTL", b"\xff" * 26), (b"IDAT", b""), (b"gAMA", bytes(4))]
             chunks.insert(draw.randrange(len(chunks)), draw.choice(extra))
@@ -122,7 +127,9 @@ def _changed_jpeg(draw: Random, data: bytes) -> bytes:
         at = next(data.find(marker) for marker in (b"\xff\xc0", b"\xff\xc2") if marker in data)
         sides = b"".join(draw.choice((0, 1, 8, 64_000, 65_535)).to_bytes(2, "big") for _ in "hw")
         return data[: at + 5] + sides + data[at + 9 :]
-    body = damaged(draw, draw.choice((b"Exif\0\0II*\0\x08\0\0\0", b"Exif\0\0", b"ICC_PROFILE\0\1\1", b"Adobe\0")) + NOISE.tobytes())
+    body = damaged(
+        draw, draw.choice((b"Exif\0\0II*\0\x08\0\0\0", b"Exif\0\0", b"ICC_PROFILE\0\1\1", b"Adobe\0")) + NOISE.tobytes()
+    )
     segment = bytes((0xFF, draw.choice((0xE0, 0xE1, 0xE2, 0xEE, 0xFE, 0xDB, 0xC4, 0xDD, 0xDA))))
     return data[:2] + segment + (len(body) + 2).to_bytes(2, "big") + body + data[2:]
 
@@ -175,9 +182,32 @@ def _views(settings: DataSettings) -> None:
     ", ".join(train.classes).encode()
 
 
-_DTYPES = ("<U3", "|S3", "<u1", "<i2", ">i8", "<i8", "<u8", "<f4", "<c8", "|b1", "|O", "<M8[s]", "|V9", "<U99999999", "<f9")
+_DTYPES = (
+    "<U3",
+    "|S3",
+    "<u1",
+    "<i2",
+    ">i8",
+    "<i8",
+    "<u8",
+    "<f4",
+    "<c8",
+    "|b1",
+    "|O",
+    "<M8[s]",
+    "|V9",
+    "<U99999999",
+    "<f9",
+)
 _SHAPES = ((), (0,), (1,), (4,), (5,), (-1,), (5, 1), (10**6,), (10**12,), (10**30,), (2**62, 4), (1.5,), "no", [3])
-_HEADERS = (b"{}", b"", b"{'descr': " + b"(" * 5000, b"[" * 9000, b"__import__('os').system('touch owned')", b"\xff\xfe")
+_HEADERS = (
+    b"{}",
+    b"",
+    b"{'descr': " + b"(" * 5000,
+    b"[" * 9000,
+    b"__import__('os').system('touch owned')",
+    b"\xff\xfe",
+)
 
 
 def npy(draw: Random, array: np.ndarray) -> bytes:
@@ -203,7 +233,9 @@ class Npz:
     def _arrays(self, draw: Random) -> dict[str, np.ndarray]:
         arrays = {"classes": np.array(["cat", "dog", "owl"])}
         for split in ("train", "test"):
-            files = [hostile_image(draw, self.images) if draw.randrange(9) == 0 else self.images["png"] for _ in range(4)]
+            files = [
+                hostile_image(draw, self.images) if draw.randrange(9) == 0 else self.images["png"] for _ in range(4)
+            ]
             arrays[f"{split}_bytes"] = np.frombuffer(b"".join(files), np.uint8)
             arrays[f"{split}_offsets"] = np.cumsum([0, *map(len, files)])
             arrays[f"{split}_labels"] = np.array([0, 1, 2, 0])
@@ -218,8 +250,18 @@ class Npz:
                 arrays[key] = old.copy()
                 arrays[key][draw.randrange(len(old))] = draw.choice((-1, 0, 1, 3, 10**6, 2**63 - 1, -(2**63)))
             else:
-                others = (old[::-1], old[:-1], old[:0], old.astype("U3"), old.reshape(1, -1), np.zeros(4), old.astype("S"))
-                arrays[key] = draw.choice((*others, old.astype(object), np.array("x"), old.astype("U3").astype("<U900")))
+                others = (
+                    old[::-1],
+                    old[:-1],
+                    old[:0],
+                    old.astype("U3"),
+                    old.reshape(1, -1),
+                    np.zeros(4),
+                    old.astype("S"),
+                )
+                arrays[key] = draw.choice(
+                    (*others, old.astype(object), np.array("x"), old.astype("U3").astype("<U900"))
+                )
         files = {}
         strange = draw.choice([*arrays, None])
         for key, array in arrays.items():
@@ -260,18 +302,20 @@ class Folder:
             for name in classes if draw.randrange(9) else classes[1:]:
                 folder = self.root / split / name
                 folder.mkdir(parents=True, exist_ok=True)
-                for _ in range(draw.choice((0, 1, 1, 2, 3))):
-                    file = folder / f"{self._name(draw) if draw.randrange(3) == 0 else 'a'}{draw.choice(('.png', '.JPG', '.txt'))}"
-                    self._put(draw, file)
+                for _ in range(draw.choice((1, 2, 3)) if draw.randrange(20) else 0):
+                    stem = self._name(draw) if draw.randrange(3) == 0 else "a"
+                    self._put(draw, folder / (stem + draw.choice((".png", ".png", ".JPG", ".txt"))))
 
     def _put(self, draw: Random, file: Path) -> None:
         if os.path.lexists(file):
             return
-        match draw.randrange(12):
+        match draw.randrange(30):
             case 0:
                 file.symlink_to(draw.choice(("nowhere", file.name, "..", "/dev/null")))
             case 1:
                 file.mkdir()
+            case 6:
+                os.mkfifo(file)
             case 2:
                 file.write_bytes(b"")
             case 3 | 4 | 5:
@@ -280,8 +324,12 @@ class Folder:
                 file.write_bytes(self.images[draw.choice(list(self.images))])
 
     @staticmethod
-    def _name(draw: Random) -> str | bytes:
-        names = [text for text in TEXTS if text and "/" not in text and "\0" not in text and text not in (".", "..", "\ud800")]
+    def _name(draw: Random) -> str:
+        names = [
+            text
+            for text in TEXTS
+            if text and "/" not in text and "\0" not in text and text not in (".", "..", "\ud800")
+        ]
         return draw.choice([text for text in names if len(text) < 250])
 
     def read(self) -> None:

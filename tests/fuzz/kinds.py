@@ -1,7 +1,7 @@
 """The kinds of input, by name.
 
 Each is made with an empty folder to work in. ``write(draw)`` puts the next case there, ``read()`` does with it what the
-tools do, and ``names`` are the parts of which a refusal must hold one. Only ``output/`` in the folder may be written to.
+tools do, and ``names`` are the parts of which a refusal must hold one. Only ``output/`` in it may be written to.
 """
 
 from tests.fuzz.annotation_cases import Annotations, Results

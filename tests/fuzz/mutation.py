@@ -1,7 +1,7 @@
 """Valid documents and files turned hostile.
 
-Every function takes ``draw``, a ``random.Random`` or hypothesis' own (``st.randoms(use_true_random=False)``), and changes
-nothing that it is given.
+Every function takes ``draw``, a ``random.Random`` or hypothesis' own (``st.randoms(use_true_random=False)``), and
+changes nothing that it is given.
 """
 
 from __future__ import annotations
@@ -13,12 +13,27 @@ from random import Random
 from typing import Any
 
 NUMBERS: list[Any] = [
-    *(0, 1, -1, 2, 3, 7, 255, 256, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), 2**64, 10**30, 10**400),
+    *(0, 1, -1, 2, 3, 7, 255, 256, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), 10**30, 10**400),
     *(0.0, -0.0, 0.5, 1.0, 1e-320, 1e-9, 1e9, 1.1e9, 1e38, 1e39, 1e308, -1e308, math.nan, math.inf, -math.inf),
 ]  # fmt: skip
 TEXTS = [
     *("", " ", "0", "a\0b", "a\nb", "a\rb", "\x1b[2J", "\u2028", "\u202e", "\ud800", "\udcff", "é\u0301", "🐟", "名前"),
-    *("x" * 300, "x/" * 3000, "%s%n{0}", "~", "~nobody/x", "-1", "--help", "null", "true", "1e5", "NaN", ".inf", "*", "["),
+    *(
+        "x" * 300,
+        "x/" * 3000,
+        "%s%n{0}",
+        "~",
+        "~nobody/x",
+        "-1",
+        "--help",
+        "null",
+        "true",
+        "1e5",
+        "NaN",
+        ".inf",
+        "*",
+        "[",
+    ),
     *("..", "../outside.png", "/etc/passwd", "a/../../outside.png", "link.png", "away/outside.png", "CON", "a:b", "\\"),
     *("file:///etc/passwd", "http://localhost/x", "!!python/object/apply:os.system ['touch owned']", "__class__"),
 ]

@@ -124,11 +124,44 @@ _parser = cache(cli._parser)
 
 _FRAGMENTS = (
     *("seed: !!python/object/apply:os.system ['touch owned']", "model: !!python/name:os.system", "seed: !!int '7'"),
-    *("train: &t {epochs: 3}\ndata: {<<: *t}", "<<: {seed: 3}", "seed: *nothing", "train: {<<: [*a, *b]}", "a: &a [*a]"),
-    *("? [complex, key]\n: 1", "train: {epochs: .inf}", "train: {lr: .nan}", "seed: 0x10", "seed: 1_000", "seed: 1:30:00"),
-    *("---\nseed: 1", "...", "%YAML 9.9\n---", "\tseed: 1", "seed: 1\nseed: 2", "&x seed: 1", "seed: |\n  1", "\ufeffseed: 1"),
-    *("model: !!binary aGVsbG8=", "seed: 2001-01-01", "data: !!set {a, b}", "model: !!omap [a: 1]", "__class__: os.system"),
-    *("class_path: os.system\ninit_args: {command: touch owned}", "config: case.yaml", "print_config: true", "help: true"),
+    *(
+        "train: &t {epochs: 3}\ndata: {<<: *t}",
+        "<<: {seed: 3}",
+        "seed: *nothing",
+        "train: {<<: [*a, *b]}",
+        "a: &a [*a]",
+    ),
+    *(
+        "? [complex, key]\n: 1",
+        "train: {epochs: .inf}",
+        "train: {lr: .nan}",
+        "seed: 0x10",
+        "seed: 1_000",
+        "seed: 1:30:00",
+    ),
+    *(
+        "---\nseed: 1",
+        "...",
+        "%YAML 9.9\n---",
+        "\tseed: 1",
+        "seed: 1\nseed: 2",
+        "&x seed: 1",
+        "seed: |\n  1",
+        "\ufeffseed: 1",
+    ),
+    *(
+        "model: !!binary aGVsbG8=",
+        "seed: 2001-01-01",
+        "data: !!set {a, b}",
+        "model: !!omap [a: 1]",
+        "__class__: os.system",
+    ),
+    *(
+        "class_path: os.system\ninit_args: {command: touch owned}",
+        "config: case.yaml",
+        "print_config: true",
+        "help: true",
+    ),
     *("model: {class_path: subprocess.Popen, init_args: {args: [touch, owned]}}", "train: {step_epochs: [[1]]}"),
 )
 
@@ -142,7 +175,10 @@ class Recipes:
         write_folders(root)
         self.root, self.path = root, root / "case.yaml"
         self.tool: type = TrainDetection
-        for self.tool, recipe in ((TrainDetection, detection_recipe(root)), (TrainClassification, classification_recipe(root))):
+        for self.tool, recipe in (
+            (TrainDetection, detection_recipe(root)),
+            (TrainClassification, classification_recipe(root)),
+        ):
             self.path.write_text(yaml.safe_dump(recipe))
             self.read()  # it is accepted; numba compiles now
 
@@ -186,7 +222,17 @@ class _Tool:
 class CommandLines:
     """The words behind each tool."""
 
-    names = ("--", *Recipes.names, "case", "no image found", "members", "backbone", "dataset", "score", "cannot be read")
+    names = (
+        "--",
+        *Recipes.names,
+        "case",
+        "no image found",
+        "members",
+        "backbone",
+        "dataset",
+        "score",
+        "cannot be read",
+    )
 
     def __init__(self, root: Path) -> None:
         write_folders(root)
@@ -198,7 +244,9 @@ class CommandLines:
             _Tool(TrainDetection, ["--model.backbone", "resnet10_16", "--train.lr=0.1", "--seed", "3"], {}),
             _Tool(TrainClassification, ["--model.members", "2", "--data.flip=0.5", "--data.dataset", "npz"], {}),
             _Tool(EvaluateDetection, [results, truth, "--batch_size", "2"], {"defaults": checkpoint_defaults}),
-            _Tool(EvaluateClassification, ["--checkpoint", missing, "--others", '["a.pt"]'], {"defaults": checkpoint_data}),
+            _Tool(
+                EvaluateClassification, ["--checkpoint", missing, "--others", '["a.pt"]'], {"defaults": checkpoint_data}
+            ),
             _Tool(Detect, [f"{root}/data", f"{root}/data/*.png", "--score_threshold", "0.5"], detect),
             _Tool(Summary, ["--task", "cls", "--backbone", "resnet10_16", "--members=2", "--dataset", "cifar10"], {}),
             _Tool(ImportCheckpoint, ["--source", missing, "--backbone", "resnet10_16", "--output", "case.pt"], {}),
@@ -223,10 +271,26 @@ class CommandLines:
                 case 3:
                     del words[at : at + 1]
                 case 4:
-                    words = [word if i != at or "=" not in word else f"{word.split('=')[0]}={text}" for i, word in enumerate(words)]
+                    words = [
+                        word if i != at or "=" not in word else f"{word.split('=')[0]}={text}"
+                        for i, word in enumerate(words)
+                    ]
                 case 5:
-                    keys = ("--config", "--output", "--seed", "--device", "--train.epochs", "--postprocess", "--data", "--", "-h")
-                    words[at:at] = [draw.choice((*keys, "--print_config", "--print_config=", "--train", "--sources")), text]
+                    keys = (
+                        "--config",
+                        "--output",
+                        "--seed",
+                        "--device",
+                        "--train.epochs",
+                        "--postprocess",
+                        "--data",
+                        "--",
+                        "-h",
+                    )
+                    words[at:at] = [
+                        draw.choice((*keys, "--print_config", "--print_config=", "--train", "--sources")),
+                        text,
+                    ]
         self.words = words
 
     def read(self) -> None:
@@ -242,5 +306,3 @@ class CommandLines:
             evaluate(config)
         elif isinstance(config, Detect) and not any("**" in source for source in config.sources):
             find_images(config.sources)
-
-
