@@ -19,6 +19,7 @@ from engine.stopping import Stopped
 Config = TypeVar("Config")
 
 _read_yaml = get_loader("yaml")
+_MOST_DIGITS = 300  # of a whole number, which may become a float
 
 
 def _load_yaml(text: str) -> Any:
@@ -35,6 +36,8 @@ def _load_yaml(text: str) -> Any:
 def _expanded(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
     """The number of values in a document, those behind an alias counted at each."""
     if node not in counted:
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits is too large")
         counted[node] = 0  # until it is counted: then it was met inside itself
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         pairs = [child if isinstance(child, tuple) else (child,) for child in children]

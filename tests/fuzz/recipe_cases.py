@@ -169,7 +169,8 @@ _FRAGMENTS = (
 class Recipes:
     """YAML files, down to the first training step."""
 
-    names = ("case.yaml", "Option '", "data", "train", "model", "postprocess", "output", "seed", "device")
+    names = ("case.yaml", "Option '", "data", "train", "model", "postprocess", "output", "seed", "device", "backbone")
+    names += ("not a folder", "cannot be read")  # of a folder or file that the recipe names
 
     def __init__(self, root: Path) -> None:
         write_folders(root)
@@ -222,17 +223,7 @@ class _Tool:
 class CommandLines:
     """The words behind each tool."""
 
-    names = (
-        "--",
-        *Recipes.names,
-        "case",
-        "no image found",
-        "members",
-        "backbone",
-        "dataset",
-        "score",
-        "cannot be read",
-    )
+    names = ("--", *Recipes.names, "case", "no image found", "members", "dataset", "score")
 
     def __init__(self, root: Path) -> None:
         write_folders(root)
