@@ -117,11 +117,18 @@ def check_classes(images: ImageSet, classes: list[str], what: str) -> None:
 
 
 def default_image_size(settings: DataSettings, images: ImageSet) -> int:
-    """Side of the network's input: ``settings.image_size``, or what the data set calls for (see `DataSettings`)."""
+    """Side of the network's input: ``settings.image_size``, or what the data set calls for (see `DataSettings`).
+
+    Raises:
+        UserError: where that is no size for a network.
+    """
     if settings.image_size is not None:
         return settings.image_size
     if settings.dataset == "npz":
-        return min(images.read(0).shape[:2])
+        size = min(images.read(0).shape[:2])
+        if not 8 <= size <= 4096:
+            raise UserError(f"{images.source}: the shorter side of its first image is {size}: set --data.image_size")
+        return size
     return 32 if settings.dataset in ("cifar10", "cifar100", "svhn") else 224
 
 

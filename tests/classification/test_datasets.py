@@ -269,6 +269,19 @@ def test_an_npz_that_unpacks_to_far_more_than_itself_is_refused(tmp_path: Path) 
         load_images(settings("npz", path), "train")
 
 
+@pytest.mark.parametrize("size", [7, 4097])
+def test_a_size_that_only_the_images_give_has_bounds_too(tmp_path: Path, size: int) -> None:
+    file = encoded(np.zeros((size, 5000, 3), np.uint8))
+    path = write_npz(
+        tmp_path / "a.npz", train_bytes=file, train_offsets=np.array([0, len(file)]), train_labels=np.array([0])
+    )
+    data = settings("npz", path)
+    with pytest.raises(
+        UserError, match=rf"a\.npz: the shorter side of its first image is {size}: set --data\.image_size"
+    ):
+        default_image_size(data, load_images(data, "train"))
+
+
 def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     os.mkfifo(root / "train/blue/0.png")

@@ -22,7 +22,7 @@ from engine.errors import UserError
 
 HANG = 10.0  # seconds
 # What OpenCV's own libraries print of a damaged image, which no setting of theirs silences.
-_CHATTER = re.compile(rb"libpng (error|warning): .*\n|.*JPEG.*\n|TIFF.*\n|.*: Warning, .*\n")
+_CHATTER = re.compile(rb"libpng (error|warning): .*\n|.*JPEG.*\n|TIFF.*\n|.*: Warning, .*\n|Warning: unknown JFIF.*\n")
 # Python's audit events of what no reader of files has to do
 _FORBIDDEN = (
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen"),
