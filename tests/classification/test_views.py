@@ -24,6 +24,7 @@ from classification.views import (
     random_rectangle,
     resized_crop,
 )
+from engine.errors import UserError
 from engine.sampling import derived_seed
 from tests.classification.generated import CLASSES, generated_images, write_npz
 
@@ -247,3 +248,9 @@ def test_a_line_of_pixels_is_not_enlarged_as_a_whole() -> None:
     assert (centre_crop(line[:, 29_992:30_008], 64) == view).all()
     upright = centre_crop(line.transpose(1, 0, 2), 64).transpose(1, 0, 2)
     assert np.abs(upright.astype(int) - view).max() <= 1  # of rounding
+
+
+@pytest.mark.parametrize("setting", [{"padding": 10**9}, {"rand_augment_operations": 10**9}, {"padding": -1}])
+def test_settings_that_would_never_end_are_refused(setting: dict) -> None:
+    with pytest.raises(UserError, match=rf"data\.{next(iter(setting))}"):
+        DataSettings(**setting)

@@ -207,6 +207,7 @@ def test_learning_rate_of_the_paper() -> None:
     ("settings", "message"),
     [
         ({"schedule": "step"}, "step_epochs is empty"),
+        ({"workers": 10**6}, r"train\.workers is 1000000"),
         ({"step_epochs": [3]}, r"train\.step_epochs is \[3\], which train\.schedule cosine does not use"),
         ({"schedule": "step", "step_epochs": [3, -1]}, r"train\.step_epochs is \[3, -1\]"),
     ],
