@@ -15,6 +15,7 @@ from torchvision import datasets as torchvision_datasets
 
 from classification.class_names import IMAGENET
 from classification.config import DataSettings, EvalDataSettings
+from engine.checkpoint import is_text
 from engine.errors import UserError
 from engine.images import decode_image, read_bytes
 from engine.sampling import derived_seed
@@ -196,6 +197,9 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
         data = torchvision_datasets.ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error
+    for name in data.classes:
+        if not is_text(name):
+            raise UserError(f"{folder}: the class folder {name} has a name that is not UTF-8: rename it")
     if len(data.classes) < 2:
         raise UserError(f"{folder}: holds the one class folder {data.classes[0]}: at least 2 are needed")
     paths = np.array([path for path, _ in data.samples])

@@ -282,6 +282,13 @@ def test_a_size_that_only_the_images_give_has_bounds_too(tmp_path: Path, size: i
         default_image_size(data, load_images(data, "train"))
 
 
+def test_a_class_whose_name_no_checkpoint_could_hold_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    os.rename(root / "train/blue", os.fsencode(root / "train") + b"/\xff")
+    with pytest.raises(UserError, match=r"the class folder \\udcff has a name that is not UTF-8"):
+        load_images(settings("folder", root), "train")
+
+
 def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     os.mkfifo(root / "train/blue/0.png")

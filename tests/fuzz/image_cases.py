@@ -176,7 +176,7 @@ def _views(settings: DataSettings) -> None:
     plain = EvaluationViews(val, size, "resized")
     for index in {0, len(train) // 2, len(train) - 1}:
         views[0, index]
-        train.name(index).encode()
+        train.name(index)
     for index in {0, len(val) - 1}:
         plain[index]
     ", ".join(train.classes).encode()
