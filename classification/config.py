@@ -105,12 +105,12 @@ class DataSettings(EvalDataSettings):
         for name in ("flip", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
-        if self.padding < 0:
-            raise UserError(f"data.padding is {self.padding}: it must be 0 or more")
+        if not 0 <= self.padding <= 4096:
+            raise UserError(f"data.padding is {self.padding}: it must be 0 to 4096 pixels")
         if self.image_size is not None and not 8 <= self.image_size <= 4096:
             raise UserError(f"data.image_size is {self.image_size}: it must be 8 to 4096 pixels")
-        if self.rand_augment_operations < 1 or not 0 <= self.rand_augment_magnitude <= 30:
-            raise UserError("data.rand_augment_operations must be at least 1 and data.rand_augment_magnitude 0 to 30")
+        if not 1 <= self.rand_augment_operations <= 100 or not 0 <= self.rand_augment_magnitude <= 30:
+            raise UserError("data.rand_augment_operations must be 1 to 100 and data.rand_augment_magnitude 0 to 30")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"data.limit is {self.limit}: it must be at least 1")
 
@@ -204,5 +204,5 @@ class EvaluateClassification:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}: it must be at least 1")
-        if self.workers < 0:
-            raise UserError(f"workers is {self.workers}: it must be 0 or more")
+        if not 0 <= self.workers <= 1024:
+            raise UserError(f"workers is {self.workers}: it must be 0 to 1024")

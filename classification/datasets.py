@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +15,7 @@ from torchvision import datasets as torchvision_datasets
 
 from classification.class_names import IMAGENET
 from classification.config import DataSettings, EvalDataSettings
+from engine.checkpoint import is_text
 from engine.errors import UserError
 from engine.images import decode_image, read_bytes
 from engine.sampling import derived_seed
@@ -30,6 +29,7 @@ STATISTICS = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
+_MOST_UNPACKED = 2**26  # bytes of an .npz file beyond what its own size explains
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,18 @@ def check_classes(images: ImageSet, classes: list[str], what: str) -> None:
 
 
 def default_image_size(settings: DataSettings, images: ImageSet) -> int:
-    """Side of the network's input: ``settings.image_size``, or what the data set calls for (see `DataSettings`)."""
+    """Side of the network's input: ``settings.image_size``, or what the data set calls for (see `DataSettings`).
+
+    Raises:
+        UserError: where that is no size for a network.
+    """
     if settings.image_size is not None:
         return settings.image_size
     if settings.dataset == "npz":
-        return min(images.read(0).shape[:2])
+        size = min(images.read(0).shape[:2])
+        if not 8 <= size <= 4096:
+            raise UserError(f"{images.source}: the shorter side of its first image is {size}: set --data.image_size")
+        return size
     return 32 if settings.dataset in ("cifar10", "cifar100", "svhn") else 224
 
 
@@ -190,6 +197,9 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
         data = torchvision_datasets.ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise UserError(f"{folder}: {error}") from error
+    for name in data.classes:
+        if not is_text(name):
+            raise UserError(f"{folder}: the class folder {name} has a name that is not UTF-8: rename it")
     if len(data.classes) < 2:
         raise UserError(f"{folder}: holds the one class folder {data.classes[0]}: at least 2 are needed")
     paths = np.array([path for path, _ in data.samples])
@@ -197,6 +207,8 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
 
 
 def _read_file(path: str) -> np.ndarray:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError(f"{path}: not a file, or a link to none; remove it")
     return decode_image(read_bytes(path), path)
 
 
@@ -204,15 +216,19 @@ def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:
     names = [f"{split}_bytes", f"{split}_offsets", f"{split}_labels", "classes"]
     arrays, name = {}, names[0]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in names:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            size, unpacked = os.path.getsize(path), sum(member.file_size for member in file.zip.infolist())
+            bomb = unpacked > _MOST_UNPACKED + 20 * size  # labels may be all alike, encoded images shrink no more
+            for name in () if bomb else names:
                 arrays[name] = file[name]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: set --data.root to the .npz file") from None
     except KeyError:
         raise UserError(f"{path}: lacks {name}; it needs {', '.join(names)}") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # zipfile, zlib, tokenize and numpy have a dozen kinds
         raise UserError(f"{path}: {name} cannot be read as a plain array (damaged, or not an .npz file)") from error
+    if bomb:
+        raise UserError(f"{path}: {size:,} bytes that unpack to {unpacked:,}: no encoded images, or damaged")
     data, offsets, labels, classes = (arrays[name] for name in names)
     n = len(labels) if labels.ndim == 1 else -1
     checks = (

@@ -109,7 +109,12 @@ def crop_kind(settings: DataSettings, size: int) -> str:
 def centre_crop(image: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
     """The centre [size,size,3] of an image [H,W,3] whose shorter side was resized to ``size / share``."""
     height, width = image.shape[:2]
-    scale = size / share / min(height, width)
+    shorter = min(height, width)
+    if max(height, width) > 16 * shorter:  # what is cut off in the end would first be enlarged, to gigabytes
+        height, width = min(height, 16 * shorter), min(width, 16 * shorter)
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        image = image[top : top + height, left : left + width]
+    scale = size / share / shorter
     if scale != 1:
         height, width = max(round(height * scale), size), max(round(width * scale), size)
         image = _resize(image, height, width)

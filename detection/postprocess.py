@@ -43,6 +43,9 @@ class PostprocessSettings:
         for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"postprocess.{name} is {getattr(self, name)}: choose a value from 0 to 1")
+        for name in ("candidates_per_class", "max_per_member"):
+            if not isinstance(getattr(self, name), int | None):
+                raise UserError(f"postprocess.{name} is {getattr(self, name)!r}: choose a whole number")
         if self.candidates_per_class < 1:
             raise UserError(f"postprocess.candidates_per_class is {self.candidates_per_class}: choose at least 1")
         if self.max_per_member is not None and self.max_per_member < 1:

@@ -15,6 +15,9 @@ from engine.files import write_atomically
 # What torch.save says of a full disk or a closed folder, as a RuntimeError.
 _WRITER = ("PytorchStreamWriter", "inline_container", "Parent directory")
 
+_TENSORS = ("model", "trained", "optimizer")  # a checkpoint's entries of tensors by name
+_DEEPEST = 10  # levels of dicts and lists in the others
+
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint; ``path`` holds the old or the new one at every moment."""
@@ -77,9 +80,34 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint of this toolkit (it has no 'model' and 'kind')")
     if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in checkpoint["model"].items()):
         raise UserError(f"{path}: its 'model' holds other things than weights by name")
+    odd = [key for key, value in checkpoint.items() if key not in _TENSORS and not (is_text(key) and _is_plain(value))]
+    if odd:
+        raise UserError(f"{path}: its {odd[0]} holds other things than text, numbers, lists and dicts; it is damaged")
     if kind and checkpoint["kind"] != kind:
         raise UserError(f"{path}: a {checkpoint['kind']} checkpoint where a {kind} checkpoint is needed")
     return checkpoint
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a string that can be written as UTF-8."""
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a small tree: lists, dicts by text, and single values, nothing inside itself or in two places."""
+    left, met = [(value, 0)], set()
+    while left:
+        part, depth = left.pop()
+        if isinstance(part, dict | list):
+            if id(part) in met or depth > _DEEPEST:
+                return False
+            met.add(id(part))
+            if isinstance(part, dict) and not all(map(is_text, part)):
+                return False
+            left += [(child, depth + 1) for child in (part.values() if isinstance(part, dict) else part)]
+        elif part is not None and type(part) not in (int, float, bool) and not is_text(part):
+            return False
+    return True
 
 
 def check_members(members: int, checkpoint: dict[str, Any], source: str) -> None:

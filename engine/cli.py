@@ -19,6 +19,7 @@ from engine.stopping import Stopped
 Config = TypeVar("Config")
 
 _read_yaml = get_loader("yaml")
+_MOST_DIGITS = 300  # of a whole number, which may become a float
 
 
 def _load_yaml(text: str) -> Any:
@@ -35,6 +36,8 @@ def _load_yaml(text: str) -> Any:
 def _expanded(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
     """The number of values in a document, those behind an alias counted at each."""
     if node not in counted:
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits is too large")
         counted[node] = 0  # until it is counted: then it was met inside itself
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         pairs = [child if isinstance(child, tuple) else (child,) for child in children]
@@ -93,11 +96,7 @@ def parse(
         UserError: for an unknown key, a wrong type, or an unreadable YAML file.
         SystemExit: with code 0 for ``--help`` and ``--print_config``.
     """
-    parser = _Parser(description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="a YAML file of these fields")
-    if positional:
-        parser.add_argument(positional, nargs="*", help="see above")
-    parser.add_class_arguments(config_class, skip={positional} if positional else None)
+    parser = _parser(config_class, positional)
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type is bool}
     argv = [
@@ -112,6 +111,15 @@ def parse(
         parser.set_defaults(defaults(_build(parser, read, config_class)))
         read = parser.parse_args(argv)
     return _build(parser, read, config_class)
+
+
+def _parser(config_class: type, positional: str | None) -> _Parser:
+    parser = _Parser(description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="a YAML file of these fields")
+    if positional:
+        parser.add_argument(positional, nargs="*", help="see above")
+    parser.add_class_arguments(config_class, skip={positional} if positional else None)
+    return parser
 
 
 def _positionals_first(argv: list[str]) -> list[str]:

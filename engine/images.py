@@ -1,5 +1,6 @@
 """Encoded images as 8-bit RGB."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -37,9 +38,17 @@ def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np
     flags = cv2.IMREAD_COLOR_RGB if orient else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     if not len(data):
         raise UserError(f"{name}: the image file is empty; replace it")
+    if bytes(data[:4]) == b"\x89PNG" and b"IEND" not in bytes(data):  # libpng would print a line of its own
+        raise UserError(f"{name}: the image is cut off; replace the file")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if "MAX_IMAGE_PIXELS" in error.err:
+            limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
+            raise UserError(
+                f"{name}: the image says that it has more than {limit} pixels; shrink it, or set "
+                "OPENCV_IO_MAX_IMAGE_PIXELS in the environment"
+            ) from error
         raise UserError(f"{name}: the image cannot be decoded: {' '.join(error.err.split())}") from error
     if image is None:
         raise UserError(f"{name}: not an image, or one that is damaged or cut off; replace the file")

@@ -74,6 +74,8 @@ class TrainSettings:
         check_not_negative(
             self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "ema", "save_every", "workers"
         )
+        if self.workers > 1024:
+            raise UserError(f"train.workers is {self.workers}: it must be at most 1024")
         for name in ("momentum", "ema"):
             if getattr(self, name) >= 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be below 1")

@@ -18,6 +18,7 @@ _FREE = {"output", "device", "resume", "train.workers", "train.save_every", "tra
 _FIXED = ("model.", "seed", "train.decay_all")
 # What only a run that continues needs, not those who use its weights.
 _OF_RUNS = {"optimizer", "scaler", "trained", "average_steps", "batch", "layout", "totals", "best"}
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch.amp.GradScaler's
 
 
 class RunFolder:
@@ -76,11 +77,13 @@ class RunFolder:
             raise UserError(f"{file}: holds no {absent[0]}, so no run can continue from it; use a last.pt")
         counts = [found[key] for key in ("epoch", "batch", "average_steps")]
         counts += [found["layout"].get(key) for key in ("batches", "batch_images", "accumulate")]
-        tensors = [*found["trained"].values(), *found["optimizer"].values()]
+        tensors = [*found["trained"].items(), *found["optimizer"].items()]
         if (
-            not all(isinstance(count, int) and count >= 0 for count in counts)
+            not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts)
+            or found["scaler"].keys() not in (set(), _SCALER)
+            or not all(isinstance(number, int | float) for number in found["scaler"].values())
             or not all(isinstance(total, float) for total in found["totals"].values())
-            or not all(isinstance(value, Tensor) for value in tensors)
+            or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors)
             or len(found["history"]) != found["epoch"]
         ):
             raise UserError(f"{file}: what it says of its run is damaged; use another last.pt")

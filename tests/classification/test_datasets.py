@@ -1,6 +1,8 @@
 import hashlib
+import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +224,73 @@ def test_a_name_that_is_too_long_is_no_folder(dataset: str, tmp_path: Path) -> N
 def test_the_home_of_nobody_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.root is ~nosuchuser/x: there is no such user"):
         load_images(settings("folder", Path("~nosuchuser/x")), "train")
+
+
+def with_header(path: Path, key: str, header: bytes) -> Path:
+    """An .npz file, one of whose arrays says ``header`` of itself."""
+    with zipfile.ZipFile(write_npz(path)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files[f"{key}.npy"] = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000,)}",
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (1%s,)}" % (b"0" * 30),
+        b"[" * 9000,
+    ],
+    ids=["open bracket", "petabyte", "beyond 64 bits", "deep"],
+)
+def test_an_array_that_lies_about_itself_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = with_header(tmp_path / "bad.npz", "train_bytes", header)
+    with pytest.raises(UserError, match=r"bad\.npz: train_bytes cannot be read"):
+        load_images(settings("npz", path), "train")
+
+
+def test_an_npz_of_a_strange_compression_is_refused(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "bad.npz")
+    content = path.read_bytes()
+    at = content.index(b"PK\1\2") + 10
+    path.write_bytes(content[:at] + b"\x63\0" + content[at + 2 :])
+    with pytest.raises(UserError, match=r"bad\.npz: .* cannot be read"):
+        load_images(settings("npz", path), "train")
+
+
+def test_an_npz_that_unpacks_to_far_more_than_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, train_bytes=np.zeros(10**8, np.uint8))
+    with pytest.raises(UserError, match=r"bomb\.npz: [\d,]+ bytes that unpack to 100,000,128"):
+        load_images(settings("npz", path), "train")
+
+
+@pytest.mark.parametrize("size", [7, 4097])
+def test_a_size_that_only_the_images_give_has_bounds_too(tmp_path: Path, size: int) -> None:
+    file = encoded(np.zeros((size, 5000, 3), np.uint8))
+    path = write_npz(
+        tmp_path / "a.npz", train_bytes=file, train_offsets=np.array([0, len(file)]), train_labels=np.array([0])
+    )
+    data = settings("npz", path)
+    with pytest.raises(
+        UserError, match=rf"a\.npz: the shorter side of its first image is {size}: set --data\.image_size"
+    ):
+        default_image_size(data, load_images(data, "train"))
+
+
+def test_a_class_whose_name_no_checkpoint_could_hold_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    os.rename(root / "train/blue", os.fsencode(root / "train") + b"/\xff")
+    with pytest.raises(UserError, match=r"the class folder \\udcff has a name that is not UTF-8"):
+        load_images(settings("folder", root), "train")
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    os.mkfifo(root / "train/blue/0.png")
+    with pytest.raises(UserError, match=r"blue/0\.png: not a file"):
+        load_images(settings("folder", root), "train").read(0)

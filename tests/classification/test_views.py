@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from classification.views import (
     random_rectangle,
     resized_crop,
 )
+from engine.errors import UserError
 from engine.sampling import derived_seed
 from tests.classification.generated import CLASSES, generated_images, write_npz
 
@@ -233,3 +235,22 @@ def test_npz_images_of_another_size_are_brought_to_the_networks(tmp_path: Path) 
     data = load_images(DataSettings(dataset="npz", root=str(write_npz(tmp_path / "a.npz"))), "train")
     assert TrainingViews(data, PLAIN, 24, 2, 0, FILL)[0, 0][0].shape == (2, 24, 24, 3)
     assert EvaluationViews(data, 24, "padded")[0][0].shape == (24, 24, 3)
+
+
+def test_a_line_of_pixels_is_not_enlarged_as_a_whole() -> None:
+    line = np.random.default_rng(0).integers(0, 256, (1, 60_000, 3), np.uint8)
+    tracemalloc.start()
+    view = centre_crop(line, 64)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert view.shape == (64, 64, 3)
+    assert most < 2**20
+    assert (centre_crop(line[:, 29_992:30_008], 64) == view).all()
+    upright = centre_crop(line.transpose(1, 0, 2), 64).transpose(1, 0, 2)
+    assert np.abs(upright.astype(int) - view).max() <= 1  # of rounding
+
+
+@pytest.mark.parametrize("setting", [{"padding": 10**9}, {"rand_augment_operations": 10**9}, {"padding": -1}])
+def test_settings_that_would_never_end_are_refused(setting: dict) -> None:
+    with pytest.raises(UserError, match=rf"data\.{next(iter(setting))}"):
+        DataSettings(**setting)

@@ -1,6 +1,8 @@
 """Decoding against Pillow, damaged files, and which files a source names."""
 
 import io
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -208,3 +210,22 @@ def test_sources(tree: Path) -> None:
 def test_sources_without_images_are_refused(tree: Path, source: str) -> None:
     with pytest.raises(UserError, match="no image found"):
         find_images([tree / "a.png", tree / source])
+
+
+def test_opencv_takes_no_more_than_200_million_pixels() -> None:
+    """In a process of its own: OpenCV reads its limit when it is loaded, which must not be before it is set."""
+    png = bytearray(encoded(Image.new("L", (8, 8)), "PNG"))
+    png[16:24] = (15_000).to_bytes(4, "big") * 2
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    code = f"from detection.images import read_image; read_image({bytes(png)!r})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert "UserError: the image: the image says that it has more than 200000000 pixels" in ended.stderr
+
+
+def test_nothing_is_printed_of_a_cut_off_png(capfd: pytest.CaptureFixture[str]) -> None:
+    data = encoded(picture(), "PNG")
+    for length in (40, len(data) // 2, len(data) - 12):
+        with pytest.raises(UserError, match="the image: the image is cut off"):
+            read_image(data[:length])
+    assert read_image(data + bytes(200)).shape == (HEIGHT, WIDTH, 3)
+    assert capfd.readouterr().err == ""

@@ -14,6 +14,7 @@ from engine.cli import parse, run, to_yaml
 from engine.errors import UserError
 from engine.files import write_json
 from engine.optimization import TrainSettings, build_optimizer, learning_rate
+from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
 
 NAMES = "abcdefghijklmnopqrstuvwxyz"
@@ -30,6 +31,7 @@ class Section:
     epochs: int = 3
     steps: list[int] = field(default_factory=list)
     limit: int | None = 5
+    rate: float = 0.5
 
 
 @dataclass
@@ -94,6 +96,7 @@ def test_empty_section_is_named(tmp_path: Path) -> None:
         ("a: &a [*a]", r"recipe\.yaml: .*an alias \(\*name\) stands inside what it names"),
         ("train: &a {b: *a}", "stands inside what it names"),
         ("train: {steps: " + "[" * 1000, "nested too deeply"),
+        ("output: here\ntrain:\n  rate: 1" + "0" * 400, r"recipe\.yaml: .*line 3: a number of 401 digits"),
         ("a: &a []\n" + "".join(f"{b}: &{b} [{'*' + a + ',*' + a}]\n" for a, b in pairwise(NAMES)), "too many"),
     ],
 )
@@ -204,6 +207,7 @@ def test_learning_rate_of_the_paper() -> None:
     ("settings", "message"),
     [
         ({"schedule": "step"}, "step_epochs is empty"),
+        ({"workers": 10**6}, r"train\.workers is 1000000"),
         ({"step_epochs": [3]}, r"train\.step_epochs is \[3\], which train\.schedule cosine does not use"),
         ({"schedule": "step", "step_epochs": [3, -1]}, r"train\.step_epochs is \[3, -1\]"),
     ],
@@ -237,3 +241,76 @@ def test_only_what_the_file_is_to_blame_for_is_said_of_it(tmp_path: Path, monkey
             checkpoint.save({"a": torch.ones(1)}, path)
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\u2028b", "\x1b[2J", "\ud800", "\u202e"])
+def test_a_refusal_is_one_printable_line_whatever_it_quotes(text: str) -> None:
+    message = str(UserError(f"{text}.png: é 名前, no image"))
+    assert message.isprintable()
+    assert message == f"{text.encode('unicode_escape').decode()}.png: é 名前, no image"
+
+
+def looped() -> list:
+    inner: list = []
+    inner.append(inner)
+    return inner
+
+
+def shared_out() -> list:
+    """Few lists that hold endlessly many."""
+    level: list = []
+    for _ in range(9):
+        level = [level] * 10
+    return level
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [torch.zeros(2), (1, 2), {1: 2}, {"a": {None: 1}}, looped(), shared_out(), "\ud800", {"\ud800": 1}, {1, 2}, 1j],
+    ids=["tensor", "tuple", "number", "null", "loop", "shared", "surrogate", "key", "set", "complex"],
+)
+def test_settings_of_a_checkpoint_are_plain(tmp_path: Path, entry: object) -> None:
+    path = tmp_path / "odd.pt"
+    torch.save({"model": {}, "kind": "detection", "meta": {"classes": ["a", 1, 2.5, None, True]}}, path)
+    assert checkpoint.load(path)["meta"] == {"classes": ["a", 1, 2.5, None, True]}
+    torch.save({"model": {}, "kind": "detection", "config": {"model": entry}}, path)
+    with pytest.raises(UserError, match=r"odd\.pt: .*holds other|odd\.pt: refused"):
+        checkpoint.load(path)
+
+
+@dataclass
+class RunConfig(Config):
+    """A run."""
+
+    resume: str | None = None
+
+
+RUN = {
+    **{"kind": "detection", "config": {"output": None, "seed": 0}, "meta": {}, "epoch": 0, "history": [], "best": 0.5},
+    **{"batch": 2, "layout": {"batches": 4, "batch_images": 2, "accumulate": 1}, "totals": {"loss": 1.5}},
+    **{"model": {}, "trained": {}, "optimizer": {"w": torch.zeros(1)}, "average_steps": 0},
+    "scaler": torch.amp.GradScaler("cpu").state_dict(),
+}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"optimizer": {1: torch.zeros(1)}},
+        {"trained": {None: torch.zeros(1)}},
+        {"average_steps": 10**400},
+        {"batch": -1},
+        {"scaler": {"scale": 1.0}},
+        {"scaler": RUN["scaler"] | {"scale": "1"}},
+        {"totals": {"loss": "1"}},
+    ],
+    ids=str,
+)
+def test_a_damaged_run_is_refused(tmp_path: Path, entry: dict) -> None:
+    path = tmp_path / "last.pt"
+    config = RunConfig(output=str(tmp_path / "new"), resume=str(path))
+    torch.save(RUN, path)
+    assert RunFolder(config, "detection", {}).resumed is not None
+    torch.save(RUN | entry, path)
+    with pytest.raises(UserError, match=r"last\.pt: what it says of its run is damaged"):
+        RunFolder(config, "detection", {})
