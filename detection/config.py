@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from detection.postprocess import PostprocessSettings
 from engine.errors import UserError
@@ -132,8 +133,42 @@ class TrainDetection:
             raise UserError(f"seed is {self.seed}: it must be 0 or more")
 
 
+Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
+RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
+_PRECISIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("float32", "bf16", "fp16"),
+    "compile": ("float32", "bf16", "fp16"),
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "int8"),
+}
+
+
+@dataclass(kw_only=True)
+class RuntimeSettings:
+    """What runs the network.
+
+    Attributes:
+        runtime: torch; compile (torch.compile: minutes at first, for every batch size); onnxruntime or openvino (CPU,
+            each an extra to install).
+        precision: float32; bf16 or fp16 of torch and compile; int8 of openvino, which costs some accuracy.
+        calibration: folder of images that int8 takes the range of values from, at most 100; default: the training
+            images of the checkpoint.
+    """
+
+    runtime: Runtime = "torch"
+    precision: RuntimePrecision = "float32"
+    calibration: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.runtime not in get_args(Runtime):
+            raise UserError(f"runtime is {self.runtime!r}: choose one of {', '.join(get_args(Runtime))}")
+        if self.precision not in _PRECISIONS[self.runtime]:
+            choices = ", ".join(_PRECISIONS[self.runtime])
+            raise UserError(f"precision is {self.precision!r}: with runtime {self.runtime} choose one of {choices}")
+
+
 @dataclass
-class EvaluateDetection:
+class EvaluateDetection(RuntimeSettings):
     """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
 
     Attributes:
@@ -157,11 +192,12 @@ class EvaluateDetection:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_batch_size(self.batch_size)
 
 
 @dataclass
-class Detect:
+class Detect(RuntimeSettings):
     """Draws what a detector finds in images.
 
     Attributes:
@@ -185,6 +221,7 @@ class Detect:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_batch_size(self.batch_size)
         if not 0 <= self.score_threshold <= 1:
             raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")

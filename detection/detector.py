@@ -11,13 +11,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from detection.augmentation import to_input
-from detection.dataset import normalise
+from detection.config import Runtime, RuntimePrecision, RuntimeSettings
 from detection.default_boxes import ssd300_default_boxes
 from detection.images import read_image
 from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
+from detection.runtimes import FromPixels, Network, create_network, runtime_device
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
-from engine.devices import resolve_device
 from engine.distributed import World
 from engine.errors import UserError
 
@@ -50,29 +50,48 @@ class Detector:
         names: class names by label.
         category_ids: the training data's category ids by label.
         settings: thresholds of post-processing and fusion.
+        network: what runs, from images to raw outputs. Made from a module, the module itself; of a loaded detector a
+            copy of ``model``, folded or exported, that later changes of ``model`` do not reach.
     """
 
     def __init__(
         self, model: SSD, names: list[str], category_ids: list[int], settings: PostprocessSettings, device: torch.device
     ) -> None:
         self.model = model.to(device).eval()
+        self.network: Network = FromPixels(self.model)
         self.names, self.category_ids, self.settings, self.device = names, category_ids, settings, device
         self.default_boxes = ssd300_default_boxes().to(device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", settings: PostprocessSettings | None = None) -> "Detector":
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        settings: PostprocessSettings | None = None,
+        runtime: Runtime = "torch",
+        precision: RuntimePrecision = "float32",
+        calibration: str | None = None,
+    ) -> "Detector":
         """Loads a ``train_det.py`` checkpoint.
 
         Args:
             path: the checkpoint.
             device: auto, cpu, cuda or cuda:N.
             settings: post-processing; by default the checkpoint's.
+            runtime, precision, calibration: what runs the network, see ``RuntimeSettings``.
 
         Raises:
-            UserError: for an unreadable, foreign or inconsistent checkpoint, or a device that is not there.
+            UserError: for an unreadable, foreign or inconsistent checkpoint, a device that is not there, or a runtime
+                that is not installed or cannot take the network.
         """
+        chosen = RuntimeSettings(runtime=runtime, precision=precision, calibration=calibration)
+        place = runtime_device(chosen, device)
         saved = checkpoint.load(path, "detection")
-        return cls.from_checkpoint(saved, str(path), resolve_device(device), settings)
+        if precision == "int8" and not calibration:
+            chosen.calibration = _training_images(saved, str(path))
+        detector = cls.from_checkpoint(saved, str(path), place, settings)
+        detector.network = create_network(detector.model, chosen, place, Path(path))
+        return detector
 
     @classmethod
     def from_checkpoint(
@@ -132,7 +151,7 @@ class Detector:
         Returns:
             Every member's boxes (S lists of N) and the fused ones (N), in [0, 1]; see ``postprocess``.
         """
-        outputs = self.model(normalise(inputs.to(self.device)))
+        outputs = self.network(inputs.to(self.device, non_blocking=True))
         members = (world or World()).member_objects(member_boxes(*outputs, self.default_boxes, self.settings))
         return members, fuse(members, self.settings)
 
@@ -143,6 +162,13 @@ def saved_postprocess(saved: dict[str, Any], source: str) -> PostprocessSettings
         return PostprocessSettings(**saved["config"]["postprocess"])
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
+
+
+def _training_images(saved: dict[str, Any], source: str) -> str | None:
+    try:
+        return saved["config"]["data"]["train_images"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: its settings are damaged ({error!r}); give --calibration") from error
 
 
 def to_pixels(result: Boxes, width: int, height: int) -> Boxes:

@@ -68,7 +68,7 @@ class SSD(nn.Module):
         levels = [torch.cat(list(features.values()))]
         for extra in self.extras:
             levels.append(extra(levels[-1]))
-        shape = (len(features), len(views[0]))
+        shape = (len(features), views[0].shape[0])  # not len(): an exported graph holds it open
         deltas = torch.cat([_per_box(head(level), 4) for head, level in zip(self.loc, levels, strict=True)], dim=1)
         logits = torch.cat(
             [_per_box(head(level), self.num_classes + 1) for head, level in zip(self.conf, levels, strict=True)], dim=1
