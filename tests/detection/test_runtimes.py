@@ -156,10 +156,11 @@ def test_a_runtime_finds_the_same_boxes(runtime: str, trained: Path) -> None:
             torch.testing.assert_close(got, wanted[:, : len(batch)], rtol=0, atol=2e-5 * wanted.abs().max().item())
     live = Detector(network, loaded.names, loaded.category_ids, loaded.settings, CPU)
     for got, wanted in zip(loaded.detect(images)[1], live.detect(images)[1], strict=True):
-        assert len(wanted.scores) > 20
-        assert torch.equal(got.labels, wanted.labels)
-        torch.testing.assert_close(got.scores, wanted.scores, rtol=0, atol=1e-5)
-        torch.testing.assert_close(got.boxes, wanted.boxes, rtol=0, atol=1e-5)
+        # Scores that differ by rounding alone may change places.
+        rows = [torch.cat((r.boxes, r.scores[:, None], r.labels[:, None]), 1) for r in (got, wanted)]
+        distance, counterpart = torch.cdist(*rows, p=torch.inf).min(1)
+        assert len(got.scores) == len(wanted.scores) == len(counterpart.unique()) > 20
+        assert distance.max() < 1e-5
     # What was loaded stays the SSD that create_ssd makes.
     for got, wanted in zip(loaded.model.state_dict().items(), network.state_dict().items(), strict=True):
         assert got[0] == wanted[0]
