@@ -29,7 +29,6 @@ from torchvision.transforms import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine
-from benchmarks.side_by_side import side_by_side, table
 from classification.datasets import IMAGENET_STATISTICS
 from detection.annotations import ImageRecord, load_annotations
 from detection.augmentation import TrainingAugmentation
@@ -37,6 +36,7 @@ from detection.config import DataSettings
 from detection.dataset import EvaluationImages, TrainingImages, collate, normalise, read_record
 from detection.default_boxes import ssd300_default_boxes
 from detection.matching import Matcher
+from engine.timing import side_by_side, table
 
 SIZE = 300
 BATCH = 32

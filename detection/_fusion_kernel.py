@@ -99,7 +99,7 @@ def _take(boxes, scores, labels, starts, thresholds, weights):
 
 @njit
 def _best_match(box, fused, areas, coarse, start, size, iou_threshold):
-    """The cluster, of ``size`` from ``start`` on, whose box has the highest IoU above the threshold; the first of equals.
+    """The cluster (``size`` from ``start`` on) whose box has the highest IoU above the threshold, the first of equals.
 
     box: 4 numbers; fused [4, clusters]; coarse [5, size] float32: fused boxes, areas times t / (1 + t). Returns -1
     for none. An IoU is above t where the overlap is above t / (1 + t) times the sum of the areas: blocks without a

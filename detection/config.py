@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from detection.postprocess import PostprocessSettings
 from engine.concurrency import Concurrency
@@ -133,8 +134,49 @@ class TrainDetection:
             raise UserError(f"seed is {self.seed}: it must be 0 or more")
 
 
+Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
+RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
+_PRECISIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("float32", "bf16", "fp16"),
+    "compile": ("float32", "bf16", "fp16"),
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "int8"),
+}
+
+
+@dataclass(kw_only=True)
+class RuntimeSettings:
+    """What runs the network.
+
+    Attributes:
+        runtime: torch; compile (torch.compile: minutes at first, for every batch size); onnxruntime or openvino (CPU,
+            each an extra to install).
+        precision: float32; bf16 or fp16 of torch and compile; int8 of openvino, which costs some accuracy.
+        calibration: folder of images that int8 takes the range of values from, at most 100; default: the training
+            images of the checkpoint.
+        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
+            threads (a CPU).
+        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
+    """
+
+    runtime: Runtime = "torch"
+    precision: RuntimePrecision = "float32"
+    calibration: str | None = None
+    concurrency: Concurrency = "sequential"
+    devices: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.runtime not in get_args(Runtime):
+            raise UserError(f"runtime is {self.runtime!r}: choose one of {', '.join(get_args(Runtime))}")
+        if self.precision not in _PRECISIONS[self.runtime]:
+            choices = ", ".join(_PRECISIONS[self.runtime])
+            raise UserError(f"precision is {self.precision!r}: with runtime {self.runtime} choose one of {choices}")
+        if self.concurrency != "sequential" and self.runtime != "torch":
+            raise UserError(f"concurrency is {self.concurrency!r}: runtime {self.runtime} has its own; use torch")
+
+
 @dataclass
-class EvaluateDetection:
+class EvaluateDetection(RuntimeSettings):
     """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
 
     Attributes:
@@ -144,9 +186,6 @@ class EvaluateDetection:
         postprocess: how boxes are made from the outputs.
         batch_size: images per forward pass.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
-        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
-            threads (a CPU).
-        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
         device: auto, cpu, cuda or cuda:N.
         seed: evaluation draws nothing; present on every command.
     """
@@ -157,17 +196,16 @@ class EvaluateDetection:
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 16
     output: str | None = None
-    concurrency: Concurrency = "sequential"
-    devices: str | None = None
     device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_batch_size(self.batch_size)
 
 
 @dataclass
-class Detect:
+class Detect(RuntimeSettings):
     """Draws what a detector finds in images.
 
     Attributes:
@@ -177,9 +215,6 @@ class Detect:
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
         batch_size: images per forward pass.
         output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
-        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
-            threads (a CPU).
-        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
         device: auto, cpu, cuda or cuda:N.
         seed: prediction draws nothing; present on every command.
     """
@@ -190,12 +225,11 @@ class Detect:
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 8
     output: str | None = None
-    concurrency: Concurrency = "sequential"
-    devices: str | None = None
     device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_batch_size(self.batch_size)
         if not 0 <= self.score_threshold <= 1:
             raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")

@@ -11,14 +11,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from detection.augmentation import to_input
-from detection.dataset import normalise
+from detection.config import RuntimeSettings
 from detection.default_boxes import ssd300_default_boxes
 from detection.images import read_image
 from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
+from detection.runtimes import FromPixels, Network, create_network, runtime_device
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
-from engine.concurrency import Concurrency, concurrent
-from engine.devices import resolve_device
 from engine.distributed import World
 from engine.errors import UserError
 
@@ -51,29 +50,45 @@ class Detector:
         names: class names by label.
         category_ids: the training data's category ids by label.
         settings: thresholds of post-processing and fusion.
+        network: what runs, from images to raw outputs. Made from a module, the module itself; of a loaded detector a
+            copy of ``model``, folded or exported, that later changes of ``model`` do not reach.
     """
 
     def __init__(
         self, model: SSD, names: list[str], category_ids: list[int], settings: PostprocessSettings, device: torch.device
     ) -> None:
         self.model = model.to(device).eval()
+        self.network: Network = FromPixels(self.model)
         self.names, self.category_ids, self.settings, self.device = names, category_ids, settings, device
         self.default_boxes = ssd300_default_boxes().to(device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", settings: PostprocessSettings | None = None) -> "Detector":
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        settings: PostprocessSettings | None = None,
+        run: RuntimeSettings | None = None,
+    ) -> "Detector":
         """Loads a ``train_det.py`` checkpoint.
 
         Args:
             path: the checkpoint.
             device: auto, cpu, cuda or cuda:N.
             settings: post-processing; by default the checkpoint's.
+            run: what runs the network, and whether its members run at once; by default PyTorch, in sequence.
 
         Raises:
-            UserError: for an unreadable, foreign or inconsistent checkpoint, or a device that is not there.
+            UserError: for an unreadable, foreign or inconsistent checkpoint, a device that is not there, or a runtime
+                that is not installed or cannot take the network.
         """
+        run = run or RuntimeSettings()
+        place = runtime_device(run, device)
         saved = checkpoint.load(path, "detection")
-        return cls.from_checkpoint(saved, str(path), resolve_device(device), settings)
+        calibration = run.calibration or (_training_images(saved, str(path)) if run.precision == "int8" else None)
+        detector = cls.from_checkpoint(saved, str(path), place, settings)
+        detector.network = create_network(detector.model, run, place, calibration, Path(path))
+        return detector
 
     @classmethod
     def from_checkpoint(
@@ -94,10 +109,6 @@ class Detector:
             raise UserError(f"{source}: {error}") from error
         checkpoint.load_weights(model, saved["model"], source)
         return cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
-
-    def run_concurrently(self, how: Concurrency, devices: str | None = None) -> None:
-        """Runs the members at once from now on; arguments and errors as ``engine.concurrency.concurrent``."""
-        self.model.concurrent = concurrent(self.model.branches(), how, devices, self.device)
 
     def predict(self, images: Sequence[Any], score_threshold: float = 0.0, batch_size: int = 8) -> list[Detections]:
         """Finds objects in images.
@@ -137,7 +148,7 @@ class Detector:
         Returns:
             Every member's boxes (S lists of N) and the fused ones (N), in [0, 1]; see ``postprocess``.
         """
-        outputs = self.model(normalise(inputs.to(self.device)))
+        outputs = self.network(inputs.to(self.device, non_blocking=True))
         members = (world or World()).member_objects(member_boxes(*outputs, self.default_boxes, self.settings))
         return members, fuse(members, self.settings)
 
@@ -148,6 +159,13 @@ def saved_postprocess(saved: dict[str, Any], source: str) -> PostprocessSettings
         return PostprocessSettings(**saved["config"]["postprocess"])
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
+
+
+def _training_images(saved: dict[str, Any], source: str) -> str | None:
+    try:
+        return saved["config"]["data"]["train_images"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source}: its settings are damaged ({error!r}); give --calibration") from error
 
 
 def to_pixels(result: Boxes, width: int, height: int) -> Boxes:

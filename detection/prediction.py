@@ -28,8 +28,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
     paths = find_images(config.sources)
-    detector = Detector.load(config.checkpoint, config.device, config.postprocess)
-    detector.run_concurrently(config.concurrency, config.devices)
+    detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     folder = make_folder(config.output or "runs/detect")
     names = _picture_names(paths)
     ids = _image_ids(names)

@@ -16,7 +16,6 @@ from detection.evaluation import evaluate as coco_metrics
 from detection.results import load_results, save_results
 from engine import checkpoint
 from engine.cli import flatten
-from engine.devices import resolve_device
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
@@ -42,7 +41,13 @@ def score(
     fused_evaluator = CocoEvaluator(annotations)
     evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
     records = annotations.images[world.replica :: world.replicas]
-    loader = DataLoader(EvaluationImages(records), batch_size, num_workers=workers, worker_init_fn=start_worker)
+    loader = DataLoader(
+        EvaluationImages(records),
+        batch_size,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        pin_memory=detector.device.type == "cuda",
+    )
     position = 0
     for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
         members, fused = detector.detect(inputs, world)
@@ -125,18 +130,18 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         annotations = load_annotations(config.data.val_annotations, None)
         results = load_results(config.detections, annotations)
         make_folder(folder)
-        metrics = coco_metrics(annotations, results) | {"members": [], "postprocess": None}
+        unknown = {"postprocess": None, "runtime": None, "precision": None}
+        metrics = coco_metrics(annotations, results) | {"members": []} | unknown
     else:
-        device = resolve_device(config.device)
-        detector = Detector.load(config.checkpoint, config.device, config.postprocess)
-        detector.run_concurrently(config.concurrency, config.devices)
+        detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
         annotations = read_ground_truth(config.data)
         check_same_categories(detector.category_ids, detector.names, annotations)
         print(f"{config.data.val_annotations}: {annotations.describe()}")
         make_folder(folder)  # before the long part
-        workers = min(2, torch.get_num_threads() - 1) if device.type == "cpu" else 4
+        workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)
         metrics["postprocess"] = resolved(detector)
+        metrics["runtime"], metrics["precision"] = config.runtime, config.precision
         save_results(evaluator.results(), annotations, folder / "detections.json")
     write_json(metrics, folder / "metrics.json")
     print(format_metrics(metrics))

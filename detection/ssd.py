@@ -73,7 +73,7 @@ class SSD(nn.Module):
         features = {number: member(views[number]) for number, member in present(self.members)}
         if self.adapters is not None:
             features = {number: self.adapters[number](x) for number, x in features.items()}
-        shape = (len(features), len(views[0]))
+        shape = (len(features), views[0].shape[0])  # not len(): an exported graph holds it open
         deltas, logits = _heads(torch.cat(list(features.values())), self.extras, self.loc, self.conf)
         return deltas.unflatten(0, shape), logits.unflatten(0, shape)
 

@@ -1,0 +1,154 @@
+"""Every runtime beside PyTorch as a user would run it: same boxes first, then from a JPEG file to boxes, batch 1.
+
+python benchmarks/inference.py [--backbone wrn50_2] [--members 2] [--checkpoint best.pt] [--without compile …]
+
+The reference is the network as created, unfolded, in PyTorch's default memory layout. Without a checkpoint the weights
+are random: batch norms take their statistics from the images, and the class heads are scaled and biased to find tens
+of boxes. The images are --images, by default the photos of the reference data; 8 of them also calibrate int8, whose
+boxes differ: what that costs is for a trained detector to say, under tools/eval_det.py --runtime openvino --precision
+int8.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import describe, machine
+from detection import Detections, Detector, create_ssd
+from detection.augmentation import to_input
+from detection.config import RuntimeSettings
+from detection.dataset import normalise
+from detection.images import find_images, read_image
+from detection.postprocess import PostprocessSettings
+from detection.runtimes import create_network
+from engine.timing import side_by_side, table
+
+PLAIN = "PyTorch, as created"
+WAYS = {
+    "torch": RuntimeSettings(runtime="torch"),
+    "compile": RuntimeSettings(runtime="compile"),
+    "onnxruntime": RuntimeSettings(runtime="onnxruntime"),
+    "openvino": RuntimeSettings(runtime="openvino"),
+    "openvino int8": RuntimeSettings(runtime="openvino", precision="int8"),
+}
+# How far the boxes of two runtimes in float32 may be apart. Random weights, unlike trained ones, amplify rounding.
+PIXELS, SCORE = 0.05, 5e-4
+CHECKED = 3  # images whose boxes are compared
+
+
+def random_detector(backbone: str, members: int, images: Tensor) -> Detector:
+    """An SSD of random weights that finds tens of boxes on an image; ``images`` as the network takes them."""
+    torch.manual_seed(0)
+    model = create_ssd(backbone, members, 80)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the statistics become those of the images
+    with torch.no_grad():
+        model.train()(normalise(images))
+        spread: list[tuple[nn.Conv2d, Tensor]] = []
+        hooks = [head.register_forward_hook(lambda head, _, y: spread.append((head, y.std()))) for head in model.conf]
+        model.eval()(normalise(images[:1]))
+        for hook in hooks:
+            hook.remove()
+        for head, deviation in spread:
+            head.weight *= 1.5 / deviation
+            head.bias.view(81, -1)[0] = 8
+        _, logits = model(normalise(images[:CHECKED]))
+    # The threshold stands where no score is near: rounding must not decide what is a box.
+    scores = logits.softmax(-1)[..., 1:].flatten().topk(200 * members * CHECKED).values[60 * members * CHECKED :]
+    gap = (scores[:-1] - scores[1:]).argmax()
+    settings = PostprocessSettings(score_threshold=float(scores[gap] + scores[gap + 1]) / 2)
+    return Detector(model, [str(label) for label in range(80)], list(range(80)), settings, torch.device("cpu"))
+
+
+def farthest(found: Detections, wanted: Detections) -> tuple[float, float]:
+    """Largest distance of box sides in pixels, and of scores, from each box to its counterpart, in whatever order.
+
+    Raises SystemExit where the boxes are not the same ones.
+    """
+    if len(found) == len(wanted) > 0:
+        # Labels weigh so much that a counterpart has the same.
+        rows = [
+            torch.cat((d.boxes, 100 * d.scores[:, None], 1e6 * d.labels[:, None]), 1).double() for d in (found, wanted)
+        ]
+        distance, counterpart = torch.cdist(*rows, p=torch.inf).min(1)
+        if distance.max() < 1e5 and len(counterpart.unique()) == len(wanted):
+            boxes = (found.boxes - wanted.boxes[counterpart]).abs().max().item()
+            return boxes, (found.scores - wanted.scores[counterpart]).abs().max().item()
+    raise SystemExit(f"other boxes: {len(found)} where {len(wanted)} were expected")
+
+
+def check(detector: Detector, wanted: list[Detections], images: list[Path], exact: bool) -> str:
+    """Says how far a detector's boxes are from ``wanted``. Raises SystemExit where ``exact`` ones are too far."""
+    found = detector.predict(images, batch_size=1)
+    counts = f"{sum(map(len, found))} boxes where {sum(map(len, wanted))} were expected"
+    if not exact:
+        return counts
+    boxes, scores = np.max([farthest(*pair) for pair in zip(found, wanted, strict=True)], axis=0)
+    if boxes > PIXELS or scores > SCORE:
+        raise SystemExit(f"boxes {boxes:.2g} pixels apart, scores {scores:.2g}")
+    return f"{counts}, at most {boxes:.2g} pixels apart, scores {scores:.2g}"
+
+
+def main() -> None:
+    """Builds, checks and times the detectors."""
+    shared = Path(os.environ.get("DIVDET_SHARED", Path(__file__).parents[2] / "shared"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="wrn50_2")
+    parser.add_argument("--members", type=int, default=2)
+    parser.add_argument("--checkpoint", help="a trained detector instead of random weights")
+    parser.add_argument("--images", default=str(shared / "data/demo_photos"), help="a folder of images")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--without", nargs="*", default=[], choices=WAYS, help="ways to leave out")
+    options = parser.parse_args()
+    paths = find_images([options.images])[:8]
+    inputs = torch.from_numpy(np.stack([to_input(read_image(path, orient=True)) for path in paths]))
+
+    if options.checkpoint:
+        made = Detector.load(options.checkpoint, "cpu")
+    else:
+        made = random_detector(options.backbone, options.members, inputs[:4])
+    ways = {name: settings for name, settings in WAYS.items() if name not in options.without}
+    packages = [name for name in ("onnxruntime", "openvino", "nncf") if any(name in way for way in (*ways, "nncf"))]
+    print(describe(machine(*packages)), f"{torch.get_num_threads()} threads", sep=", ", flush=True)
+
+    def detector(network: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Detector:
+        found = Detector(made.model, made.names, made.category_ids, made.settings, made.device)
+        found.network = network
+        return found
+
+    detectors = {PLAIN: detector(lambda images: made.model(normalise(images).contiguous()))}
+    wanted = detectors[PLAIN].predict(paths[:CHECKED], batch_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in paths:
+            os.symlink(path.resolve(), Path(folder) / path.name)
+        for name, settings in ways.items():
+            settings.calibration = folder
+            began = time.perf_counter()
+            detectors[name] = detector(create_network(made.model, settings, made.device))
+            detectors[name].predict(paths[:1])
+            ready = time.perf_counter() - began
+            same = check(detectors[name], wanted, paths[:CHECKED], exact=settings.precision == "float32")
+            print(f"{name}: ready in {ready:.1f} s; {same}", flush=True)
+
+    print("\nFrom file to boxes, batch 1\n")
+    timed = {name: (lambda own=own: own.predict(paths[:1])) for name, own in detectors.items()}
+    print(table(side_by_side(timed, PLAIN, options.rounds), PLAIN))
+    print("\nThe network alone, batch 1\n")
+    with torch.inference_mode():
+        timed = {name: (lambda own=own: own.network(inputs[:1])) for name, own in detectors.items()}
+        print(table(side_by_side(timed, PLAIN, options.rounds), PLAIN))
+
+
+if __name__ == "__main__":
+    main()
