@@ -133,9 +133,8 @@ def main() -> None:
         for path in paths:
             os.symlink(path.resolve(), Path(folder) / path.name)
         for name, settings in ways.items():
-            settings.calibration = folder
             began = time.perf_counter()
-            detectors[name] = detector(create_network(made.model, settings, made.device))
+            detectors[name] = detector(create_network(made.model, settings, made.device, folder))
             detectors[name].predict(paths[:1])
             ready = time.perf_counter() - began
             same = check(detectors[name], wanted, paths[:CHECKED], exact=settings.precision == "float32")

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detection.annotations import load_annotations
+from detection.annotations import CocoAnnotations, load_annotations
 from detection.augmentation import TrainingAugmentation
 from detection.config import DataSettings
 from detection.dataset import TrainingImages, collate, read_record
-from detection.evaluation import evaluate, format_metrics
+from detection.evaluation import CocoEvaluator, evaluate, format_metrics
+from detection.results import Results as Detections
 from detection.results import load_results
 from tests.fuzz.mutation import as_json, damaged, document
 
@@ -62,6 +63,15 @@ def write_images(root: Path) -> Path:
     return folder
 
 
+def compile_evaluation(root: Path) -> CocoAnnotations:
+    """Evaluates once, since numba then writes its cache, which a case may not; returns `GROUND_TRUTH`."""
+    path = root / "truth.json"
+    path.write_text(json.dumps(GROUND_TRUTH))
+    annotations = load_annotations(path, None)
+    CocoEvaluator(annotations).metrics()
+    return annotations
+
+
 class Annotations:
     """Ground truth, down to training samples and the COCO numbers."""
 
@@ -69,6 +79,7 @@ class Annotations:
 
     def __init__(self, root: Path) -> None:
         self.path, self.images = root / "case.json", write_images(root)
+        compile_evaluation(root)
         self.augmentation = TrainingAugmentation(DataSettings(iou_crop=0.5))
 
     def write(self, draw: Random) -> None:
@@ -83,9 +94,8 @@ class Annotations:
         """What training and evaluation do with it."""
         annotations = load_annotations(self.path, self.images)
         annotations.describe()
-        given = annotations.dataset["annotations"]
-        found = [dict(entry, score=0.5) for entry in given if min(entry["bbox"][2:]) >= 0]
-        metrics = evaluate(annotations, found)
+        truth = annotations.truth
+        metrics = evaluate(annotations, Detections(truth.image, truth.label, truth.bbox, np.full(len(truth.image), 0.5)))
         format_metrics(metrics)
         json.dumps(metrics, allow_nan=False).encode()
         samples = TrainingImages(annotations, self.augmentation, 0, cache=False)
@@ -101,8 +111,7 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         self.path = root / "case.json"
-        (root / "truth.json").write_text(json.dumps(GROUND_TRUTH))
-        self.truth = load_annotations(root / "truth.json", None)
+        self.truth = compile_evaluation(root)
 
     def write(self, draw: Random) -> None:
         """The next case."""
