@@ -158,6 +158,22 @@ def test_a_lone_true_positive_has_pycocotools_precision(tmp_path: Path) -> None:
     assert metrics["AP"] < 1
 
 
+def test_of_equal_overlaps_the_later_object_is_taken(tmp_path: Path) -> None:
+    """The first detection could take either object, the second only the later one, which is then gone."""
+    objects, found = ([0, 0, 20, 10], [4, 0, 20, 10]), (([2, 0, 20, 10], 0.9), ([6, 0, 20, 10], 0.8))
+    own = {"image_id": 1, "category_id": 1}
+    truth = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 99, "height": 99}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{**own, "id": n, "bbox": box, "area": 200, "iscrowd": 0} for n, box in enumerate(objects, 1)],
+    }
+    results = [{**own, "bbox": box, "score": score} for box, score in found]
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
+    assert metrics["AP75"] == pytest.approx(51 / 101)
+
+
 def test_more_detections_than_count(tmp_path: Path) -> None:
     """150 of one category in one image, many of equal score, and a hundred objects: 100 detections are scored."""
     rng = np.random.default_rng(1)
