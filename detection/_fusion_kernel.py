@@ -99,11 +99,12 @@ def _take(boxes, scores, labels, starts, thresholds, weights):
 
 @njit
 def _best_match(box, fused, areas, coarse, start, size, iou_threshold):
-    """The cluster (``size`` from ``start`` on) whose box has the highest IoU above the threshold, the first of equals.
+    """The cluster, of ``size`` from ``start`` on, whose IoU with ``box`` is highest and above the threshold.
 
-    box: 4 numbers; fused [4, clusters]; coarse [5, size] float32: fused boxes, areas times t / (1 + t). Returns -1
-    for none. An IoU is above t where the overlap is above t / (1 + t) times the sum of the areas: blocks without a
-    cluster that comes within 1e-6 of that in float32, whose errors are below 5e-7 for boxes in 0..1, are passed over.
+    Of equals the first; -1 for none. box: 4 numbers; fused [4, clusters]; coarse [5, size] float32: fused boxes, areas
+    times t / (1 + t). An IoU is above t where the overlap is above t / (1 + t) times the sum of the areas: blocks
+    without a cluster that comes within 1e-6 of that in float32, whose errors are below 5e-7 for boxes in 0..1, are
+    passed over.
     """
     x1, y1, x2, y2 = box
     area = (x2 - x1) * (y2 - y1)
