@@ -11,6 +11,8 @@ from engine.errors import UserError
 # What OpenCV would log about a damaged image, the UserError says.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # engine/__init__.py sets it
+
 
 def read_bytes(path: str | Path) -> bytes:
     """The content of an image file.
@@ -38,18 +40,25 @@ def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np
     flags = cv2.IMREAD_COLOR_RGB if orient else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     if not len(data):
         raise UserError(f"{name}: the image file is empty; replace it")
-    if bytes(data[:4]) == b"\x89PNG" and b"IEND" not in bytes(data):  # libpng would print a line of its own
-        raise UserError(f"{name}: the image is cut off; replace the file")
+    if bytes(data[:4]) == b"\x89PNG":
+        width, height = (int.from_bytes(bytes(data[at : at + 4]), "big") for at in (16, 20))
+        if width * height > int(os.environ[_LIMIT]):  # OpenCV looks after it has taken gigabytes
+            raise _too_large(name)
+        if b"IEND" not in bytes(data):  # libpng would print a line of its own
+            raise UserError(f"{name}: the image is cut off; replace the file")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if "MAX_IMAGE_PIXELS" in error.err:
-            limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
-            raise UserError(
-                f"{name}: the image says that it has more than {limit} pixels; shrink it, or set "
-                "OPENCV_IO_MAX_IMAGE_PIXELS in the environment"
-            ) from error
+            raise _too_large(name) from error
         raise UserError(f"{name}: the image cannot be decoded: {' '.join(error.err.split())}") from error
     if image is None:
         raise UserError(f"{name}: not an image, or one that is damaged or cut off; replace the file")
     return image
+
+
+def _too_large(name: str) -> UserError:
+    return UserError(
+        f"{name}: the image says that it has more than {os.environ[_LIMIT]} pixels; shrink it, or set {_LIMIT} in the "
+        "environment"
+    )

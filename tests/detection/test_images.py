@@ -217,7 +217,11 @@ def test_opencv_takes_no_more_than_200_million_pixels() -> None:
     png = bytearray(encoded(Image.new("L", (8, 8)), "PNG"))
     png[16:24] = (15_000).to_bytes(4, "big") * 2
     png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
-    code = f"from detection.images import read_image; read_image({bytes(png)!r})"
+    with pytest.raises(UserError, match="the image: the image says that it has more than 200000000 pixels"):
+        read_image(bytes(png))
+    gif = bytearray(encoded(Image.new("L", (8, 8)), "GIF"))
+    gif[6:10] = (15_000).to_bytes(2, "little") * 2
+    code = f"from detection.images import read_image; read_image({bytes(gif)!r})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert "UserError: the image: the image says that it has more than 200000000 pixels" in ended.stderr
 
