@@ -95,7 +95,8 @@ class Annotations:
         annotations = load_annotations(self.path, self.images)
         annotations.describe()
         truth = annotations.truth
-        metrics = evaluate(annotations, Detections(truth.image, truth.label, truth.bbox, np.full(len(truth.image), 0.5)))
+        scores = np.full(len(truth.image), 0.5)
+        metrics = evaluate(annotations, Detections(truth.image, truth.label, truth.bbox, scores))
         format_metrics(metrics)
         json.dumps(metrics, allow_nan=False).encode()
         samples = TrainingImages(annotations, self.augmentation, 0, cache=False)
