@@ -99,7 +99,7 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
         threads=torch.get_num_threads(),
     )
     boxes, scores, labels = (torch.from_numpy(column) for column in fused)
-    columns = boxes.float(), scores.float(), labels
+    columns = boxes.to(torch.float32), scores.to(torch.float32), labels
     starts = (counts.sum(1).cumsum() - counts.sum(1)).tolist()
     return [
         Boxes(*(column[start : start + number] for column in columns))
@@ -130,7 +130,7 @@ def member_boxes(
     select = _select_on_cpu if logits.device.type == "cpu" else _select_on_device
     found = select(
         deltas.detach().flatten(0, 2),
-        logits.detach().flatten(0, 2).float(),
+        logits.detach().flatten(0, 2).to(torch.float32),
         default_boxes.to(logits.device, torch.float32),
         settings,
     )
@@ -183,7 +183,7 @@ def _select_on_cpu(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settin
     probabilities = logits[candidates].softmax(dim=-1)
     positions, labels = (probabilities[:, 1:] > settings.score_threshold).nonzero(as_tuple=True)
     own_rows = candidates[positions]
-    boxes = decode(deltas[own_rows].float(), default_boxes[own_rows % len(default_boxes)])
+    boxes = decode(deltas[own_rows].to(torch.float32), default_boxes[own_rows % len(default_boxes)])
     finite = finite and bool(probabilities[:, 0].isfinite().all() & boxes.isfinite().all())
     return _Found(own_rows, labels, probabilities[positions, labels + 1], boxes, finite)
 
@@ -241,7 +241,7 @@ def _pack(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: Postp
     most = min(bound, num_groups * settings.candidates_per_class)
     kept = kept.nonzero_static(size=most, fill_value=0)[:, 0]  # by row again
     rows, labels, scores = rows[kept], labels[kept], scores[kept]
-    boxes = decode(deltas[rows].float(), default_boxes[rows % num_boxes])
+    boxes = decode(deltas[rows].to(torch.float32), default_boxes[rows % num_boxes])
 
     unused = torch.arange(most, device=rows.device) >= number
     finite = probabilities[:, 0].isfinite().all() & (boxes.isfinite().all(dim=1) | unused).all()

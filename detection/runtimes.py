@@ -35,14 +35,14 @@ _ON_CPU = ("onnxruntime", "openvino")
 
 
 class FromPixels(nn.Module):
-    """``network`` behind the normalisation of its images, which reach it in ``dtype``; as PyTorch runs it.
+    """``network`` behind the normalisation of its images, which reach it in ``dtype`` (None: torch's default one).
 
     It holds the network itself, not a copy: a network in training is evaluated as it is at that moment.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.network, self.dtype = network, dtype
+        self.network, self.dtype = network, dtype or torch.get_default_dtype()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.network(normalise(images).to(self.dtype))
