@@ -193,6 +193,7 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
     folder = root / split
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: --data.root needs train/ and val/ with a folder per class")
+    _check_links(folder)
     try:
         data = torchvision_datasets.ImageFolder(str(folder))
     except FileNotFoundError as error:
@@ -204,6 +205,21 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
         raise UserError(f"{folder}: holds the one class folder {data.classes[0]}: at least 2 are needed")
     paths = np.array([path for path, _ in data.samples])
     return ImageSet(str(folder), data.classes, np.array(data.targets, np.int64), paths, _read_file)
+
+
+def _check_links(folder: Path) -> None:
+    """Links may lead out of the folder, but not twice to one place: walking through them could take for ever."""
+    left, met = [str(folder)], set()
+    while left:
+        path = left.pop()
+        if (place := os.path.realpath(path)) in met:
+            raise UserError(f"{path}: its place is met twice under {folder}, through a link; remove it")
+        met.add(place)
+        try:
+            with os.scandir(path) as entries:
+                left += [e.path for e in entries if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())]
+        except OSError as error:
+            raise UserError(f"{path}: the folder cannot be read: {error.strerror}") from error
 
 
 def _read_file(path: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Encoded images as 8-bit RGB."""
 
 import os
+import struct
 from pathlib import Path
 
 import cv2
@@ -41,11 +42,7 @@ def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np
     if not len(data):
         raise UserError(f"{name}: the image file is empty; replace it")
     if bytes(data[:4]) == b"\x89PNG":
-        width, height = (int.from_bytes(bytes(data[at : at + 4]), "big") for at in (16, 20))
-        if width * height > int(os.environ[_LIMIT]):  # OpenCV looks after it has taken gigabytes
-            raise _too_large(name)
-        if b"IEND" not in bytes(data):  # libpng would print a line of its own
-            raise UserError(f"{name}: the image is cut off; replace the file")
+        _check_png(data, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -55,6 +52,19 @@ def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np
     if image is None:
         raise UserError(f"{name}: not an image, or one that is damaged or cut off; replace the file")
     return image
+
+
+def _check_png(data: bytes | np.ndarray, name: str) -> None:
+    """Refuses a PNG file that OpenCV would take gigabytes for before it refuses it, or that libpng would print of."""
+    at, part = 8, b""
+    while part != b"IEND":
+        if at + 12 > len(data):
+            raise UserError(f"{name}: the image is cut off; replace the file")
+        length, part = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+    width, height = struct.unpack_from(">II", data, 16) if len(data) >= 24 else (0, 0)
+    if width * height > int(os.environ[_LIMIT]):
+        raise _too_large(name)
 
 
 def _too_large(name: str) -> UserError:

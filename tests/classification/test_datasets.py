@@ -289,6 +289,19 @@ def test_a_class_whose_name_no_checkpoint_could_hold_is_refused(tmp_path: Path) 
         load_images(settings("folder", root), "train")
 
 
+def test_links_that_lead_round_in_circles_are_refused_and_others_followed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    os.rename(root / "train/blue", tmp_path / "elsewhere")
+    (root / "train/blue").symlink_to(tmp_path / "elsewhere")
+    data = settings("folder", root)
+    assert len(load_images(data, "train")) == 12
+    for name in "ab":  # twice as many ways at each turn
+        (tmp_path / "elsewhere" / name).symlink_to(root / "train/red")
+        (root / "train/red" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"met twice .* through a link; remove it"):
+        load_images(data, "train")
+
+
 def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     os.mkfifo(root / "train/blue/0.png")

@@ -231,5 +231,8 @@ def test_nothing_is_printed_of_a_cut_off_png(capfd: pytest.CaptureFixture[str]) 
     for length in (40, len(data) // 2, len(data) - 12):
         with pytest.raises(UserError, match="the image: the image is cut off"):
             read_image(data[:length])
+    at = data.index(b"IDAT") - 4
+    with pytest.raises(UserError, match="the image: the image is cut off"):
+        read_image(data[:at] + (2**30).to_bytes(4, "big") + data[at + 4 :])
     assert read_image(data + bytes(200)).shape == (HEIGHT, WIDTH, 3)
     assert capfd.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -314,3 +315,14 @@ def test_a_damaged_run_is_refused(tmp_path: Path, entry: dict) -> None:
     torch.save(RUN | entry, path)
     with pytest.raises(UserError, match=r"last\.pt: what it says of its run is damaged"):
         RunFolder(config, "detection", {})
+
+
+def test_an_old_format_that_names_no_storage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({"model": {"w": torch.ones(2)}}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    key = re.findall(rb"\d{8,}", content)[-1]
+    at = content.rindex(key)
+    path.write_bytes(content[:at] + bytes(reversed(key)) + content[at + len(key) :])
+    with pytest.raises(UserError, match=r"old\.pt: not a readable checkpoint"):
+        checkpoint.load(path)

@@ -128,6 +128,7 @@ def judge(read: Callable[[], object], names: Sequence[str], output: Path) -> Out
         warnings.simplefilter("always")
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)  # Python's default
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # says why it is slow, which is no refusal
         began = time.perf_counter()
         try:
             with _alarm():
