@@ -13,4 +13,4 @@ def start_worker(worker: int) -> None:
     by default each would start a thread for every core.
     """
     os.setpgrp()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # no threads at all: 1 would wait for those of the forked process, which are not here
