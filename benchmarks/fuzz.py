@@ -26,7 +26,7 @@ from random import Random
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.fuzz.judging import Outcome, judge
+from tests.fuzz.judging import HANG, Outcome, judge
 from tests.fuzz.kinds import KINDS
 
 
@@ -36,7 +36,7 @@ def run(name: str, numbers: range, seed: int, root: Path) -> list[tuple[int, Out
     outcomes = []
     for number in numbers:
         kind.write(Random(f"{seed} {name} {number}"))
-        outcomes.append((number, judge(kind.read, kind.names, root / "output")))
+        outcomes.append((number, judge(kind.read, kind.names, root / "output", HANG)))
     return outcomes
 
 

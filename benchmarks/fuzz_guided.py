@@ -24,7 +24,7 @@ import atheris
 with atheris.instrument_imports(
     include=["detection", "classification", "engine", "yaml", "zipfile", "numpy.lib", "json"]
 ):
-    from tests.fuzz.judging import judge
+    from tests.fuzz.judging import HANG, judge
     from tests.fuzz.kinds import KINDS
 
 SEEDS = 200
@@ -45,7 +45,7 @@ def main() -> None:
 
     def one(data: bytes) -> None:
         kind.path.write_bytes(data)
-        outcome = judge(kind.read, kind.names, root / "output")
+        outcome = judge(kind.read, kind.names, root / "output", HANG)
         if outcome.end == "fault":
             raise AssertionError(outcome.text)
 

@@ -76,7 +76,9 @@ def farthest(found: Detections, wanted: Detections) -> tuple[float, float]:
 
     Raises SystemExit where the boxes are not the same ones.
     """
-    if len(found) == len(wanted) > 0:
+    if len(found) == len(wanted) == 0:
+        return 0.0, 0.0
+    if len(found) == len(wanted):
         # Labels weigh so much that a counterpart has the same.
         rows = [
             torch.cat((d.boxes, 100 * d.scores[:, None], 1e6 * d.labels[:, None]), 1).double() for d in (found, wanted)

@@ -7,11 +7,13 @@ for bit.
 import numpy as np
 from numba import njit
 
+from detection._compiled import compiled
+
 _EPSILON = np.spacing(1.0)  # pycocotools adds it to every precision's denominator: 1 / 1 gives 0.9999999999999998
 _WRONG, _RIGHT, _IGNORED = 0, 1, 2
 
 
-@njit(cache=True, error_model="numpy")
+@compiled()
 def precision_and_recall(
     boxes, truth_boxes, truth_areas, truth_crowd, starts, truth_starts, category_groups, order,
     areas, ious, recalls, limits,
@@ -85,7 +87,7 @@ def precision_and_recall(
     return precision, recall
 
 
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _overlaps(boxes, truth_boxes, crowd):
     """IoU [n, m] of x y w h boxes; in a crowd the share of the detection that lies inside."""
     overlap = np.zeros((len(boxes), len(truth_boxes)))
@@ -102,7 +104,7 @@ def _overlaps(boxes, truth_boxes, crowd):
     return overlap
 
 
-@njit(cache=True)
+@njit
 def _match(overlap, crowd, aside, by_use, least, outcome):
     """Gives each detection, best score first, the free object that it overlaps most; of equals the later one.
 

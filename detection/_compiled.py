@@ -15,8 +15,9 @@ from numba import njit
 Result = TypeVar("Result")
 
 
-def compiled(signature: str) -> Callable[[Callable], Any]:
-    """A decorator: compiles a function for the one ``signature``, without Python's lock, division by zero as in NumPy.
+def compiled(signature: str | None = None) -> Callable[[Callable], Any]:
+    """A decorator: compiles a function for the one ``signature`` (None: at a call, for what it is called with), without
+    Python's lock, division by zero as in NumPy.
 
     The machine code is kept in the first of these that can be written: $NUMBA_CACHE_DIR, ``__pycache__`` beside the
     file, the user's cache folder. Where none can, every process compiles anew, and a warning says so.
@@ -30,8 +31,9 @@ def compiled(signature: str) -> Callable[[Callable], Any]:
             warnings.warn(
                 f"{error}: compiling anew in every process; set NUMBA_CACHE_DIR to a writable folder", stacklevel=2
             )
-        dispatcher.compile(signature)
-        dispatcher.disable_compile()
+        if signature:
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()
         return dispatcher
 
     return decorate

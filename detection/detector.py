@@ -1,7 +1,7 @@
 """A trained detector: from images to boxes in pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,14 @@ class Detector:
             Every member's boxes (S lists of N) and the fused ones (N), in [0, 1]; see ``postprocess``.
         """
         outputs = self.network(inputs.to(self.device, non_blocking=True))
-        members = (world or World()).member_objects(member_boxes(*outputs, self.default_boxes, self.settings))
+        members = member_boxes(*outputs, self.default_boxes, self.resolved_settings())
+        members = (world or World()).member_objects(members)
         return members, fuse(members, self.settings)
+
+    def resolved_settings(self) -> PostprocessSettings:
+        """The post-processing in force: ``max_per_member`` is filled in with S, of which a process may have a part."""
+        limit = self.settings.max_per_member or 200 * len(self.model.members)
+        return replace(self.settings, max_per_member=limit)
 
 
 def saved_postprocess(saved: dict[str, Any], source: str) -> PostprocessSettings:

@@ -143,7 +143,7 @@ def _gather(
         return np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), counts, thresholds, np.dtype(np.int64)
     boxes, scores, labels = zip(*filled, strict=True)
     return (
-        np.concatenate(boxes, dtype=np.float64),
+        np.ascontiguousarray(np.concatenate(boxes, dtype=np.float64)),  # columns may lie one after the other
         np.concatenate(scores, dtype=np.float64),
         np.concatenate(labels, dtype=np.int64, casting="unsafe"),
         counts,

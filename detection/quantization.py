@@ -18,6 +18,7 @@ from detection.images import find_images, read_image
 from detection.runtimes import FromPixels, library, to_openvino
 from engine.errors import UserError
 from engine.files import write_atomically
+from engine.signal_stack import kept_signal_stack
 
 IMAGES = 100  # more do not narrow the ranges much, and each costs a pass of the network
 
@@ -47,15 +48,19 @@ def quantized(pixels: FromPixels, folder: str | None, keep: Path | None) -> Any:
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(IMAGES, len(paths))).round().astype(int)]
     kept = keep and keep.with_name(f"{keep.stem}.int8-{_key(pixels, paths)}.xml")
     if kept and kept.exists():
-        return openvino.Core().read_model(kept)
+        try:
+            return openvino.Core().read_model(kept)
+        except RuntimeError as error:
+            raise UserError(f"{kept}: cannot be read; remove it and its .bin, and they are made anew") from error
     print(f"calibrating int8 with {len(paths)} images of {folder}")
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    result = nncf.quantize(
-        to_openvino(pixels),
-        nncf.Dataset([to_input(read_image(path, orient=True))[None] for path in paths]),
-        subset_size=len(paths),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
-    )
+    with kept_signal_stack():
+        result = nncf.quantize(
+            to_openvino(pixels),
+            nncf.Dataset([to_input(read_image(path, orient=True))[None] for path in paths]),
+            subset_size=len(paths),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+        )
     if kept and os.access(kept.parent, os.W_OK):
         with tempfile.TemporaryDirectory() as made:
             openvino.save_model(result, f"{made}/model.xml")

@@ -7,9 +7,6 @@ borders, where that convolution pads with the mean colour and not with black.
 from __future__ import annotations
 
 import importlib
-import os
-import shutil
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +21,9 @@ from detection.dataset import normalise
 from detection.folding import folded
 from detection.ssd import SSD
 from engine.concurrency import concurrent
-from engine.devices import resolve_device
+from engine.devices import check_compiler, resolve_device
 from engine.errors import UserError
+from engine.signal_stack import kept_signal_stack
 
 # [N, 300, 300, 3] uint8 RGB on the detector's device -> what ``SSD.forward`` returns of it
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -57,6 +55,8 @@ def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:
     device = resolve_device("cpu" if settings.runtime in _ON_CPU and name == "auto" else name)
     if settings.runtime in _ON_CPU and device.type != "cpu":
         raise UserError(f"--runtime {settings.runtime} runs on the CPU: use --device cpu, or --runtime compile")
+    if settings.precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 is for a GPU: use bf16 or float32 on a CPU")
     return device
 
 
@@ -103,9 +103,7 @@ def create_network(
 
 def _compiled(pixels: FromPixels, device: torch.device) -> Network:
     """Compiled at the first call, and again for every batch size; on CUDA recorded as a CUDA graph."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if not shutil.which(compiler):
-        raise UserError(f"--runtime compile needs a C++ compiler, and {compiler} is not there: install it, or set CXX")
+    check_compiler("--runtime compile")
     # Freezing makes constants of the weights, laid out as the CPU's matrix library wants them.
     how: dict[str, Any] = {"options": {"freezing": True}} if device.type == "cpu" else {"mode": "reduce-overhead"}
     return torch.compile(pixels, dynamic=False, **how)
@@ -133,7 +131,9 @@ def run_openvino(graph: Any) -> Network:
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = library("openvino", "openvino").compile_model(graph, "CPU", options)
+    openvino = library("openvino", "openvino")
+    with kept_signal_stack():
+        compiled = openvino.compile_model(graph, "CPU", options)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         found = compiled(images.numpy(), share_inputs=True)

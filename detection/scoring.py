@@ -1,6 +1,6 @@
 """A detector's COCO numbers on annotated images, fused and member by member."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,8 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
     source = Path(config.checkpoint or config.detections)
     folder = Path(config.output or source.parent / "eval")
     if config.detections:
+        if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
+            raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
         if not config.data.val_annotations:
             raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
         annotations = load_annotations(config.data.val_annotations, None)
@@ -140,7 +142,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         make_folder(folder)  # before the long part
         workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)
-        metrics["postprocess"] = resolved(detector)
+        metrics["postprocess"] = asdict(detector.resolved_settings())
         metrics["runtime"], metrics["precision"] = config.runtime, config.precision
         save_results(evaluator.results(), annotations, folder / "detections.json")
     write_json(metrics, folder / "metrics.json")
@@ -150,10 +152,3 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         print(f" AP of each member  {listed}")
     print(f"wrote {folder / 'metrics.json'}")
     return metrics
-
-
-def resolved(detector: Detector) -> dict[str, Any]:
-    """The post-processing settings in force, with S filled in."""
-    settings = detector.settings
-    limit = settings.max_per_member or 200 * len(detector.model.members)
-    return asdict(replace(settings, max_per_member=limit))

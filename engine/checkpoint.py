@@ -50,6 +50,8 @@ def read(path: str | Path) -> Any:
             f"{path}: refused, since it is damaged or holds more than tensors and plain values; "
             "use a checkpoint of weights alone"
         ) from error
+    except MemoryError as error:
+        raise UserError(f"{path}: there is not enough memory to read it, or it is damaged") from error
     except Exception as error:  # unpickling has a dozen kinds
         raise UserError(f"{path}: not a readable checkpoint (damaged, or another format)") from error
 

@@ -55,7 +55,9 @@ def concurrent(
         return Graphs(branches, device)
     if how == "devices":
         return Workers(branches, places, copies=True)
-    return Workers(branches, [device] * min(len(branches), torch.get_num_threads()), copies=False)
+    if how == "threads":
+        return Workers(branches, [device] * min(len(branches), torch.get_num_threads()), copies=False)
+    raise ValueError(how)
 
 
 def _places(devices: str | None) -> list[torch.device]:
@@ -98,7 +100,7 @@ class Workers:
         jobs = []
         for number, (pool, part, device) in enumerate(zip(self.pools, self.parts, self.devices, strict=True)):
             own = views[number :: len(self.devices)]
-            moved = {id(view): view.to(device, non_blocking=True) for view in own}  # one view may be all members'
+            moved = {id(view): _to(view, device) for view in own}  # one view may be all members'
             jobs.append(pool.submit(_run, part, [moved[id(view)] for view in own], device, _Modes(device.type)))
         wait(jobs)
         outputs: list[Output] = [None] * len(views)
@@ -156,11 +158,13 @@ class Streams:
     def __call__(self, views: Sequence[Tensor]) -> list[Output]:
         current = torch.cuda.current_stream(self.device)
         others = []
-        for stream, branch, view in zip(self.streams, self.branches[1:], views[1:], strict=True):
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                others.append(branch(view))
-        first = self.branches[0](views[0])
+        # A cached cast of a shared weight would be read by streams that have not waited for the one that made it.
+        with torch.autocast(**_Modes("cuda").autocast, cache_enabled=False):
+            for stream, branch, view in zip(self.streams, self.branches[1:], views[1:], strict=True):
+                stream.wait_stream(current)
+                with torch.cuda.stream(stream):
+                    others.append(branch(view))
+            first = self.branches[0](views[0])
         for stream in self.streams:
             current.wait_stream(stream)
         return [first, *others]
@@ -211,7 +215,9 @@ class Graphs:
                     self.run(inputs)
             current.wait_stream(warming)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Of this device, which need not be the current one; other threads may pin memory meanwhile.
+            stream = torch.cuda.Stream(self.device)
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 outputs = self.run(inputs)
         return graph, inputs, outputs
 

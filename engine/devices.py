@@ -1,5 +1,8 @@
 """Where and in which precision a network runs."""
 
+import os
+import shutil
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -28,6 +31,13 @@ def resolve_device(name: str, flag: str = "--device") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"{flag} {name}: not supported; use auto, cpu, cuda or cuda:N")
     return device
+
+
+def check_compiler(what: str) -> None:
+    """Raises UserError, in the name of ``what``, where torch.compile would find no C++ compiler."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not shutil.which(compiler):
+        raise UserError(f"{what} needs a C++ compiler, and {compiler} is not there: install it, or set CXX")
 
 
 def precision_dtype(precision: Precision, device: torch.device, training: bool = False) -> torch.dtype | None:

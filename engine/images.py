@@ -1,6 +1,7 @@
 """Encoded images as 8-bit RGB."""
 
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -63,8 +64,17 @@ def _check_png(data: bytes | np.ndarray, name: str) -> None:
         length, part = struct.unpack_from(">I4s", data, at)
         at += 12 + length
     width, height = struct.unpack_from(">II", data, 16) if len(data) >= 24 else (0, 0)
-    if width * height > int(os.environ[_LIMIT]):
+    if width * height > _pixel_limit():
         raise _too_large(name)
+
+
+def _pixel_limit() -> int:
+    """OpenCV's limit, which its users may have set as a number with or without a unit."""
+    text = os.environ.get(_LIMIT, "")
+    number = re.fullmatch(r"(\d+)(KB|MB|GB)?", text.strip(), re.IGNORECASE)
+    if not number:
+        raise UserError(f"{_LIMIT} is {text!r} in the environment: set a number of pixels, or remove it")
+    return int(number[1]) * 2 ** (10 * ("", "KB", "MB", "GB").index((number[2] or "").upper()))
 
 
 def _too_large(name: str) -> UserError:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from engine import batch_norm, checkpoint
 from engine.cli import to_dict
-from engine.devices import autocast, precision_dtype
+from engine.devices import autocast, check_compiler, precision_dtype
 from engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
 from engine.errors import UserError
 from engine.faults import explained
@@ -110,6 +110,8 @@ class _Training:
         else:
             self.average = WeightAverage(self.model, settings.ema)
         self.replica = data_parallel(self.model, world)
+        if settings.compile:
+            check_compiler("train.compile")
         # Beside the model, whose keys stay as they are and which evaluates as it is.
         task.network = torch.compile(self.replica) if settings.compile else self.replica
         if world.is_first:

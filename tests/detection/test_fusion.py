@@ -140,7 +140,11 @@ def test_many_threads_and_a_forked_process_may_fuse_at_once() -> None:
         warnings.simplefilter("ignore")  # Python's, of forking beside threads
         child = os.fork()
     if child == 0:
-        os._exit(0 if right() else 1)
+        ended = 1
+        try:
+            ended = 0 if right() else 1
+        finally:
+            os._exit(ended)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -276,3 +280,13 @@ def test_importing_does_not_load_numba(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)  # importing it now fails
     importlib.import_module("detection.fusion")
+
+
+def test_boxes_may_be_transposed_columns() -> None:
+    given = np.array([[0.1, 0.2, 0.5, 0.6], [0.3, 0.3, 0.7, 0.8]])
+    plain, transposed = (
+        weighted_boxes_fusion([boxes, boxes], [[0.9, 0.5]] * 2, [[0, 1]] * 2)
+        for boxes in (given, np.asfortranarray(given))  # the second as np.stack((x1, y1, x2, y2)).T gives them
+    )
+    for one, other in zip(plain, transposed, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,5 +1,7 @@
 """Every runtime finds the same boxes as PyTorch runs the network unfolded."""
 
+import ctypes
+import gc
 import importlib
 import json
 from pathlib import Path
@@ -218,6 +220,27 @@ def test_int8_stays_close_and_is_kept_until_the_weights_change(
     checkpoint.save(changed, trained / "best.pt")
     Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="openvino", precision="int8"))
     assert len({kept, *trained.glob("best.int8-*.xml")}) == 2
+
+
+def test_openvino_leaves_the_signal_stack(trained: Path) -> None:
+    """Its instances unmap their own; one of them in force would end the process at the next signal."""
+    need("openvino")
+    sigaltstack = ctypes.CDLL(None).sigaltstack
+
+    def stack() -> bytes:
+        now = ctypes.create_string_buffer(24)
+        assert sigaltstack(None, now) == 0
+        return now.raw
+
+    before = stack()
+    run = RuntimeSettings(runtime="openvino")
+    loaded = [Detector.load(trained / "best.pt", "cpu", run=run) for _ in range(2)]
+    loaded[1].network(inputs(trained))
+    assert stack() == before
+    del loaded[0]  # the first one first
+    loaded.clear()
+    gc.collect()
+    assert stack() == before
 
 
 def test_int8_needs_images(trained: Path, tmp_path: Path) -> None:

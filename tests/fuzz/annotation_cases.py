@@ -46,8 +46,6 @@ RESULTS: list[dict[str, Any]] = [
     {"image_id": 3, "category_id": 1, "bbox": [0.5, 0.25, 19, 19], "score": 0.5, "segmentation": {"size": [20, 20]}},
     {"image_id": 9, "category_id": 1, "bbox": [3, 4, 10, 5.5], "score": 1e-9, "keypoints": [1, 2, 3], "id": 5},
 ]
-# Evaluation holds every image and class in memory: few here.
-_FORMS = 3
 
 
 def write_images(root: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 from engine.errors import UserError
 
-HANG = 10.0  # seconds
+HANG = 10.0  # seconds; what goes on for three times as long is stopped
 # What OpenCV's own libraries print of a damaged image, which no setting of theirs silences.
 _CHATTER = re.compile(rb"libpng (error|warning): .*\n|.*JPEG.*\n|TIFF.*\n|.*: Warning, .*\n|Warning: unknown JFIF.*\n")
 # Python's audit events of what no reader of files has to do
@@ -70,7 +71,7 @@ class _Watch:
                 self.seen.append(f"opened {path}")
         elif event == "os.mkdir" and not os.path.realpath(os.fsdecode(arguments[0])).startswith(self.output):
             self.seen.append(f"{event} {arguments[0]}")
-        elif event.startswith(_FORBIDDEN) and not str(arguments[0]).startswith(self.output):
+        elif event.startswith(_FORBIDDEN) and not str(arguments[0] if arguments else "").startswith(self.output):
             self.seen.append(f"{event} {arguments}"[:300])
 
 
@@ -112,18 +113,20 @@ def _alarm() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def judge(read: Callable[[], object], names: Sequence[str], output: Path) -> Outcome:
+def judge(read: Callable[[], object], names: Sequence[str], output: Path, most_seconds: float = math.inf) -> Outcome:
     """Runs ``read``, which takes the input or raises.
 
     Args:
         read: the tool's own functions on one case.
         names: a refusal's line must hold one of them: the file, or the keys.
         output: the only folder that may be written to.
+        most_seconds: a case that takes longer is a fault.
     """
     fault = ""
     end: Literal["accepted", "refused", "fault"] = "accepted"
     text = ""
     _watch.seen.clear()
+    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # of what a case is the first to import
     with _streams() as printed, warnings.catch_warnings():
         warnings.simplefilter("always")
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
@@ -152,11 +155,12 @@ def judge(read: Callable[[], object], names: Sequence[str], output: Path) -> Out
             fault = f"{type(error).__name__}: {str(error)[:300]!r} at {own[-1]} in {place[-1].filename}"
         finally:
             _watch.output = None
+            sys.dont_write_bytecode = compiles
         seconds = time.perf_counter() - began
         sys.stderr.flush()
         printed.seek(0)
         lines = printed.read()
     rest = _CHATTER.sub(b"", lines)
     fault = fault or "".join(_watch.seen[:1]) or (f"printed {rest[:300]!r}" if rest.strip() else "")
-    fault = fault or (f"took {seconds:.1f} s" if seconds > HANG else "")
+    fault = fault or (f"took {seconds:.1f} s" if seconds > most_seconds else "")
     return Outcome("fault" if fault else end, fault or text, seconds, rest != lines)
