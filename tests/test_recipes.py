@@ -7,6 +7,7 @@ import pytest
 
 from classification.backbones import find_backbone
 from classification.config import EvaluateClassification, TrainClassification
+from detection.benchmark_command import Benchmark
 from detection.config import TrainDetection
 from detection.importing import ImportCheckpoint
 from detection.summary_command import Summary
@@ -29,6 +30,7 @@ TOOLS = {
     "eval_cls.py": EvaluateClassification,
     "train_det.py": TrainDetection,
     "summary.py": Summary,
+    "benchmark.py": Benchmark,
     "import_checkpoint.py": ImportCheckpoint,
 }
 COMMANDS = re.findall(r"`(\w+\.py --[^`]*)`", (CONFIGS.parent / "docs/reproduce.md").read_text(encoding="utf-8"))
