@@ -1,6 +1,9 @@
 """From raw network outputs to boxes: per-member non-maximum suppression, then fusion over the members."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, get_args
 
@@ -73,6 +76,20 @@ def postprocess(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings:
     return fuse(member_boxes(deltas, logits, default_boxes, settings), settings)
 
 
+@contextmanager
+def _on_one_core() -> Iterator[int]:
+    """torch works on one core inside; gives the number that it had before.
+
+    It would share out work of a millisecond, and wait for ten where another program has the other core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
 def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxes]:
     """Fuse the members' boxes of each image by weighted boxes fusion; ``members`` is indexed [member][image].
 
@@ -85,6 +102,12 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
     images = list(zip(*members, strict=True))
     if not images:
         return []
+    with _on_one_core() as threads:
+        return _fuse_images(images, settings, threads)
+
+
+def _fuse_images(images: list[tuple[Boxes, ...]], settings: PostprocessSettings, threads: int) -> list[Boxes]:
+    members = len(images[0])
     boxes, scores, labels = (torch.cat(column) for column in zip(*chain(*images), strict=True))
     counts = np.array([[len(found.scores) for found in image] for image in images])
     *fused, numbers = fuse_images(
@@ -92,11 +115,11 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
         scores.double().numpy(),
         labels.numpy(),
         counts,
-        weights=np.ones(len(members)),
-        thresholds=np.full(len(members), np.float32(settings.fusion_skip), np.float64),  # the scores' own precision
+        weights=np.ones(members),
+        thresholds=np.full(members, np.float32(settings.fusion_skip), np.float64),  # the scores' own precision
         iou_thr=settings.fusion_iou,
         conf_type=settings.fusion_conf,
-        threads=torch.get_num_threads(),
+        threads=threads,
     )
     boxes, scores, labels = (torch.from_numpy(column) for column in fused)
     columns = boxes.to(torch.float32), scores.to(torch.float32), labels
@@ -126,8 +149,15 @@ def member_boxes(
             f"deltas {tuple(deltas.shape)}, logits {tuple(logits.shape)}, default boxes {tuple(default_boxes.shape)}: "
             "expected [S, N, A, 4], [S, N, A, classes + 1], [A, 4]"
         )
+    with _on_one_core() as threads:
+        return _member_boxes(deltas, logits, default_boxes, settings, threads)
+
+
+def _member_boxes(
+    deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings, threads: int
+) -> list[list[Boxes]]:
     num_members, num_images, num_boxes = logits.shape[:3]
-    select = _select_on_cpu if logits.device.type == "cpu" else _select_on_device
+    select = partial(_select_on_cpu, threads=threads) if logits.device.type == "cpu" else _select_on_device
     found = select(
         deltas.detach().flatten(0, 2),
         logits.detach().flatten(0, 2).to(torch.float32),
@@ -148,7 +178,7 @@ def member_boxes(
     _compiled.in_threads(
         lambda first, end: _postprocess_kernel.best_boxes(first, end, *inputs, *limits, kept, counts),
         pictures,
-        torch.get_num_threads(),
+        threads,
     )
     order = [kept[start : start + count] for start, count in zip(starts, counts, strict=False)]
     order = torch.from_numpy(np.concatenate(order)) if order else found.rows
@@ -167,7 +197,9 @@ class _Found(NamedTuple):
     finite: bool  # whether the network's outputs are
 
 
-def _select_on_cpu(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings) -> _Found:
+def _select_on_cpu(
+    deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings, threads: int = 1
+) -> _Found:
     """All scores above the threshold; deltas [S * N * A, 4], logits [S * N * A, C + 1] float32."""
     from detection import _compiled, _postprocess_kernel
 
@@ -177,7 +209,7 @@ def _select_on_cpu(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settin
     def scan(first: int, end: int) -> tuple[int, int]:
         return first, _postprocess_kernel.promising_rows(first, end, values, offset, rows)
 
-    parts = _compiled.in_threads(scan, len(values), torch.get_num_threads())
+    parts = _compiled.in_threads(scan, len(values), threads)
     finite = all(count >= 0 for _, count in parts)
     candidates = torch.from_numpy(np.concatenate([rows[first : first + max(count, 0)] for first, count in parts]))
     probabilities = logits[candidates].softmax(dim=-1)
