@@ -118,7 +118,8 @@ def test_the_way_of_other_devices_equals_the_cpus(
     deltas, logits, default_boxes = random_outputs(5, members=2, images=3, classes=5, boxes=300)
     logits[1, 1, :, 0] = 100
     expected = member_boxes(deltas, logits, default_boxes, settings)
-    monkeypatch.setattr(module, "_select_on_cpu", partial(module._select_on_device, bound=bound))
+    select = partial(module._select_on_device, bound=bound)
+    monkeypatch.setattr(module, "_select_on_cpu", lambda *arguments, threads: select(*arguments))
     found = member_boxes(deltas, logits, default_boxes, settings)
     for ours, theirs in zip(chain(*found), chain(*expected), strict=True):
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
