@@ -170,7 +170,12 @@ class Recipes:
     """YAML files, down to the first training step."""
 
     names = ("case.yaml", "Option '", "data", "train", "model", "postprocess", "output", "seed", "device", "backbone")
-    names += ("not a folder", "cannot be read", "no such checkpoint")  # of a folder or file that the recipe names
+    names += (
+        "not a folder",
+        "cannot be read",
+        "no such checkpoint",
+        "members",
+    )  # of a folder or file that the recipe names
 
     def __init__(self, root: Path) -> None:
         write_folders(root)
