@@ -11,6 +11,7 @@ metrics.jsonl differs.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -72,15 +73,21 @@ def workers(process: subprocess.Popen[bytes]) -> list[int]:
     return [int(child) for child in path.read_text().split()] if path.exists() else []
 
 
-def kill(layout: str, process: subprocess.Popen[bytes], draw: random.Random) -> None:
+def kill(layout: str, process: subprocess.Popen[bytes], draw: random.Random) -> bool:
+    """Kills one worker or all processes; says whether there was one to kill."""
+    several = LAYOUTS[layout][0] > 1
+    alive = workers(process) if several else []
     if layout == "elastic":
-        if alive := workers(process):
-            os.kill(draw.choice(alive), signal.SIGKILL)
-        return
-    for worker in workers(process) if LAYOUTS[layout][0] > 1 else []:
-        os.killpg(worker, signal.SIGKILL)  # torchrun gives each worker a session of its own
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        if not alive:
+            return False
+        alive = [draw.choice(alive)]
+    for worker in alive:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended since it was listed
+            (os.kill if layout == "elastic" else os.killpg)(worker, signal.SIGKILL)  # each has a session of its own
+    if layout != "elastic":
+        os.killpg(process.pid, signal.SIGKILL)  # not yet waited for, so its group exists
+        process.wait()
+    return True
 
 
 def position(output: Path) -> tuple[int, int]:
@@ -105,7 +112,8 @@ def disturbed(layout: str, data: Path, output: Path, kills: int, length: float, 
         time.sleep(draw.uniform(0, length / kills))  # so that the run does not end before the last kill
         if process.poll() is not None:
             break
-        kill(layout, process, draw)
+        if not kill(layout, process, draw):
+            continue
         places.append("{}:{}".format(*position(output)))
         if layout != "elastic":
             process = start(layout, data, output, kills)

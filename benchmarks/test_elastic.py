@@ -3,6 +3,7 @@
 pytest benchmarks/test_elastic.py
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -47,7 +48,8 @@ class Node:
 
     def kill(self) -> None:
         for worker in self.workers():
-            os.kill(worker, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended since it was listed
+                os.kill(worker, signal.SIGKILL)
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
