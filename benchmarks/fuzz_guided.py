@@ -26,12 +26,13 @@ with atheris.instrument_imports(include=["detection", "classification", "engine"
     from tests.fuzz.kinds import KINDS
 
 SEEDS = 200
+ONE_FILE = [name for name in KINDS if name not in ("folder", "commands")]
 
 
 def main() -> None:
     """Runs one kind until libFuzzer's limits or a fault."""
-    if len(sys.argv) < 2 or sys.argv[1] not in KINDS:
-        sys.exit(f"{__doc__}\nkinds: {', '.join(KINDS)}")
+    if len(sys.argv) < 2 or sys.argv[1] not in ONE_FILE:
+        sys.exit(f"{__doc__}\nkinds: {', '.join(ONE_FILE)}")
     name, words = sys.argv[1], sys.argv[2:]
     root = Path(tempfile.mkdtemp())
     kind = KINDS[name](root)

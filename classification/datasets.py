@@ -208,18 +208,23 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
 
 
 def _check_links(folder: Path) -> None:
-    """Links may lead out of the folder, but not twice to one place: walking through them could take for ever."""
-    left, met = [str(folder)], set()
+    """Links may lead anywhere, but not round in circles, nor by ever more ways to the same folders: walks never end."""
+    left: list[tuple[str, frozenset[str]]] = [(str(folder), frozenset())]
+    places, visits = set(), 0
     while left:
-        path = left.pop()
-        if (place := os.path.realpath(path)) in met:
-            raise UserError(f"{path}: its place is met twice under {folder}, through a link; remove it")
-        met.add(place)
+        path, above = left.pop()
+        place, visits = os.path.realpath(path), visits + 1
+        places.add(place)
+        if place in above:
+            raise UserError(f"{path}: a link to a folder that it is in leads round in circles; remove it")
+        if visits > 10 * len(places) + 1000:
+            raise UserError(f"{path}: links lead to its place, and others, in too many ways; remove some")
         try:
             with os.scandir(path) as entries:
-                left += [e.path for e in entries if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())]
+                folders = [e.path for e in entries if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())]
         except OSError as error:
             raise UserError(f"{path}: the folder cannot be read: {error.strerror}") from error
+        left += [(child, above | {place}) for child in folders]
 
 
 def _read_file(path: str) -> np.ndarray:
@@ -241,6 +246,8 @@ def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:
         raise UserError(f"{path}: no such file: set --data.root to the .npz file") from None
     except KeyError:
         raise UserError(f"{path}: lacks {name}; it needs {', '.join(names)}") from None
+    except MemoryError as error:
+        raise UserError(f"{path}: there is not enough memory to read {name}, or it is damaged") from error
     except Exception as error:  # zipfile, zlib, tokenize and numpy have a dozen kinds
         raise UserError(f"{path}: {name} cannot be read as a plain array (damaged, or not an .npz file)") from error
     if bomb:

@@ -181,11 +181,13 @@ def test_rows_without_a_score_above_the_threshold_are_left_out_safely(threshold:
 def test_the_number_of_threads_does_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     deltas, logits, default_boxes = random_outputs(6, members=2, images=5, classes=4, boxes=200)
     results, before = [], torch.get_num_threads()
-    for number in (1, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
-        results.append(postprocess(deltas, logits, default_boxes, PostprocessSettings()))
-    monkeypatch.undo()
-    torch.set_num_threads(before)
+    try:
+        for number in (1, 3):
+            monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+            results.append(postprocess(deltas, logits, default_boxes, PostprocessSettings()))
+    finally:
+        monkeypatch.undo()
+        torch.set_num_threads(before)
     for one, many in zip(*results, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, many, strict=True))
     assert postprocess(deltas[:, :0], logits[:, :0], default_boxes, PostprocessSettings()) == []

@@ -116,9 +116,11 @@ def test_no_more_threads_than_cores_and_the_callers_number_stays() -> None:
     before = torch.get_num_threads()
     branches = [nn.Identity() for _ in range(4)]
     assert len(run_at_once(branches, "threads", None).pools) == 2
-    torch.set_num_threads(1)
-    assert len(concurrent(branches, "threads", None, CPU).pools) == torch.get_num_threads() == 1
-    torch.set_num_threads(before)
+    try:
+        torch.set_num_threads(1)
+        assert len(concurrent(branches, "threads", None, CPU).pools) == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_each_device_has_a_copy_whose_shared_layers_are_one() -> None:

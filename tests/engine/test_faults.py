@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ COMMON = ["--model.backbone=resnet10_16", "--data.dataset=npz", "--data.image_si
 COMMON += ["--train.workers=1", "--train.epochs=3", "--train.lr=0.05", "--train.accumulate=2", "--train.ema=0.9"]
 COMMON += ["--train.mixup=0.2", "--device=cpu"]
 
+Start = Callable[..., subprocess.Popen]
+
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,16 +36,29 @@ def whole(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def start(npz: Path, output: Path, *arguments: str, **options: object) -> subprocess.Popen:
-    words = command("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output, *arguments)
-    return subprocess.Popen(
-        words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+@pytest.fixture
+def start(npz: Path) -> Iterator[Start]:
+    """Starts runs in process groups of their own; those that still go on at the end of the test are killed."""
+    started = []
+
+    def begin(output: Path, *arguments: str, data: Path = npz) -> subprocess.Popen:
+        words = command("train_cls.py", *COMMON, f"--data.root={data}", "--output", output, *arguments)
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(words, env=environment(), text=True, start_new_session=True, **streams))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
+    limit = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit, f"{path} does not come"
         time.sleep(0.02)
 
 
@@ -61,10 +77,10 @@ def check_same_end(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_a_run_inside_an_epoch_which_then_goes_on(
-    number: signal.Signals, npz: Path, whole: Path, tmp_path: Path
+    number: signal.Signals, npz: Path, whole: Path, start: Start, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    process = start(npz, output, "--train.save_every=1", start_new_session=True)
+    process = start(output, "--train.save_every=1")
     wait_for(output / "last.pt", process)
     os.killpg(process.pid, number)  # as torchrun and terminals do: to the processes that load data, too
     text, _ = process.communicate(timeout=120)
@@ -76,9 +92,9 @@ def test_signal_ends_a_run_inside_an_epoch_which_then_goes_on(
     check_same_end(whole, output)
 
 
-def test_killed_run_goes_on_from_inside_an_epoch(npz: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_run_goes_on_from_inside_an_epoch(npz: Path, whole: Path, start: Start, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    process = start(npz, output, "--train.save_every=1", start_new_session=True)
+    process = start(output, "--train.save_every=1")
     wait_for(output / "last.pt", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -103,9 +119,9 @@ def test_full_disk_keeps_the_checkpoint_before(npz: Path, tmp_path: Path) -> Non
     assert not list(output.glob("*.tmp"))
 
 
-def test_killed_data_worker_is_one_line(npz: Path, tmp_path: Path) -> None:
+def test_killed_data_worker_is_one_line(start: Start, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    process = start(npz, output, "--train.save_every=1", "--train.epochs=200")
+    process = start(output, "--train.save_every=1", "--train.epochs=200")
     wait_for(output / "last.pt", process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for child in children:
@@ -116,20 +132,20 @@ def test_killed_data_worker_is_one_line(npz: Path, tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
-def test_failed_evaluation_does_not_cost_the_epoch(npz: Path, tmp_path: Path) -> None:
+def test_failed_evaluation_does_not_cost_the_epoch(start: Start, tmp_path: Path) -> None:
     damaged = write_npz(tmp_path / "damaged.npz", train=32)
     arrays = dict(np.load(damaged))
     arrays["test_bytes"] = np.zeros_like(arrays["test_bytes"])
     np.savez(damaged, **arrays)
-    process = start(damaged, tmp_path / "run")
+    process = start(tmp_path / "run", data=damaged)
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 2, text
     state = saved(tmp_path / "run")
     assert (state["epoch"], state["batch"]) == (0, 8)
 
 
-def test_not_finite_loss_names_the_images(npz: Path, tmp_path: Path) -> None:
-    process = start(npz, tmp_path / "run", "--train.lr=1e30", "--train.warmup_epochs=0")
+def test_not_finite_loss_names_the_images(npz: Path, start: Start, tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "--train.lr=1e30", "--train.warmup_epochs=0")
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 2, text
     assert "not finite" in text

@@ -105,7 +105,7 @@ def _alarm() -> Iterator[None]:
         raise _Hang
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 3 * HANG)
+    signal.setitimer(signal.ITIMER_REAL, 3 * HANG, HANG)  # again, where a handler of any exception took the first
     try:
         yield
     finally:
