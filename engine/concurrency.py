@@ -91,8 +91,9 @@ class Workers:
             copy.deepcopy(part).to(device) if copies else part for part, device in zip(parts, self.devices, strict=True)
         ]
         cores = torch.get_num_threads()
-        share = max(1, cores // max(1, sum(device.type == "cpu" for device in self.devices)))
-        self.pools = [ThreadPoolExecutor(1, "members", _take_cores, (share,)) for _ in self.devices]
+        #: threads of an operation on the CPU
+        self.share = max(1, cores // max(1, sum(device.type == "cpu" for device in self.devices)))
+        self.pools = [ThreadPoolExecutor(1, "members", _take_cores, (self.share,)) for _ in self.devices]
         wait([pool.submit(os.getpid) for pool in self.pools])  # they are set up
         torch.set_num_threads(cores)  # each thread has its own number, but new ones begin with the last that was set
 
@@ -107,6 +108,17 @@ class Workers:
         for number, job in enumerate(jobs):
             outputs[number :: len(self.devices)] = [_to(output, views[0].device) for output in job.result()]
         return outputs
+
+
+@contextmanager
+def threads_of(runner: Runner | None) -> Iterator[None]:
+    """Gives the caller's operations as many threads as the runner's have, so that sums are taken in the same order."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(runner.share if isinstance(runner, Workers) else cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _take_cores(number: int) -> None:

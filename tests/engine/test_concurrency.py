@@ -13,7 +13,7 @@ from classification.ensemble import EnsembleOfEnsembles
 from detection.config import Detect, EvaluateDetection
 from detection.ssd import SSD
 from engine.cli import parse
-from engine.concurrency import Runner, concurrent
+from engine.concurrency import Runner, concurrent, threads_of
 from engine.errors import UserError
 
 CPU = torch.device("cpu")
@@ -55,6 +55,9 @@ def test_detectors_give_the_same(how: str, devices: str | None, channels: tuple[
     net.concurrent = run_at_once(net.branches(), how, devices)
     for found, wanted in zip([*net(views[0]), *net(views)], expected, strict=True):
         assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max().clamp(min=1)
+    with threads_of(net.concurrent):
+        in_turn = zip(*[branch(view) for branch, view in zip(net.branches(), views, strict=True)], strict=True)
+    assert all(torch.equal(found, torch.stack(wanted)) for found, wanted in zip(net(views), in_turn, strict=True))
 
 
 @pytest.mark.parametrize(("how", "devices"), MODES)
