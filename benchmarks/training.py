@@ -52,6 +52,7 @@ WAYS = {
     "divdet with train.compile": "clast alloc fused compile",
 }
 SINGLE, PEER = "divdet, S=1", "torchvision's SSD, the same backbone, S=1"
+TUNED_PEER = f"{PEER}, with channels_last, the allocator's setting and fused SGD"
 
 
 class Levels(nn.Module):
@@ -83,14 +84,14 @@ def batch(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 def stepper(way: str, arguments: argparse.Namespace) -> Callable[[], float]:
     """A training step of that way, which returns its loss."""
     device = resolve_device(arguments.device)
-    options = WAYS.get(way, WAYS["divdet"] if way == SINGLE else "").split()
+    options = WAYS.get(way, WAYS["divdet"] if way in (SINGLE, TUNED_PEER) else "").split()
     if "alloc" in options and device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(0)
     images, boxes, labels = batch(arguments.batch_size, device)
     dtype = precision_dtype(arguments.precision, device, training=True)
-    if way == PEER:
-        return peer(arguments, device, dtype, images, boxes, labels)
+    if way in (PEER, TUNED_PEER):
+        return peer(arguments, way == TUNED_PEER, device, dtype, images, boxes, labels)
     model = create_ssd(arguments.backbone, 1 if way == SINGLE else arguments.members, CLASSES).to(device).train()
     if "clast" in options:
         model = model.to(memory_format=torch.channels_last)
@@ -114,13 +115,14 @@ def stepper(way: str, arguments: argparse.Namespace) -> Callable[[], float]:
 
 def peer(
     arguments: argparse.Namespace,
+    tuned: bool,
     device: torch.device,
     dtype: torch.dtype | None,
     images: Tensor,
     boxes: Tensor,
     labels: Tensor,
 ) -> Callable[[], float]:
-    """A step of torchvision's SSD with its own loss and transform, as its reference script has it."""
+    """A step of torchvision's SSD with its own loss and transform; ``tuned``: with what divdet's loop sets."""
     levels = Levels(arguments.backbone)
     anchors = DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
@@ -129,7 +131,9 @@ def peer(
     )
     head = SSDHead(levels.channels, list(BOXES_PER_CELL), CLASSES + 1)
     model = TorchvisionSSD(levels, anchors, (300, 300), CLASSES + 1, head=head).to(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
+    if tuned:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4, fused=tuned)
     pictures = list(images.permute(0, 3, 1, 2).float().div(255))
     targets = [{"boxes": 300 * own, "labels": kind + 1} for own, kind in zip(boxes, labels, strict=True)]
 
@@ -216,7 +220,9 @@ def main() -> None:
     parser.add_argument("--epoch_batches", type=int, default=30 if cuda else 12, help="of the measured data wait")
     parser.add_argument("--compile", action="store_true", default=cuda, help="time train.compile too (on a GPU always)")
     arguments = parser.parse_args()
-    names = [name for name in (*WAYS, SINGLE, PEER) if arguments.compile or "compile" not in WAYS.get(name, "")]
+    names = [
+        name for name in (*WAYS, SINGLE, PEER, TUNED_PEER) if arguments.compile or "compile" not in WAYS.get(name, "")
+    ]
     ways = {name: Way(name, arguments) for name in names}
     print(describe(machine()))
     print(f"SSD300, {arguments.backbone}, S={arguments.members}, batch {arguments.batch_size}, {arguments.precision}\n")
@@ -230,8 +236,10 @@ def main() -> None:
     for timing in timings:
         print(f"{1000 * arguments.batch_size / timing.median:8.4g} images/s  {timing.name}")
     alone = {timing.name: timing.milliseconds for timing in timings}
-    ratios = sorted(peer / own for own, peer in zip(alone[SINGLE], alone[PEER], strict=True))
-    print(f"\n{SINGLE}: {ratios[len(ratios) // 2]:.3g} times {PEER}")
+    print()
+    for other in (PEER, TUNED_PEER):
+        ratios = sorted(peer / own for own, peer in zip(alone[SINGLE], alone[other], strict=True))
+        print(f"{SINGLE}: {ratios[len(ratios) // 2]:.3g} times {other}")
     for way in ways.values():
         way.close()
     rate, share = data_wait(arguments)
