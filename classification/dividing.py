@@ -13,10 +13,13 @@ from engine.errors import UserError
 WeightDecayDividing = Literal["none", "exponential", "linear"]
 
 
+MOST_MEMBERS = 1024
+
+
 def check_members(members: int) -> None:
-    """Raises UserError unless S is a whole number of at least 1."""
-    if not isinstance(members, int) or isinstance(members, bool) or members < 1:
-        raise UserError(f"members must be a whole number of at least 1, not {members!r}")
+    """Raises UserError unless S is a whole number of 1 to 1024."""
+    if not isinstance(members, int) or isinstance(members, bool) or not 1 <= members <= MOST_MEMBERS:
+        raise UserError(f"members must be a whole number of 1 to {MOST_MEMBERS}, not {members!r}")
 
 
 def divide_width(width: int, members: int) -> int:

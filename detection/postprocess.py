@@ -49,10 +49,14 @@ class PostprocessSettings:
         for name in ("candidates_per_class", "max_per_member"):
             if not isinstance(getattr(self, name), int | None):
                 raise UserError(f"postprocess.{name} is {getattr(self, name)!r}: choose a whole number")
-        if self.candidates_per_class < 1:
-            raise UserError(f"postprocess.candidates_per_class is {self.candidates_per_class}: choose at least 1")
-        if self.max_per_member is not None and self.max_per_member < 1:
-            raise UserError(f"postprocess.max_per_member is {self.max_per_member}: choose at least 1, or null")
+        if not 1 <= self.candidates_per_class < 2**31:
+            raise UserError(
+                f"postprocess.candidates_per_class is {self.candidates_per_class}: choose at least 1 and below 2^31"
+            )
+        if self.max_per_member is not None and not 1 <= self.max_per_member < 2**31:
+            raise UserError(
+                f"postprocess.max_per_member is {self.max_per_member}: choose at least 1 and below 2^31, or null"
+            )
         if self.fusion_conf not in get_args(ConfType):
             raise UserError(
                 f"postprocess.fusion_conf is {self.fusion_conf!r}: choose one of {', '.join(get_args(ConfType))}"

@@ -20,9 +20,14 @@ Config = TypeVar("Config")
 
 _read_yaml = get_loader("yaml")
 _MOST_DIGITS = 300  # of a whole number, which may become a float
+_DEEPEST = 100  # brackets inside brackets; reading takes the square of their number
+_LONGEST = 2000  # characters of a message
 
 
 def _load_yaml(text: str) -> Any:
+    depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
+    if max(depths, default=0) > _DEEPEST:
+        raise yaml.YAMLError("it is nested too deeply")
     # Aliases share what they name. jsonargparse walks every way through it, and a few lines can hold endlessly many.
     try:
         document = yaml.compose(text)
@@ -38,6 +43,8 @@ def _expanded(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
     if node not in counted:
         if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits is too large")
+        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a null character, which no path or name has")
         counted[node] = 0  # until it is counted: then it was met inside itself
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         pairs = [child if isinstance(child, tuple) else (child,) for child in children]
@@ -60,6 +67,8 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse prints the whole usage before a message of several lines: one line says more.
         line = " ".join(str(message).split())
+        if len(line) > _LONGEST:  # what was given may be of any length; what is wrong with it stands before or behind
+            line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
         if unknown := _UNKNOWN.search(line):
             key = ".".join(filter(None, unknown.groups()))
             close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
@@ -103,6 +112,10 @@ def parse(
         f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
         for i, word in enumerate(argv)
     ]
+    for key, word in itertools.pairwise(["", *argv]):
+        if digits := re.search(rf"\d{{{_MOST_DIGITS + 1}}}", word):
+            name = f"{key} " * key.startswith("--") + word[: digits.start() + 20]
+            raise UserError(f"{name}…: a number of so many digits is too large")
     if positional and "--" not in argv:
         argv = _positionals_first(argv)
     # Printing waits for the defaults.
@@ -137,7 +150,7 @@ def _positionals_first(argv: list[str]) -> list[str]:
 
 
 def _build(parser: ArgumentParser, read: Namespace, config_class: type[Config]) -> Config:
-    files = read.pop("config", None) or []
+    files = [file for file in read.pop("config", None) or [] if file]  # none where YAML itself was given
     try:
         _check_values(read, config_class)
     except UserError as error:

@@ -77,7 +77,7 @@ def test_weight_decay_of_table_5(how: str, members: int, expected: float) -> Non
 @pytest.mark.parametrize(
     ("divide", "message"),
     [
-        (lambda: divide_width(16, 0), "at least 1, not 0"),
+        (lambda: divide_width(16, 0), "1 to 1024, not 0"),
         (lambda: divide_width(16, True), "at least 1"),
         (lambda: divide_width(16, 300), "none would be left"),
         (lambda: divide_widen_factor(2, 16), "below 1"),

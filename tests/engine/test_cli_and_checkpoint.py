@@ -91,7 +91,9 @@ def test_empty_section_is_named(tmp_path: Path) -> None:
         ("seed: null", "seed is null"),
         ("train: {epochs: null}", r"train\.epochs is null: give it a value"),
         ("train: {steps: null}", r"train\.steps is null"),
-        ('output: "a\\0b"', "output holds a null character"),
+        ('output: "a\\0b"', r"recipe\.yaml: .*line 1: a null character"),
+        ('train: "a\\0b"', r"recipe\.yaml: .*line 1: a null character"),
+        ("train: " + "x/" * 5000, r"recipe\.yaml: .*train.* … .*x/x/x"),
         ("train: 5", "train is 5: it is a section"),
         ("train: [1]", r"train is \[1\]: it is a section"),
         ("a: &a [*a]", r"recipe\.yaml: .*an alias \(\*name\) stands inside what it names"),
@@ -113,6 +115,12 @@ def test_null_is_taken_where_it_means_something_and_aliases_too(tmp_path: Path) 
     file = tmp_path / "recipe.yaml"
     file.write_text("seed: &n 7\noutput: null\ntrain:\n  epochs: *n\n  limit: null\n  steps: [*n, 8]\n")
     assert parse(Config, ["--config", str(file)]) == Config(Section(7, [7, 8], None), str(Path("runs/recipe")), 7)
+
+
+def test_numbers_without_end_and_recipes_in_place_of_a_file_on_the_command_line() -> None:
+    with pytest.raises(UserError, match=r"--train\.epochs=1000.*…: a number of so many digits is too large"):
+        parse(Config, ["--train.epochs=1" + "0" * 400])
+    assert parse(Config, ["--config", "{seed: 3}"]) == parse(Config, ["--seed=3"])
 
 
 @pytest.mark.parametrize("form", ["--config {}", "--config={}"])

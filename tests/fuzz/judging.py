@@ -67,7 +67,8 @@ class _Watch:
         if event == "open" and isinstance(arguments[0], str | bytes):
             path, flags = os.path.realpath(os.fsdecode(arguments[0])), arguments[2]
             writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and path != os.devnull
-            if (writes and not path.startswith(self.output)) or "outside" in os.path.basename(path):
+            outside = "outside" in os.path.basename(path) and os.path.exists(path)
+            if (writes and not path.startswith(self.output)) or outside:
                 self.seen.append(f"opened {path}")
         elif event == "os.mkdir" and not os.path.realpath(os.fsdecode(arguments[0])).startswith(self.output):
             self.seen.append(f"{event} {arguments[0]}")

@@ -169,7 +169,19 @@ _FRAGMENTS = (
 class Recipes:
     """YAML files, down to the first training step."""
 
-    names = ("case.yaml", "Option '", "data", "train", "model", "postprocess", "output", "seed", "device", "backbone")
+    names = (
+        "case.yaml",
+        "truth.json",
+        "Option '",
+        "data",
+        "train",
+        "model",
+        "postprocess",
+        "output",
+        "seed",
+        "device",
+        "backbone",
+    )
     names += (
         "not a folder",
         "cannot be read",
@@ -228,7 +240,7 @@ class _Tool:
 class CommandLines:
     """The words behind each tool."""
 
-    names = ("--", *Recipes.names, "case", "no image found", "members", "dataset", "score")
+    names = ("--", *Recipes.names, "batch_size", "case", "no image found", "members", "dataset", "score")
 
     def __init__(self, root: Path) -> None:
         write_folders(root)
