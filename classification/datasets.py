@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch.distributed import is_torchelastic_launched
 from torchvision import datasets as torchvision_datasets
 
 from classification.class_names import IMAGENET
@@ -29,6 +30,7 @@ STATISTICS = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
+_FETCH = "add --data.download true (and start it once without torchrun)"
 _MOST_UNPACKED = 2**26  # bytes of an .npz file beyond what its own size explains
 
 
@@ -133,7 +135,13 @@ def default_image_size(settings: DataSettings, images: ImageSet) -> int:
     return 32 if settings.dataset in ("cifar10", "cifar100", "svhn") else 224
 
 
+def _fetch_once(settings: EvalDataSettings) -> EvalDataSettings:
+    """Without ``download`` under torchrun, whose processes would all write the same files."""
+    return replace(settings, download=settings.download and not is_torchelastic_launched())
+
+
 def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
+    settings = _fetch_once(settings)
     cls = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[settings.dataset]
     try:
         # torchvision unpickles these files, but only if their checksums are the published ones.
@@ -141,13 +149,12 @@ def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSe
     except (RuntimeError, OSError) as error:
         if settings.download:
             raise UserError(f"{root}: {cls.base_folder} cannot be fetched ({error}); put it there by hand") from error
-        raise UserError(
-            f"{root}: holds no intact {cls.base_folder} folder: add --data.download true, or set --data.root"
-        ) from error
+        raise UserError(f"{root}: holds no intact {cls.base_folder} folder: {_FETCH}, or set --data.root") from error
     return ImageSet(str(root), list(data.classes), np.array(data.targets, np.int64), data.data, _as_is)
 
 
 def _load_svhn(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
+    settings = _fetch_once(settings)
     try:
         data = torchvision_datasets.SVHN(str(root), "train" if split == "train" else "test", download=settings.download)
     except ImportError as error:
@@ -156,7 +163,7 @@ def _load_svhn(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet
         if settings.download:
             raise UserError(f"{root}: SVHN cannot be fetched ({error}); put its two .mat files there") from error
         raise UserError(
-            f"{root}: holds no intact train_32x32.mat and test_32x32.mat: add --data.download true, or set --data.root"
+            f"{root}: holds no intact train_32x32.mat and test_32x32.mat: {_FETCH}, or set --data.root"
         ) from error
     images = np.ascontiguousarray(data.data.transpose(0, 2, 3, 1))
     return ImageSet(str(root), [str(digit) for digit in range(10)], np.array(data.labels, np.int64), images, _as_is)
@@ -173,6 +180,11 @@ def _load_imagenet(root: Path, split: Split) -> ImageSet:
             raise UserError(
                 f"{root / split}: holds {loose[0]} outside the class folders, so its unpacking was cut off: delete it"
             )
+    elif is_torchelastic_launched():
+        raise UserError(
+            f"{root}: holds no {split}/: start it once without torchrun, which unpacks the official archives, or set "
+            "--data.root"
+        )
     else:
         try:
             torchvision_datasets.ImageNet(str(root), split)  # unpacks the official archives

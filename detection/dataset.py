@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from detection.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.augmentation import MEAN, STD, TrainingAugmentation, to_input
@@ -90,6 +90,10 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     for row, (_, own_boxes, own_labels) in enumerate(samples):
         boxes[row, : len(own_labels)] = torch.from_numpy(own_boxes)
         labels[row, : len(own_labels)] = torch.from_numpy(own_labels)
+    if get_worker_info() is not None:
+        # It is handed over through there. Where that is full, only an error that is raised here reaches the training.
+        for part in (images, boxes, labels):
+            part.share_memory_()
     return images, boxes, labels
 
 

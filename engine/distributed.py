@@ -6,17 +6,19 @@ neighbouring processes together make one replica of the network.
 """
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.devices import resolve_device
@@ -167,9 +169,12 @@ def processes(device: str, members: int, member_parallel: bool) -> Iterator[tupl
             raise UserError(f"--device {device}: under torchrun each process takes its own device; say cuda or auto")
         chosen = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    store, rank, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    store = _store_of_this_start(store, rank, count)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT)
     try:
-        mesh = init_device_mesh(chosen.type, (count // parts, parts), mesh_dim_names=("replicas", "members"))
+        mesh = _mesh(chosen.type, torch.arange(count).view(-1, parts))
         replica, member = divmod(dist.get_rank(), parts)
         world = World(member, parts, replica, count // parts, mesh)
         with ExitStack() as stack:
@@ -177,8 +182,49 @@ def processes(device: str, members: int, member_parallel: bool) -> Iterator[tupl
                 stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             print(f"{count} processes: {world.replicas} x {parts} (batches x members), {dist.get_backend()}")
             yield world, chosen
-    finally:
+    except UserError:
+        raise  # its message first: others may be waiting for this process, and leaving the group for them
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _mesh(device_type: str, ranks: Tensor) -> DeviceMesh:
+    """The ranks [replicas, members] as a mesh; by itself it would make groups that wait for half an hour."""
+    groups = []
+    for rows in (ranks.T.tolist(), ranks.tolist()):
+        made = [dist.new_group(row, timeout=_TIMEOUT) for row in rows]
+        groups.append(next(group for group, row in zip(made, rows, strict=True) if dist.get_rank() in row))
+    return DeviceMesh.from_group(groups, device_type, mesh=ranks, mesh_dim_names=("replicas", "members"))
+
+
+def _store_of_this_start(store: dist.Store, rank: int, count: int) -> dist.Store:
+    """A part of torchrun's store that only the processes of this start use.
+
+    torchrun keeps one store over its restarts, so that processes would find the addresses of those before them and call
+    them in vain (pytorch issue 135712). Nothing in the environment tells starts apart on all nodes: each node counts
+    its own. So the first process draws a name, and tells it to each other process by that process's own new key.
+    """
+    name = uuid4().hex
+    if rank:
+        store.set(f"present/{rank}", name)
+        given = store.get(f"given/{name}").decode()  # waits for it
+        store.set(f"taken/{given}/{rank}", "")
+        return dist.PrefixStore(given, store)
+    answered, limit = set(), time.monotonic() + _TIMEOUT.total_seconds()
+    others = range(1, count)
+    while not all(store.check([f"taken/{name}/{other}"]) for other in others):
+        for other in others:
+            key = f"present/{other}"
+            # Until all have taken it: a key may be left from a start before.
+            if store.check([key]) and (asking := store.get(key).decode()) not in answered:
+                store.set(f"given/{asking}", name)
+                answered.add(asking)
+        if time.monotonic() > limit:
+            raise RuntimeError(f"not all of the {count} processes have started within {_TIMEOUT}")
+        time.sleep(0.02)
+    return dist.PrefixStore(name, store)
 
 
 class Elsewhere(nn.Module):

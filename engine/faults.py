@@ -9,6 +9,9 @@ import torch
 from engine.errors import UserError
 
 _MEMORY = ("DefaultCPUAllocator: not enough memory", "can't allocate memory", "CUDA out of memory")
+_MEMORY += ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cuda failure 2 'out of memory'")
+_SHARED_MEMORY = "unable to allocate shared memory"
+_OTHER_PROCESS = ("Connection closed by peer", "Connection reset by peer")  # gloo's, of a process that has ended
 _WORKER = "DataLoader worker (pid"
 # What is left where a data worker dies in the middle of handing over a batch; torch.distributed has errors of its own.
 _HANDING_OVER = (ConnectionResetError, ConnectionRefusedError, EOFError)
@@ -16,7 +19,7 @@ _HANDING_OVER = (ConnectionResetError, ConnectionRefusedError, EOFError)
 
 @contextmanager
 def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
-    """Turns a lack of memory and the death of a data worker into a UserError.
+    """Turns a lack of memory, the death of a data worker and that of another process into a UserError.
 
     Args:
         batch_size: train.batch_size, which is named.
@@ -32,6 +35,11 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
                 f"out of memory: lower train.batch_size (now {batch_size}; train.accumulate makes up for it) or choose "
                 f"a smaller backbone; {kept}"
             ) from error
+        if _SHARED_MEMORY in text:
+            raise UserError(
+                f"/dev/shm, through which loaded images are handed over, is full: lower train.workers (now {workers}) "
+                f"or train.batch_size (now {batch_size}), or enlarge it (docker run --shm-size); {kept}"
+            ) from error
         if _WORKER in text or isinstance(error, _HANDING_OVER):
             # DataLoader's handler would raise again, wherever the process is, when its next worker dies
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -39,4 +47,6 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
                 f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
                 f"{kept}"
             ) from error
+        if any(known in text for known in _OTHER_PROCESS):
+            raise UserError(f"another process of this run has ended: its message says why; {kept}") from error
         raise

@@ -4,6 +4,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); the file before it is kept") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that can only be read says so even of a file that is not there
+            temporary.unlink(missing_ok=True)
 
 
 def _unfinished(path: Path) -> str:
@@ -46,7 +48,10 @@ def _unfinished(path: Path) -> str:
 def remove_unfinished(path: Path) -> None:
     """Removes what killed processes left of writing ``path``; call it where no other process writes it."""
     for left in path.parent.glob(f"{_unfinished(path)}*.tmp"):
-        left.unlink()
+        try:
+            left.unlink()
+        except OSError as error:
+            raise UserError(f"{left}: is left of a killed run and cannot be removed ({error.strerror})") from error
 
 
 def write_text(text: str, path: Path) -> None:

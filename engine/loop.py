@@ -57,13 +57,13 @@ def fit(
     """
     if device.type == "cpu":
         keep_freed_memory()
-    training = _Training(task, loader, settings, folder, device, world)
     if settings.warmup_epochs >= settings.epochs:
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
-    if training.epoch >= settings.epochs:
-        print(f"{folder.last} already has {training.epoch} epochs: nothing to do")
     kept = f"{folder.last} holds the last checkpoint, if one was written"
     with stop_on_signals() as stopping, explained(settings.batch_size, settings.workers, kept):
+        training = _Training(task, loader, settings, folder, device, world)
+        if training.epoch >= settings.epochs:
+            print(f"{folder.last} already has {training.epoch} epochs: nothing to do")
         while training.epoch < settings.epochs:
             training.train_epoch(stopping)
             training.finish_epoch(stopping)
@@ -109,6 +109,11 @@ class _Training:
             self._resume(folder.resumed)
         else:
             self.average = WeightAverage(self.model, settings.ema)
+        places = world.all_objects((self.epoch, self.batch, self.average.steps, self.sampler.layout))
+        if any(place != places[0] for place in places):
+            raise UserError(
+                f"{folder.path}: the processes found different checkpoints or data: all nodes must see the same folders"
+            )
         self.replica = data_parallel(self.model, world)
         if settings.compile:
             check_compiler("train.compile")
@@ -214,16 +219,15 @@ class _Training:
             batch = self.batch - len(own) + row
             images += [self.task.name(index) for _, index in self.sampler.batch(batch)]
         images = sorted({image for part in self.world.all_objects(images) for image in part})
-        kept = (
-            f"{self.folder.last} holds the last checkpoint"
-            if self.folder.last.exists()
-            else "there is no checkpoint yet"
-        )
         shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
         raise UserError(
             f"the {name} is not finite at epoch {self.epoch + 1}, batch {self.batch}: lower train.lr or check the "
-            f"data; {kept}; the batch's images: {shown}"
+            f"data; {self._kept()}; the batch's images: {shown}"
         )
+
+    def _kept(self) -> str:
+        exists = self.folder.last.exists()
+        return f"{self.folder.last} holds the last checkpoint" if exists else "there is no checkpoint yet"
 
     def _step(self) -> None:
         if self.world.member_group is not None:
@@ -269,6 +273,12 @@ class _Training:
         held = whole(momentum(self.optimizer, self.model), self.world)
         if not self.world.is_first:
             return
+        bad = [name for part in (weights, average, held) for name, value in part.items() if not value.isfinite().all()]
+        if bad:  # saved, it would be what every resumed run begins with
+            raise UserError(
+                f"{bad[0]} is not finite after epoch {self.epoch + 1}, batch {self.batch}: lower train.lr, or set "
+                f"train.clip_gradient; {self._kept()}"
+            )
         state = {
             "kind": self.folder.kind,
             "epoch": self.epoch,

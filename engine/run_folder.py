@@ -1,6 +1,7 @@
 """The folder of a training run: config.yaml, metrics.jsonl, TensorBoard events, last.pt and best.pt."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ class RunFolder:
         self.path = Path(config.output or f"runs/{kind}")
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
         self.resumed = self._find_checkpoint()
+        #: The file of another folder with which this run began, as it was when it is continued.
+        self.origin: str | None = (self.resumed or {}).get("origin")
+        if self.resumed and self.config.resume not in ("auto", str(self.last)) and not self.last.exists():
+            self.origin = str(Path(self.config.resume).resolve())
         self._events: Any = None
 
     def begin(self, history: list[dict[str, Any]]) -> None:
@@ -53,6 +58,8 @@ class RunFolder:
         for name in ("config.yaml", "metrics.jsonl", "last.pt", "best.pt"):
             remove_unfinished(self.path / name)  # of a run that was killed while it wrote
         write_text(to_yaml(self.config), self.path / "config.yaml")
+        if self.origin and not self.last.exists():  # from here on this folder can be continued
+            checkpoint.save(self.resumed | {"origin": self.origin}, self.last)
         if history:
             self._write_metrics(history)
 
@@ -65,6 +72,8 @@ class RunFolder:
         file = self.last if resume == "auto" else Path(resume)
         if resume == "auto" and not os.path.exists(file):
             return None
+        if self.last.exists() and self._came_from(file):
+            file = self.last  # torchrun starts the processes again with the same words
         if self.last.exists() and file.resolve() != self.last.resolve():
             raise UserError(f"{self.path} already holds a run: choose another --output to continue from {file}")
         found = checkpoint.load(file, self.kind)
@@ -81,7 +90,8 @@ class RunFolder:
         if (
             not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts)
             or found["scaler"].keys() not in (set(), _SCALER)
-            or not all(isinstance(number, int | float) for number in found["scaler"].values())
+            or not all(isinstance(n, int | float) and 0 <= n < 2**63 for n in found["scaler"].values())
+            or math.isnan(found["best"])
             or not all(isinstance(total, float) for total in found["totals"].values())
             or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors)
             or len(found["history"]) != found["epoch"]
@@ -102,6 +112,9 @@ class RunFolder:
             print(f"  changed: {key} = {new.get(key)}, was {old.get(key)}")
         return found
 
+    def _came_from(self, file: Path) -> bool:
+        return checkpoint.load(self.last, self.kind).get("origin") == str(file.resolve())
+
     def write(self, state: dict[str, Any], history: list[dict[str, Any]] | None, *, best: bool) -> None:
         """Writes a run as it stands; ``history`` is given at the end of an epoch.
 
@@ -112,7 +125,7 @@ class RunFolder:
         if best:
             weights = {key: value for key, value in state.items() if key not in _OF_RUNS}
             checkpoint.save(weights, self.best)
-        checkpoint.save(state, self.last)
+        checkpoint.save(state | ({"origin": self.origin} if self.origin else {}), self.last)
         if history is not None:
             self._write_metrics(history)
 
@@ -120,14 +133,24 @@ class RunFolder:
         write_text("".join(json.dumps(line) + "\n" for line in history), self.path / "metrics.jsonl")
 
     def write_events(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds an epoch's numbers to the TensorBoard events."""
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
+        """Adds an epoch's numbers to the TensorBoard events.
 
-            self._events = SummaryWriter(str(self.path), purge_step=epoch)
-        for name, value in values.items():
-            self._events.add_scalar(name, value, epoch)
-        self._events.flush()
+        Raises:
+            UserError: when they cannot be written.
+        """
+        try:
+            if self._events is None:
+                from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+                self._events = SummaryWriter(str(self.path), purge_step=epoch)
+            for name, value in values.items():
+                self._events.add_scalar(name, value, epoch)
+            self._events.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: TensorBoard's events cannot be written ({error.strerror or error}); "
+                f"{self.last.name} holds the epoch"
+            ) from error
 
     def close(self) -> None:
         """Closes the event file."""

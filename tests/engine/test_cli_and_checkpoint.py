@@ -311,6 +311,9 @@ RUN = {
         {"batch": -1},
         {"scaler": {"scale": 1.0}},
         {"scaler": RUN["scaler"] | {"scale": "1"}},
+        {"scaler": RUN["scaler"] | {"scale": math.nan}},
+        {"scaler": RUN["scaler"] | {"_growth_tracker": 2**63}},
+        {"best": math.nan},
         {"totals": {"loss": "1"}},
     ],
     ids=str,
@@ -323,6 +326,39 @@ def test_a_damaged_run_is_refused(tmp_path: Path, entry: dict) -> None:
     torch.save(RUN | entry, path)
     with pytest.raises(UserError, match=r"last\.pt: what it says of its run is damaged"):
         RunFolder(config, "detection", {})
+
+
+def test_a_run_that_continues_another_folders_is_continued_itself_when_it_starts_again(tmp_path: Path) -> None:
+    torch.save(RUN, tmp_path / "old.pt")
+    config = RunConfig(output=str(tmp_path / "new"), resume=str(tmp_path / "old.pt"))
+    folder = RunFolder(config, "detection", {})
+    folder.begin([])  # a kill from here on, and torchrun starts it with the same words
+    folder.write(RUN | {"batch": 3}, None, best=False)
+    assert RunFolder(config, "detection", {}).resumed["batch"] == 3
+    torch.save(RUN, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"already holds a run: choose another --output to continue from .*other\.pt"):
+        RunFolder(RunConfig(output=config.output, resume=str(tmp_path / "other.pt")), "detection", {})
+
+
+def test_events_that_cannot_be_written_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = RunFolder(RunConfig(output=str(tmp_path / "new")), "detection", {})
+    folder.begin([])
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", full)
+    with pytest.raises(UserError, match=r"events cannot be written \(No space left on device\); last\.pt holds"):
+        folder.write_events(1, {"loss": 1.0})
+
+
+def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("os.replace", read_only)
+    monkeypatch.setattr("pathlib.Path.unlink", read_only)
+    with pytest.raises(UserError, match=r"last\.pt: cannot be written \(Read-only file system\)"):
+        checkpoint.save({}, tmp_path / "last.pt")
 
 
 def test_an_old_format_that_names_no_storage_is_refused(tmp_path: Path) -> None:

@@ -62,6 +62,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def saved(folder: Path) -> dict:
     return torch.load(folder / "last.pt", weights_only=True)
 
@@ -82,7 +86,10 @@ def test_signal_ends_a_run_inside_an_epoch_which_then_goes_on(
     output = tmp_path / "run"
     process = start(output, "--train.save_every=1")
     wait_for(output / "last.pt", process)
-    os.killpg(process.pid, number)  # as torchrun and terminals do: to the processes that load data, too
+    if number == signal.SIGTERM:  # as systemd and SLURM do: to every process of the job
+        for child in children(process):
+            os.kill(child, number)
+    os.killpg(process.pid, number)  # as torchrun and terminals do
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number, text
     assert "continue with --resume auto" in text
@@ -123,9 +130,8 @@ def test_killed_data_worker_is_one_line(start: Start, tmp_path: Path) -> None:
     output = tmp_path / "run"
     process = start(output, "--train.save_every=1", "--train.epochs=200")
     wait_for(output / "last.pt", process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), signal.SIGKILL)
+    for child in children(process):
+        os.kill(child, signal.SIGKILL)
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 2, text
     assert "lower train.workers" in text
@@ -151,6 +157,23 @@ def test_not_finite_loss_names_the_images(npz: Path, start: Start, tmp_path: Pat
     assert "not finite" in text
     assert "image " in text
     assert str(npz) in text.splitlines()[-1]
+
+
+def test_weights_that_are_not_finite_are_not_saved(start: Start, tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "--train.lr=1e300", "--train.warmup_epochs=0", "--train.save_every=1")
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, text
+    assert "is not finite after epoch 1, batch 2: lower train.lr" in text
+    assert "there is no checkpoint yet" in text
+    assert not (tmp_path / "run/last.pt").exists()
+
+
+def test_full_shared_memory_and_the_end_of_another_process_are_named() -> None:
+    text = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+    with pytest.raises(UserError, match=r"/dev/shm.* is full: lower train\.workers \(now 2\)"), explained(32, 2, ""):
+        raise RuntimeError(text)
+    with pytest.raises(UserError, match="another process of this run has ended"), explained(32, 2, ""):
+        raise RuntimeError("[pair.cc:561] Connection closed by peer [127.0.0.1]:37543")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])

@@ -1,0 +1,18 @@
+"""Processes that torchrun starts again meet in a store of their own."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch.distributed as dist
+
+from engine.distributed import _store_of_this_start
+
+
+def test_a_restart_finds_nothing_of_the_processes_before() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for _ in range(3):
+        clients = [dist.TCPStore("127.0.0.1", store.port, is_master=False) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(_store_of_this_start, clients, range(4), [4] * 4))
+        assert not stores[0].check(["address"])
+        stores[1].set("address", "new")
+        assert all(own.check(["address"]) for own in stores)
