@@ -35,11 +35,13 @@ class Node:
         words.remove("--standalone")
         if namespace:
             words = ["ip", "netns", "exec", namespace, *words]
-        interface = {"GLOO_SOCKET_IFNAME": "veth0"} if namespace else {}
+        # Otherwise a node that joins waits in vain for the address that PyTorch 2.14's first node has told before.
+        variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        variables |= {"GLOO_SOCKET_IFNAME": "veth0"} if namespace else {}
         self.log = log
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                words, env=environment(**interface), stdout=file, stderr=file, start_new_session=True
+                words, env=environment(**variables), stdout=file, stderr=file, start_new_session=True
             )
 
     def workers(self) -> list[int]:
