@@ -26,12 +26,13 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
-LAYOUTS = {  # processes and options
-    "one": (1, []),
-    "two": (2, ["--train.precision=fp16", "--train.batch_norm=sync"]),
-    "members": (3, ["--model.members=3", "--train.member_parallel=true"]),
-    "elastic": (3, ["--train.batch_norm=sync"]),
+LAYOUTS = {  # processes, options, replicas
+    "one": (1, [], 1),
+    "two": (2, ["--train.precision=fp16", "--train.batch_norm=sync"], 2),
+    "members": (3, ["--model.members=3", "--train.member_parallel=true"], 1),
+    "elastic": (3, ["--train.batch_norm=sync"], 3),
 }
+IMAGES = 96
 EPOCHS = 24
 
 
@@ -39,7 +40,7 @@ def write_data(path: Path) -> Path:
     """96 training and 48 evaluation images of three colours as PNG files in an .npz."""
     draw = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {"classes": np.array(["red", "green", "blue"])}
-    for split, count in (("train", 96), ("test", 48)):
+    for split, count in (("train", IMAGES), ("test", 48)):
         labels = np.arange(count) % 3
         images = draw.integers(0, 160, (count, 24, 24, 3), np.uint8)
         images[np.arange(count), ..., labels] += 90
@@ -56,7 +57,7 @@ def start(layout: str, data: Path, output: Path, kills: int) -> subprocess.Popen
     words += ["--data.dataset=npz", "--data.image_size=24", "--model.backbone=resnet10_16", "--device=cpu"]
     words += [f"--train.epochs={EPOCHS}", "--train.batch_size=4", "--train.accumulate=2", "--train.save_every=1"]
     words += ["--train.ema=0.99", "--train.workers=1", "--train.mixup=0.2", "--train.evaluate_every=2"]
-    processes, own = LAYOUTS[layout]
+    processes, own, _ = LAYOUTS[layout]
     words += own
     if processes > 1:
         options = ["--standalone", f"--nproc_per_node={processes}", f"--max_restarts={10 * kills}"]
@@ -99,9 +100,14 @@ def position(output: Path) -> tuple[int, int]:
     return state["epoch"], state["batch"]
 
 
-def disturbed(layout: str, data: Path, output: Path, kills: int, length: float, draw: random.Random) -> list[str]:
-    """Kills a run ``kills`` times over its ``length`` in seconds; returns where it was each time."""
-    places: list[str] = []
+def disturbed(
+    layout: str, data: Path, output: Path, kills: int, length: float, draw: random.Random
+) -> list[tuple[int, int, bool]]:
+    """Kills a run ``kills`` times over its ``length`` in seconds.
+
+    Returns for each kill the epochs and batches of last.pt after it, and whether a file was being written.
+    """
+    places: list[tuple[int, int, bool]] = []
     process = start(layout, data, output, kills)
     while len(places) < kills and process.poll() is None:
         before = position(output)
@@ -109,12 +115,13 @@ def disturbed(layout: str, data: Path, output: Path, kills: int, length: float, 
         patience = time.monotonic() + (draw.uniform(0, 10) if draw.random() < 0.2 else 120)
         while position(output) == before and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.02)
-        time.sleep(draw.uniform(0, length / kills))  # so that the run does not end before the last kill
+        if places:  # the first kill comes in the first epoch, the others all over the run
+            time.sleep(draw.uniform(0, length / kills))
         if process.poll() is not None:
             break
         if not kill(layout, process, draw):
             continue
-        places.append("{}:{}".format(*position(output)))
+        places.append((*position(output), any(output.glob(".*.tmp"))))
         if layout != "elastic":
             process = start(layout, data, output, kills)
     if process.wait():
@@ -159,7 +166,14 @@ def main() -> None:
             unequal = differences(whole, output)
             wrong += bool(unequal) or len(places) < arguments.kills
             end = "equal bit for bit" if not unequal else f"{len(unequal)} differ: {', '.join(unequal[:3])}"
-            print(f"{layout}: {len(places)} kills at epoch:batch {' '.join(places)}: {end}", flush=True)
+            shown = " ".join(f"{epoch}:{batch}" for epoch, batch, _ in places)
+            first, writing = sum(not epoch for epoch, _, _ in places), sum(written for *_, written in places)
+            evaluating = sum(batch == IMAGES // (4 * LAYOUTS[layout][2]) for _, batch, _ in places)
+            print(
+                f"{layout}: {len(places)} kills ({first} in the first epoch, {evaluating} in evaluation, {writing} while a "
+                f"file was written) at epoch:batch {shown}: {end}",
+                flush=True,
+            )
     sys.exit(1 if wrong else 0)
 
 

@@ -76,7 +76,7 @@ def layouts(members: int, tool: str) -> Iterator[tuple[str, int, list[str], floa
 def equality(folder: Path) -> bool:
     """Prints a line per layout; whether all are within their tolerance."""
     words, right = data(folder), True
-    for tool, rate in (("train_cls", 0.01), ("train_det", 1e-4)):
+    for tool, rate in (("train_cls", 0.003), ("train_det", 1e-4)):
         for members, double in product((2, 4), (True, False)):
             recipe = [*words[tool], "--model.backbone=resnet10_16", f"--model.members={members}", f"--train.lr={rate}"]
             recipe += [f"--train.epochs={STEPS}", "--train.batch_size=8", f"--train.evaluate_every={STEPS}", *COMMON]
