@@ -170,8 +170,8 @@ def main() -> None:
             first, writing = sum(not epoch for epoch, _, _ in places), sum(written for *_, written in places)
             evaluating = sum(batch == IMAGES // (4 * LAYOUTS[layout][2]) for _, batch, _ in places)
             print(
-                f"{layout}: {len(places)} kills ({first} in the first epoch, {evaluating} in evaluation, {writing} while "
-                f"a file was written) at epoch:batch {shown}: {end}",
+                f"{layout}: {len(places)} kills ({first} in the first epoch, {evaluating} in evaluation, {writing} "
+                f"while a file was written) at epoch:batch {shown}: {end}",
                 flush=True,
             )
     sys.exit(1 if wrong else 0)
