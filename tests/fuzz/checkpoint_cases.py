@@ -132,7 +132,7 @@ def _changed_tree(draw: Random, saved: dict[str, Any], root: Path) -> Any:
                 case 0:
                     del weights[key]
                 case 1:
-                    weights[draw.choice((key + "x", "", 1, None, "module." + key, "a\nb"))] = weights[key]
+                    weights[draw.choice((f"{key}x", "", 1, None, f"module.{key}", "a\nb"))] = weights[key]
                 case _:
                     weights[key] = _strange_tensor(draw, weights[key], root)
         tree = {**saved, name: weights}
