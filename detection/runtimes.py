@@ -7,6 +7,7 @@ borders, where that convolution pads with the mean colour and not with black.
 from __future__ import annotations
 
 import importlib
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -134,9 +135,11 @@ def run_openvino(graph: Any) -> Network:
     openvino = library("openvino", "openvino")
     with kept_signal_stack():
         compiled = openvino.compile_model(graph, "CPU", options)
+    one_at_a_time = threading.Lock()  # it has one request, and refuses a thread that comes meanwhile
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = compiled(images.numpy(), share_inputs=True)
+        with one_at_a_time:
+            found = compiled(images.numpy(), share_inputs=True)
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
     return run
