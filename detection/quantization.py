@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import os
@@ -32,7 +33,7 @@ def quantized(pixels: FromPixels, folder: str | None, keep: Path | None) -> Any:
 
     Args:
         pixels: the network. It is left as it is.
-        folder: holds the images, of which 100 evenly spaced ones are used.
+        folder: holds the images, at any depth, of which 100 evenly spaced ones are used.
         keep: a file beside which the result is kept, and taken from the next time that weights and images are the
             same; None, or a folder that cannot be written, keeps nothing.
 
@@ -44,7 +45,7 @@ def quantized(pixels: FromPixels, folder: str | None, keep: Path | None) -> Any:
         raise UserError("precision int8 needs images to calibrate with: give a folder of them as --calibration")
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: give one of images to calibrate int8 with as --calibration")
-    paths = find_images([folder])
+    paths = find_images([os.path.join(glob.escape(folder), "**")])
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(IMAGES, len(paths))).round().astype(int)]
     kept = keep and keep.with_name(f"{keep.stem}.int8-{_key(pixels, paths)}.xml")
     if kept and kept.exists():
