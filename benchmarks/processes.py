@@ -57,11 +57,12 @@ def data(folder: Path, images: int = 8) -> dict[str, list[str]]:
     return {task: " ".join(part).split() for task, part in words.items()}
 
 
-def deviation(one: Path, many: Path) -> float:
-    """The largest relative difference of a step's loss, over all losses of metrics.jsonl."""
+def deviations(one: Path, many: Path) -> tuple[float, float]:
+    """The largest relative difference of a step's loss, and that of its parts."""
     names = [name for name in LOSSES if f'"{name}"' in (one / "metrics.jsonl").read_text()]
     pairs = [(np.array(column(one, name)), np.array(column(many, name))) for name in names]
-    return max(float((np.abs(many - one) / np.maximum(np.abs(one), 1e-2)).max()) for one, many in pairs)
+    found = [float((np.abs(many - one) / np.maximum(np.abs(one), 1e-2)).max()) for one, many in pairs]
+    return found[0], max(found[1:])
 
 
 def layouts(members: int, tool: str) -> Iterator[tuple[str, int, list[str], float]]:
@@ -89,9 +90,10 @@ def equality(folder: Path) -> bool:
             )
             for name, processes, options, tolerance in layouts(members, tool):
                 run(f"{tool}.py", *recipe, *options, f"--output={many}", processes=processes, double=double)
-                apart, tolerance = deviation(one, many), 1e-9 if double else tolerance
+                (apart, parts), tolerance = deviations(one, many), 1e-9 if double else tolerance
                 right &= apart <= tolerance
-                print(f"  {name}: {apart:.1e} apart at most (tolerance {tolerance:.0e})", flush=True)
+                print(f"  {name}: loss {apart:.1e} apart at most (tolerance {tolerance:.0e}), its parts {parts:.1e}")
+                sys.stdout.flush()
                 shutil.rmtree(many)
     return right
 
