@@ -21,6 +21,7 @@ Config = TypeVar("Config")
 _read_yaml = get_loader("yaml")
 _MOST_DIGITS = 300  # of a whole number, which may become a float
 _DEEPEST = 100  # brackets inside brackets; reading takes the square of their number
+_MOST_ITEMS = 500  # of a list; checking takes the square of their number
 _LONGEST = 2000  # characters of a message
 
 
@@ -45,6 +46,8 @@ def _expanded(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits is too large")
         if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
             raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a null character, which no path or name has")
+        if isinstance(node, yaml.SequenceNode) and len(node.value) > _MOST_ITEMS:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a list of {len(node.value)} values is too long")
         counted[node] = 0  # until it is counted: then it was met inside itself
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         pairs = [child if isinstance(child, tuple) else (child,) for child in children]

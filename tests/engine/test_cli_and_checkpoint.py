@@ -100,6 +100,7 @@ def test_empty_section_is_named(tmp_path: Path) -> None:
         ("train: &a {b: *a}", "stands inside what it names"),
         ("train: {steps: " + "[" * 1000, "nested too deeply"),
         ("output: here\ntrain:\n  rate: 1" + "0" * 400, r"recipe\.yaml: .*line 3: a number of 401 digits"),
+        ("train: {steps: [" + "0, " * 2000 + "]}", r"recipe\.yaml: .*line 1: a list of 2000 values is too long"),
         ("a: &a []\n" + "".join(f"{b}: &{b} [{'*' + a + ',*' + a}]\n" for a, b in pairwise(NAMES)), "too many"),
     ],
 )
