@@ -118,7 +118,7 @@ def parse(
     for key, word in itertools.pairwise(["", *argv]):
         if digits := re.search(rf"\d{{{_MOST_DIGITS + 1}}}", word):
             name = f"{key} " * key.startswith("--") + word[: digits.start() + 20]
-            raise UserError(f"{name}…: a number of so many digits is too large")
+            raise UserError(f"argument {name}…: a number of so many digits is too large")
     if positional and "--" not in argv:
         argv = _positionals_first(argv)
     # Printing waits for the defaults.

@@ -240,7 +240,7 @@ class _Tool:
 class CommandLines:
     """The words behind each tool."""
 
-    names = ("--", *Recipes.names, "batch_size", "case", "no image found", "members", "dataset", "score")
+    names = ("--", "argument", *Recipes.names, "batch_size", "case", "no image found", "members", "dataset", "score")
 
     def __init__(self, root: Path) -> None:
         write_folders(root)
