@@ -18,6 +18,7 @@ from classification.class_names import IMAGENET
 from classification.config import DataSettings, EvalDataSettings
 from engine.checkpoint import is_text
 from engine.errors import UserError
+from engine.files import refuse_pipe
 from engine.images import decode_image, read_bytes
 from engine.sampling import derived_seed
 
@@ -221,26 +222,27 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
 
 def _check_links(folder: Path) -> None:
     """Links may lead anywhere, but not round in circles, nor by ever more ways to the same folders: walks never end."""
-    left: list[tuple[str, frozenset[str]]] = [(str(folder), frozenset())]
+    left = [(str(folder), os.path.realpath(folder), frozenset[str]())]
     places, visits = set(), 0
     while left:
-        path, above = left.pop()
-        place, visits = os.path.realpath(path), visits + 1
+        path, place, above = left.pop()
+        visits += 1
         places.add(place)
         if place in above:
             raise UserError(f"{path}: a link to a folder that it is in leads round in circles; remove it")
         if visits > 10 * len(places) + 1000:
             raise UserError(f"{path}: links lead to its place, and others, in too many ways; remove some")
         try:
-            with os.scandir(path) as entries:
-                folders = [e.path for e in entries if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())]
+            with os.scandir(place) as entries:
+                names = [e.name for e in entries if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())]
         except OSError as error:
             raise UserError(f"{path}: the folder cannot be read: {error.strerror}") from error
-        left += [(child, above | {place}) for child in folders]
+        above |= {place}
+        left += [(f"{path}/{name}", os.path.realpath(f"{place}/{name}"), above) for name in names]
 
 
 def _read_file(path: str) -> np.ndarray:
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if not os.path.isfile(path):
         raise UserError(f"{path}: not a file, or a link to none; remove it")
     return decode_image(read_bytes(path), path)
 
@@ -248,6 +250,7 @@ def _read_file(path: str) -> np.ndarray:
 def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:
     names = [f"{split}_bytes", f"{split}_offsets", f"{split}_labels", "classes"]
     arrays, name = {}, names[0]
+    refuse_pipe(path)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             size, unpacked = os.path.getsize(path), sum(member.file_size for member in file.zip.infolist())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+
+
+def refuse_pipe(path: str | Path) -> None:
+    """Raises UserError where ``path`` is a named pipe, whose other end could be waited for without end.
+
+    Pipes of the shell, ``<(…)``, end by themselves.
+    """
+    try:
+        named = stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith(("/dev/", "/proc/"))
+    except (OSError, ValueError):  # what reads it says more
+        return
+    if named:
+        raise UserError(f"{path}: a named pipe, not a file")
 
 
 def make_folder(path: str | Path) -> Path:

@@ -14,6 +14,7 @@ from engine import checkpoint
 from engine.cli import parse, run, to_yaml
 from engine.errors import UserError
 from engine.files import write_json
+from engine.images import read_bytes
 from engine.optimization import TrainSettings, build_optimizer, learning_rate
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
@@ -360,6 +361,14 @@ def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeyp
     monkeypatch.setattr("pathlib.Path.unlink", read_only)
     with pytest.raises(UserError, match=r"last\.pt: cannot be written \(Read-only file system\)"):
         checkpoint.save({}, tmp_path / "last.pt")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for read in (checkpoint.read, read_bytes, lambda path: parse(Config, ["--config", str(path)])):
+        with pytest.raises(UserError, match="pipe: a named pipe, not a file"):
+            read(pipe)
 
 
 def test_an_old_format_that_names_no_storage_is_refused(tmp_path: Path) -> None:
