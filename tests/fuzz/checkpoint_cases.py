@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -256,6 +257,11 @@ class Runs(_Checkpoints):
         write_folders(root)
         self.config, saved = saved_run(root)
         super().__init__(root, saved)
+
+    def write(self, draw: Random) -> None:
+        """The next case."""
+        shutil.rmtree(self.root / "output", ignore_errors=True)  # otherwise what the case before left is continued
+        super().write(draw)
 
     def use(self) -> None:
         """Continues it, up to its first step."""
