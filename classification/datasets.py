@@ -18,7 +18,7 @@ from classification.class_names import IMAGENET
 from classification.config import DataSettings, EvalDataSettings
 from engine.checkpoint import is_text
 from engine.errors import UserError
-from engine.files import refuse_pipe
+from engine.files import refuse_special
 from engine.images import decode_image, read_bytes
 from engine.sampling import derived_seed
 
@@ -250,7 +250,7 @@ def _read_file(path: str) -> np.ndarray:
 def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:
     names = [f"{split}_bytes", f"{split}_offsets", f"{split}_labels", "classes"]
     arrays, name = {}, names[0]
-    refuse_pipe(path)
+    refuse_special(path)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             size, unpacked = os.path.getsize(path), sum(member.file_size for member in file.zip.infolist())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.files import refuse_pipe
+from engine.files import refuse_special
 
 MAX_ID = 2**63 - 1
 MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
@@ -26,7 +26,7 @@ def read_json(path: Path) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # a parsed file holds no cycles, and looking for them among its objects took two thirds of the time
     try:
-        refuse_pipe(path)
+        refuse_special(path)
         return json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error

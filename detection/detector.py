@@ -61,6 +61,7 @@ class Detector:
         self.network: Network = FromPixels(self.model)
         self.names, self.category_ids, self.settings, self.device = names, category_ids, settings, device
         self.default_boxes = ssd300_default_boxes().to(device)
+        self.source: str | None = None  # the checkpoint, for messages
 
     @classmethod
     def load(
@@ -108,7 +109,9 @@ class Detector:
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         checkpoint.load_weights(model, saved["model"], source)
-        return cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
+        detector = cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
+        detector.source = source
+        return detector
 
     def predict(self, images: Sequence[Any], score_threshold: float = 0.0, batch_size: int = 8) -> list[Detections]:
         """Finds objects in images.
@@ -149,7 +152,10 @@ class Detector:
             Every member's boxes (S lists of N) and the fused ones (N), in [0, 1]; see ``postprocess``.
         """
         outputs = self.network(inputs.to(self.device, non_blocking=True))
-        members = member_boxes(*outputs, self.default_boxes, self.resolved_settings())
+        try:
+            members = member_boxes(*outputs, self.default_boxes, self.resolved_settings())
+        except UserError as error:
+            raise UserError(f"{self.source}: {error}" if self.source else str(error)) from error
         members = (world or World()).member_objects(members)
         return members, fuse(members, self.settings)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.errors import UserError
-from engine.files import refuse_pipe, write_atomically
+from engine.files import refuse_special, write_atomically
 
 # What torch.save says of a full disk or a closed folder, as a RuntimeError.
 _WRITER = ("PytorchStreamWriter", "inline_container", "Parent directory")
@@ -38,7 +38,7 @@ def read(path: str | Path) -> Any:
         UserError: when the file is missing, damaged, or holds anything else (of which nothing is executed).
     """
     try:
-        refuse_pipe(path)
+        refuse_special(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a format that is refused in a moment
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from engine.errors import UserError
-from engine.files import refuse_pipe
+from engine.files import refuse_special
 from engine.stopping import Stopped
 
 Config = TypeVar("Config")
@@ -80,7 +80,7 @@ class _Parser(ArgumentParser):
         raise UserError(f"{line} (see {self.prog} --help)")
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
-        refuse_pipe(str(cfg_path))
+        refuse_special(str(cfg_path))
         try:
             return super().parse_path(cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:

@@ -12,17 +12,18 @@ from typing import Any
 from engine.errors import UserError
 
 
-def refuse_pipe(path: str | Path) -> None:
-    """Raises UserError where ``path`` is a named pipe, whose other end could be waited for without end.
+def refuse_special(path: str | Path) -> None:
+    """Raises UserError where ``path`` is a device or a named pipe, which may have no end or never begin.
 
     Pipes of the shell, ``<(…)``, end by themselves.
     """
     try:
-        named = stat.S_ISFIFO(os.stat(path).st_mode) and not str(path).startswith(("/dev/", "/proc/"))
+        mode = os.stat(path).st_mode
     except (OSError, ValueError):  # what reads it says more
         return
-    if named:
-        raise UserError(f"{path}: a named pipe, not a file")
+    named = stat.S_ISFIFO(mode) and not str(path).startswith(("/dev/", "/proc/"))
+    if named or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise UserError(f"{path}: a named pipe or a device, not a file")
 
 
 def make_folder(path: str | Path) -> Path:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from engine.errors import UserError
-from engine.files import refuse_pipe
+from engine.files import refuse_special
 
 # What OpenCV would log about a damaged image, the UserError says.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -23,7 +23,7 @@ def read_bytes(path: str | Path) -> bytes:
     Raises:
         UserError: when it cannot be read.
     """
-    refuse_pipe(path)
+    refuse_special(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:
