@@ -78,7 +78,7 @@ def test_weight_decay_of_table_5(how: str, members: int, expected: float) -> Non
     ("divide", "message"),
     [
         (lambda: divide_width(16, 0), "1 to 1024, not 0"),
-        (lambda: divide_width(16, True), "at least 1"),
+        (lambda: divide_width(16, True), "1 to 1024, not True"),
         (lambda: divide_width(16, 300), "none would be left"),
         (lambda: divide_widen_factor(2, 16), "below 1"),
         (lambda: divide_growth_rate(40, 500), "none would be left"),
