@@ -6,7 +6,8 @@ from numba import njit
 from detection._compiled import compiled, sort_descending
 
 AVG, MAX, BOX_AND_MODEL_AVG, ABSENT_MODEL_AWARE_AVG, OVERFLOWING_AVG = range(5)
-BLOCK = 16  # clusters that are tested for overlap together, in vector instructions
+CELLS = 16  # rows and columns of the grid in which clusters are looked up
+FEW = 32  # boxes of a label: as many are searched one by one
 
 
 @njit
@@ -98,42 +99,75 @@ def _take(boxes, scores, labels, starts, thresholds, weights):
 
 
 @njit
-def _best_match(box, fused, areas, coarse, start, size, iou_threshold):
-    """The cluster, of ``size`` from ``start`` on, whose IoU with ``box`` is highest and above the threshold.
-
-    Of equals the first; -1 for none. box: 4 numbers; fused [4, clusters]; coarse [5, size] float32: fused boxes, areas
-    times t / (1 + t). An IoU is above t where the overlap is above t / (1 + t) times the sum of the areas: blocks
-    without a cluster that comes within 1e-6 of that in float32, whose errors are below 5e-7 for boxes in 0..1, are
-    passed over.
-    """
+def _overlaps_more(box, fused, areas, cluster, best, match):
+    """Whether a cluster's IoU with ``box`` is above ``best``, or as high and it comes before ``match``; the IoU."""
     x1, y1, x2, y2 = box
-    area = (x2 - x1) * (y2 - y1)
-    coarse_x1, coarse_y1, coarse_x2, coarse_y2 = np.float32(x1), np.float32(y1), np.float32(x2), np.float32(y2)
-    bound, zero = np.float32(area * iou_threshold / (1 + iou_threshold) - 1e-6), np.float32(0)
-    match, best_iou = -1, iou_threshold
-    for block in range(0, size, BLOCK):  # from 0: an index that may be negative keeps vector instructions away
-        stop = min(block + BLOCK, size)
-        candidates = np.int32(0)  # a bit for each cluster of the block
-        for i in range(block, stop):
-            coarse_width = min(coarse_x2, coarse[2, i]) - max(coarse_x1, coarse[0, i])
-            coarse_height = min(coarse_y2, coarse[3, i]) - max(coarse_y1, coarse[1, i])
-            candidate = np.int32(max(coarse_width, zero) * coarse_height > coarse[4, i] + bound)
-            candidates |= candidate << np.int32(i - block)
-        if candidates == 0:
-            continue
-        for i in range(block, stop):
-            if not candidates >> (i - block) & 1:
-                continue
-            cluster = start + i
-            width = min(x2, fused[2, cluster]) - max(x1, fused[0, cluster])
-            height = min(y2, fused[3, cluster]) - max(y1, fused[1, cluster])
-            if width <= 0 or height <= 0:
-                continue
-            overlap = width * height
-            iou = overlap / (areas[cluster] + area - overlap)
-            if iou > best_iou:
-                match, best_iou = cluster, iou
+    width = min(x2, fused[2, cluster]) - max(x1, fused[0, cluster])
+    if width <= 0:
+        return False, 0.0
+    height = min(y2, fused[3, cluster]) - max(y1, fused[1, cluster])
+    if height <= 0:
+        return False, 0.0
+    overlap = width * height
+    iou = overlap / (areas[cluster] + (x2 - x1) * (y2 - y1) - overlap)
+    return iou > best or (iou == best and cluster < match), iou
+
+
+@njit
+def _cell(low, high):
+    """The row or column of the grid that the middle of low..high lies in."""
+    return min(max(int((low + high) * (CELLS / 2)), 0), CELLS - 1)
+
+
+@njit
+def _best_match(box, fused, areas, start, end, heads, following, iou_threshold):
+    """The cluster of start..end whose IoU with ``box`` is highest and above the threshold; of equals the first, or -1.
+
+    box: 4 numbers; fused [4, clusters]. Where there is a grid, only clusters whose middles are near enough count:
+    intervals with an IoU above t have middles less than (1 - t) / 2t of either's length apart, and boxes' sides have no
+    lower IoU than the boxes. heads [CELLS, CELLS] (empty: no grid): a cluster of each cell; following [clusters]: the
+    next one of its cell; -1 for none.
+    """
+    match, best = -1, iou_threshold
+    if not len(heads):
+        for cluster in range(start, end):
+            better, iou = _overlaps_more(box, fused, areas, cluster, best, match)
+            if better:
+                match, best = cluster, iou
+        return match
+    x1, y1, x2, y2 = box
+    apart = (1 - iou_threshold) / (2 * iou_threshold)
+    far_x, far_y = (x2 - x1) * apart + 1e-6, (y2 - y1) * apart + 1e-6  # with room for rounding
+    for row in range(_cell(y1 - far_y, y2 - far_y), _cell(y1 + far_y, y2 + far_y) + 1):
+        for column in range(_cell(x1 - far_x, x2 - far_x), _cell(x1 + far_x, x2 + far_x) + 1):
+            cluster = heads[row, column]
+            while cluster >= 0:
+                better, iou = _overlaps_more(box, fused, areas, cluster, best, match)
+                if better:
+                    match, best = cluster, iou
+                cluster = following[cluster]
     return match
+
+
+@njit
+def _place(cluster, new, fused, places, heads, following, before):
+    """Puts a cluster into its cell of the grid, out of the one it was in; places [clusters, 2], before [clusters]."""
+    row, column = _cell(fused[1, cluster], fused[3, cluster]), _cell(fused[0, cluster], fused[2, cluster])
+    if not new:
+        if places[cluster, 0] == row and places[cluster, 1] == column:
+            return
+        last, next_one = before[cluster], following[cluster]
+        if last >= 0:
+            following[last] = next_one
+        else:
+            heads[places[cluster, 0], places[cluster, 1]] = next_one
+        if next_one >= 0:
+            before[next_one] = last
+    places[cluster, 0], places[cluster, 1] = row, column
+    before[cluster], following[cluster] = -1, heads[row, column]
+    if heads[row, column] >= 0:
+        before[heads[row, column]] = cluster
+    heads[row, column] = cluster
 
 
 @njit
@@ -160,24 +194,24 @@ def _fuse(boxes, scores, labels, starts, thresholds, weights, iou_threshold, rul
     """One image; see ``fuse_images``. Returns the first bad row or -1, and the number of fused boxes."""
     bad, boxes, scores, labels, members, n = _take(boxes, scores, labels, starts, thresholds, weights)
     rows, group_starts = _group(labels, n)
-    fused, areas, coarse, sums = (
-        np.empty((4, n)),
-        np.empty(n),
-        np.empty((5, n), np.float32),
-        np.empty((n, 4), np.float32),
-    )
+    fused, areas, sums = np.empty((4, n)), np.empty(n), np.empty((n, 4), np.float32)
     first_rows, counts = np.empty(n, np.int64), np.zeros(n, np.int64)
     score_sums, weight_sums, present = np.zeros(n), np.zeros(n), np.zeros((n, len(weights)), np.bool_)
     spare = np.empty(n, np.int64)
+    grid, places = np.empty((CELLS, CELLS), np.int64), np.empty((n, 2), np.int64)
+    following, before = np.empty(n, np.int64), np.empty(n, np.int64)
 
     k = 0
     for group in range(len(group_starts) - 1):
         first_cluster = k
-        sort_descending(rows, group_starts[group], group_starts[group + 1], scores, spare)
-        for position in range(group_starts[group], group_starts[group + 1]):
+        begin, end = group_starts[group], group_starts[group + 1]
+        heads = grid if end - begin > FEW and iou_threshold > 1e-3 else grid[:0]
+        heads[:] = -1
+        sort_descending(rows, begin, end, scores, spare)
+        for position in range(begin, end):
             row = rows[position]
             box = boxes[0, row], boxes[1, row], boxes[2, row], boxes[3, row]
-            match = _best_match(box, fused, areas, coarse, first_cluster, k - first_cluster, iou_threshold)
+            match = _best_match(box, fused, areas, first_cluster, k, heads, following, iou_threshold)
             if match < 0:
                 match = k
                 k += 1
@@ -194,9 +228,9 @@ def _fuse(boxes, scores, labels, starts, thresholds, weights, iou_threshold, rul
                 # A cluster of zero scores only has no weighted mean: it keeps its first box.
                 if counts[match] > 1 and score_sums[match] > 0:
                     fused[side, match] = np.float32(sums[match, side] / score_sums[match])
-                coarse[side, match - first_cluster] = fused[side, match]
             areas[match] = (fused[2, match] - fused[0, match]) * (fused[3, match] - fused[1, match])
-            coarse[4, match - first_cluster] = areas[match] * iou_threshold / (1 + iou_threshold)
+            if len(heads):
+                _place(match, counts[match] == 1, fused, places, heads, following, before)
 
     unsorted, total = np.empty(k), 0.0
     if rule == MAX:

@@ -103,6 +103,16 @@ def test_equals_ensemble_boxes_under_random_settings(seed: int) -> None:
     assert_same(weighted_boxes_fusion(boxes, scores, labels, **settings), theirs)
 
 
+@pytest.mark.parametrize("iou_thr", [0.0005, 0.1, 0.4, 0.7])
+def test_equals_ensemble_boxes_where_many_boxes_of_a_label_overlap_several_clusters_alike(iou_thr: float) -> None:
+    rng = np.random.default_rng(0)
+    corners, sides = rng.integers(0, 24, (2, 400, 2)) / 32, rng.integers(1, 9, (2, 400, 2)) / 32
+    boxes, labels = list(np.concatenate((corners, corners + sides), axis=2)), [np.ones(400)] * 2
+    scores = list((rng.permutation(800).reshape(2, 400) + 1) / 801)
+    theirs = ensemble_boxes.weighted_boxes_fusion(boxes, scores, labels, iou_thr=iou_thr)
+    assert_same(weighted_boxes_fusion(boxes, scores, labels, iou_thr=iou_thr), theirs)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("conf_type", CONF_TYPES)
 def test_a_batch_equals_its_images_one_by_one(threads: int, conf_type: str) -> None:
