@@ -47,16 +47,16 @@ def multibox_loss(
     distance = F.smooth_l1_loss(found, target_deltas[where].float().expand_as(found), reduction="none")
     localisation = (distance.sum(-1) * weight[where[0]]).sum()
 
-    log_total = logits.float().logsumexp(-1)  # [S, N, A]
-    background = (log_total - logits[..., 0].float()).detach().masked_fill(positive, -torch.inf).flatten(0, 1)
+    values = logits.detach().float()
+    background = (values.logsumexp(-1) - values[..., 0]).masked_fill(positive, -torch.inf).flatten(0, 1)  # [S * N, A]
     wanted = (negative_ratio * positives).long().clamp(max=anchors).repeat(members)
     hardest = background.topk(int(wanted.max()), dim=1).indices
     mined = torch.zeros_like(background, dtype=torch.bool)
     mined.scatter_(1, hardest, torch.arange(hardest.shape[1], device=logits.device) < wanted[:, None])
     used = mined.unflatten(0, (members, images)) & ~positive | positive
     at = used.nonzero(as_tuple=True)
-    target = target_classes[at[1], at[2]]
-    entropy = log_total[at] - logits[(*at, target)].float()
+    # Of these few only, so that nothing is differentiated through all default boxes
+    entropy = F.cross_entropy(logits[at].float(), target_classes[at[1], at[2]], reduction="none")
     classification = (entropy * weight[at[1]]).sum()
     losses = {"loss": localisation + classification, "localisation": localisation, "classification": classification}
     if cot_weight is None:

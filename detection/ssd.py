@@ -139,4 +139,4 @@ def _heads(features: Tensor, extras: nn.ModuleList, loc: nn.ModuleList, conf: nn
 
 def _per_box(output: Tensor, values: int) -> Tensor:
     # A head's channels are (value, box shape), value outermost, as in the released checkpoints.
-    return output.unflatten(1, (values, -1)).flatten(2).transpose(1, 2)
+    return output.unflatten(1, (values, -1)).permute(0, 2, 3, 4, 1).flatten(1, 3)

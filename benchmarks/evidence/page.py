@@ -22,13 +22,14 @@ from matplotlib import pyplot
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 Result = dict[str, Any]
-RULES = ("mean", "max", "geometric", "softmax_mean", "softmax_max")
+LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "members", "how", "batch_size")
+Latencies = dict[tuple[Any, ...], float]
 
 
 def read(folder: Path) -> dict[str, list[Result]]:
     """Results by row, in the order of their file names."""
     rows: dict[str, list[Result]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*-*.json")):
         result = json.loads(path.read_text())
         rows[result["row"]].append(result)
     return rows
@@ -120,27 +121,54 @@ def fusion(rows: dict[str, list[Result]]) -> str:
     return "\n\n".join(parts)
 
 
-def plot(rows: dict[str, list[Result]], metric: str, path: Path) -> None:
-    """Accuracy against parameters and operations, a line for each recipe at its numbers of members."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
+def read_latencies(folder: Path) -> Latencies:
+    """Milliseconds of a batch as latency.py measured them, by ``LATENCY_KEYS``."""
+    path = folder / "latency.json"
+    lines = json.loads(path.read_text())["lines"] if path.exists() else []
+    return {tuple(line[key] for key in LATENCY_KEYS): line["milliseconds"] for line in lines}
+
+
+def latency_of(result: Result, found: Latencies) -> float:
+    """Milliseconds of one image, the members in sequence; NaN where it was not measured."""
+    facts = [result["cost"][key] for key in LATENCY_KEYS[:4]]
+    return found.get((*facts, result["members"], "sequential", 1), np.nan)
+
+
+def latency(found: Latencies) -> str:
+    """The table of latency and throughput: whole, in sequence and at once."""
+    lines = []
+    for (task, backbone, classes, size, members, how, batch), own in found.items():
+        whole = found[task, backbone, classes, size, 1, "sequential", batch]
+        what = f"{'SSD300, ' if task == 'det' else ''}{backbone}, {classes} classes, {size} pixels"
+        times = [f"{own:.3g}", f"{1000 * batch / own:.4g}", f"{whole / own:.2f}"]
+        lines.append([what, str(batch), str(members), how if members > 1 else "–", *times])
+    return table(["network", "batch", "S", "members", "ms a batch", "images/s", "speed, S=1 is 1"], lines)
+
+
+def plot(rows: dict[str, list[Result]], metric: str, found: Latencies, path: Path) -> None:
+    """Accuracy against parameters, operations and latency, a line for each recipe at its numbers of members."""
+    axis_of: dict[str, Callable[[Result], float]] = {
+        "parameters, millions": lambda result: result["cost"]["params"] / 1e6,
+        "GFLOPs (the paper's convention)": lambda result: result["cost"]["gflops"],
+        "ms an image, members in sequence": lambda result: latency_of(result, found),
+    }
+    figure, axes = pyplot.subplots(1, len(axis_of), figsize=(14, 4.5), sharey=True, layout="constrained")
     recipes: dict[str, list[list[Result]]] = defaultdict(list)
     for name, results in rows.items():
         recipes[name.rsplit("_s", 1)[0]].append(results)
-    for axis, (cost, unit) in zip(axes, (("params", 1e6), ("gflops", 1)), strict=True):
+    for axis, (title, cost) in zip(axes, axis_of.items(), strict=True):
         for recipe, divided in recipes.items():
-            x = [results[0]["cost"][cost] / unit for results in divided]
+            x = [cost(results[0]) for results in divided]
             values = [[result["metrics"][metric] for result in results] for results in divided]
             error = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
             axis.errorbar(x, [np.mean(v) for v in values], yerr=error, marker="o", capsize=3, label=recipe)
             for place, results, v in zip(x, divided, values, strict=True):
-                axis.annotate(
-                    f"S={results[0]['members']}", (place, np.mean(v)), xytext=(4, 4), textcoords="offset points"
-                )
-        axis.set_xlabel({"params": "parameters, millions", "gflops": "GFLOPs (the paper's convention)"}[cost])
+                label = f"S={results[0]['members']}"
+                axis.annotate(label, (place, np.mean(v)), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axis.set_xlabel(title)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel({"top1": "top-1, %", "AP": "AP"}[metric])
-    axes[1].legend(fontsize=8)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
@@ -151,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", choices=["cpu", "gpu"])
     protocol = parser.parse_args().protocol
-    rows = read(HERE / "results" / protocol)
+    rows, latencies = read(HERE / "results" / protocol), read_latencies(HERE / "results" / protocol)
     if not rows:
         parser.error(f"no results of this protocol yet: python -m benchmarks.evidence.run {protocol}")
     machines = sorted({json.dumps(result["machine"]) for results in rows.values() for result in results})
@@ -164,10 +192,12 @@ def main() -> None:
         if not of[task]:
             continue
         picture = ROOT / f"docs/pictures/evidence-{protocol}-{task}.png"
-        plot(of[task], metric, picture)
+        plot(of[task], metric, latencies, picture)
         sections += [f"## {title}", make(of[task]), f"![{title}](pictures/{picture.name})"]
     if swept := fusion(of["det"]):
         sections += ["## Fusion", swept]
+    if latencies:
+        sections += ["## Latency and throughput", latency(latencies)]
     sections += [
         "## How it was measured",
         f"`python -m benchmarks.evidence.run {protocol}` trains what has no file in "

@@ -44,16 +44,17 @@ def _divided(
 
 _APART = ("--train.cot_weight=0", "--data.different_views=false")
 _SMALL = "cls/cifar10_small.yaml"
-_TINY = ("--train.epochs=3", "--data.image_size=64", "--train.evaluate_every=3")
-_SUBSET = ("--train.epochs=4", "--train.evaluate_every=4", "--model.backbone=resnet10_24")
+_WIDER = ("--model.backbone=resnet10_32",)
+# Pre-training for the detectors, whose backbones have the ImageNet form
+_TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
+_SUBSET = ("--train.epochs=4", "--train.evaluate_every=4")
 
 CPU = [
     *_divided("bccd", "bccd", "det/bccd.yaml"),
-    *_divided("cifar10", "cifar10.npz", _SMALL, "--train.epochs=3"),
-    *_divided("cifar10_apart", "cifar10.npz", _SMALL, "--train.epochs=3", *_APART, members=(2, 4)),
-    *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, "--model.backbone=resnet10_24", *_TINY, seeds=(0,)),
-    *_divided("coco_subset", "coco_subset", "det/bccd.yaml", *_SUBSET, start="tinyimagenet", seeds=(0,)),
-    *_divided("cifar10_thin", "cifar10.npz", _SMALL, "--train.epochs=3", "--model.backbone=resnet10_8"),
+    *_divided("cifar10", "cifar10.npz", _SMALL, *_WIDER, members=(1, 2, 4, 8)),
+    *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_WIDER, *_APART, members=(2, 4)),
+    *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
+    *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
     *_divided(
         "bccd_cot",
         "bccd",
@@ -61,17 +62,12 @@ CPU = [
         *("--train.cot_weight=0.5", "--train.cot_warmup_epochs=4", "--data.different_views=true"),
         members=(2,),
     ),
+    *_divided("coco_subset", "coco_subset", "det/bccd.yaml", *_SUBSET, start="tinyimagenet", seeds=(0,)),
     *[
         row
         for weight in ("0.1", "1.0")
         for row in _divided(
-            f"cifar10_weight{weight}",
-            "cifar10.npz",
-            _SMALL,
-            "--train.epochs=3",
-            f"--train.cot_weight={weight}",
-            members=(2,),
-            seeds=(0,),
+            f"cifar10_weight{weight}", "cifar10.npz", _SMALL, *_WIDER, f"--train.cot_weight={weight}", members=(2,)
         )
     ],
 ]

@@ -6,8 +6,9 @@
     python -m benchmarks.evidence.run cpu --rows bccd_s2 --seeds 0 --results runs/again   # a figure once more
 
 Data: ``bccd``, ``coco_subset``, ``cifar10.npz`` and ``tinyimagenet64.npz`` in ../shared/data, or $DIVDET_SHARED/data.
-A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the cost of tools/summary.py, the
-training's minutes, the machine and the command. A training that was stopped goes on from its last epoch.
+A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the network's cost, the training's
+minutes, the machine and the command. A training that was stopped goes on from its last epoch. Two at once, each on one
+core: OMP_NUM_THREADS=1, and other --seeds for each.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any, get_args
 
 import torch
 
+from benchmarks.evidence.networks import of_checkpoint
 from benchmarks.evidence.rows import PROTOCOLS, Row
 from benchmarks.machine import machine
 from detection.dataset import EvaluationImages, normalise
@@ -37,13 +39,11 @@ ROOT = Path(__file__).parents[2]
 FUSION_IOUS = (0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 
 
-def tool(name: str, *words: object, quiet: bool = False) -> str:
-    """Runs a command line of tools/; its failure ends this one, too. Returns what it printed where it is ``quiet``."""
-    command = [sys.executable, ROOT / "tools" / name, *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE if quiet else None, text=True)
+def tool(name: str, *words: object) -> None:
+    """Runs a command line of tools/; its failure ends this one, too."""
+    done = subprocess.run([sys.executable, ROOT / "tools" / name, *map(str, words)], cwd=ROOT)
     if done.returncode:
         sys.exit(done.returncode)
-    return done.stdout or ""
 
 
 def data_words(row: Row, data: Path) -> list[str]:
@@ -69,14 +69,6 @@ def train(row: Row, seed: int, data: Path, work: Path) -> Path:
         words += ["--model.pretrained", work / f"{row.start}-{seed}/last.pt"]
     tool(f"train_{row.task}.py", *words, *data_words(row, data), "--resume=auto", f"--output={output}")
     return output / "last.pt"
-
-
-def cost(row: Row, last: Path) -> dict[str, Any]:
-    """What summary.py says of the row's network."""
-    model = torch.load(last, weights_only=True, map_location="cpu")["config"]["model"]
-    form = {"cls": ["--dataset=cifar10"] if model.get("stem") == "cifar" else ["--dataset=imagenet"], "det": []}
-    words = [f"--task={row.task}", f"--backbone={model['backbone']}", f"--members={row.members}", *form[row.task]]
-    return json.loads(tool("summary.py", *words, "--json", quiet=True))
 
 
 @torch.inference_mode()
@@ -122,7 +114,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "members": row.members,
         "seed": seed,
         "metrics": metrics,
-        "cost": cost(row, last),
+        "cost": of_checkpoint(last, row.task).cost(row.members),
         "minutes": round(minutes, 2),
         "machine": machine(),
     }

@@ -1,0 +1,86 @@
+"""Times the networks of the result files, whole and divided, side by side; writes latency.json beside the results.
+
+    python -m benchmarks.evidence.latency cpu     # on a quiet machine; after benchmarks.evidence.run
+
+Random weights: a network's time does not depend on them. Batches of 1 and of 8 (32 on a GPU); the members in sequence,
+and at once by threads on a CPU or as one CUDA graph on a GPU. Post-processing is not in it.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.evidence.networks import Network
+from benchmarks.machine import machine
+from engine.concurrency import concurrent
+from engine.devices import autocast, precision_dtype, resolve_device
+from engine.files import write_json
+from engine.timing import side_by_side
+
+HERE = Path(__file__).parent
+
+
+def networks(folder: Path) -> dict[Network, list[int]]:
+    """What the result files are of, with their numbers of members, and 1."""
+    found: dict[Network, set[int]] = {}
+    for path in sorted(folder.glob("*-*.json")):
+        result = json.loads(path.read_text())
+        facts = {name: result["cost"][name] for name in Network.__dataclass_fields__}
+        found.setdefault(Network(**facts), {1}).add(result["members"])
+    return {network: sorted(members) for network, members in found.items()}
+
+
+def time_network(network: Network, divisions: list[int], size: int, rounds: int, precision: str) -> list[dict]:
+    """Milliseconds of a batch for each S, in sequence and at once, timed in turn."""
+    device = resolve_device("auto")
+    images = torch.randn(size, *network.shape, device=device).to(memory_format=torch.channels_last)
+    at_once = "graph" if device.type == "cuda" else "threads"
+    ways: dict[tuple[int, str], Any] = {}
+
+    def call(model: nn.Module, runner: Any) -> None:
+        model.concurrent = runner
+        with torch.inference_mode(), autocast(precision_dtype(precision, device), device):
+            model(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for members in divisions:
+        model = network.create(members).to(device, memory_format=torch.channels_last).eval()
+        ways[members, "sequential"] = partial(call, model, None)
+        if members > 1:
+            ways[members, at_once] = partial(call, model, concurrent(model.branches(), at_once, None, device))
+    named = {f"{members} {how}": way for (members, how), way in ways.items()}
+    timings = side_by_side(named, next(iter(named)), rounds)
+    return [
+        {"members": members, "how": how, "batch_size": size, "milliseconds": timing.median}
+        for (members, how), timing in zip(ways, timings, strict=True)
+    ]
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("protocol", choices=["cpu", "gpu"])
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    folder = arguments.results / arguments.protocol
+    if not (found := networks(folder)):
+        parser.error(f"{folder} has no results yet: python -m benchmarks.evidence.run {arguments.protocol}")
+    gpu = torch.cuda.is_available()
+    lines = [
+        {name: getattr(network, name) for name in ("task", "backbone", "classes", "image_size")} | line
+        for network, divisions in found.items()
+        for size in (1, 32 if gpu else 8)
+        for line in time_network(network, divisions, size, arguments.rounds, "bf16" if gpu else "float32")
+    ]
+    write_json({"machine": machine(), "rounds": arguments.rounds, "lines": lines}, folder / "latency.json")
+
+
+if __name__ == "__main__":
+    main()
