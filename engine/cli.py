@@ -66,11 +66,24 @@ _UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not|Group '([\w.]+)' does not accept option '([\w.]+)'"
 )
 
+# jsonargparse's terms, and a user's
+_WORDING = {
+    r'Parser key "([\w.]+)":': r"\1:",
+    r"<class '([\w.]+)'>": r"\1",
+    r"\ba typing\.Literal\[(.*?)\]": r"one of \1",
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: \w+ Given": (
+        r"Expected one of \1. Got"
+    ),
+    r"\bNoneType\b": "null",
+}
+
 
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse prints the whole usage before a message of several lines: one line says more.
         line = " ".join(str(message).split())
+        for theirs, ours in _WORDING.items():
+            line = re.sub(theirs, ours, line)
         if len(line) > _LONGEST:  # what was given may be of any length; what is wrong with it stands before or behind
             line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
         if unknown := _UNKNOWN.search(line):

@@ -69,6 +69,18 @@ def test_bad_usage_is_one_line_and_code_2(arguments: list[str], capsys: pytest.C
     assert not printed.out
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("rate", "train.rate: Expected a float. Got value: x"),
+        ("limit", "train.limit: Expected one of int, null. Got value: x"),
+    ],
+)
+def test_a_wrong_type_is_said_in_plain_words(key: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)} "):
+        parse(Config, [f"--train.{key}", "x"])
+
+
 @pytest.mark.parametrize("recipe", ["train: {epoch: 7}", "trian: {epochs: 7}"])
 def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe: str) -> None:
     file = tmp_path / "recipe.yaml"
