@@ -135,8 +135,8 @@ class Ours:
     def __call__(self, epoch: int) -> None:
         for start in range(0, len(self.data), BATCH):
             samples = [self.data[epoch, index] for index in range(start, min(start + BATCH, len(self.data)))]
+            images, boxes, labels = collate(samples)
             if self.matcher is not None:
-                images, boxes, labels = collate(samples)
                 normalise(images.transpose(0, 1).contiguous())
                 self.matcher(boxes, labels)
 

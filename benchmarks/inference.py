@@ -121,7 +121,11 @@ def main() -> None:
     else:
         made = random_detector(options.backbone, options.members, inputs[:4])
     ways = {name: settings for name, settings in WAYS.items() if name not in options.without}
-    packages = [name for name in ("onnxruntime", "openvino", "nncf") if any(name in way for way in (*ways, "nncf"))]
+    packages = [
+        name
+        for name, part in (("onnxruntime",) * 2, ("openvino",) * 2, ("nncf", "int8"))
+        if any(part in way for way in ways)
+    ]
     print(describe(machine(*packages)), f"{torch.get_num_threads()} threads", sep=", ", flush=True)
 
     def detector(network: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Detector:

@@ -1,4 +1,6 @@
-"""Training steps of SSD300 a second: divdet's loop, what each of its parts brings, a plain loop, and torchvision's SSD.
+"""Training steps of SSD300 a second: with divdet's settings, without each, without all, and torchvision's SSD.
+
+A step is what the network, the loss and the optimizer do; the training loop's logs and checkpoints are not in it.
 
 Every way is a process of its own, since the allocator's setting and compiled code belong to a process; they step in
 turn, one at a time. It first checks that all ways with the same network begin with the same loss. At the end it

@@ -49,12 +49,12 @@ def in_threads(work: Callable[[int, int], Result], total: int, threads: int) -> 
         return [work(0, total)]
     size = -(-total // threads)
     starts = range(0, total, size)
-    return list(_pool(os.getpid(), threads).map(work, starts, [min(start + size, total) for start in starts]))
+    return list(_pool(os.getpid()).map(work, starts, [min(start + size, total) for start in starts]))
 
 
 @cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "divdet")
+def _pool(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "divdet")
 
 
 @njit

@@ -74,7 +74,7 @@ def _take(boxes, scores, labels, starts, thresholds, weights):
     size = starts[-1] - starts[0]
     taken, taken_scores = np.empty((4, size)), np.empty(size)
     taken_labels, members = np.empty(size, np.int64), np.empty(size, np.int64)
-    n, bad = 0, -1
+    n = 0
     for member in range(len(weights)):
         for row in range(starts[member], starts[member + 1]):
             score, good = scores[row], np.isfinite(scores[row])
@@ -95,7 +95,7 @@ def _take(boxes, scores, labels, starts, thresholds, weights):
                 taken_labels[n] = labels[row]
                 members[n] = member
                 n += 1
-    return bad, taken, taken_scores, taken_labels, members, n
+    return -1, taken, taken_scores, taken_labels, members, n
 
 
 @njit
@@ -123,10 +123,12 @@ def _cell(low, high):
 def _best_match(box, fused, areas, start, end, heads, following, iou_threshold):
     """The cluster of start..end whose IoU with ``box`` is highest and above the threshold; of equals the first, or -1.
 
-    box: 4 numbers; fused [4, clusters]. Where there is a grid, only clusters whose middles are near enough count:
-    intervals with an IoU above t have middles less than (1 - t) / 2t of either's length apart, and boxes' sides have no
-    lower IoU than the boxes. heads [CELLS, CELLS] (empty: no grid): a cluster of each cell; following [clusters]: the
-    next one of its cell; -1 for none.
+    box: 4 numbers; fused [4, clusters]. heads [CELLS, CELLS] (empty: no grid): a cluster of each cell; following
+    [clusters]: the next one of its cell; -1 for none.
+
+    Where there is a grid, only clusters whose middles are near enough are looked at. Boxes' sides have no lower an IoU
+    than the boxes. Intervals of lengths a and b with an IoU above t have b < a / t, and middles less than
+    (a + b) / 2 * (1 - t) / (1 + t) apart, or (b - a) / 2 where one holds the other: less than a * (1 - t) / (2 * t).
     """
     match, best = -1, iou_threshold
     if not len(heads):

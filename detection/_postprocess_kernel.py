@@ -10,7 +10,7 @@ from detection._compiled import compiled, sort_descending
 def promising_rows(first, end, logits, offset, out_rows):
     """Find the rows first..end of logits [n, classes + 1] that may hold a score above the threshold.
 
-    A score is below ``exp(logit - background)``, so most rows need no softmax: ``offset`` is the logit of the
+    A score is at most 1 / (1 + exp(background - logit)), so most rows need no softmax: ``offset`` is the logit of the
     threshold. Writes the rows from out_rows[first] on and returns their number, or -1 where a logit is NaN or +inf.
     """
     found = first
@@ -27,6 +27,41 @@ def promising_rows(first, end, logits, offset, out_rows):
             out_rows[found] = row
             found += 1
     return found - first
+
+
+@compiled("boolean(int64, int64, float32[:, ::1], int64[::1], float32, float32[:, ::1], int64[::1])")
+def softmax_rows(first, end, logits, rows, threshold, out_scores, out_counts):
+    """Softmax of the rows rows[first:end] of logits [n, classes + 1], in float32; whether all of it is finite.
+
+    out_scores [rows, classes] has no background; out_counts [rows]: how many scores are strictly above the threshold.
+    """
+    finite = True
+    for i in range(first, end):
+        row, highest = rows[i], logits[rows[i], 0]
+        for label in range(1, logits.shape[1]):
+            highest = max(highest, logits[row, label])
+        background = np.exp(logits[row, 0] - highest)
+        total = background
+        for label in range(out_scores.shape[1]):
+            out_scores[i, label] = np.exp(logits[row, label + 1] - highest)
+            total += out_scores[i, label]
+        out_counts[i] = 0
+        for label in range(out_scores.shape[1]):
+            out_scores[i, label] /= total
+            out_counts[i] += out_scores[i, label] > threshold
+        finite &= np.isfinite(background / total)
+    return finite
+
+
+@compiled("void(float32[:, ::1], float32, int64[::1], int64[::1], float32[::1])")
+def collect_scores(scores, threshold, out_positions, out_labels, out_scores):
+    """The scores [rows, classes] strictly above the threshold, in the order of rows, then labels."""
+    found = 0
+    for i in range(len(scores)):
+        for label in range(scores.shape[1]):
+            if scores[i, label] > threshold:
+                out_positions[found], out_labels[found], out_scores[found] = i, label, scores[i, label]
+                found += 1
 
 
 @njit

@@ -126,7 +126,7 @@ class TrainingAugmentation:
 
 
 def _iou_crop(window: Window, boxes: np.ndarray, random: np.random.Generator) -> Window:
-    """SSD's crop: any box overlaps it by the drawn IoU (Caffe, torchvision) and the centre of one lies inside.
+    """SSD's crop: a box whose centre lies inside overlaps it by the drawn IoU (Caffe's asks for no centre).
 
     Sides are 0.3 to 1 of the window's, the aspect ratio 0.5 to 2. An option that fails 40 times is drawn
     anew; "the whole window" is one of the options, so the loop ends.

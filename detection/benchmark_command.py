@@ -24,7 +24,7 @@ from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.timing import side_by_side
 
-# Boxes of one class above the score threshold, of each member on an image: about those of a trained detector.
+# Scores above the threshold, of each member on an image: no fewer than a trained detector has.
 CANDIDATES = 1000
 
 

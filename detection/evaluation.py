@@ -74,9 +74,10 @@ class CocoEvaluator:
 def evaluate(annotations: CocoAnnotations, results: Results) -> dict[str, Any]:
     """Score detections against all images of ``annotations``, empty ones and crowds included.
 
-    Returns the 12 numbers of ``METRICS`` in 0…1, those of pycocotools bit for bit, or -1 where the ground truth has no
-    object (of that size); ``per_class``: AP by category name, None for categories without ground truth; ``images``:
-    how many were scored. No detections at all score 0.
+    Returns the 12 numbers of ``METRICS`` in 0…1, those of pycocotools bit for bit (but that an object of id 0 can be
+    found: pycocotools takes 0 for none), or -1 where the ground truth has no object (of that size); ``per_class``: AP
+    by category name, None for categories without ground truth; ``images``: how many were scored. No detections at all
+    score 0.
     """
     precision, recall = _curves(annotations, results)
     numbers = [_mean(values) for values in _twelve(precision, recall)]

@@ -1,6 +1,7 @@
 """Weighted boxes fusion (Solovyev et al., 2021): boxes of several detectors averaged into one set.
 
-A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit for bit where scores are distinct.
+A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit for bit where scores are distinct, but for
+what goes wrong there: clusters of zero score (NaN there) and labels above 2^24 (float32 there).
 """
 
 from collections.abc import Sequence
@@ -75,7 +76,7 @@ def fuse_images(
     Returns boxes [n, 4], scores [n], labels [n], found [N]: the ``found[i]`` fused boxes of image i begin where its
     own boxes began; the rows between are not set.
 
-    Raises ValueError as ``weighted_boxes_fusion``, but for what concerns shapes and labels.
+    Raises ValueError as ``weighted_boxes_fusion``, but for shapes, labels and weights, which are not checked.
     """
     if conf_type not in get_args(ConfType):
         raise ValueError(f"conf_type is {conf_type!r}; it must be one of {', '.join(get_args(ConfType))}")
@@ -148,8 +149,13 @@ def _gather(
         np.concatenate(labels, dtype=np.int64, casting="unsafe"),
         counts,
         thresholds,
-        np.result_type(*labels),
+        _label_type(labels),
     )
+
+
+def _label_type(labels: Sequence[NDArray]) -> np.dtype:
+    found = np.result_type(*labels)
+    return found if found.kind in "iu" else np.dtype(np.int64)  # uint64 beside int64 would be float64
 
 
 def _whole(member: int, labels: NDArray) -> NDArray[np.int64]:

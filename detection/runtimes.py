@@ -90,7 +90,7 @@ def create_network(
             network.concurrent = concurrent(network.branches(), settings.concurrency, settings.devices, device)
             return pixels
         case "compile":
-            return _compiled(pixels, device)
+            return _torch_compiled(pixels, device)
         case "onnxruntime":
             return _onnxruntime(pixels)
         case "openvino" if settings.precision == "int8":
@@ -102,7 +102,7 @@ def create_network(
     raise ValueError(settings.runtime)
 
 
-def _compiled(pixels: FromPixels, device: torch.device) -> Network:
+def _torch_compiled(pixels: FromPixels, device: torch.device) -> Network:
     """Compiled at the first call, and again for every batch size; on CUDA recorded as a CUDA graph."""
     check_compiler("--runtime compile")
     # Freezing makes constants of the weights, laid out as the CPU's matrix library wants them.

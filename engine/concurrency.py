@@ -90,14 +90,22 @@ class Workers:
         self.parts = [
             copy.deepcopy(part).to(device) if copies else part for part, device in zip(parts, self.devices, strict=True)
         ]
-        cores = torch.get_num_threads()
+        self.cores = torch.get_num_threads()
         #: threads of an operation on the CPU
-        self.share = max(1, cores // max(1, sum(device.type == "cpu" for device in self.devices)))
+        self.share = max(1, self.cores // max(1, sum(device.type == "cpu" for device in self.devices)))
+        self._start()
+
+    def _start(self) -> None:
+        self.process = os.getpid()
         self.pools = [ThreadPoolExecutor(1, "members", _take_cores, (self.share,)) for _ in self.devices]
         wait([pool.submit(os.getpid) for pool in self.pools])  # they are set up
-        torch.set_num_threads(cores)  # each thread has its own number, but new ones begin with the last that was set
+        torch.set_num_threads(
+            self.cores
+        )  # each thread has its own number, but new ones begin with the last that was set
 
     def __call__(self, views: Sequence[Tensor]) -> list[Output]:
+        if self.process != os.getpid():  # a forked process has none of the threads
+            self._start()
         jobs = []
         for number, (pool, part, device) in enumerate(zip(self.pools, self.parts, self.devices, strict=True)):
             own = views[number :: len(self.devices)]

@@ -3,7 +3,8 @@
     python -m benchmarks.evidence.latency cpu     # on a quiet machine; after benchmarks.evidence.run
 
 Random weights: a network's time does not depend on them. Batches of 1 and of 8 (32 on a GPU); the members in sequence,
-and at once by threads on a CPU or as one CUDA graph on a GPU. Post-processing is not in it.
+and at once by threads on a CPU or as parallel branches of a CUDA graph on a GPU, beside graphs without such branches.
+Post-processing is not in it.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from torch import nn
 
 from benchmarks.evidence.networks import Network
 from benchmarks.machine import machine
-from engine.concurrency import concurrent
+from engine.concurrency import Graphs, concurrent
 from engine.devices import autocast, precision_dtype, resolve_device
 from engine.files import write_json
 from engine.timing import side_by_side
@@ -52,6 +53,8 @@ def time_network(network: Network, divisions: list[int], size: int, rounds: int,
     for members in divisions:
         model = network.create(members).to(device, memory_format=torch.channels_last).eval()
         ways[members, "sequential"] = partial(call, model, None)
+        if device.type == "cuda":
+            ways[members, "graph, sequential"] = partial(call, model, Graphs(model.branches(), device, parallel=False))
         if members > 1:
             ways[members, at_once] = partial(call, model, concurrent(model.branches(), at_once, None, device))
     named = {f"{members} {how}": way for (members, how), way in ways.items()}

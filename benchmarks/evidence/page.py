@@ -1,9 +1,9 @@
 """Writes docs/evidence.md and its plots from the result files.
 
-    python -m benchmarks.evidence.page cpu
+    python -m benchmarks.evidence.page
 
 The figures are means over the seeds ± their standard deviation (of one seed, the figure alone). What they mean is
-written by hand in conclusions.md beside the results, and becomes the page's first section.
+written by hand in conclusions.md beside each protocol's results, and comes first.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+
+from benchmarks.evidence.rows import PROTOCOLS
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -52,6 +54,12 @@ def column(results: list[Result], value: Callable[[Result], float], digits: int)
     return spread((value(result) for result in results), digits)
 
 
+def minutes(results: list[Result]) -> str:
+    """Of the trainings that went through without a stop."""
+    whole = [result["minutes"] for result in results if result["minutes"] is not None]
+    return spread(whole, 1) if whole else "–"
+
+
 def members_mean(name: str) -> Callable[[Result], float]:
     """The mean of a metric over a result's members."""
     return lambda result: float(np.mean([member[name] for member in result["metrics"]["members"]]))
@@ -63,7 +71,7 @@ def costs(result: Result) -> list[str]:
 
 def classification(rows: dict[str, list[Result]]) -> str:
     """The classifiers' table."""
-    rules = [rule for rule in next(iter(rows.values()))[0]["metrics"]["combine"]]
+    rules = list(next(iter(rows.values()))[0]["metrics"]["combine"])
     lines = []
     for name, results in rows.items():
         similar = [r["metrics"]["cosine_similarity"] for r in results if r["metrics"]["cosine_similarity"] is not None]
@@ -76,7 +84,7 @@ def classification(rows: dict[str, list[Result]]) -> str:
                 spread(similar, 3) if similar else "–",
                 *[column(results, lambda r, rule=rule: r["metrics"]["combine"][rule], 2) for rule in rules],
                 str(len(results)),
-                column(results, lambda r: r["minutes"], 1),
+                minutes(results),
             ]
         )
     head = ["row", "S", "M parameters", "GFLOPs", "top-1, %", "its members' mean", "cosine similarity"]
@@ -96,7 +104,7 @@ def detection(rows: dict[str, list[Result]]) -> str:
                 column(results, members_mean("AP"), 3),
                 spread(best, 3) if results[0]["members"] > 1 else "–",
                 str(len(results)),
-                column(results, lambda r: r["minutes"], 1),
+                minutes(results),
             ]
         )
     head = ["row", "S", "M parameters", "GFLOPs", "AP", "AP50", "AP75", "its members' mean AP"]
@@ -135,13 +143,14 @@ def latency_of(result: Result, found: Latencies) -> float:
 
 
 def latency(found: Latencies) -> str:
-    """The table of latency and throughput: whole, in sequence and at once."""
+    """The table of latency and throughput: whole, in sequence and at once; graphs are compared with graphs."""
     lines = []
     for (task, backbone, classes, size, members, how, batch), own in found.items():
-        whole = found[task, backbone, classes, size, 1, "sequential", batch]
+        alike = "graph, sequential" if how.startswith("graph") else "sequential"
+        whole = found[task, backbone, classes, size, 1, alike, batch]
         what = f"{'SSD300, ' if task == 'det' else ''}{backbone}, {classes} classes, {size} pixels"
         times = [f"{own:.3g}", f"{1000 * batch / own:.4g}", f"{whole / own:.2f}"]
-        lines.append([what, str(batch), str(members), how if members > 1 else "–", *times])
+        lines.append([what, str(batch), str(members), how, *times])
     return table(["network", "batch", "S", "members", "ms a batch", "images/s", "speed, S=1 is 1"], lines)
 
 
@@ -174,17 +183,13 @@ def plot(rows: dict[str, list[Result]], metric: str, found: Latencies, path: Pat
     pyplot.close(figure)
 
 
-def main() -> None:
-    """Writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=["cpu", "gpu"])
-    protocol = parser.parse_args().protocol
-    rows, latencies = read(HERE / "results" / protocol), read_latencies(HERE / "results" / protocol)
-    if not rows:
-        parser.error(f"no results of this protocol yet: python -m benchmarks.evidence.run {protocol}")
+def part(protocol: str) -> list[str]:
+    """What one protocol's results say."""
+    folder = HERE / "results" / protocol
+    rows, latencies = read(folder), read_latencies(folder)
     machines = sorted({json.dumps(result["machine"]) for results in rows.values() for result in results})
     of = {task: {n: r for n, r in rows.items() if r[0]["task"] == task} for task in ("cls", "det")}
-    sections = ["# Does dividing pay?", (HERE / "conclusions.md").read_text().strip()]
+    sections = [f"# Results on a {protocol.upper()}", (folder / "conclusions.md").read_text().strip()]
     for task, title, metric, make in (
         ("cls", "Classification", "top1", classification),
         ("det", "Detection", "AP", detection),
@@ -198,13 +203,28 @@ def main() -> None:
         sections += ["## Fusion", swept]
     if latencies:
         sections += ["## Latency and throughput", latency(latencies)]
-    sections += [
+    return [
+        *sections,
         "## How it was measured",
         f"`python -m benchmarks.evidence.run {protocol}` trains what has no file in "
-        f"benchmarks/evidence/results/{protocol}; `python -m benchmarks.evidence.page {protocol}` writes this page. "
-        "The rows are in benchmarks/evidence/rows.py. Machines: "
+        f"benchmarks/evidence/results/{protocol}; `python -m benchmarks.evidence.latency {protocol}` times them; "
+        "`python -m benchmarks.evidence.page` writes this page. What each row is trained with is in "
+        "benchmarks/evidence/rows.py. Machines: "
         + "; ".join(", ".join(f"{k} {v}" for k, v in json.loads(machine).items() if v) for machine in machines)
         + ".",
+    ]
+
+
+def main() -> None:
+    """Writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    protocols = [protocol for protocol in PROTOCOLS if read(HERE / "results" / protocol)]
+    if not protocols:
+        parser.error("no results yet: python -m benchmarks.evidence.run cpu")
+    sections = [
+        "*Does dividing and co-training pay?* Measured by this toolkit.",
+        *(s for p in protocols for s in part(p)),
     ]
     (ROOT / "docs/evidence.md").write_text("\n\n".join(sections) + "\n")
 

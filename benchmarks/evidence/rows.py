@@ -44,15 +44,14 @@ def _divided(
 
 _APART = ("--train.cot_weight=0", "--data.different_views=false")
 _SMALL = "cls/cifar10_small.yaml"
-_WIDER = ("--model.backbone=resnet10_32",)
 # Pre-training for the detectors, whose backbones have the ImageNet form
 _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
 _SUBSET = ("--train.epochs=4", "--train.evaluate_every=4")
 
 CPU = [
     *_divided("bccd", "bccd", "det/bccd.yaml"),
-    *_divided("cifar10", "cifar10.npz", _SMALL, *_WIDER, members=(1, 2, 4, 8)),
-    *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_WIDER, *_APART, members=(2, 4)),
+    *_divided("cifar10", "cifar10.npz", _SMALL, members=(1, 2, 4, 8)),
+    *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2, 4)),
     *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
     *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
     *_divided(
@@ -67,7 +66,7 @@ CPU = [
         row
         for weight in ("0.1", "1.0")
         for row in _divided(
-            f"cifar10_weight{weight}", "cifar10.npz", _SMALL, *_WIDER, f"--train.cot_weight={weight}", members=(2,)
+            f"cifar10_weight{weight}", "cifar10.npz", _SMALL, f"--train.cot_weight={weight}", members=(2,)
         )
     ],
 ]

@@ -96,10 +96,10 @@ def fusion_sweep(last: Path, row: Row, data: Path) -> list[dict[str, Any]]:
 
 
 def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
-    """Trains and evaluates one run."""
-    began = time.perf_counter()
+    """Trains and evaluates one run; ``minutes`` are those of a training that went through without a stop."""
+    whole, began = not (work / f"{row.name}-{seed}" / "last.pt").exists(), time.perf_counter()
     last = train(row, seed, data, work)
-    minutes = (time.perf_counter() - began) / 60
+    minutes = round((time.perf_counter() - began) / 60, 2) if whole else None
     evaluation = last.parent / "eval"
     tool(f"eval_{row.task}.py", f"--checkpoint={last}", f"--output={evaluation}")
     metrics = json.loads((evaluation / "metrics.json").read_text())
@@ -115,7 +115,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "seed": seed,
         "metrics": metrics,
         "cost": of_checkpoint(last, row.task).cost(row.members),
-        "minutes": round(minutes, 2),
+        "minutes": minutes,
         "machine": machine(),
     }
     if row.task == "det" and row.members > 1:

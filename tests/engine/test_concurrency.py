@@ -1,6 +1,9 @@
 """Members that run at once give what members in sequence give, in every mode that this machine has."""
 
+import os
+import signal
 import threading
+import warnings
 from collections.abc import Sequence
 
 import pytest
@@ -113,6 +116,23 @@ def test_members_run_at_once_on_their_share_of_the_cores_in_the_callers_modes(ho
     with torch.inference_mode():
         assert [output.dtype for output in run(views)] == [torch.float32] * 2
     assert all(branch.seen["inference"] for branch in branches)
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    branches = [nn.Linear(3, 2).requires_grad_(False) for _ in range(2)]
+    runner, view = run_at_once(branches, "threads", None), torch.ones(1, 3)
+    expected = runner([view, view])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, of forking beside threads
+        child = os.fork()
+    if not child:
+        signal.alarm(60)  # ends a process that waits for threads it does not have
+        ended = 1
+        try:
+            ended = 0 if all(map(torch.equal, runner([view, view]), expected)) else 1
+        finally:
+            os._exit(ended)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_no_more_threads_than_cores_and_the_callers_number_stays() -> None:
