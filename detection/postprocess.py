@@ -196,19 +196,19 @@ def _select_on_cpu(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settin
 
     parts = _compiled.in_threads(scan, len(values), _threads(values.size, _A_THREADS_LOGITS))
     finite = all(count >= 0 for _, count in parts)
-    rows = np.concatenate([rows[first : first + max(count, 0)] for first, count in parts])
+    rows = np.concatenate([rows[first : first + count] for first, count in parts]) if finite else rows[:0]
     scores, counts = np.empty((len(rows), values.shape[1] - 1), np.float32), np.empty(len(rows), np.int64)
 
     def softmax(first: int, end: int) -> bool:
         return _postprocess_kernel.softmax_rows(first, end, values, rows, threshold, scores, counts)
 
-    finite = finite and all(_compiled.in_threads(softmax, len(rows), _threads(len(rows), _A_THREADS_BOXES)))
+    finite &= all(_compiled.in_threads(softmax, len(rows), _threads(len(rows), _A_THREADS_BOXES)))
     number = int(counts.sum())
     positions, labels, above = np.empty(number, np.int64), np.empty(number, np.int64), np.empty(number, np.float32)
     _postprocess_kernel.collect_scores(scores, threshold, positions, labels, above)
     own_rows = torch.from_numpy(rows[positions])
     boxes = decode(deltas[own_rows].to(torch.float32), default_boxes[own_rows % len(default_boxes)])
-    finite = finite and bool(boxes.isfinite().all())
+    finite &= bool(boxes.isfinite().all())
     return _Found(own_rows, torch.from_numpy(labels), torch.from_numpy(above), boxes, finite)
 
 
