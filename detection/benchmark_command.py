@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -83,6 +84,11 @@ def print_benchmark(config: Benchmark) -> None:
             that this machine lacks.
     """
     device = resolve_device(config.device)
+    if device.type == "cpu" and (load := os.getloadavg()[0]) > 0.5 * _cores():
+        print(
+            f"note: a load of {load:.1f} on {_cores()} cores: beside other programs, times and ratios are far off",
+            file=sys.stderr,
+        )
     sizes = _batch_sizes(config, device)
     if config.precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16: is for a GPU; on a CPU use float32 or bf16")

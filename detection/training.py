@@ -141,6 +141,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     if config.train.cot_weight and config.model.members == 1:
         print("note: train.cot_weight does nothing with one member")
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
+    if folder.resumed:
+        start = "as resumed"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
     keep_own(model.members, world)

@@ -69,12 +69,26 @@ _UNKNOWN = re.compile(
 # jsonargparse's terms, and a user's
 _WORDING = {
     r'Parser key "([\w.]+)":': r"\1:",
+    r"<class 'float'>": "number",
+    r"<class 'int'>": "whole number",
     r"<class '([\w.]+)'>": r"\1",
     r"\ba typing\.Literal\[(.*?)\]": r"one of \1",
     r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: \w+ Given": (
         r"Expected one of \1. Got"
     ),
     r"\bNoneType\b": "null",
+}
+
+# What other trainers call a field of ours
+_PEERS_NAMES = {
+    "learning_rate": "lr",
+    "lr0": "lr",
+    "batch": "batch_size",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "num_workers": "workers",
+    "wd": "weight_decay",
+    "amp": "precision",
 }
 
 
@@ -88,7 +102,10 @@ class _Parser(ArgumentParser):
             line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
         if unknown := _UNKNOWN.search(line):
             key = ".".join(filter(None, unknown.groups()))
-            close = difflib.get_close_matches(key, [action.dest for action in self._actions], n=1)
+            known = [action.dest for action in self._actions]
+            section, _, name = key.rpartition(".")
+            meant = [other for other in known if other == f"{section}.{_PEERS_NAMES.get(name)}".lstrip(".")]
+            close = meant or difflib.get_close_matches(key, known, n=1)
             line += f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"{line} (see {self.prog} --help)")
 

@@ -106,10 +106,10 @@ class RunFolder:
         differing = [key for key in self.meta if found["meta"].get(key) != self.meta[key]]
         if differing:
             raise UserError(f"{file}: was trained with other {differing[0]}; resume with the same data and settings")
-        inside = f" and {found['batch']} batches" if found["batch"] else ""
+        inside = f" and batch {found['batch']} of the next" if found["batch"] else ""
         print(f"resuming {file} after epoch {found['epoch']}{inside}")
         for key in changed:
-            print(f"  changed: {key} = {new.get(key)}, was {old.get(key)}")
+            print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else ", a later setting"))
         return found
 
     def _came_from(self, file: Path) -> bool:
