@@ -1,7 +1,7 @@
 """Weighted boxes fusion (Solovyev et al., 2021): boxes of several detectors averaged into one set.
 
-A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit for bit where fused scores are distinct (of
-equal ones the order may differ), but for what goes wrong there: clusters of zero score (NaN there), labels above 2^24
+A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit for bit where fused scores are distinct (those
+of equal ones may be ordered otherwise), but for what goes wrong there: clusters of zero score (NaN there), labels above 2^24
 (float32 there).
 """
 
