@@ -1,8 +1,8 @@
 """Weighted boxes fusion (Solovyev et al., 2021): boxes of several detectors averaged into one set.
 
-A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit for bit where fused scores are distinct (those
-of equal ones may be ordered otherwise), but for what goes wrong there: clusters of zero score (NaN there), labels above 2^24
-(float32 there).
+A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit for bit, but for the order of boxes whose
+fused scores are equal, and for what goes wrong there: clusters of zero score (NaN there) and labels above 2^24 (float32
+there).
 """
 
 from collections.abc import Sequence
