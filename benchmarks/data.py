@@ -36,6 +36,7 @@ from detection.config import DataSettings
 from detection.dataset import EvaluationImages, TrainingImages, collate, normalise, read_record
 from detection.default_boxes import ssd300_default_boxes
 from detection.matching import Matcher
+from engine.memory import keep_freed_memory
 from engine.timing import side_by_side, table
 
 SIZE = 300
@@ -205,6 +206,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does; the others have it, too
     random.seed(0)
     torch.manual_seed(0)
     data = Path(os.environ.get("DIVDET_SHARED", Path(__file__).parents[2] / "shared")) / "data"

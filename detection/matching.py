@@ -34,30 +34,29 @@ class Matcher:
             labels: ``[N, M]``, 0-based; -1 where padded.
 
         Returns:
-            Box deltas ``[N, A, 4]`` (of use at positives only) and classes ``[N, A]``: 0 background, else label + 1.
+            Box deltas ``[N, A, 4]``, 0 at the background, and classes ``[N, A]``: 0 background, else label + 1.
         """
         # Image by image: the IoU of a whole batch takes gigabytes where one of its images is crowded.
         counts = (labels >= 0).sum(dim=1).tolist()
-        matched, classes = zip(
-            *(self._match(own[:count], names[:count]) for own, names, count in zip(boxes, labels, counts, strict=True)),
-            strict=True,
-        )
-        return encode(torch.stack(matched), self.default_boxes), torch.stack(classes)
+        truth = torch.stack([self._match(own[:count]) for own, count in zip(boxes, counts, strict=True)])
+        image, anchor = (truth >= 0).nonzero(as_tuple=True)
+        learnt = truth[image, anchor]
+        deltas, classes = boxes.new_zeros(*truth.shape, 4), torch.zeros_like(truth)
+        deltas[image, anchor] = encode(boxes[image, learnt], self.default_boxes[anchor])
+        classes[image, anchor] = labels[image, learnt] + 1
+        return deltas, classes
 
-    def _match(self, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The box ``[A, 4]`` and the class ``[A]`` that each default box of one image learns."""
+    def _match(self, boxes: Tensor) -> Tensor:
+        """Which of one image's boxes ``[M, 4]`` each default box learns ``[A]``, -1 for none."""
         if not len(boxes):
-            return self.corners, labels.new_zeros(len(self.corners))
+            return torch.full((len(self.corners),), -1, device=boxes.device)
         overlap = self._overlap(boxes)
         best_iou, best_truth = overlap.max(dim=0)  # of every default box
         best_anchor = overlap.argmax(dim=1)  # of every ground truth
-        position = torch.arange(len(boxes), device=labels.device)
+        position = torch.arange(len(boxes), device=boxes.device)
         claimed = torch.full_like(best_truth, -1).scatter_reduce(0, best_anchor, position, "amax")  # the later truth
-        forced = claimed >= 0
-        truth = torch.where(forced, claimed, best_truth)
-        positive = forced | ((best_iou >= self.iou) & (best_iou > 0))
-        # Where nothing matches, a default box is its own target: the delta stays finite.
-        return torch.where(positive[:, None], boxes[truth], self.corners), torch.where(positive, labels[truth] + 1, 0)
+        best_truth[(best_iou < self.iou) | (best_iou == 0)] = -1
+        return torch.where(claimed >= 0, claimed, best_truth)
 
     def _overlap(self, boxes: Tensor) -> Tensor:
         """IoU ``[M, A]`` with the default boxes: torchvision's ``box_iou`` to the bit, in a third of its time."""
