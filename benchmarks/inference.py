@@ -31,6 +31,7 @@ from detection.dataset import normalise
 from detection.images import find_images, read_image
 from detection.postprocess import PostprocessSettings
 from detection.runtimes import create_network
+from engine.memory import keep_freed_memory
 from engine.timing import side_by_side, table
 
 PLAIN = "PyTorch, as created"
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--without", nargs="*", default=[], choices=WAYS, help="ways to leave out")
     options = parser.parse_args()
+    keep_freed_memory()  # as detect.py and eval_det.py do; all ways have it
     paths = find_images([options.images])[:8]
     inputs = torch.from_numpy(np.stack([to_input(read_image(path, orient=True)) for path in paths]))
 

@@ -20,6 +20,7 @@ from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.loading import start_worker
+from engine.memory import keep_freed_memory
 from engine.progress import progress
 
 # Name in metrics.json -> arguments of ``combine`` (Table VI)
@@ -156,6 +157,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     if config.checkpoint is None:
         raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
     device = resolve_device(config.device)
+    keep_freed_memory()
     model, found = load_ensemble(config.checkpoint)
     meta = found["meta"]
     if config.others:

@@ -23,6 +23,7 @@ from engine.concurrency import Concurrency, Graphs, concurrent, threads_of
 from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
 from engine.errors import UserError
 from engine.files import make_folder, write_json
+from engine.memory import keep_freed_memory
 from engine.timing import side_by_side
 
 # Scores above the threshold, of each member on an image: no fewer than a trained detector has.
@@ -84,6 +85,7 @@ def print_benchmark(config: Benchmark) -> None:
             that this machine lacks.
     """
     device = resolve_device(config.device)
+    keep_freed_memory()
     if device.type == "cpu" and (load := os.getloadavg()[0]) > 0.5 * _cores():
         print(
             f"note: a load of {load:.1f} on {_cores()} cores: beside other programs, times and ratios are far off",

@@ -11,6 +11,7 @@ from detection.drawing import draw_boxes, save_image
 from detection.images import find_images, read_image
 from engine.errors import UserError
 from engine.files import make_folder, write_json
+from engine.memory import keep_freed_memory
 from engine.progress import progress
 
 
@@ -28,6 +29,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
     paths = find_images(config.sources)
+    keep_freed_memory()
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     folder = make_folder(config.output or "runs/detect")
     names = _picture_names(paths)

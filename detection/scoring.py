@@ -20,6 +20,7 @@ from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.loading import start_worker
+from engine.memory import keep_freed_memory
 from engine.progress import progress
 
 
@@ -135,6 +136,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         unknown = {"postprocess": None, "runtime": None, "precision": None}
         metrics = coco_metrics(annotations, results) | {"members": []} | unknown
     else:
+        keep_freed_memory()
         detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
         annotations = read_ground_truth(config.data)
         check_same_categories(detector.category_ids, detector.names, annotations)

@@ -9,8 +9,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 def keep_freed_memory() -> bool:
     """Tells glibc's allocator to reuse freed memory instead of handing it back to the kernel.
 
-    A training step allocates and frees the same large buffers again and again; by default each is mapped anew
-    and its pages are faulted in anew. Other allocators and systems are left alone.
+    A step of training, like a pass of the network, allocates and frees the same large buffers again and again; by
+    default each is mapped anew and its pages are faulted in anew. Other allocators and systems are left alone.
 
     Returns:
         Whether the setting was taken.

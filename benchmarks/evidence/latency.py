@@ -21,6 +21,7 @@ from benchmarks.machine import machine
 from engine.concurrency import Graphs, concurrent
 from engine.devices import autocast, precision_dtype, resolve_device
 from engine.files import write_json
+from engine.memory import keep_freed_memory
 from engine.timing import side_by_side
 
 HERE = Path(__file__).parent
@@ -75,6 +76,7 @@ def main() -> None:
     folder = arguments.results / arguments.protocol
     if not (found := networks(folder)):
         parser.error(f"{folder} has no results yet: python -m benchmarks.evidence.run {arguments.protocol}")
+    keep_freed_memory()
     gpu = torch.cuda.is_available()
     lines = [
         {name: getattr(network, name) for name in ("task", "backbone", "classes", "image_size")} | line
