@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from classification.backbones import find_backbone
+from benchmarks.evidence.rows import PROTOCOLS, Row
+from classification.backbones import find_backbone, member_specs
 from classification.config import EvaluateClassification, TrainClassification
 from detection.benchmark_command import Benchmark
 from detection.config import TrainDetection
@@ -42,6 +45,26 @@ def test_commands_of_the_papers_rows_are_understood(command: str, monkeypatch: p
     tool, *words = command.split()
     config = parse(TOOLS[tool], words)
     assert tool not in ("train_cls.py", "train_det.py") or config.output.startswith("runs/")
+
+
+@pytest.mark.parametrize("row", [row for rows in PROTOCOLS.values() for row in rows], ids=lambda row: row.name)
+def test_rows_of_the_evidence_can_be_trained(row: Row) -> None:
+    def read(row: Row) -> tuple[Any, str]:
+        words = ["--config", str(CONFIGS / row.config), *row.words, f"--model.members={row.members}"]
+        config = parse({"cls": TrainClassification, "det": TrainDetection}[row.task], words)
+        small = row.task == "cls" and config.model.stem == "auto" and config.data.image_size in (None, 32, 64)
+        return config, "cifar" if small else "imagenet"
+
+    config, form = read(row)
+    with torch.device("meta"):
+        member_specs(config.model.backbone, row.members, form)[0].build(row.members, form, 10, dropout=0.0)
+    assert row.task == "det" or config.data.dataset == "npz"
+    assert not row.members > 1 or config.train.cot_warmup_epochs < config.train.epochs
+    if row.start:
+        before = next(other for rows in PROTOCOLS.values() for other in rows if other.name == row.start)
+        theirs, their_form = read(before)
+        assert (theirs.model.backbone, before.members, their_form) == (config.model.backbone, row.members, form)
+        assert set(row.seeds) <= set(before.seeds)
 
 
 def test_every_table_of_the_paper_has_its_commands() -> None:

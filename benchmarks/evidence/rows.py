@@ -71,10 +71,12 @@ CPU = [
     ],
 ]
 
-_SHORT = ("--train.precision=bf16", "--train.workers=14", "--train.warmup_epochs=2", "--train.evaluate_every=10")
+_FAST = ("--train.precision=bf16", "--train.compile=true", "--train.workers=14", "--train.evaluate_every=10")
+# λ's warm-up is shortened in proportion to the epochs
+_SHORT = (*_FAST, "--train.warmup_epochs=2", "--train.cot_warmup_epochs=4")
 _CIFAR = ("--data.dataset=npz", "--data.image_size=32", "--data.crop=padded", "--train.epochs=30", *_SHORT)
-_WIDE = ("--data.dataset=npz", "--data.image_size=64", "--train.epochs=20", *_SHORT)
-_COCO = ("--train.epochs=30", "--train.precision=bf16", "--train.workers=14", "--train.evaluate_every=10")
+_WIDE = ("--data.dataset=npz", "--data.image_size=64", "--model.stem=imagenet", "--train.epochs=20", *_SHORT)
+_COCO = ("--train.epochs=30", *_FAST)
 
 GPU = [
     *_divided("wrn16_8", "cifar10.npz", "cls/wrn16_8.yaml", *_CIFAR),
