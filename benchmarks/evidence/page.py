@@ -173,8 +173,9 @@ def plot(rows: dict[str, list[Result]], metric: str, found: Latencies, path: Pat
             axis.errorbar(x, [np.mean(v) for v in values], yerr=error, marker="o", capsize=3, label=recipe)
             for place, results, v in zip(x, divided, values, strict=True):
                 label = f"S={results[0]['members']}"
-                axis.annotate(label, (place, np.mean(v)), xytext=(4, 4), textcoords="offset points", fontsize=8)
+                axis.annotate(label, (place, np.mean(v)), xytext=(6, -3), textcoords="offset points", fontsize=8)
         axis.set_xlabel(title)
+        axis.set_xlim(0, 1.15 * axis.dataLim.x1)  # from 0, or networks of nearly the same cost would look far apart
         axis.grid(alpha=0.3)
     axes[0].set_ylabel({"top1": "top-1, %", "AP": "AP"}[metric])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
@@ -196,9 +197,12 @@ def part(protocol: str) -> list[str]:
     ):
         if not of[task]:
             continue
-        picture = ROOT / f"docs/pictures/evidence-{protocol}-{task}.png"
-        plot(of[task], metric, latencies, picture)
-        sections += [f"## {title}", make(of[task]), f"![{title}](pictures/{picture.name})"]
+        sections += [f"## {title}", make(of[task])]
+        for data in dict.fromkeys(results[0]["data"] for results in of[task].values()):
+            own = {name: results for name, results in of[task].items() if results[0]["data"] == data}
+            picture = ROOT / f"docs/pictures/evidence-{protocol}-{Path(data).stem}.png"
+            plot(own, metric, latencies, picture)
+            sections.append(f"![{title}, {Path(data).stem}](pictures/{picture.name})")
     if swept := fusion(of["det"]):
         sections += ["## Fusion", swept]
     if latencies:
