@@ -99,9 +99,8 @@ class Workers:
         self.process = os.getpid()
         self.pools = [ThreadPoolExecutor(1, "members", _take_cores, (self.share,)) for _ in self.devices]
         wait([pool.submit(os.getpid) for pool in self.pools])  # they are set up
-        torch.set_num_threads(
-            self.cores
-        )  # each thread has its own number, but new ones begin with the last that was set
+        # Each thread has its own number, but new ones begin with the last that was set.
+        torch.set_num_threads(self.cores)
 
     def __call__(self, views: Sequence[Tensor]) -> list[Output]:
         if self.process != os.getpid():  # a forked process has none of the threads

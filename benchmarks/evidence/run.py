@@ -103,7 +103,8 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
     evaluation = last.parent / "eval"
     tool(f"eval_{row.task}.py", f"--checkpoint={last}", f"--output={evaluation}")
     metrics = json.loads((evaluation / "metrics.json").read_text())
-    metrics.pop("per_class", None)
+    for name in ("per_class", "checkpoint"):  # the second is a path of this machine
+        metrics.pop(name, None)
     result = {
         "row": row.name,
         "task": row.task,
