@@ -15,7 +15,6 @@ from detection import results as results_module
 from detection.annotations import CocoAnnotations, load_annotations
 from detection.evaluation import METRICS, CocoEvaluator, evaluate, format_metrics
 from detection.results import Results, load_results, save_results
-from engine.errors import UserError
 
 PUBLISHED = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
 
@@ -315,49 +314,3 @@ def test_add_refuses_what_cannot_be_scored(tmp_path: Path) -> None:
         evaluator.add(known, [[0, 0, 1, 1]], [0.5], [5])
     with pytest.raises(ValueError, match="1 boxes, 2 scores, 1 labels"):
         evaluator.add(known, [[0, 0, 1, 1]], [0.5, 0.6], [0])
-
-
-GOOD = {"image_id": 2**40 + 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
-BAD_RESULTS = {
-    "not a list": ({"images": []}, "the results file is an object, not a list"),
-    "not objects": ([[1, 2]], "the results file[0] is a list, not an object"),
-    "unknown image": ([GOOD, {**GOOD, "image_id": 5}], "detections[1] has image_id 5, which"),
-    "unknown category": ([{**GOOD, "category_id": 2}], "detections[0] has category_id 2, which"),
-    "text id": ([{**GOOD, "image_id": "5"}], "has image_id '5', which is not an integer"),
-    "no image": ([{key: GOOD[key] for key in ("category_id", "bbox", "score")}], "detections[0] has no image_id"),
-    "no bbox": ([{key: GOOD[key] for key in ("image_id", "category_id", "score")}], "detections[0] has no bbox"),
-    "no score": ([{key: GOOD[key] for key in ("image_id", "category_id", "bbox")}], "detections[0] has no score"),
-    "NaN score": ([{**GOOD, "score": math.nan}], "has score nan, which is not a finite number"),
-    "endless score": ([{**GOOD, "score": 10**400}], "which is not a finite number"),
-    "null score": ([{**GOOD, "score": None}], "has score None, which is not a finite number"),
-    "infinite box": ([{**GOOD, "bbox": [1, 2, math.inf, 4]}], "which is not four finite numbers"),
-    "three numbers": ([{**GOOD, "bbox": [1, 2, 4]}], "which is not four finite numbers"),
-    "true for a number": ([{**GOOD, "bbox": [1, 2, True, 4]}], "which is not four finite numbers"),
-    "true for an id": ([{**GOOD, "category_id": True}], "has category_id True, which is not an integer"),
-    "text for a box": ([{**GOOD, "bbox": "1234"}], "which is not four finite numbers"),
-    "an object for a score": ([{**GOOD, "score": {}}], "which is not a finite number"),
-    "negative width": ([{**GOOD, "bbox": [1, 2, -3, 4]}], "of negative size"),
-    "far away": ([{**GOOD, "bbox": [1e10, 2, 3, 4]}], "which is not four finite numbers"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_RESULTS)
-def test_bad_results_are_one_clear_line(tmp_path: Path, case: str) -> None:
-    content, expected = BAD_RESULTS[case]
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError) as error:
-        load_results(path, load(tmp_path, random_set(0)[0]))
-    assert str(error.value).startswith(f"{path}: ")
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path) -> None:
-    annotations = load(tmp_path, random_set(0)[0])
-    assert len(columns(tmp_path, [], annotations)) == 0
-    loaded = columns(tmp_path, [{**GOOD, "segmentation": [], "id": 0}], annotations)
-    assert annotations.images[loaded.image[0]].id == GOOD["image_id"]
-    assert annotations.category_ids[loaded.label[0]] == GOOD["category_id"]
-    assert loaded.bbox.tolist() == [GOOD["bbox"]]
-    assert loaded.score.tolist() == [GOOD["score"]]

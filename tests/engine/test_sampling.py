@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.sampling import EpochSampler
+from engine.sampling import EpochSampler, derived_seed
 
 
 def indices(sampler: EpochSampler, batch: int) -> list[int]:
@@ -46,3 +46,21 @@ def test_a_run_under_another_layout_of_steps_skips_no_image(
     before: EpochSampler, now: EpochSampler, done: int, batch: int
 ) -> None:
     assert now.batch_after(done, before.layout) == batch
+
+
+def test_sampler_fills_batches_and_depends_on_seed_and_epoch_only() -> None:
+    sampler = EpochSampler(10, 4, seed=1)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 8
+    assert len({index for _, index in first}) == 8
+    sampler.epoch = 1
+    assert {epoch for epoch, _ in sampler} == {1}
+    assert [index for _, index in sampler] != [index for _, index in first]
+    assert list(EpochSampler(10, 4, seed=1)) == first
+    assert len(list(EpochSampler(3, 8, seed=0))) == 8
+    assert {index for _, index in EpochSampler(3, 8, seed=0)} == {0, 1, 2}
+
+
+def test_derived_seeds_differ() -> None:
+    seeds = {derived_seed(0, name, number) for name in ("a", "b") for number in range(100)}
+    assert len(seeds) == 200

@@ -1,0 +1,43 @@
+"""Learning rates of the paper, and which weights are decayed."""
+
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.optimization import TrainSettings, build_optimizer, learning_rate
+
+
+def test_learning_rate_of_the_paper() -> None:
+    """Sec. IV-A: lr · epoch / slow, then 0.5 · lr · (1 + cos(π (epoch − slow) / (max − slow)))."""
+    cifar = TrainSettings(epochs=300, lr=0.1, warmup_epochs=20)
+    assert learning_rate(cifar, 0) == 0
+    assert learning_rate(cifar, 10) == pytest.approx(0.05)
+    assert learning_rate(cifar, 20) == pytest.approx(0.1)
+    assert learning_rate(cifar, 160) == pytest.approx(0.05)
+    assert learning_rate(cifar, 300) == pytest.approx(0)
+    coco = TrainSettings(epochs=65, lr=0.0026, schedule="step", step_epochs=[43, 54])
+    assert [learning_rate(coco, epoch) for epoch in (0, 42.9, 43, 54)] == pytest.approx([26e-4, 26e-4, 26e-5, 26e-6])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "step"}, "step_epochs is empty"),
+        ({"workers": 10**6}, r"train\.workers is 1000000"),
+        ({"step_epochs": [3]}, r"train\.step_epochs is \[3\], which train\.schedule cosine does not use"),
+        ({"schedule": "step", "step_epochs": [3, -1]}, r"train\.step_epochs is \[3, -1\]"),
+    ],
+)
+def test_steps_and_schedule_that_contradict_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainSettings(**settings)
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    decayed, exempt = build_optimizer(model, TrainSettings(), 1e-4).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4]
+    assert decayed["weight_decay"] == 1e-4
+    assert len(exempt["params"]) == 3
+    assert exempt["weight_decay"] == 0
+    assert len(build_optimizer(model, TrainSettings(decay_all=True), 1e-4).param_groups) == 1
