@@ -1,11 +1,15 @@
 """From raw network outputs to boxes: per-member non-maximum suppression, then fusion over the members."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detection.box_coding import decode
@@ -64,6 +68,10 @@ class PostprocessSettings:
             )
 
 
+_Results = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
+_Work = tuple[Callable[[int, int], bool], int]  # work on some pictures, False if not finite; further threads it is for
+
+
 class Boxes(NamedTuple):
     """The boxes found on one image, on the CPU, by falling score."""
 
@@ -104,7 +112,7 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
         thresholds=np.full(len(members), np.float32(settings.fusion_skip), np.float64),  # the scores' own precision
         iou_thr=settings.fusion_iou,
         conf_type=settings.fusion_conf,
-        threads=_threads(len(scores), _A_THREADS_BOXES),
+        threads=min(torch.get_num_threads(), 1 + len(scores) // _A_THREADS_BOXES),
     )
     boxes, scores, labels = (torch.from_numpy(column) for column in fused)
     columns = boxes.to(torch.float32), scores.to(torch.float32), labels
@@ -134,108 +142,97 @@ def member_boxes(
             f"deltas {tuple(deltas.shape)}, logits {tuple(logits.shape)}, default boxes {tuple(default_boxes.shape)}: "
             "expected [S, N, A, 4], [S, N, A, classes + 1], [A, 4]"
         )
-    num_members, num_images, num_boxes = logits.shape[:3]
-    select = _select_on_cpu if logits.device.type == "cpu" else _select_on_device
-    found = select(
-        deltas.detach().flatten(0, 2),
+    from detection import _compiled  # here, because numba takes long to import
+
+    num_members, num_images, num_boxes, num_scores = logits.shape
+    pictures = num_members * num_images  # a picture per member
+    limit = min(settings.max_per_member or 200 * num_members, num_boxes * (num_scores - 1))
+    boxes, scores = np.empty((pictures, limit, 4), np.float32), np.empty((pictures, limit), np.float32)
+    results = boxes, scores, np.empty((pictures, limit), np.int64), np.empty(pictures, np.int64)
+    work = _work_on_cpu if logits.device.type == "cpu" else _work_on_device
+    work, size = work(
+        deltas.detach().flatten(0, 2).to(torch.float32),
         logits.detach().flatten(0, 2).to(torch.float32),
         default_boxes.to(logits.device, torch.float32),
         settings,
+        results,
     )
-    if not found.finite:
+    if not all(_compiled.in_threads(work, pictures, min(torch.get_num_threads(), 1 + size))):
         raise UserError("the network's outputs are not finite: train with a lower rate, or use another checkpoint")
-
-    from detection import _compiled, _postprocess_kernel  # here, because numba takes long to import
-
-    pictures = num_members * num_images  # a picture per member
-    starts = torch.searchsorted(found.rows, torch.arange(pictures + 1) * num_boxes).numpy()
-    limit = settings.max_per_member or 200 * num_members
-    inputs = starts, found.labels.numpy(), found.scores.numpy(), found.boxes.numpy(), logits.shape[3] - 1
-    limits = settings.candidates_per_class, settings.nms_iou, limit
-    kept, counts = np.empty(len(found.rows), np.int64), np.empty(pictures, np.int64)
-    _compiled.in_threads(
-        lambda first, end: _postprocess_kernel.best_boxes(first, end, *inputs, *limits, kept, counts),
-        pictures,
-        _threads(len(found.rows), _A_THREADS_BOXES),
-    )
-    order = [kept[start : start + count] for start, count in zip(starts, counts, strict=False)]
-    order = torch.from_numpy(np.concatenate(order)) if order else found.rows
-    columns = (column[order].split(counts.tolist()) for column in (found.boxes, found.scores, found.labels))
-    found = [Boxes(*picture) for picture in zip(*columns, strict=True)]
+    columns, counts = [torch.from_numpy(column) for column in results[:3]], results[3].tolist()
+    found = [Boxes(*(column[p, :count] for column in columns)) for p, count in enumerate(counts)]
     return [found[member * num_images : (member + 1) * num_images] for member in range(num_members)]
 
 
-class _Found(NamedTuple):
-    """What may become a box, on the CPU, by ascending row: at least the best of each class, before suppression."""
+def _work_on_cpu(
+    deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings, results: _Results
+) -> _Work:
+    """All of it, compiled; deltas [S * N * A, 4], logits [S * N * A, C + 1] float32.
 
-    rows: Tensor  # [n] int64, of S * N * A
-    labels: Tensor  # [n] int64
-    scores: Tensor  # [n] float32, above the threshold
-    boxes: Tensor  # [n, 4] float32 xyxy
-    finite: bool  # whether the network's outputs are
-
-
-def _threads(work: int, part: int) -> int:
-    """Threads for so much work, a ``part`` or more for each: one that gets less costs more than it brings."""
-    return min(torch.get_num_threads(), 1 + work // part)
-
-
-def _select_on_cpu(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings) -> _Found:
-    """All scores above the threshold; deltas [S * N * A, 4], logits [S * N * A, C + 1] float32.
-
-    Compiled, and not by PyTorch's operations: those share work of a millisecond out to all cores, and wait for ten
-    where another program has one.
+    Not by PyTorch's operations: those share work of a millisecond out to all cores, and wait for ten where another
+    program has one.
     """
-    from detection import _compiled, _postprocess_kernel
+    from detection import _postprocess_kernel
 
-    values, offset = logits.contiguous().numpy(), np.float32(_logit(settings.score_threshold))
-    rows, threshold = np.empty(len(values), np.int64), np.float32(settings.score_threshold)
-
-    def scan(first: int, end: int) -> tuple[int, int]:
-        return first, _postprocess_kernel.promising_rows(first, end, values, offset, rows)
-
-    parts = _compiled.in_threads(scan, len(values), _threads(values.size, _A_THREADS_LOGITS))
-    finite = all(count >= 0 for _, count in parts)
-    rows = np.concatenate([rows[first : first + count] for first, count in parts]) if finite else rows[:0]
-    scores, counts = np.empty((len(rows), values.shape[1] - 1), np.float32), np.empty(len(rows), np.int64)
-
-    def softmax(first: int, end: int) -> bool:
-        return _postprocess_kernel.softmax_rows(first, end, values, rows, threshold, scores, counts)
-
-    finite &= all(_compiled.in_threads(softmax, len(rows), _threads(len(rows), _A_THREADS_BOXES)))
-    number = int(counts.sum())
-    positions, labels, above = np.empty(number, np.int64), np.empty(number, np.int64), np.empty(number, np.float32)
-    _postprocess_kernel.collect_scores(scores, threshold, positions, labels, above)
-    own_rows = torch.from_numpy(rows[positions])
-    boxes = decode(deltas[own_rows].to(torch.float32), default_boxes[own_rows % len(default_boxes)])
-    finite &= bool(boxes.isfinite().all())
-    return _Found(own_rows, torch.from_numpy(labels), torch.from_numpy(above), boxes, finite)
+    threshold = settings.score_threshold
+    offset = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
+    work = partial(
+        _postprocess_kernel.best_of_outputs,
+        deltas.contiguous().numpy(),
+        logits.contiguous().numpy(),
+        default_boxes.contiguous().numpy(),
+        np.float32(threshold),
+        np.float32(offset),
+        settings.candidates_per_class,
+        settings.nms_iou,
+        results,
+    )
+    return work, logits.numel() // _A_THREADS_LOGITS
 
 
-def _logit(probability: float) -> float:
-    return torch.tensor(probability, dtype=torch.float64).logit().item()
-
-
-def _select_on_device(
-    deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings, bound: int | None = None
-) -> _Found:
-    """The same, but of each class and picture the best ``candidates_per_class`` only, by one transfer to the CPU.
+def _work_on_device(
+    deltas: Tensor,
+    logits: Tensor,
+    default_boxes: Tensor,
+    settings: PostprocessSettings,
+    results: _Results,
+    bound: int | None = None,
+) -> _Work:
+    """The same: of each class and picture the best ``candidates_per_class`` come to the CPU, in one transfer.
 
     ``bound``: how many scores above the threshold there is room for; default: 4096 a picture. Where there are more, a
     second pass has room for all.
     """
-    bound = len(logits) // len(default_boxes) * 4096 if bound is None else bound
+    from detection import _postprocess_kernel
+
+    pictures = len(results[-1])
+    bound = pictures * 4096 if bound is None else bound
     packed = _pack(deltas, logits, default_boxes, settings, bound).cpu()
     total, number, finite = packed[0, :3].tolist()
     if total > bound:
-        return _select_on_device(deltas, logits, default_boxes, settings, total)
+        return _work_on_device(deltas, logits, default_boxes, settings, results, total)
+    if not finite:
+        return lambda first, end: False, 0
     rows, labels, floats = packed[1 : 1 + number].split((1, 1, 5), dim=1)
     scores, boxes = floats.contiguous().view(torch.float32).split((1, 4), dim=1)
-    return _Found(rows[:, 0].long(), labels[:, 0].long(), scores[:, 0].contiguous(), boxes.contiguous(), bool(finite))
+    first_rows = torch.arange(pictures + 1, dtype=torch.int32) * len(default_boxes)
+    starts = torch.searchsorted(rows[:, 0].contiguous(), first_rows)
+    work = partial(
+        _postprocess_kernel.best_of_selected,
+        starts.numpy(),
+        labels[:, 0].long().numpy(),
+        scores[:, 0].contiguous().numpy(),
+        boxes.contiguous().numpy(),
+        logits.shape[1] - 1,
+        settings.candidates_per_class,
+        settings.nms_iou,
+        results,
+    )
+    return work, number // _A_THREADS_BOXES
 
 
 def _pack(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings, bound: int) -> Tensor:
-    """What ``_select_on_device`` transfers: int32 [1 + n, 7], of fixed shape, so that nothing waits for the device.
+    """What ``_work_on_device`` transfers: int32 [1 + n, 7], of fixed shape, so that nothing waits for the device.
 
     The first line: how many scores are above the threshold, how many lines follow that count, whether all is finite.
     A line: row, label, and the bits of score and box.

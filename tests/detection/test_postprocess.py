@@ -119,8 +119,7 @@ def test_the_way_of_other_devices_equals_the_cpus(
     deltas, logits, default_boxes = random_outputs(5, members=2, images=3, classes=5, boxes=300)
     logits[1, 1, :, 0] = 100
     expected = member_boxes(deltas, logits, default_boxes, settings)
-    select = partial(module._select_on_device, bound=bound)
-    monkeypatch.setattr(module, "_select_on_cpu", select)
+    monkeypatch.setattr(module, "_work_on_cpu", partial(module._work_on_device, bound=bound))
     found = member_boxes(deltas, logits, default_boxes, settings)
     for ours, theirs in zip(chain(*found), chain(*expected), strict=True):
         torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=1e-6, atol=0)
@@ -175,10 +174,12 @@ def test_rows_without_a_score_above_the_threshold_are_left_out_safely(threshold:
     deltas, boxes = torch.zeros(1, 1, 400, 4), torch.rand(400, 4, generator=generator) + 0.01
     settings = PostprocessSettings(threshold, candidates_per_class=400, nms_iou=1.0, max_per_member=1200)
     (found,) = postprocess(deltas, logits[None, None], boxes, settings)
-    scores, counts = np.empty((400, 3), np.float32), np.empty(400, np.int64)
-    kernel.softmax_rows(0, 400, logits.numpy(), np.arange(400), np.float32(threshold), scores, counts)  # of all rows
+    scores = np.empty((400, 4), np.float32)
+    for row, row_scores in zip(logits.numpy(), scores, strict=True):
+        kernel.softmax(row, row_scores)
     scores = torch.from_numpy(scores)
-    torch.testing.assert_close(scores, logits.softmax(-1)[:, 1:], rtol=1e-6, atol=0)
+    torch.testing.assert_close(scores, logits.softmax(-1), rtol=1e-6, atol=0)
+    scores = scores[:, 1:]
     assert torch.equal(found.scores, scores[scores > settings.score_threshold].sort(descending=True)[0])
 
 
@@ -273,9 +274,18 @@ def test_outputs_that_do_not_fit_or_are_not_finite_are_errors() -> None:
         postprocess(deltas[:, :, :10], logits, default_boxes, PostprocessSettings())
     with pytest.raises(ValueError, match="expected"):
         postprocess(deltas, logits, default_boxes[:10], PostprocessSettings())
-    for broken in ((deltas * torch.nan, logits), (deltas, logits * torch.nan)):
+    ruled_out = logits.clone()
+    ruled_out[0, 0, 3] = -torch.inf  # a row without any probability
+    for broken in ((deltas * torch.nan, logits), (deltas, logits * torch.nan), (deltas, ruled_out)):
         with pytest.raises(UserError, match="not finite"):
             postprocess(*broken, default_boxes, PostprocessSettings())
+
+
+def test_huge_sizes_are_limited_as_torchvision_limits_them() -> None:
+    deltas, logits = torch.tensor([[[[0.0, 0.0, 1e6, -1e6]]]]), torch.tensor([[[[0.0, 5.0]]]])
+    (found,) = postprocess(deltas, logits, torch.tensor([[0.5, 0.5, 0.2, 0.2]]), PostprocessSettings())
+    side = 0.2 * 1000 / 16
+    torch.testing.assert_close(found.boxes, torch.tensor([[0.5 - side / 2, 0.5, 0.5 + side / 2, 0.5]]))
 
 
 @pytest.mark.parametrize(
