@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
                 f"expected images [N,3,H,W] or [{len(self.members)},N,3,H,W], one view a member, not {list(x.shape)}"
             )
         if self.concurrent is not None and not self.training:
-            return torch.stack(self.concurrent(views))
+            return self.concurrent(views)
         return torch.stack([member(views[number]) for number, member in present(self.members)])
 
     def branches(self) -> list[nn.Module]:
@@ -64,7 +64,7 @@ class EnsembleOfEnsembles(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [N,3,H,W] -> logits [E,N,C], each the mean of an ensemble's members."""
         if self.concurrent is not None and not self.training:
-            return torch.stack(self.concurrent([x] * len(self.members)))
+            return self.concurrent([x] * len(self.members))
         return torch.stack([branch(x) for branch in self.branches()])
 
     def branches(self) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from classification.datasets import check_classes, load_images
 from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosine_similarity, create_ensemble
 from classification.views import EvaluationViews, normalize
 from engine import checkpoint as checkpoints
-from engine.concurrency import concurrent
+from engine.concurrency import beside, concurrent
 from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
 from engine.distributed import World
 from engine.errors import UserError
@@ -65,7 +65,7 @@ def measure(
     for views, labels in progress(loader, "evaluating", unit="batch"):
         views, labels = views.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with autocast(dtype, device):
-            logits = model(normalize(views, mean, std))
+            logits = model(beside(model.concurrent, views.device, normalize, views, mean, std))
         logits = world.gather_members(logits.float())
         if not torch.isfinite(logits).all():
             raise UserError("the network's outputs are not finite: its weights are damaged, or training diverged")

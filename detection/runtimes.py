@@ -21,7 +21,7 @@ from detection.config import RuntimeSettings
 from detection.dataset import normalise
 from detection.folding import folded
 from detection.ssd import SSD
-from engine.concurrency import concurrent
+from engine.concurrency import beside, concurrent
 from engine.devices import check_compiler, resolve_device
 from engine.errors import UserError
 from engine.signal_stack import kept_signal_stack
@@ -44,7 +44,7 @@ class FromPixels(nn.Module):
         self.network, self.dtype = network, dtype or torch.get_default_dtype()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network(normalise(images).to(self.dtype))
+        return self.network(beside(self.network.concurrent, images.device, normalise, images).to(self.dtype))
 
 
 def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:

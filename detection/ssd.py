@@ -68,8 +68,7 @@ class SSD(nn.Module):
         """
         views = images if images.dim() == 5 else [images] * len(self.members)
         if self.concurrent is not None and not self.training:
-            deltas, logits = zip(*self.concurrent(list(views)), strict=True)
-            return torch.stack(deltas), torch.stack(logits)
+            return self.concurrent(list(views))
         features = {number: member(views[number]) for number, member in present(self.members)}
         if self.adapters is not None:
             features = {number: self.adapters[number](x) for number, x in features.items()}

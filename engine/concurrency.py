@@ -16,7 +16,7 @@ from engine.errors import UserError
 Concurrency = Literal["sequential", "streams", "graph", "devices", "threads"]
 # What a member's whole part of the network gives for its view: a tensor, or several.
 Output = Any
-Runner = Callable[[Sequence[Tensor]], list[Output]]
+Runner = Callable[[Sequence[Tensor]], Output]
 _MOST_GRAPHS = 8  # of one network: each shape of input has its own, with its own memory
 
 
@@ -25,8 +25,8 @@ def concurrent(
 ) -> Runner | None:
     """What runs S branches at once; None for ``sequential``, and for one branch, which has nothing beside it.
 
-    The runner takes a view for each branch, all on one device, and returns their outputs there, in order. They may be
-    overwritten by its next call. It is for evaluation mode: weights that change later may or may not be seen.
+    The runner takes a view for each branch, all on one device, and returns their outputs there, stacked in order. They
+    may be overwritten by its next call. It is for evaluation mode: weights that change later may or may not be seen.
 
     Args:
         branches: for each member, everything between its view and its outputs; they may share layers.
@@ -102,7 +102,7 @@ class Workers:
         # Each thread has its own number, but new ones begin with the last that was set.
         torch.set_num_threads(self.cores)
 
-    def __call__(self, views: Sequence[Tensor]) -> list[Output]:
+    def __call__(self, views: Sequence[Tensor]) -> Output:
         if self.process != os.getpid():  # a forked process has none of the threads
             self._start()
         jobs = []
@@ -114,7 +114,30 @@ class Workers:
         outputs: list[Output] = [None] * len(views)
         for number, job in enumerate(jobs):
             outputs[number :: len(self.devices)] = [_to(output, views[0].device) for output in job.result()]
-        return outputs
+        return beside(self, views[0].device, _stacked, outputs)
+
+
+def beside(runner: Runner | None, device: torch.device, function: Callable[..., Output], *arguments: Any) -> Output:
+    """Calls a function of tensors on ``device``; on a CPU in one of the runner's threads, where it has some.
+
+    After an operation on several cores OpenMP's threads wait some milliseconds for the next one, spinning. Where those
+    of the caller do, members that run in the runner's threads lack their cores.
+    """
+    if not isinstance(runner, Workers) or device.type != "cpu":
+        return function(*arguments)
+    modes = _Modes("cpu")
+
+    def call() -> Output:
+        with modes.entered():
+            return function(*arguments)
+
+    return runner.pools[0].submit(call).result()
+
+
+def _stacked(outputs: Sequence[Output]) -> Output:
+    if isinstance(outputs[0], Tensor):
+        return torch.stack(list(outputs))
+    return tuple(torch.stack(part) for part in zip(*outputs, strict=True))
 
 
 @contextmanager
@@ -174,7 +197,7 @@ class Streams:
         self.branches, self.device = list(branches), device
         self.streams = [torch.cuda.Stream(device) for _ in self.branches[1:]]
 
-    def __call__(self, views: Sequence[Tensor]) -> list[Output]:
+    def __call__(self, views: Sequence[Tensor]) -> Output:
         current = torch.cuda.current_stream(self.device)
         others = []
         # A cached cast of a shared weight would be read by streams that have not waited for the one that made it.
@@ -186,7 +209,7 @@ class Streams:
             first = self.branches[0](views[0])
         for stream in self.streams:
             current.wait_stream(stream)
-        return [first, *others]
+        return _stacked([first, *others])
 
 
 class Graphs:
@@ -202,9 +225,9 @@ class Graphs:
         # In sequence, one is enough to know what a graph brings by itself.
         self.run: Runner = Streams(branches, device) if parallel else lambda views: _in_sequence(branches, views)
         self.device = device
-        self.captured: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], list[Output]]] = {}
+        self.captured: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Output]] = {}
 
-    def __call__(self, views: Sequence[Tensor]) -> list[Output]:
+    def __call__(self, views: Sequence[Tensor]) -> Output:
         places = {id(view): number for number, view in reversed(list(enumerate(views)))}
         same = tuple(places[id(view)] for view in views)  # for each view the first that is the same tensor
         modes = _Modes("cuda")
@@ -222,7 +245,7 @@ class Graphs:
 
     def _capture(
         self, views: Sequence[Tensor], same: tuple[int, ...], modes: _Modes
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], list[Output]]:
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Output]:
         clones = {place: views[place].clone() for place in same}
         inputs = [clones[place] for place in same]
         current, warming = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
@@ -241,5 +264,5 @@ class Graphs:
         return graph, inputs, outputs
 
 
-def _in_sequence(branches: Sequence[nn.Module], views: Sequence[Tensor]) -> list[Output]:
-    return [branch(view) for branch, view in zip(branches, views, strict=True)]
+def _in_sequence(branches: Sequence[nn.Module], views: Sequence[Tensor]) -> Output:
+    return _stacked([branch(view) for branch, view in zip(branches, views, strict=True)])

@@ -63,7 +63,7 @@ def test_detectors_with_and_without_their_boxes(
 
 def test_other_outputs_than_in_sequence_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def swapped(branches: list, *_: Any) -> Any:
-        return lambda views: [branch(view) for branch, view in zip(reversed(branches), views, strict=True)]
+        return lambda views: torch.stack([branch(view) for branch, view in zip(reversed(branches), views, strict=True)])
 
     monkeypatch.setattr(benchmark_command, "concurrent", swapped)
     with pytest.raises(UserError, match="members at once, threads: its outputs differ"):

@@ -16,7 +16,7 @@ from classification.ensemble import EnsembleOfEnsembles
 from detection.config import Detect, EvaluateDetection
 from detection.ssd import SSD
 from engine.cli import parse
-from engine.concurrency import Runner, concurrent, threads_of
+from engine.concurrency import Runner, beside, concurrent, threads_of
 from engine.errors import UserError
 
 CPU = torch.device("cpu")
@@ -116,6 +116,16 @@ def test_members_run_at_once_on_their_share_of_the_cores_in_the_callers_modes(ho
     with torch.inference_mode():
         assert [output.dtype for output in run(views)] == [torch.float32] * 2
     assert all(branch.seen["inference"] for branch in branches)
+
+
+def test_operations_beside_the_members_take_no_core_from_them() -> None:
+    def note() -> tuple[str, int, bool]:
+        return threading.current_thread().name, torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    with torch.inference_mode():
+        name, threads, inference = beside(run_at_once([nn.Identity()] * 2, "threads", None), CPU, note)
+    assert (name.startswith("members"), threads, inference) == (True, 1, True)
+    assert beside(None, CPU, note) == note()
 
 
 def test_a_forked_process_has_threads_of_its_own() -> None:
