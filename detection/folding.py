@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from engine.cost import on_meta
 
@@ -59,7 +60,8 @@ def foldable(network: nn.Module, input_shape: tuple[int, ...]) -> list[tuple[str
         elif type(layer) is nn.BatchNorm2d or _is_timm_norm(layer):
             layer.register_forward_pre_hook(lambda layer, inputs, name=name: normalised(name, inputs[0]))
     with torch.no_grad(), _Reads() as reads:
-        shapes(torch.empty(input_shape, device="meta"))
+        for output in tree_leaves(shapes(torch.empty(input_shape, device="meta"))):
+            reads.of[id(output)] += 1  # whoever has the output reads it
     return [(conv, norm) for conv, norm, read in found if calls[conv] == calls[norm] == 1 and reads.of[read] == 1]
 
 

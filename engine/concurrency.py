@@ -17,7 +17,7 @@ Concurrency = Literal["sequential", "streams", "graph", "devices", "threads"]
 # What a member's whole part of the network gives for its view: a tensor, or several.
 Output = Any
 Runner = Callable[[Sequence[Tensor]], Output]
-_MOST_GRAPHS = 8  # of one network: each shape of input has its own, with its own memory
+_MOST_GRAPHS = 8  # of one network: each shape and layout of input has its own, with its own memory
 
 
 def concurrent(
@@ -213,7 +213,7 @@ class Streams:
 
 
 class Graphs:
-    """All branches as one CUDA graph for each shape of input, which is captured when it comes first.
+    """All branches as one CUDA graph for each shape and layout of input, which is captured when it comes first.
 
     Args:
         branches: see ``concurrent``.
@@ -231,7 +231,7 @@ class Graphs:
         places = {id(view): number for number, view in reversed(list(enumerate(views)))}
         same = tuple(places[id(view)] for view in views)  # for each view the first that is the same tensor
         modes = _Modes("cuda")
-        key = (views[0].shape, views[0].dtype, same, modes.inference, *modes.autocast.values())
+        key = (views[0].shape, views[0].stride(), views[0].dtype, same, modes.inference, *modes.autocast.values())
         if key not in self.captured:
             if len(self.captured) == _MOST_GRAPHS:
                 return self.run(views)

@@ -83,21 +83,22 @@ class Unfoldable(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)  # behind an activation
         self.conv3, self.bn3 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)  # called twice
         self.bn4, self.conv4 = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)  # the other way round: the one that can be folded
+        self.conv5, self.bn5 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)  # an output, too
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         y = self.conv1(x)
         x = self.bn1(y) + y
         x = self.bn2(self.conv2(x).relu())
         x = self.bn3(self.conv3(self.bn3(self.conv3(x))))
-        return self.bn4(self.conv4(x))
+        z = self.conv5(x)
+        return {"last": self.bn4(self.conv4(x)), "convolved": z, "normalised": self.bn5(z)}
 
 
 def test_only_what_one_batch_norm_alone_reads_is_folded() -> None:
     network = with_statistics(Unfoldable())
     found = folded(network, (1, 3, 8, 8))
-    assert [type(layer) for layer in (found.bn1, found.bn2, found.bn3, found.bn4)] == [nn.BatchNorm2d] * 3 + [
-        nn.Identity
-    ]
+    norms = [found.bn1, found.bn2, found.bn3, found.bn5, found.bn4]
+    assert [type(layer) for layer in norms] == [nn.BatchNorm2d] * 4 + [nn.Identity]
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(found(images), network(images))
 
