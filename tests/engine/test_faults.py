@@ -41,8 +41,9 @@ def start(npz: Path) -> Iterator[Start]:
     """Starts runs in process groups of their own; those that still go on at the end of the test are killed."""
     started = []
 
-    def begin(output: Path, *arguments: str, data: Path = npz) -> subprocess.Popen:
-        words = command("train_cls.py", *COMMON, f"--data.root={data}", "--output", output, *arguments)
+    def begin(output: Path, *arguments: str, data: Path = npz, processes: int = 1) -> subprocess.Popen:
+        words = [*COMMON, f"--data.root={data}", "--output", output, *arguments]
+        words = command("train_cls.py", *words, processes=processes)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(words, env=environment(), text=True, start_new_session=True, **streams))
         return started[-1]
@@ -109,6 +110,22 @@ def test_killed_run_goes_on_from_inside_an_epoch(npz: Path, whole: Path, start: 
     run("train_cls.py", *COMMON, f"--data.root={npz}", "--output", output, "--resume=auto", "--train.save_every=1")
     check_same_end(whole, output)
     assert (output / f".{0:08x}.1.tmp").exists()
+
+
+def test_killed_process_of_two_ends_the_run_which_goes_on_from_inside_an_epoch(
+    npz: Path, start: Start, tmp_path: Path
+) -> None:
+    arguments, data = ("--train.batch_size=2", "--train.batch_norm=sync"), f"--data.root={npz}"
+    run("train_cls.py", *COMMON, data, "--output", tmp_path / "whole", *arguments, processes=2)
+    output = tmp_path / "run"
+    process = start(output, "--train.save_every=1", *arguments, processes=2)
+    wait_for(output / "last.pt", process)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    text, _ = process.communicate(timeout=120)  # torchrun stops the other one
+    assert process.returncode == 1, text
+    assert saved(output)["epoch"] < 3
+    run("train_cls.py", *COMMON, data, "--output", output, "--resume=auto", *arguments, processes=2)
+    check_same_end(tmp_path / "whole", output)
 
 
 def test_full_disk_keeps_the_checkpoint_before(npz: Path, tmp_path: Path) -> None:
