@@ -4,10 +4,8 @@ import numpy as np
 from numba import njit
 
 from detection._compiled import compiled, sort_descending
-from detection.box_coding import CENTRE_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE
 
 ZERO, HALF, INFINITY = np.float32(0), np.float32(0.5), np.float32(np.inf)
-CENTRES, SIZES, LARGEST = np.float32(CENTRE_VARIANCE), np.float32(SIZE_VARIANCE), np.float32(MAX_LOG_SCALE)
 
 
 @njit
@@ -27,7 +25,7 @@ def _promising_rows(logits, start, end, offset, out_rows):
             finite += np.int32(logits[row, i] < INFINITY)
         if finite < logits.shape[1]:
             return -1
-        if above or background == -INFINITY:
+        if above or background == -INFINITY:  # a row of -inf only, too: its softmax is NaN
             out_rows[found] = row
             found += 1
     return found
@@ -48,13 +46,13 @@ def softmax(logits, out_scores):
 
 
 @njit
-def _decode(deltas, default_box, out_box):
+def _decode(deltas, default_box, coding, out_box):
     """One box, as ``box_coding.decode``; returns whether it is finite."""
-    finite = True
+    (centre_variance, size_variance, largest), finite = coding, True
     for axis in range(2):
-        centre = default_box[axis] + deltas[axis] * CENTRES * default_box[axis + 2]
-        log_scale = deltas[axis + 2] * SIZES
-        half = HALF * default_box[axis + 2] * np.exp(LARGEST if log_scale > LARGEST else log_scale)  # NaN stays NaN
+        centre = default_box[axis] + deltas[axis] * centre_variance * default_box[axis + 2]
+        log_scale = deltas[axis + 2] * size_variance
+        half = HALF * default_box[axis + 2] * np.exp(largest if log_scale > largest else log_scale)  # NaN stays NaN
         out_box[axis], out_box[axis + 2] = centre - half, centre + half
         finite &= np.isfinite(centre) and np.isfinite(half)
     return finite
@@ -145,22 +143,25 @@ def best_of_selected(starts, labels, scores, boxes, num_classes, per_class, iou_
 
 
 @compiled(
-    "boolean(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32, float32, int64, float64, "
-    f"{RESULTS}, int64, int64)"
+    "boolean(float32[:, ::1], float32[:, ::1], float32[:, ::1], UniTuple(float32, 3), float32, float32, int64, "
+    f"float64, {RESULTS}, int64, int64)"
 )
 def best_of_outputs(
-    deltas, logits, default_boxes, threshold, offset, per_class, iou_threshold, results, first, end
+    deltas, logits, default_boxes, coding, threshold, offset, per_class, iou_threshold, results, first, end
 ):  # fmt: skip
     """The same of the network's outputs: of boxes whose score is strictly above the threshold.
 
     deltas [P * A, 4], logits [P * A, classes + 1], default_boxes [A, 4] cxcywh; ``offset`` is the threshold's logit.
+    ``coding``: the centres' and sizes' variance and the largest log scale (constants would stay as they were in numba's
+    cache).
     Returns whether all logits (but for -inf) and all boxes above the threshold are finite.
     """
     out_boxes, out_scores, out_labels, out_counts = results
     num_boxes, num_classes, limit, finite = len(default_boxes), logits.shape[1] - 1, out_scores.shape[1], True
     rows, row_scores = np.empty(num_boxes, np.int64), np.empty(num_classes + 1, np.float32)
     box = np.empty(4, np.float32)
-    per_row = int(min(float(num_classes), 1 + 1 / threshold))  # scores above the threshold; a row's sum is 1
+    # Scores above the threshold: a row's sum is 1, but for rounding.
+    per_row = int(min(float(num_classes), 1 + (1 + 1e-6 * num_classes) / threshold))
     for p in range(first, end):
         found, n = _promising_rows(logits, p * num_boxes, (p + 1) * num_boxes, offset, rows), 0
         if found < 0:
@@ -174,7 +175,7 @@ def best_of_outputs(
             for label in range(num_classes):
                 if row_scores[label + 1] > threshold:
                     if n == begin:
-                        finite &= _decode(deltas[rows[i]], default_boxes[rows[i] - p * num_boxes], box)
+                        finite &= _decode(deltas[rows[i]], default_boxes[rows[i] - p * num_boxes], coding, box)
                     labels[n], scores[n] = label, row_scores[label + 1]
                     for side in range(4):
                         boxes[n, side] = box[side]

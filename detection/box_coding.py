@@ -1,7 +1,8 @@
 """Boxes as offsets from default boxes, and back (Liu et al., "SSD", Eq. 2).
 
 The offsets are divided by variances, as in the original implementation: 0.1 for centres, 0.2 for sides. They are
-applied here and nowhere else. torchvision's ``BoxCoder`` calls their inverses weights: (10, 10, 5, 5).
+applied here, in the compiled copy of ``decode`` (detection/_postprocess_kernel.py), and nowhere else. torchvision's
+``BoxCoder`` calls their inverses weights: (10, 10, 5, 5).
 """
 
 import math

@@ -44,7 +44,10 @@ class FromPixels(nn.Module):
         self.network, self.dtype = network, dtype or torch.get_default_dtype()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network(beside(self.network.concurrent, images.device, normalise, images).to(self.dtype))
+        return self.network(beside(self.network.concurrent, images.device, self._prepared, images))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        return normalise(images).to(self.dtype)
 
 
 def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:

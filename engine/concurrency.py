@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -102,14 +102,18 @@ class Workers:
         # Each thread has its own number, but new ones begin with the last that was set.
         torch.set_num_threads(self.cores)
 
-    def __call__(self, views: Sequence[Tensor]) -> Output:
+    def submit(self, number: int, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Calls a function in a thread, in the caller's modes."""
         if self.process != os.getpid():  # a forked process has none of the threads
             self._start()
+        return self.pools[number].submit(_Modes(self.devices[number].type).call, function, *arguments)
+
+    def __call__(self, views: Sequence[Tensor]) -> Output:
         jobs = []
-        for number, (pool, part, device) in enumerate(zip(self.pools, self.parts, self.devices, strict=True)):
+        for number, (part, device) in enumerate(zip(self.parts, self.devices, strict=True)):
             own = views[number :: len(self.devices)]
             moved = {id(view): _to(view, device) for view in own}  # one view may be all members'
-            jobs.append(pool.submit(_run, part, [moved[id(view)] for view in own], device, _Modes(device.type)))
+            jobs.append(self.submit(number, _run, part, [moved[id(view)] for view in own], device))
         wait(jobs)
         outputs: list[Output] = [None] * len(views)
         for number, job in enumerate(jobs):
@@ -125,13 +129,7 @@ def beside(runner: Runner | None, device: torch.device, function: Callable[..., 
     """
     if not isinstance(runner, Workers) or device.type != "cpu":
         return function(*arguments)
-    modes = _Modes("cpu")
-
-    def call() -> Output:
-        with modes.entered():
-            return function(*arguments)
-
-    return runner.pools[0].submit(call).result()
+    return runner.submit(0, function, *arguments).result()
 
 
 def _stacked(outputs: Sequence[Output]) -> Output:
@@ -156,11 +154,10 @@ def _take_cores(number: int) -> None:
     torch.set_num_threads(number)
 
 
-def _run(part: nn.ModuleList, views: list[Tensor], device: torch.device, modes: "_Modes") -> list[Output]:
+def _run(part: nn.ModuleList, views: list[Tensor], device: torch.device) -> list[Output]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with modes.entered():
-        return [branch(view) for branch, view in zip(part, views, strict=True)]
+    return [branch(view) for branch, view in zip(part, views, strict=True)]
 
 
 def _to(output: Output, device: torch.device) -> Output:
@@ -180,10 +177,9 @@ class _Modes:
             "enabled": torch.is_autocast_enabled(device_type),
         }
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad), torch.autocast(**self.autocast):
-            yield
+            return function(*arguments)
 
 
 class Streams:

@@ -10,9 +10,9 @@ def keep_freed_memory() -> bool:
     """Tells glibc's allocator to reuse freed memory instead of handing it back to the kernel.
 
     A step of training, like a pass of the network, allocates and frees the same large buffers again and again; by
-    default each is mapped anew and its pages are faulted in anew. Threads that start later allocate from the main
-    thread's memory: their own would go back to the kernel whenever 64 MiB of it are free. Other allocators and systems
-    are left alone.
+    default each is mapped anew and its pages are faulted in anew. Call it early: threads that allocate for the first
+    time after it, where none did before, share the main thread's memory; their own would go back to the kernel whenever
+    64 MiB of it are free. Other allocators and systems are left alone.
 
     Returns:
         Whether the settings were taken.

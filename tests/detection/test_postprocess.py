@@ -219,13 +219,16 @@ def test_thresholds_are_strict() -> None:
     assert count(score_threshold=0.5, nms_iou=0.5) == 1
 
 
-def test_a_batch_equals_its_images_one_by_one() -> None:
-    deltas, logits, default_boxes = random_outputs(1, members=2, images=3, classes=4, boxes=200)
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_batch_equals_its_images_one_by_one(members: int) -> None:
+    deltas, logits, default_boxes = random_outputs(1, members, images=3, classes=4, boxes=200)
     together = postprocess(deltas, logits, default_boxes, PostprocessSettings())
     for image, ours in enumerate(together):
         one = slice(image, image + 1)
         (alone,) = postprocess(deltas[:, one], logits[:, one], default_boxes, PostprocessSettings())
         assert all(torch.equal(*pair) for pair in zip(ours, alone, strict=True))
+        # Nothing of the batch hangs on it
+        assert all(column.untyped_storage().nbytes() == column.numel() * column.element_size() for column in ours)
         assert (ours.scores.diff() <= 0).all()
         assert len(ours.scores) > 10
 
@@ -279,6 +282,16 @@ def test_outputs_that_do_not_fit_or_are_not_finite_are_errors() -> None:
     for broken in ((deltas * torch.nan, logits), (deltas, logits * torch.nan), (deltas, ruled_out)):
         with pytest.raises(UserError, match="not finite"):
             postprocess(*broken, default_boxes, PostprocessSettings())
+
+
+def test_as_many_scores_above_the_threshold_as_there_can_be() -> None:
+    # Float32's sum of so many exponentials comes out too small: more scores are above the threshold than 1 / threshold.
+    logits = torch.full((1, 1, 1, 16385), 0.6184).log()
+    logits[..., 0] = 0
+    settings = PostprocessSettings(6.1042e-5, max_per_member=16384)
+    (found,) = postprocess(torch.zeros(1, 1, 1, 4), logits, torch.tensor([[0.5, 0.5, 0.2, 0.2]]), settings)
+    assert len(found.scores) == 16384
+    assert found.labels.tolist() == list(range(16384))
 
 
 def test_huge_sizes_are_limited_as_torchvision_limits_them() -> None:
