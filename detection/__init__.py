@@ -1,6 +1,6 @@
 """SSD300 on divided backbones: data, training, post-processing, fusion, evaluation."""
 
-import engine  # noqa: F401 - before OpenCV is loaded
+import engine  # noqa: F401 - before OpenCV and torch are loaded
 from detection.detector import Detections, Detector
 from detection.ssd import SSD, create_ssd
 

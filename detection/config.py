@@ -170,13 +170,13 @@ class RuntimeSettings:
             raise UserError(f"runtime is {self.runtime!r}: choose one of {', '.join(get_args(Runtime))}")
         if self.precision not in _PRECISIONS[self.runtime]:
             choices = ", ".join(_PRECISIONS[self.runtime])
-            raise UserError(f"precision is {self.precision!r}: with runtime {self.runtime} choose one of {choices}")
+            raise UserError(f"precision is {self.precision!r}: runtime {self.runtime} takes {choices}")
         if self.concurrency not in get_args(Concurrency):
             raise UserError(f"concurrency is {self.concurrency!r}: choose one of {', '.join(get_args(Concurrency))}")
         if self.concurrency != "sequential" and self.runtime != "torch":
-            raise UserError(f"concurrency is {self.concurrency!r}: runtime {self.runtime} has its own; use torch")
+            raise UserError(f"concurrency is {self.concurrency!r}: that takes runtime torch, not {self.runtime}")
         if self.devices and self.concurrency != "devices":
-            raise UserError(f"devices is {self.devices!r}: is for concurrency devices, not {self.concurrency}")
+            raise UserError(f"devices is {self.devices!r}: that takes concurrency devices, not {self.concurrency}")
 
 
 @dataclass

@@ -5,6 +5,7 @@ fused scores are equal, and for what goes wrong there: clusters of zero score (N
 there).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NoReturn, get_args
 
@@ -50,6 +51,8 @@ def weighted_boxes_fusion(
     (pixels), labels that are not whole numbers, negative scores that pass ``skip_box_thr``, bad weights or options.
     """
     weights = _checked_weights(weights, len(boxes_list))
+    if math.isnan(skip_box_thr):
+        raise ValueError("skip_box_thr is nan; it must be a number")
     boxes, scores, labels, counts, thresholds, dtype = _gather(boxes_list, scores_list, labels_list, skip_box_thr)
     boxes, scores, labels, (found,) = fuse_images(
         boxes, scores, labels, counts[None], weights, thresholds, iou_thr, conf_type, allows_overflow
@@ -160,9 +163,11 @@ def _label_type(labels: Sequence[NDArray]) -> np.dtype:
 
 
 def _whole(member: int, labels: NDArray) -> NDArray[np.int64]:
-    fractional = (np.rint(labels) != labels) | np.isinf(labels)
-    if fractional.any():
-        raise ValueError(f"member {member}: label {labels[fractional][0]}; labels must be whole numbers")
+    if labels.dtype.kind not in "fb":
+        raise ValueError(f"member {member}: labels are {labels.dtype}; they must be whole numbers")
+    wrong = ~((np.rint(labels) == labels) & (abs(labels.astype(np.float64)) < 2.0**63))
+    if wrong.any():
+        raise ValueError(f"member {member}: label {labels[wrong][0]}; labels must be whole numbers of 64 bits")
     return labels.astype(np.int64)
 
 

@@ -49,8 +49,9 @@ class PostprocessSettings:
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"postprocess.{name} is {getattr(self, name)}: choose a value from 0 to 1")
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise UserError(f"postprocess.{name} is {value!r}: choose a value from 0 to 1")
         for name, kinds in (("candidates_per_class", (int,)), ("max_per_member", (int, type(None)))):
             if type(getattr(self, name)) not in kinds:
                 raise UserError(f"postprocess.{name} is {getattr(self, name)!r}: choose a whole number")

@@ -305,7 +305,8 @@ def test_huge_sizes_are_limited_as_torchvision_limits_them() -> None:
     ("field", "value"),
     [
         ("score_threshold", -0.1), ("score_threshold", 1.5), ("score_threshold", float("nan")), ("nms_iou", 2.0),
-        ("fusion_iou", -1.0), ("fusion_skip", 1.1), ("candidates_per_class", 0), ("max_per_member", 0),
+        ("fusion_iou", -1.0), ("nms_iou", None), ("fusion_skip", 1.1), ("candidates_per_class", 0),
+        ("max_per_member", 0),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_name_their_field(field: str, value: float) -> None:
