@@ -288,7 +288,7 @@ def test_a_runtime_that_is_not_installed_is_one_line(
 
 def test_what_a_runtime_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for runtime, precision in (("torch", "int8"), ("onnxruntime", "int8"), ("openvino", "fp16")):
-        with pytest.raises(UserError, match=f"precision is '{precision}': with runtime {runtime} choose one of"):
+        with pytest.raises(UserError, match=f"precision is '{precision}': runtime {runtime} takes"):
             parse(EvaluateDetection, ["--runtime", runtime, "--precision", precision])
     with pytest.raises(UserError, match="runtime"):
         parse(EvaluateDetection, ["--runtime", "tensorrt"])
