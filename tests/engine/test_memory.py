@@ -6,7 +6,8 @@ import sys
 import pytest
 
 COUNT_FAULTS = """
-import resource, sys, threading
+import os, resource, sys, threading
+os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # one fault would bring 2 MiB
 import numpy as np
 from engine.memory import keep_freed_memory
 
@@ -36,7 +37,5 @@ def test_no_page_is_faulted_in_anew() -> None:
         done = subprocess.run([sys.executable, "-c", COUNT_FAULTS, *words], capture_output=True, text=True, check=True)
         return [int(line) for line in done.stdout.split()]
 
-    main, thread = faults("keep")
-    assert main < 1000
-    assert thread < 1000
-    assert max(faults()) > 1000  # without it: 5 times 160 MB in pages, where they go back to the kernel
+    kept, default = faults("keep"), faults()  # in the first thread and another one
+    assert max(kept) < min(default) / 4
