@@ -15,6 +15,7 @@ class Row:
         members: S.
         seeds: one run each.
         start: row whose checkpoint of the same seed the training begins with.
+        categories: of the detection data, those that are learnt, on the images that have some; all where none is named.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Row:
     members: int
     seeds: tuple[int, ...] = (0, 1, 2)
     start: str | None = None
+    categories: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -46,7 +48,7 @@ _APART = ("--train.cot_weight=0", "--data.different_views=false")
 _SMALL = "cls/cifar10_small.yaml"
 # Pre-training for the detectors, whose backbones have the ImageNet form
 _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
-_SUBSET = ("--train.epochs=4", "--train.evaluate_every=4")
+_PERSON = ("--train.epochs=4", "--train.warmup_epochs=0.5", "--train.evaluate_every=4")
 
 CPU = [
     *_divided("bccd", "bccd", "det/bccd.yaml"),
@@ -61,7 +63,16 @@ CPU = [
         *("--train.cot_weight=0.5", "--train.cot_warmup_epochs=4", "--data.different_views=true"),
         members=(2,),
     ),
-    *_divided("coco_subset", "coco_subset", "det/bccd.yaml", *_SUBSET, start="tinyimagenet", seeds=(0,)),
+    # Of all 80 categories a small network learns nothing in a CPU's hour
+    *_divided(
+        "coco_person",
+        "coco_subset",
+        "det/bccd.yaml",
+        *_PERSON,
+        start="tinyimagenet",
+        seeds=(0,),
+        categories=("person",),
+    ),
     *[
         row
         for weight in ("0.1", "1.0")

@@ -46,17 +46,33 @@ def tool(name: str, *words: object) -> None:
         sys.exit(done.returncode)
 
 
-def data_words(row: Row, data: Path) -> list[str]:
+def annotations_file(row: Row, split: str, data: Path, work: Path) -> Path:
+    """The row's annotations; those of some categories are picked out into a file below ``work``."""
+    path = data / row.data / f"annotations/instances_{split}.json"
+    if not row.categories:
+        return path
+    picked = work / f"{row.data}_{'_'.join(row.categories)}_{split}.json"
+    found = json.loads(path.read_text())
+    found["categories"] = [one for one in found["categories"] if one["name"] in row.categories]
+    kept = {one["id"] for one in found["categories"]}
+    found["annotations"] = [one for one in found["annotations"] if one["category_id"] in kept]
+    shown = {one["image_id"] for one in found["annotations"]}
+    found["images"] = [one for one in found["images"] if one["id"] in shown]
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(found, picked)
+    return picked
+
+
+def data_words(row: Row, data: Path, work: Path) -> list[str]:
     """Where the row's data is, as words of a command line."""
     if row.task == "cls":
         return [f"--data.root={data / row.data}"]
-    folder = data / row.data
     return [
         word
         for split in ("train", "val")
         for word in (
-            f"--data.{split}_annotations={folder / f'annotations/instances_{split}.json'}",
-            f"--data.{split}_images={folder / 'images'}",
+            f"--data.{split}_annotations={annotations_file(row, split, data, work)}",
+            f"--data.{split}_images={data / row.data / 'images'}",
         )
     ]
 
@@ -67,16 +83,15 @@ def train(row: Row, seed: int, data: Path, work: Path) -> Path:
     words = ["--config", f"configs/{row.config}", *row.words, f"--model.members={row.members}", f"--seed={seed}"]
     if row.start:
         words += ["--model.pretrained", work / f"{row.start}-{seed}/last.pt"]
-    tool(f"train_{row.task}.py", *words, *data_words(row, data), "--resume=auto", f"--output={output}")
+    tool(f"train_{row.task}.py", *words, *data_words(row, data, work), "--resume=auto", f"--output={output}")
     return output / "last.pt"
 
 
 @torch.inference_mode()
-def fusion_sweep(last: Path, row: Row, data: Path) -> list[dict[str, Any]]:
+def fusion_sweep(last: Path, row: Row, data: Path, work: Path) -> list[dict[str, Any]]:
     """AP and AP50 for every rule of fusion and several thresholds, from one pass of the network."""
     detector = Detector.load(last)
-    folder = data / row.data
-    annotations = load_annotations(folder / "annotations/instances_val.json", folder / "images")
+    annotations = load_annotations(annotations_file(row, "val", data, work), data / row.data / "images")
     images = EvaluationImages(annotations.images)
     found = []
     for i in range(len(images)):
@@ -112,6 +127,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "config": row.config,
         "words": row.words,
         "start": row.start,
+        "categories": row.categories,
         "members": row.members,
         "seed": seed,
         "metrics": metrics,
@@ -120,7 +136,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "machine": machine(),
     }
     if row.task == "det" and row.members > 1:
-        result["fusion"] = fusion_sweep(last, row, data)
+        result["fusion"] = fusion_sweep(last, row, data, work)
     return result
 
 
