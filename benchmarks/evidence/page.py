@@ -175,7 +175,8 @@ def plot(rows: dict[str, list[Result]], metric: str, found: Latencies, path: Pat
                 label = f"S={results[0]['members']}"
                 axis.annotate(label, (place, np.mean(v)), xytext=(6, -3), textcoords="offset points", fontsize=8)
         axis.set_xlabel(title)
-        axis.set_xlim(0, 1.15 * axis.dataLim.x1)  # from 0, or networks of nearly the same cost would look far apart
+        if np.isfinite(axis.dataLim.x1):  # latencies may not have been measured yet
+            axis.set_xlim(0, 1.15 * axis.dataLim.x1)  # from 0, or networks of nearly the same cost would look far apart
         axis.grid(alpha=0.3)
     axes[0].set_ylabel({"top1": "top-1, %", "AP": "AP"}[metric])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
