@@ -1,6 +1,7 @@
 """Post-processing against the released code's results and a plain loop over images and classes."""
 
 import json
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_convert, nms
 
+from detection import _compiled
 from detection import _postprocess_kernel as kernel
 from detection import postprocess as module
 from detection.default_boxes import ssd300_default_boxes
@@ -185,14 +187,20 @@ def test_rows_without_a_score_above_the_threshold_are_left_out_safely(threshold:
 
 def test_the_number_of_threads_does_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     deltas, logits, default_boxes = random_outputs(6, members=2, images=5, classes=4, boxes=200)
-    results, before = [], torch.get_num_threads()
-    try:
-        for number in (1, 3):
-            monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
-            results.append(postprocess(deltas, logits, default_boxes, PostprocessSettings()))
-    finally:
-        monkeypatch.undo()
-        torch.set_num_threads(before)
+    monkeypatch.setattr(module, "_A_THREADS_BOXES", 10)
+    monkeypatch.setattr(module, "_A_THREADS_LOGITS", 10)
+    shared_out, in_threads = [], _compiled.in_threads
+
+    def counting(work: Callable, total: int, threads: int) -> Iterable:
+        shared_out.append(min(total, threads))
+        return in_threads(work, total, threads)
+
+    monkeypatch.setattr(_compiled, "in_threads", counting)
+    results = []
+    for number in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        results.append(postprocess(deltas, logits, default_boxes, PostprocessSettings()))
+    assert shared_out == [1, 1, 3, 3]  # of boxes and of fusion
     for one, many in zip(*results, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, many, strict=True))
     assert postprocess(deltas[:, :0], logits[:, :0], default_boxes, PostprocessSettings()) == []
