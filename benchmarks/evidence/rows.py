@@ -70,7 +70,6 @@ CPU = [
         "det/bccd.yaml",
         *_PERSON,
         start="tinyimagenet",
-        seeds=(0,),
         categories=("person",),
     ),
     *[
