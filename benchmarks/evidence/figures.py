@@ -1,0 +1,115 @@
+"""The figures of docs/evidence.md by name: what a run's result file says, and what the runs of a row say together."""
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Result = dict[str, Any]
+LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "members", "how", "batch_size")
+METRIC = {"cls": "top1", "det": "AP"}
+COSTS = {"params": 1e6, "gflops": 1}
+DIGITS = {"cls": 2, "det": 3}
+
+
+def value(result: Result, name: str) -> float | None:
+    """A figure of one run; None where it has none.
+
+    Args:
+        result: of a result file.
+        name: ``members``, the mean of the members' top-1 (%) or AP; ``best``, the best member's; ``gain``, what the
+            ensemble has above that; ``params`` (millions), ``gflops``; ``minutes``; or a metric of eval_cls.py or
+            eval_det.py, or a rule of ensemble.
+    """
+    metrics, main = result["metrics"], METRIC[result["task"]]
+    members = [member[main] for member in metrics["members"]]
+    made = {"members": np.mean(members), "best": max(members), "gain": metrics[main] - max(members)}
+    if name in made:
+        return float(made[name]) if len(members) > 1 else None
+    if name in COSTS:
+        return result["cost"][name] / COSTS[name]
+    if name == "minutes":
+        return result["minutes"]
+    return metrics[name] if name in metrics else metrics["combine"][name]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation; of one value, itself; – of none."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}" if values else "–"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+class Figures:
+    """All results of a protocol.
+
+    Attributes:
+        rows: results by row, in the order of names and seeds.
+        latencies: milliseconds of a batch as latency.py measured them, by ``LATENCY_KEYS``.
+    """
+
+    def __init__(self, folder: Path):
+        self.rows: dict[str, list[Result]] = {}
+        for path in sorted(folder.glob("*-*.json")):
+            result = json.loads(path.read_text())
+            self.rows.setdefault(result["row"], []).append(result)
+        timed = folder / "latency.json"
+        lines = json.loads(timed.read_text())["lines"] if timed.exists() else []
+        self.latencies = {tuple(line[key] for key in LATENCY_KEYS): line["milliseconds"] for line in lines}
+
+    def values(self, row: str, name: str) -> list[float]:
+        """A figure of every run that has it."""
+        found = (value(result, name) for result in self.rows[row])
+        return [one for one in found if one is not None]
+
+    def mean(self, row: str, name: str, digits: int | None = None) -> str:
+        """A figure's mean ± standard deviation over the runs."""
+        return spread(self.values(row, name), DIGITS[self.rows[row][0]["task"]] if digits is None else digits)
+
+    def span(self, pattern: str, name: str, digits: int | None = None) -> str:
+        """The lowest to the highest of all runs whose row matches."""
+        rows = [row for row in self.rows if fnmatchcase(row, pattern)]
+        values = [one for row in rows for one in self.values(row, name)]
+        digits = DIGITS[self.rows[rows[0]][0]["task"]] if digits is None else digits
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+    def whole(self, row: str) -> str | None:
+        """The undivided network that a row is compared with: of its recipe, or else of its data."""
+        first = self.rows[row][0]
+        of_data = [name for name, results in self.rows.items() if results[0]["data"] == first["data"]]
+        wholes = [name for name in of_data if self.rows[name][0]["members"] == 1]
+        own = f"{row.rsplit('_s', 1)[0]}_s1"
+        return next((name for name in (own, *wholes) if name in wholes and name != row), None)
+
+    def above(self, row: str, other: str | None = None, name: str | None = None) -> str:
+        """The difference of two rows' means with its 95 % interval (Welch's), which takes two runs of each.
+
+        Args:
+            row: the row.
+            other: what it is compared with; default: the undivided network.
+            name: figure; default: top-1 or AP.
+        """
+        other = other or self.whole(row)
+        if other is None or self.rows[row][0]["members"] == 1:
+            return "–"
+        task = self.rows[row][0]["task"]
+        ours, theirs = (self.values(one, name or METRIC[task]) for one in (row, other))
+        text = f"{np.mean(ours) - np.mean(theirs):+.{DIGITS[task]}f}"
+        if min(len(ours), len(theirs)) < 2:
+            return text
+        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+        return f"{text} ({low:+.{DIGITS[task]}f} to {high:+.{DIGITS[task]}f})"
+
+    def latency(self, result: Result) -> float:
+        """Milliseconds of one image, the members in sequence; NaN where it was not measured."""
+        facts = [result["cost"][key] for key in LATENCY_KEYS[:4]]
+        return self.latencies.get((*facts, result["members"], "sequential", 1), np.nan)
+
+    def fused(self, row: str, conf: str, iou: float, digits: int = 3) -> str:
+        """AP by a rule and a threshold of fusion: mean ± standard deviation over the runs."""
+        lines = [line for result in self.rows[row] for line in result["fusion"]]
+        wanted = [line["AP"] for line in lines if (line["fusion_conf"], line["fusion_iou"]) == (conf, iou)]
+        return spread(wanted, digits)

@@ -1,0 +1,81 @@
+"""The page of evidence says what the result files say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.evidence import page
+from benchmarks.evidence.figures import Figures
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def write(folder: Path, row: str, seed: int, members: list[float], ensemble: float, **fields: Any) -> None:
+    result = {
+        "row": row,
+        "task": "cls",
+        "data": "some.npz",
+        "members": len(members),
+        "seed": seed,
+        "metrics": {"top1": ensemble, "members": [{"top1": one} for one in members], "combine": {"max": ensemble - 1}},
+        "cost": {"params": 2_000_000, "gflops": 0.5},
+        "minutes": None,
+        **fields,
+    }
+    (folder / f"{row}-{seed}.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> Figures:
+    write(tmp_path, "a_s1", 0, [70.0], 70.0)
+    write(tmp_path, "a_s1", 1, [72.0], 72.0)
+    write(tmp_path, "a_s2", 0, [70.0, 69.0], 73.0, minutes=5.0)
+    write(tmp_path, "a_s2", 1, [71.0, 73.0], 75.0)
+    write(tmp_path, "b_s2", 0, [60.0, 61.0], 64.0)
+    return Figures(tmp_path)
+
+
+def test_figures_of_a_row(figures: Figures) -> None:
+    assert figures.mean("a_s1", "top1") == "71.00 ± 1.41"
+    assert figures.mean("a_s2", "members") == "70.75 ± 1.77"
+    assert figures.values("a_s2", "gain") == [3.0, 2.0]
+    assert figures.mean("a_s2", "max", 1) == "73.0 ± 1.4"
+    assert figures.mean("b_s2", "top1") == "64.00"  # of one run, no spread
+    assert figures.mean("a_s1", "gain") == "–"
+    assert figures.values("a_s2", "minutes") == [5.0]  # of runs that went through
+    assert figures.span("*_s2", "gain") == "2.00 to 3.00"
+    assert figures.mean("a_s2", "params", 1) == "2.0 ± 0.0"
+
+
+def test_the_undivided_network_is_of_the_recipe_or_else_of_the_data(figures: Figures) -> None:
+    assert figures.whole("a_s2") == "a_s1"
+    assert figures.whole("b_s2") == "a_s1"
+    assert figures.whole("a_s1") is None
+
+
+def test_differences_have_welchs_interval(figures: Figures) -> None:
+    # 3 ± t · √(2/2 + 2/2), with t = 4.3027 at 97.5 % of 2 degrees of freedom
+    assert figures.above("a_s2") == "+3.00 (-3.08 to +9.08)"
+    assert figures.above("b_s2") == "-7.00"
+    assert figures.above("a_s1") == "–"
+
+
+def test_unknown_figures_are_errors(figures: Figures, tmp_path: Path) -> None:
+    text = tmp_path / "conclusions.md"
+    for wrong in ("{{ mean('c_s2', 'top1') }}", "{{ mean('a_s2', 'AP') }}", "{{ median('a_s2', 'top1') }}"):
+        text.write_text(wrong)
+        with pytest.raises(Exception, match=r"c_s2|AP|median"):
+            page.conclusions(figures, text)
+    text.write_text("S=2 has {{ mean('a_s2', 'top1', 1) }} %.\n")
+    assert page.conclusions(figures, text) == "S=2 has 74.0 ± 1.4 %."
+
+
+def test_the_page_is_that_of_the_results(tmp_path: Path) -> None:
+    page.main(["--output", str(tmp_path)])
+    assert (tmp_path / "evidence.md").read_text() == (DOCS / "evidence.md").read_text(), (
+        "results and page differ: python -m benchmarks.evidence.page"
+    )
+    for picture in (tmp_path / "pictures").iterdir():
+        assert (DOCS / "pictures" / picture.name).exists()
