@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.evidence.rows import METRIC
+
 Result = dict[str, Any]
 LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "members", "how", "batch_size")
-METRIC = {"cls": "top1", "det": "AP"}
 COSTS = {"params": 1e6, "gflops": 1}
 DIGITS = {"cls": 2, "det": 3}
 

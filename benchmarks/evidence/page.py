@@ -20,8 +20,8 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from benchmarks.evidence.figures import METRIC, Figures, Result, value
-from benchmarks.evidence.rows import PROTOCOLS
+from benchmarks.evidence.figures import Figures, Result, value
+from benchmarks.evidence.rows import METRIC, PROTOCOLS
 from detection.evaluation import METRICS
 
 ROOT = Path(__file__).parents[2]

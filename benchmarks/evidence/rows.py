@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+METRIC = {"cls": "top1", "det": "AP"}  # what a task's networks are compared by
+
 
 @dataclass(frozen=True)
 class Row:

@@ -3,7 +3,7 @@
     python -m benchmarks.evidence.run cpu                  # what has no result file yet; hours on two cores
     python -m benchmarks.evidence.run cpu --rows bccd_s1 bccd_s2 --minutes 30
     python -m benchmarks.evidence.run gpu --results runs/evidence --work runs/evidence-work
-    python -m benchmarks.evidence.run cpu --rows bccd_s2 --seeds 0 --results runs/again   # a figure once more
+    python -m benchmarks.evidence.run cpu --rows cifar10_s1 --seeds 0 --results runs/again --work runs/again  # once more
 
 Data: ``bccd``, ``coco_subset``, ``cifar10.npz`` and ``tinyimagenet64.npz`` in ../shared/data, or $DIVDET_SHARED/data.
 A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the network's cost, the training's
@@ -25,7 +25,7 @@ from typing import Any, get_args
 import torch
 
 from benchmarks.evidence.networks import of_checkpoint
-from benchmarks.evidence.rows import PROTOCOLS, Row
+from benchmarks.evidence.rows import METRIC, PROTOCOLS, Row
 from benchmarks.machine import machine
 from detection.dataset import EvaluationImages, normalise
 from detection.detector import Detector, to_pixels
@@ -36,6 +36,7 @@ from detection.scoring import load_annotations
 from engine.files import write_json
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks/evidence/results"
 FUSION_IOUS = (0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 
 
@@ -140,6 +141,16 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
     return result
 
 
+def compare(result: dict[str, Any], protocol: str) -> None:
+    """Prints a figure beside those of the row's results in the repository."""
+    metric = METRIC[result["task"]]
+    read = (json.loads(path.read_text()) for path in sorted((RESULTS / protocol).glob(f"{result['row']}-*.json")))
+    known = ", ".join(f"{one['metrics'][metric]:.4g} (seed {one['seed']})" for one in read)
+    print(
+        f"{result['row']}, seed {result['seed']}: {metric} {result['metrics'][metric]:.4g}; of the row in the repository: {known or 'none'}"
+    )
+
+
 def main() -> None:
     """Runs what has no result yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="default: each row's own")
     parser.add_argument("--minutes", type=float, help="no further run is begun after so many")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DIVDET_SHARED", ROOT / "../shared")) / "data")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/evidence/results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=ROOT / "runs/evidence", help="checkpoints; may be removed")
     arguments = parser.parse_args()
     rows = PROTOCOLS[arguments.protocol]
@@ -167,7 +178,9 @@ def main() -> None:
             print("the time is up: start it again for the rest")
             return
         print(f"=== {row.name}, seed {seed}", flush=True)
-        write_json(measure(row, seed, arguments.data.resolve(), arguments.work.resolve()), target)
+        result = measure(row, seed, arguments.data.resolve(), arguments.work.resolve())
+        write_json(result, target)
+        compare(result, arguments.protocol)
 
 
 if __name__ == "__main__":
