@@ -3,7 +3,7 @@
     python -m benchmarks.evidence.run cpu                  # what has no result file yet; hours on two cores
     python -m benchmarks.evidence.run cpu --rows bccd_s1 bccd_s2 --minutes 30
     python -m benchmarks.evidence.run gpu --results runs/evidence --work runs/evidence-work
-    python -m benchmarks.evidence.run cpu --rows cifar10_s1 --seeds 0 --results runs/again --work runs/again  # once more
+    python -m benchmarks.evidence.run cpu --rows cifar10_s1 --seeds 0 --results runs/again --work runs/again  # again
 
 Data: ``bccd``, ``coco_subset``, ``cifar10.npz`` and ``tinyimagenet64.npz`` in ../shared/data, or $DIVDET_SHARED/data.
 A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the network's cost, the training's
@@ -146,9 +146,8 @@ def compare(result: dict[str, Any], protocol: str) -> None:
     metric = METRIC[result["task"]]
     read = (json.loads(path.read_text()) for path in sorted((RESULTS / protocol).glob(f"{result['row']}-*.json")))
     known = ", ".join(f"{one['metrics'][metric]:.4g} (seed {one['seed']})" for one in read)
-    print(
-        f"{result['row']}, seed {result['seed']}: {metric} {result['metrics'][metric]:.4g}; of the row in the repository: {known or 'none'}"
-    )
+    own = f"{metric} {result['metrics'][metric]:.4g}"
+    print(f"{result['row']}, seed {result['seed']}: {own}; the row's in the repository: {known or 'none'}")
 
 
 def main() -> None:
