@@ -153,7 +153,8 @@ def compare(result: dict[str, Any], protocol: str) -> None:
 def main() -> None:
     """Runs what has no result yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=PROTOCOLS)
+    here = "gpu" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("protocol", nargs="?", choices=PROTOCOLS, default=here, help="default: gpu where there is one")
     parser.add_argument("--rows", nargs="+", help="names; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: each row's own")
     parser.add_argument("--minutes", type=float, help="no further run is begun after so many")
