@@ -53,8 +53,9 @@ _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epoch
 _PERSON = ("--train.epochs=4", "--train.warmup_epochs=0.5", "--train.evaluate_every=4")
 
 CPU = [
-    *_divided("bccd", "bccd", "det/bccd.yaml"),
+    *_divided("bccd", "bccd", "det/bccd.yaml", seeds=(0, 1, 2, 3, 4)),
     *_divided("cifar10", "cifar10.npz", _SMALL, members=(1, 2, 4, 8)),
+    *_divided("cifar10_wide", "cifar10.npz", _SMALL, "--model.backbone=resnet10_32"),
     *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2, 4)),
     *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
     *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
