@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.evidence import page
 from benchmarks.evidence.figures import Figures
+from benchmarks.evidence.rows import ROWS, Row
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -20,6 +21,7 @@ def write(folder: Path, row: str, seed: int, members: list[float], ensemble: flo
         "members": len(members),
         "seed": seed,
         "metrics": {"top1": ensemble, "members": [{"top1": one} for one in members], "combine": {"max": ensemble - 1}},
+        "recipe": {"train": {"epochs": 2}},
         "cost": {"params": 2_000_000, "gflops": 0.5},
         "minutes": None,
         **fields,
@@ -34,7 +36,8 @@ def figures(tmp_path: Path) -> Figures:
     write(tmp_path, "a_s2", 0, [70.0, 69.0], 73.0, minutes=5.0)
     write(tmp_path, "a_s2", 1, [71.0, 73.0], 75.0)
     write(tmp_path, "b_s2", 0, [60.0, 61.0], 64.0)
-    return Figures(tmp_path)
+    write(tmp_path, "a_other_s1", 0, [50.0], 50.0)
+    return Figures(tmp_path, {"a_s1": "a_s1", "a_s2": "a_s1", "b_s2": "a_s1", "a_other_s1": "a_s1"})
 
 
 def test_figures_of_a_row(figures: Figures) -> None:
@@ -49,17 +52,35 @@ def test_figures_of_a_row(figures: Figures) -> None:
     assert figures.mean("a_s2", "params", 1) == "2.0 ± 0.0"
 
 
-def test_the_undivided_network_is_of_the_recipe_or_else_of_the_data(figures: Figures) -> None:
-    assert figures.whole("a_s2") == "a_s1"
-    assert figures.whole("b_s2") == "a_s1"
-    assert figures.whole("a_s1") is None
-
-
 def test_differences_have_welchs_interval(figures: Figures) -> None:
     # 3 ± t · √(2/2 + 2/2), with t = 4.3027 at 97.5 % of 2 degrees of freedom
     assert figures.above("a_s2") == "+3.00 (-3.08 to +9.08)"
     assert figures.above("b_s2") == "-7.00"
+    assert figures.above("a_other_s1") == "-21.00"
     assert figures.above("a_s1") == "–"
+
+
+def test_runs_without_spread_have_no_interval(figures: Figures) -> None:
+    for row, one in (("a_s1", 70.0), ("a_s2", 71.0)):
+        for result in figures.rows[row]:
+            result["metrics"]["top1"] = one
+    assert figures.above("a_s2") == "+1.00"
+
+
+def test_runs_of_another_recipe_are_refused(figures: Figures, tmp_path: Path) -> None:
+    write(tmp_path, "a_s1", 2, [72.0], 72.0, recipe={"train": {"epochs": 3}})
+    with pytest.raises(ValueError, match=r"a_s1-2\.json"):
+        Figures(tmp_path, {})
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_rows_are_compared_with_an_undivided_network_of_their_kind(row: Row) -> None:
+    whole = ROWS[row.whole]
+    assert whole.members == 1
+    assert (whole.config, whole.data, whole.categories) == (row.config, row.data, row.categories)
+    assert bool(whole.start) == bool(row.start)
+    backbones = [[word for word in one.words if word.startswith("--model")] for one in (row, whole)]
+    assert backbones[0] == backbones[1]
 
 
 def test_unknown_figures_are_errors(figures: Figures, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from scipy import stats
 from benchmarks.evidence.rows import METRIC
 
 Result = dict[str, Any]
-LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "members", "how", "batch_size")
-COSTS = {"params": 1e6, "gflops": 1}
+LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "stem", "members", "how", "batch_size")
+COSTS = {"params": 1e6, "own_params": 1e6, "gflops": 1}
 DIGITS = {"cls": 2, "det": 3}
 
 
@@ -22,8 +22,8 @@ def value(result: Result, name: str) -> float | None:
     Args:
         result: of a result file.
         name: ``members``, the mean of the members' top-1 (%) or AP; ``best``, the best member's; ``gain``, what the
-            ensemble has above that; ``params`` (millions), ``gflops``; ``minutes``; or a metric of eval_cls.py or
-            eval_det.py, or a rule of ensemble.
+            ensemble has above that; ``params``, ``own_params`` (millions) and ``gflops``; ``minutes``; or a metric of
+            eval_cls.py or eval_det.py, or a rule of ensemble.
     """
     metrics, main = result["metrics"], METRIC[result["task"]]
     members = [member[main] for member in metrics["members"]]
@@ -49,14 +49,18 @@ class Figures:
 
     Attributes:
         rows: results by row, in the order of names and seeds.
+        wholes: by row, that of the undivided network that it is compared with.
         latencies: milliseconds of a batch as latency.py measured them, by ``LATENCY_KEYS``.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, wholes: dict[str, str]):
+        self.wholes = wholes
         self.rows: dict[str, list[Result]] = {}
         for path in sorted(folder.glob("*-*.json")):
             result = json.loads(path.read_text())
             self.rows.setdefault(result["row"], []).append(result)
+            if result["recipe"] != self.rows[result["row"]][0]["recipe"]:
+                raise ValueError(f"{path}: of another recipe than other runs of its row: train them again")
         timed = folder / "latency.json"
         lines = json.loads(timed.read_text())["lines"] if timed.exists() else []
         self.latencies = {tuple(line[key] for key in LATENCY_KEYS): line["milliseconds"] for line in lines}
@@ -77,14 +81,6 @@ class Figures:
         digits = DIGITS[self.rows[rows[0]][0]["task"]] if digits is None else digits
         return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
-    def whole(self, row: str) -> str | None:
-        """The undivided network that a row is compared with: of its recipe, or else of its data."""
-        first = self.rows[row][0]
-        of_data = [name for name, results in self.rows.items() if results[0]["data"] == first["data"]]
-        wholes = [name for name in of_data if self.rows[name][0]["members"] == 1]
-        own = f"{row.rsplit('_s', 1)[0]}_s1"
-        return next((name for name in (own, *wholes) if name in wholes and name != row), None)
-
     def above(self, row: str, other: str | None = None, name: str | None = None) -> str:
         """The difference of two rows' means with its 95 % interval (Welch's), which takes two runs of each.
 
@@ -93,21 +89,22 @@ class Figures:
             other: what it is compared with; default: the undivided network.
             name: figure; default: top-1 or AP.
         """
-        other = other or self.whole(row)
-        if other is None or self.rows[row][0]["members"] == 1:
+        other = other or self.wholes[row]
+        if other == row or other not in self.rows:
             return "–"
         task = self.rows[row][0]["task"]
         ours, theirs = (self.values(one, name or METRIC[task]) for one in (row, other))
         text = f"{np.mean(ours) - np.mean(theirs):+.{DIGITS[task]}f}"
-        if min(len(ours), len(theirs)) < 2:
+        if min(len(ours), len(theirs)) < 2 or np.ptp(ours) == np.ptp(theirs) == 0:
             return text
         low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
         return f"{text} ({low:+.{DIGITS[task]}f} to {high:+.{DIGITS[task]}f})"
 
     def latency(self, result: Result) -> float:
-        """Milliseconds of one image, the members in sequence; NaN where it was not measured."""
-        facts = [result["cost"][key] for key in LATENCY_KEYS[:4]]
-        return self.latencies.get((*facts, result["members"], "sequential", 1), np.nan)
+        """Milliseconds of one image the fastest way, in sequence or at once; NaN where it was not measured."""
+        facts = (*[result["cost"][key] for key in LATENCY_KEYS[:5]], result["members"])
+        found = [time for key, time in self.latencies.items() if key[:6] == facts and key[-1] == 1]
+        return min(found, default=np.nan)
 
     def fused(self, row: str, conf: str, iou: float, digits: int = 3) -> str:
         """AP by a rule and a threshold of fusion: mean ± standard deviation over the runs."""

@@ -9,6 +9,7 @@ Post-processing is not in it.
 
 import argparse
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,12 @@ def main() -> None:
     folder = arguments.results / arguments.protocol
     if not (found := networks(folder)):
         parser.error(f"{folder} has no results yet: python -m benchmarks.evidence.run {arguments.protocol}")
-    keep_freed_memory()
     gpu = torch.cuda.is_available()
+    if gpu != (arguments.protocol == "gpu"):
+        parser.error(f"this machine has {'a' if gpu else 'no'} GPU: hide or find it by CUDA_VISIBLE_DEVICES")
+    keep_freed_memory()
     lines = [
-        {name: getattr(network, name) for name in ("task", "backbone", "classes", "image_size")} | line
+        asdict(network) | line
         for network, divisions in found.items()
         for size in (1, 32 if gpu else 8)
         for line in time_network(network, divisions, size, arguments.rounds, "bf16" if gpu else "float32")

@@ -44,11 +44,17 @@ class Network:
         return create_ensemble(self.backbone, members, self.classes, FORM_DATASETS[self.stem])
 
     def cost(self, members: int) -> dict[str, Any]:
-        """Parameters, operations and facts of it, as results hold them; per image."""
+        """Parameters (``own_params``: without shared layers) and operations of an image, and its facts."""
         with torch.device("meta"):
             network = self.create(members)
         counted = count_cost(network, (1, *self.shape))
-        return asdict(self) | {"params": counted.params, "gflops": counted.gflops, "macs": counted.macs}
+        own = sum(parameter.numel() for parameter in network.members.parameters())
+        return asdict(self) | {
+            "params": counted.params,
+            "own_params": own,
+            "gflops": counted.gflops,
+            "macs": counted.macs,
+        }
 
 
 def of_checkpoint(path: Path, task: str) -> Network:

@@ -36,12 +36,13 @@ def table(head: list[str], lines: Iterable[list[str]]) -> str:
 
 
 def costs(figures: Figures, row: str) -> list[str]:
-    """S, parameters, operations and latency."""
+    """S, parameters, those of the members alone, operations and latency."""
     first = figures.rows[row][0]
     milliseconds = figures.latency(first)
     return [
         str(first["members"]),
         f"{value(first, 'params'):.3f}",
+        *([f"{value(first, 'own_params'):.3f}"] if first["task"] == "det" else []),
         f"{value(first, 'gflops'):.3f}",
         f"{milliseconds:.3g}" if np.isfinite(milliseconds) else "–",
     ]
@@ -59,13 +60,13 @@ def quality(figures: Figures, rows: list[str], task: str) -> str:
             *[figures.mean(row, name) for name in ("members", "best", "gain")],
             *([figures.mean(row, "cosine_similarity", 3)] if task == "cls" else []),
             str(len(figures.rows[row])),
-            f"{min(figures.values(row, 'minutes'), default=np.nan):.1f}",
+            f"{min(minutes):.1f}" if (minutes := figures.values(row, "minutes")) else "–",
         ]
         for row in rows
     ]
-    head = ["row", "S", "M parameters", "GFLOPs", "ms an image"]
+    head = ["row", "S", "M parameters", *(["of the members"] if task == "det" else []), "GFLOPs", "ms an image"]
     head += {"cls": ["top-1, %", "top-5, %"], "det": metrics}[task]
-    head += ["above S=1 (95 % interval)", "members' mean", "best member", "above the best member"]
+    head += ["difference to S=1 (95 % interval)", "members' mean", "best member", "ensemble − best member"]
     return table([*head, *(["cosine similarity"] if task == "cls" else []), "runs", "minutes, the fastest"], lines)
 
 
@@ -116,9 +117,9 @@ def fusion(figures: Figures, rows: list[str]) -> str:
 def latency(figures: Figures) -> str:
     """The table of latency and throughput: whole, in sequence and at once; graphs are compared with graphs."""
     lines = []
-    for (task, backbone, classes, size, members, how, batch), own in figures.latencies.items():
+    for (task, backbone, classes, size, stem, members, how, batch), own in figures.latencies.items():
         alike = "graph, sequential" if how.startswith("graph") else "sequential"
-        whole = figures.latencies[task, backbone, classes, size, 1, alike, batch]
+        whole = figures.latencies[task, backbone, classes, size, stem, 1, alike, batch]
         what = f"{'SSD300, ' if task == 'det' else ''}{backbone}, {classes} classes, {size} pixels"
         times = [f"{own:.3g}", f"{1000 * batch / own:.4g}", f"{whole / own:.2f}"]
         lines.append([what, str(batch), str(members), how, *times])
@@ -130,7 +131,7 @@ def plot(figures: Figures, rows: list[str], metric: str, path: Path) -> None:
     axis_of: dict[str, Callable[[Result], float]] = {
         "parameters, millions": lambda result: value(result, "params"),
         "GFLOPs (the paper's convention)": lambda result: value(result, "gflops"),
-        "ms an image, members in sequence": figures.latency,
+        "ms an image, the fastest way": figures.latency,
     }
     figure, axes = pyplot.subplots(1, len(axis_of), figsize=(14, 4.5), sharey=True, layout="constrained")
     recipes: dict[str, list[str]] = defaultdict(list)
@@ -163,14 +164,15 @@ def conclusions(figures: Figures, path: Path) -> str:
     """The text by hand, its figures filled in; a row or figure that is not there raises."""
     template = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined)
     methods = {name: getattr(figures, name) for name in dir(figures) if not name.startswith("_")}
-    return template.render(methods).strip()
+    return template.render(methods, again=Figures(path.parent / "again", figures.wholes)).strip()
 
 
 def part(protocol: str, output: Path) -> list[str]:
     """What one protocol's results say; its plots are written below ``output``."""
     folder = HERE / "results" / protocol
-    figures = Figures(folder)
-    sections = [f"# Results on a {protocol.upper()}", conclusions(figures, folder / "conclusions.md")]
+    figures = Figures(folder, {row.name: row.whole for row in PROTOCOLS[protocol]})
+    text = folder / "conclusions.md"
+    sections = [f"# Results on a {protocol.upper()}", *([conclusions(figures, text)] if text.exists() else [])]
     for task, title in TITLES.items():
         rows = [row for row, results in figures.rows.items() if results[0]["task"] == task]
         if not rows:

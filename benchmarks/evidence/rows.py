@@ -1,6 +1,7 @@
 """What is trained for docs/evidence.md, the most valuable first: a row is one recipe, and a run of it a seed."""
 
 from dataclasses import dataclass
+from typing import Any
 
 METRIC = {"cls": "top1", "det": "AP"}  # what a task's networks are compared by
 
@@ -16,6 +17,7 @@ class Row:
         words: command line over the recipe.
         members: S.
         seeds: one run each.
+        whole: row of the undivided network that it is compared with; of that row, its own name.
         start: row whose checkpoint of the same seed the training begins with.
         categories: of the detection data, those that are learnt, on the images that have some; all where none is named.
     """
@@ -25,6 +27,7 @@ class Row:
     config: str
     words: tuple[str, ...]
     members: int
+    whole: str
     seeds: tuple[int, ...] = (0, 1, 2)
     start: str | None = None
     categories: tuple[str, ...] = ()
@@ -36,36 +39,48 @@ class Row:
 
 
 def _divided(
-    name: str, data: str, config: str, *words: str, members: tuple[int, ...] = (1, 2, 4), **options: object
+    name: str,
+    data: str,
+    config: str,
+    *words: str,
+    members: tuple[int, ...] = (1, 2, 4),
+    whole: str | None = None,
+    start: str | None = None,
+    **options: Any,
 ) -> list[Row]:
     """The same recipe at several S; ``start``, too, is taken at the same S."""
-    start = options.pop("start", None)
     return [
-        Row(f"{name}_s{s}", data, config, words, s, start=f"{start}_s{s}" if start else None, **options)
+        Row(
+            *(f"{name}_s{s}", data, config, words, s),
+            whole=whole or f"{name}_s1",
+            start=f"{start}_s{s}" if start else None,
+            **options,
+        )
         for s in members
     ]
 
 
 _APART = ("--train.cot_weight=0", "--data.different_views=false")
+# λ's warm-up as long as the recipe's in proportion to the epochs
+_LONG = ("--train.epochs=10", "--train.warmup_epochs=1", "--train.cot_warmup_epochs=2.5", "--train.evaluate_every=10")
 _SMALL = "cls/cifar10_small.yaml"
 # Pre-training for the detectors, whose backbones have the ImageNet form
 _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
+_VIEWS, _COT = "--data.different_views=true", ("--train.cot_weight=0.5", "--train.cot_warmup_epochs=4")
 _PERSON = ("--train.epochs=4", "--train.warmup_epochs=0.5", "--train.evaluate_every=4")
 
 CPU = [
     *_divided("bccd", "bccd", "det/bccd.yaml", seeds=(0, 1, 2, 3, 4)),
     *_divided("cifar10", "cifar10.npz", _SMALL, members=(1, 2, 4, 8)),
+    *_divided("cifar10_long", "cifar10.npz", _SMALL, *_LONG, members=(1, 2)),
     *_divided("cifar10_wide", "cifar10.npz", _SMALL, "--model.backbone=resnet10_32"),
-    *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2, 4)),
+    *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2, 4), whole="cifar10_s1"),
     *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
     *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
-    *_divided(
-        "bccd_cot",
-        "bccd",
-        "det/bccd.yaml",
-        *("--train.cot_weight=0.5", "--train.cot_warmup_epochs=4", "--data.different_views=true"),
-        members=(2,),
-    ),
+    # What S=2 has besides its division: the shared layers get both members' gradients; and the two parts of bccd_cot
+    *_divided("bccd_lr0.04", "bccd", "det/bccd.yaml", "--train.lr=0.04", members=(1,), whole="bccd_s1"),
+    *_divided("bccd_views", "bccd", "det/bccd.yaml", _VIEWS, members=(2,), whole="bccd_s1"),
+    *_divided("bccd_cot", "bccd", "det/bccd.yaml", _VIEWS, *_COT, members=(2,), whole="bccd_s1"),
     # Of all 80 categories a small network learns nothing in a CPU's hour
     *_divided(
         "coco_person",
@@ -79,17 +94,37 @@ CPU = [
         row
         for weight in ("0.1", "1.0")
         for row in _divided(
-            f"cifar10_weight{weight}", "cifar10.npz", _SMALL, f"--train.cot_weight={weight}", members=(2,)
+            f"cifar10_weight{weight}",
+            "cifar10.npz",
+            _SMALL,
+            f"--train.cot_weight={weight}",
+            members=(2,),
+            whole="cifar10_s1",
         )
     ],
 ]
 
 _FAST = ("--train.precision=bf16", "--train.compile=true", "--train.workers=14", "--train.evaluate_every=10")
-# λ's warm-up is shortened in proportion to the epochs
-_SHORT = (*_FAST, "--train.warmup_epochs=2", "--train.cot_warmup_epochs=4")
-_CIFAR = ("--data.dataset=npz", "--data.image_size=32", "--data.crop=padded", "--train.epochs=30", *_SHORT)
-_WIDE = ("--data.dataset=npz", "--data.image_size=64", "--model.stem=imagenet", "--train.epochs=20", *_SHORT)
-_COCO = ("--train.epochs=30", *_FAST)
+# Warm-ups are shortened as the epochs: the paper has 20 (lr) and 40 (λ) of 300 on CIFAR, 5 and 60 of 120 on ImageNet
+_CIFAR = (
+    "--data.dataset=npz",
+    "--data.image_size=32",
+    "--data.crop=padded",
+    "--train.epochs=30",
+    "--train.warmup_epochs=2",
+    "--train.cot_warmup_epochs=4",
+    *_FAST,
+)
+_WIDE = (
+    "--data.dataset=npz",
+    "--data.image_size=64",
+    "--model.stem=imagenet",
+    "--train.epochs=20",
+    "--train.warmup_epochs=1",
+    "--train.cot_warmup_epochs=10",
+    *_FAST,
+)
+_COCO = ("--train.epochs=30", "--train.step_epochs=[20,25]", *_FAST)
 
 GPU = [
     *_divided("wrn16_8", "cifar10.npz", "cls/wrn16_8.yaml", *_CIFAR),
@@ -111,7 +146,7 @@ GPU = [
     ],
     *_divided("wrn28_10", "cifar10.npz", "cls/wrn28_10.yaml", *_CIFAR, seeds=(0,)),
     *_divided("resnext29", "cifar10.npz", "cls/resnext29_8x64d.yaml", *_CIFAR, seeds=(0,)),
-    *_divided("wrn16_8_apart", "cifar10.npz", "cls/wrn16_8.yaml", *_CIFAR, *_APART, members=(2, 4)),
+    *_divided("wrn16_8_apart", "cifar10.npz", "cls/wrn16_8.yaml", *_CIFAR, *_APART, members=(2, 4), whole="wrn16_8_s1"),
     *[
         row
         for weight in ("0.1", "1.0")
@@ -122,8 +157,10 @@ GPU = [
             *_CIFAR,
             f"--train.cot_weight={weight}",
             members=(2,),
+            whole="wrn16_8_s1",
         )
     ],
 ]
 
 PROTOCOLS = {"cpu": CPU, "gpu": GPU}
+ROWS = {row.name: row for rows in PROTOCOLS.values() for row in rows}

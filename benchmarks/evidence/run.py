@@ -6,9 +6,9 @@
     python -m benchmarks.evidence.run cpu --rows cifar10_s1 --seeds 0 --results runs/again --work runs/again  # again
 
 Data: ``bccd``, ``coco_subset``, ``cifar10.npz`` and ``tinyimagenet64.npz`` in ../shared/data, or $DIVDET_SHARED/data.
-A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the network's cost, the training's
-minutes, the machine and the command. A training that was stopped goes on from its last epoch. Two at once, each on one
-core: OMP_NUM_THREADS=1, and other --seeds for each.
+A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the recipe as it was resolved, the
+network's cost, the training's minutes, the machine and the threads. A training that was stopped goes on from its last
+epoch. Two at once, each on one core: OMP_NUM_THREADS=1, and other --seeds for each.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any, get_args
 import torch
 
 from benchmarks.evidence.networks import of_checkpoint
-from benchmarks.evidence.rows import METRIC, PROTOCOLS, Row
+from benchmarks.evidence.rows import METRIC, PROTOCOLS, ROWS, Row
 from benchmarks.machine import machine
 from detection.dataset import EvaluationImages, normalise
 from detection.detector import Detector, to_pixels
@@ -79,11 +79,12 @@ def data_words(row: Row, data: Path, work: Path) -> list[str]:
 
 
 def train(row: Row, seed: int, data: Path, work: Path) -> Path:
-    """Trains a run, or the rest of it; returns its last checkpoint."""
+    """Trains a run, or the rest of it, and first what it starts from; returns its last checkpoint."""
     output = work / f"{row.name}-{seed}"
     words = ["--config", f"configs/{row.config}", *row.words, f"--model.members={row.members}", f"--seed={seed}"]
     if row.start:
-        words += ["--model.pretrained", work / f"{row.start}-{seed}/last.pt"]
+        start = work / f"{row.start}-{seed}/last.pt"
+        words += ["--model.pretrained", start if start.exists() else train(ROWS[row.start], seed, data, work)]
     tool(f"train_{row.task}.py", *words, *data_words(row, data, work), "--resume=auto", f"--output={output}")
     return output / "last.pt"
 
@@ -111,6 +112,14 @@ def fusion_sweep(last: Path, row: Row, data: Path, work: Path) -> list[dict[str,
     return lines
 
 
+def recipe(last: Path) -> dict[str, Any]:
+    """What a checkpoint was trained with, less what may differ from run to run: paths and seed."""
+    config = torch.load(last, weights_only=True, map_location="cpu")["config"]
+    places = {"root", "train_annotations", "train_images", "val_annotations", "val_images", "pretrained"}
+    parts = {name: part for name, part in config.items() if isinstance(part, dict)}
+    return {name: {key: v for key, v in part.items() if key not in places} for name, part in parts.items()}
+
+
 def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
     """Trains and evaluates one run; ``minutes`` are those of a training that went through without a stop."""
     whole, began = not (work / f"{row.name}-{seed}" / "last.pt").exists(), time.perf_counter()
@@ -132,9 +141,11 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "members": row.members,
         "seed": seed,
         "metrics": metrics,
+        "recipe": recipe(last),
         "cost": of_checkpoint(last, row.task).cost(row.members),
         "minutes": minutes,
         "machine": machine(),
+        "threads": torch.get_num_threads(),
     }
     if row.task == "det" and row.members > 1:
         result["fusion"] = fusion_sweep(last, row, data, work)
