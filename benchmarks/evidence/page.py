@@ -106,10 +106,10 @@ def fusion(figures: Figures, rows: list[str]) -> str:
             continue
         swept = figures.rows[row][0]["fusion"]
         ious = sorted({line["fusion_iou"] for line in swept})
-        lines = [
-            [f"`{conf}`", *[figures.fused(row, conf, iou) for iou in ious]]
-            for conf in dict.fromkeys(line["fusion_conf"] for line in swept)
-        ]
+        alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for conf in dict.fromkeys(line["fusion_conf"] for line in swept):
+            alike[tuple(figures.fused(row, conf, iou) for iou in ious)].append(f"`{conf}`")
+        lines = [[", ".join(confs), *cells] for cells, confs in alike.items()]
         parts.append(f"AP of {row} by `fusion_conf` and `fusion_iou`:\n\n" + table(["", *map(str, ious)], lines))
     return "\n\n".join(parts)
 
@@ -126,37 +126,59 @@ def latency(figures: Figures) -> str:
     return table(["network", "batch", "S", "members", "ms a batch", "images/s", "speed, S=1 is 1"], lines)
 
 
+def training(figures: Figures) -> str:
+    """What the rows were trained with."""
+    lines = []
+    for row, results in figures.rows.items():
+        recipe = results[0]["recipe"]
+        several = results[0]["members"] > 1
+        settings = [recipe["train"][name] for name in ("epochs", "batch_size", "lr", "weight_decay")]
+        settings.append(recipe["train"]["cot_weight"] if several else "–")
+        views = "one a member" if several and recipe["data"]["different_views"] else "one"
+        start = results[0]["start"] or "–"
+        images = str(results[0]["metrics"]["images"])
+        lines.append([row, results[0]["data"], images, *map(str, settings), views, start])
+    head = ["row", "data", "images evaluated", "epochs", "batch", "lr", "weight decay", "λ", "views of an image"]
+    return table([*head, "starts from"], lines)
+
+
 def plot(figures: Figures, rows: list[str], metric: str, path: Path) -> None:
-    """Accuracy against parameters, operations and latency, a line for each recipe at its numbers of members."""
+    """Accuracy against parameters, operations, latency and the members' own, a line for each recipe."""
     axis_of: dict[str, Callable[[Result], float]] = {
         "parameters, millions": lambda result: value(result, "params"),
         "GFLOPs (the paper's convention)": lambda result: value(result, "gflops"),
         "ms an image, the fastest way": figures.latency,
+        "the members' own, mean": lambda result: value(result, "members") or value(result, metric),
     }
-    figure, axes = pyplot.subplots(1, len(axis_of), figsize=(14, 4.5), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(axis_of), figsize=(18, 4.5), sharey=True, layout="constrained")
     recipes: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         recipes[row.rsplit("_s", 1)[0]].append(row)
     for axis, (title, cost) in zip(axes, axis_of.items(), strict=True):
         for recipe, divided in recipes.items():
-            x = [cost(figures.rows[row][0]) for row in divided]
-            values = [figures.values(row, metric) for row in divided]
-            error = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
-            members = [figures.rows[row][0]["members"] for row in divided]
+            runs = [figures.rows[row] for row in divided]
+            x = [np.mean([cost(result) for result in results]) for results in runs]
+            y = [figures.values(row, metric) for row in divided]
+            error = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in y]
+            members = [results[0]["members"] for results in runs]
             label = recipe if len(divided) > 1 else f"{recipe}, S={members[0]}"
-            axis.errorbar(x, [np.mean(v) for v in values], yerr=error, marker="o", capsize=3, label=label)
-            for place, count, v in zip(x, members, values, strict=True):
+            line = axis.errorbar(x, [np.mean(v) for v in y], yerr=error, marker="o", capsize=3, label=label)
+            for place, count, results, v in zip(x, members, runs, y, strict=True):
+                dots = {"color": line[0].get_color(), "alpha": 0.5, "markersize": 4}
+                axis.plot([cost(result) for result in results], v, ".", **dots)
                 if len(divided) > 1:
                     offset = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8}
                     axis.annotate(f"S={count}", (place, np.mean(v)), **offset)
         axis.set_xlabel(title)
+        axis.grid(alpha=0.3)
+    for axis in axes[:-1]:
         if np.isfinite(axis.dataLim.x1):  # latencies may not have been measured yet
             axis.set_xlim(0, 1.15 * axis.dataLim.x1)  # from 0, or networks of nearly the same cost would look far apart
-        axis.grid(alpha=0.3)
+    axes[-1].axline((axes[-1].get_xlim()[1],) * 2, slope=1, color="gray", linestyle=":")  # where nothing is gained
     axes[0].set_ylabel({"top1": "top-1, %", "AP": "AP"}[metric])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
 
@@ -189,6 +211,7 @@ def part(protocol: str, output: Path) -> list[str]:
             sections += ["### Fusion", fusion(figures, rows)]
     if figures.latencies:
         sections += ["## Latency and throughput", latency(figures)]
+    sections += ["## What was trained", training(figures)]
     machines = sorted({json.dumps(result["machine"]) for results in figures.rows.values() for result in results})
     return [
         *sections,
