@@ -1,14 +1,21 @@
 """The page of evidence says what the result files say."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from benchmarks.evidence import page
 from benchmarks.evidence.figures import Figures
+from benchmarks.evidence.resampling import RESAMPLES, resampled_ap
 from benchmarks.evidence.rows import ROWS, Row
+from detection.annotations import load_annotations
+from detection.results import load_results
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -100,3 +107,51 @@ def test_the_page_is_that_of_the_results(tmp_path: Path) -> None:
     )
     for picture in (tmp_path / "pictures").iterdir():
         assert (DOCS / "pictures" / picture.name).exists()
+
+
+def test_resampled_ap_is_that_of_the_drawn_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    objects, found = [], []
+    for image in range(4):
+        for _ in range(3):
+            box = [*rng.uniform(0, 60, 2), *rng.uniform(20, 40, 2)]
+            objects.append((image, box))
+            found.append((image, [side + rng.normal(0, 3) for side in box], rng.uniform()))
+
+    def coco(drawn: Sequence[int], folder: Path) -> tuple[Path, Path]:
+        """The same image drawn twice as two images."""
+        truth = {
+            "images": [
+                {"id": new, "file_name": f"{new}.png", "width": 100, "height": 100} for new in range(len(drawn))
+            ],
+            "categories": [{"id": 7, "name": "cell"}],
+            "annotations": [],
+        }
+        results = []
+        for new, old in enumerate(drawn):
+            for image, box in objects:
+                if image == old:
+                    one = {"image_id": new, "category_id": 7, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                    truth["annotations"].append({**one, "id": len(truth["annotations"]) + 1})
+            results += [
+                {"image_id": new, "category_id": 7, "bbox": box, "score": score}
+                for image, box, score in found
+                if image == old
+            ]
+        folder.mkdir()
+        (folder / "truth.json").write_text(json.dumps(truth))
+        (folder / "results.json").write_text(json.dumps(results))
+        return folder / "truth.json", folder / "results.json"
+
+    truth, results = coco(range(4), tmp_path / "all")
+    annotations = load_annotations(truth, None)
+    numbers = resampled_ap(annotations, load_results(results, annotations))
+    for k, drawn in list(enumerate(np.random.default_rng(0).integers(4, size=(RESAMPLES, 4))))[:5]:
+        truth, results = map(str, coco(drawn, tmp_path / str(k)))
+        reference = COCO(truth)
+        evaluation = COCOeval(reference, reference.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert numbers[k] == pytest.approx(evaluation.stats[0], abs=1e-6)
+    assert len(set(numbers)) > 10

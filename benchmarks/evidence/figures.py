@@ -100,6 +100,18 @@ class Figures:
         low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
         return f"{text} ({low:+.{DIGITS[task]}f} to {high:+.{DIGITS[task]}f})"
 
+    def over_images(self, row: str) -> str:
+        """The 95 % interval of a detector's difference to S=1 over images: percentiles of the bootstrap.
+
+        Runs of a row are averaged before, so what runs differ by is in it as little as their number allows.
+        """
+        other = self.wholes[row]
+        if other == row or other not in self.rows:
+            return "–"
+        ours, theirs = (np.mean([r["resampled_AP"] for r in self.rows[one]], axis=0) for one in (row, other))
+        low, high = np.percentile(ours - theirs, [2.5, 97.5])
+        return f"{low:+.3f} to {high:+.3f}"
+
     def latency(self, result: Result) -> float:
         """Milliseconds of one image the fastest way, in sequence or at once; NaN where it was not measured."""
         facts = (*[result["cost"][key] for key in LATENCY_KEYS[:5]], result["members"])

@@ -57,6 +57,7 @@ def quality(figures: Figures, rows: list[str], task: str) -> str:
             *costs(figures, row),
             *[figures.mean(row, name) for name in metrics],
             figures.above(row),
+            *([figures.over_images(row)] if task == "det" else []),
             *[figures.mean(row, name) for name in ("members", "best", "gain")],
             *([figures.mean(row, "cosine_similarity", 3)] if task == "cls" else []),
             str(len(figures.rows[row])),
@@ -66,7 +67,13 @@ def quality(figures: Figures, rows: list[str], task: str) -> str:
     ]
     head = ["row", "S", "M parameters", *(["of the members"] if task == "det" else []), "GFLOPs", "ms an image"]
     head += {"cls": ["top-1, %", "top-5, %"], "det": metrics}[task]
-    head += ["difference to S=1 (95 % interval)", "members' mean", "best member", "ensemble − best member"]
+    head += [
+        "difference to S=1 (95 % over runs)",
+        *(["95 % over images"] if task == "det" else []),
+        "members' mean",
+        "best member",
+        "ensemble − best member",
+    ]
     return table([*head, *(["cosine similarity"] if task == "cls" else []), "runs", "minutes, the fastest"], lines)
 
 
@@ -219,8 +226,8 @@ def part(protocol: str, output: Path) -> list[str]:
         f"`python -m benchmarks.evidence.run {protocol}` trains what has no file in "
         f"benchmarks/evidence/results/{protocol}; `python -m benchmarks.evidence.latency {protocol}` times them; "
         "`python -m benchmarks.evidence.page` writes this page. What each row is trained with is in "
-        "benchmarks/evidence/rows.py. ± is the standard deviation over the runs; an interval is Welch's, of the "
-        "difference of two means. Machines: "
+        "benchmarks/evidence/rows.py. ± is the standard deviation over the runs. Intervals of differences: over runs, "
+        "Welch's; over images, the bootstrap of the evaluation's images, the same draws for both networks. Machines: "
         + "; ".join(", ".join(f"{k} {v}" for k, v in json.loads(machine).items() if v) for machine in machines)
         + ".",
     ]

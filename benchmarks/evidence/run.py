@@ -25,14 +25,16 @@ from typing import Any, get_args
 import torch
 
 from benchmarks.evidence.networks import of_checkpoint
+from benchmarks.evidence.resampling import resampled_ap
 from benchmarks.evidence.rows import METRIC, PROTOCOLS, ROWS, Row
 from benchmarks.machine import machine
+from detection.annotations import load_annotations
 from detection.dataset import EvaluationImages, normalise
 from detection.detector import Detector, to_pixels
 from detection.evaluation import CocoEvaluator
 from detection.fusion import ConfType
 from detection.postprocess import fuse, member_boxes
-from detection.scoring import load_annotations
+from detection.results import load_results
 from engine.files import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -147,8 +149,11 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "machine": machine(),
         "threads": torch.get_num_threads(),
     }
-    if row.task == "det" and row.members > 1:
-        result["fusion"] = fusion_sweep(last, row, data, work)
+    if row.task == "det":
+        annotations = load_annotations(annotations_file(row, "val", data, work), None)
+        result["resampled_AP"] = resampled_ap(annotations, load_results(evaluation / "detections.json", annotations))
+        if row.members > 1:
+            result["fusion"] = fusion_sweep(last, row, data, work)
     return result
 
 
