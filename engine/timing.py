@@ -25,6 +25,12 @@ class Timing:
         """Milliseconds of one call."""
         return statistics.median(self.milliseconds)
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """First and third, milliseconds of one call."""
+        low, _, high = statistics.quantiles(self.milliseconds, n=4)
+        return low, high
+
 
 def side_by_side(
     ways: Mapping[str, Callable[[], object]], reference: str, rounds: int = 15, seconds: float = 0.2
@@ -60,6 +66,6 @@ def table(timings: list[Timing], reference: str) -> str:
     """The timings as a Markdown table: median, first and third quartile in milliseconds, ratio."""
     lines = [f"| | median, ms | quartiles, ms | times {reference} |", "|---|---|---|---|"]
     for timing in timings:
-        low, _, high = statistics.quantiles(timing.milliseconds, n=4)
+        low, high = timing.quartiles
         lines.append(f"| {timing.name} | {timing.median:.4g} | {low:.4g} to {high:.4g} | {timing.ratio:.3g} |")
     return "\n".join(lines)

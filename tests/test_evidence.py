@@ -16,6 +16,7 @@ from benchmarks.evidence.resampling import RESAMPLES, resampled_ap
 from benchmarks.evidence.rows import ROWS, Row
 from detection.annotations import load_annotations
 from detection.results import load_results
+from engine.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -64,6 +65,8 @@ def test_differences_have_welchs_interval(figures: Figures) -> None:
     assert figures.above("a_s2") == "+3.00 (-3.08 to +9.08)"
     assert figures.above("b_s2") == "-7.00"
     assert figures.above("a_other_s1") == "-21.00"
+    # (73 + 75 + 64) / 3 − 71
+    assert figures.difference(["a_s2", "b_s2"], ["a_s1"]).startswith("-0.33 (")
     assert figures.above("a_s1") == "–"
 
 
@@ -76,8 +79,15 @@ def test_runs_without_spread_have_no_interval(figures: Figures) -> None:
 
 def test_runs_of_another_recipe_are_refused(figures: Figures, tmp_path: Path) -> None:
     write(tmp_path, "a_s1", 2, [72.0], 72.0, recipe={"train": {"epochs": 3}})
-    with pytest.raises(ValueError, match=r"a_s1-2\.json"):
+    with pytest.raises(UserError, match=r"a_s1-2\.json"):
         Figures(tmp_path, {})
+
+
+def test_damaged_results_are_named(tmp_path: Path) -> None:
+    for text in ('{"row": "a_s1", ', "{}", "[]"):
+        (tmp_path / "a_s1-0.json").write_text(text)
+        with pytest.raises(UserError, match=r"a_s1-0\.json"):
+            Figures(tmp_path, {})
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)

@@ -1,6 +1,5 @@
 """The figures of docs/evidence.md by name: what a run's result file says, and what the runs of a row say together."""
 
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.evidence.rows import METRIC
+from detection.coco_json import read_json
+from engine.errors import UserError
 
 Result = dict[str, Any]
 LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "stem", "members", "how", "batch_size")
@@ -50,55 +51,74 @@ class Figures:
     Attributes:
         rows: results by row, in the order of names and seeds.
         wholes: by row, that of the undivided network that it is compared with.
-        latencies: milliseconds of a batch as latency.py measured them, by ``LATENCY_KEYS``.
+        latencies: milliseconds of a batch as latency.py measured them, by ``LATENCY_KEYS``; ``quartiles``: theirs.
     """
 
     def __init__(self, folder: Path, wholes: dict[str, str]):
         self.wholes = wholes
         self.rows: dict[str, list[Result]] = {}
         for path in sorted(folder.glob("*-*.json")):
-            result = json.loads(path.read_text())
+            result = read_json(path)
+            if not isinstance(result, dict) or "row" not in result:
+                raise UserError(f"{path}: not a result of benchmarks.evidence.run")
             self.rows.setdefault(result["row"], []).append(result)
-            if result["recipe"] != self.rows[result["row"]][0]["recipe"]:
-                raise ValueError(f"{path}: of another recipe than other runs of its row: train them again")
+            if result.get("recipe") != self.rows[result["row"]][0].get("recipe"):
+                raise UserError(f"{path}: of another recipe than other runs of its row: train them again")
         timed = folder / "latency.json"
-        lines = json.loads(timed.read_text())["lines"] if timed.exists() else []
+        lines = read_json(timed)["lines"] if timed.exists() else []
         self.latencies = {tuple(line[key] for key in LATENCY_KEYS): line["milliseconds"] for line in lines}
+        self.quartiles = {tuple(line[key] for key in LATENCY_KEYS): line["quartiles"] for line in lines}
+
+    def of(self, row: str) -> list[Result]:
+        """The runs of a row; UserError where there are none."""
+        if row not in self.rows:
+            raise UserError(f"no results of {row}: train it, or leave it out of conclusions.md")
+        return self.rows[row]
 
     def values(self, row: str, name: str) -> list[float]:
         """A figure of every run that has it."""
-        found = (value(result, name) for result in self.rows[row])
+        found = (value(result, name) for result in self.of(row))
         return [one for one in found if one is not None]
 
     def mean(self, row: str, name: str, digits: int | None = None) -> str:
         """A figure's mean ± standard deviation over the runs."""
-        return spread(self.values(row, name), DIGITS[self.rows[row][0]["task"]] if digits is None else digits)
+        values = self.values(row, name)
+        return spread(values, DIGITS[self.of(row)[0]["task"]] if digits is None else digits)
 
-    def span(self, pattern: str, name: str, digits: int | None = None) -> str:
+    def span(self, pattern: str, name: str, digits: int | None = None, tasks: str = "cls det") -> str:
         """The lowest to the highest of all runs whose row matches."""
-        rows = [row for row in self.rows if fnmatchcase(row, pattern)]
+        rows = [row for row, found in self.rows.items() if fnmatchcase(row, pattern) and found[0]["task"] in tasks]
         values = [one for row in rows for one in self.values(row, name)]
         digits = DIGITS[self.rows[rows[0]][0]["task"]] if digits is None else digits
         return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
-    def above(self, row: str, other: str | None = None, name: str | None = None) -> str:
-        """The difference of two rows' means with its 95 % interval (Welch's), which takes two runs of each.
+    def above(self, row: str) -> str:
+        """By how much a row's mean top-1 or AP is above its undivided network's: see `difference`."""
+        whole = self.wholes[row]
+        return "–" if whole == row or whole not in self.rows else self.difference([row], [whole])
+
+    def difference(self, rows: list[str], others: list[str], name: str | None = None) -> str:
+        """The difference of two groups' means with its 95 % interval over runs (Welch's), which takes two of each.
 
         Args:
-            row: the row.
-            other: what it is compared with; default: the undivided network.
+            rows: whose runs are one group.
+            others: whose runs are the other.
             name: figure; default: top-1 or AP.
         """
-        other = other or self.wholes[row]
-        if other == row or other not in self.rows:
-            return "–"
-        task = self.rows[row][0]["task"]
-        ours, theirs = (self.values(one, name or METRIC[task]) for one in (row, other))
+        task = self.of(rows[0])[0]["task"]
+        ours, theirs = (
+            [one for row in group for one in self.values(row, name or METRIC[task])] for group in (rows, others)
+        )
         text = f"{np.mean(ours) - np.mean(theirs):+.{DIGITS[task]}f}"
         if min(len(ours), len(theirs)) < 2 or np.ptp(ours) == np.ptp(theirs) == 0:
             return text
         low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
         return f"{text} ({low:+.{DIGITS[task]}f} to {high:+.{DIGITS[task]}f})"
+
+    def relative(self, row: str, name: str) -> str:
+        """A figure as part of its undivided network's, less 1, in percent."""
+        ours, theirs = (np.mean(self.values(one, name)) for one in (row, self.wholes[row]))
+        return f"{100 * (ours / theirs - 1):+.0f} %"
 
     def over_images(self, row: str) -> str:
         """The 95 % interval of a detector's difference to S=1 over images: percentiles of the bootstrap.
@@ -108,7 +128,7 @@ class Figures:
         other = self.wholes[row]
         if other == row or other not in self.rows:
             return "–"
-        ours, theirs = (np.mean([r["resampled_AP"] for r in self.rows[one]], axis=0) for one in (row, other))
+        ours, theirs = (np.mean([r["resampled_AP"] for r in self.of(one)], axis=0) for one in (row, other))
         low, high = np.percentile(ours - theirs, [2.5, 97.5])
         return f"{low:+.3f} to {high:+.3f}"
 
@@ -118,8 +138,12 @@ class Figures:
         found = [time for key, time in self.latencies.items() if key[:6] == facts and key[-1] == 1]
         return min(found, default=np.nan)
 
+    def ms(self, row: str) -> str:
+        """`latency` of a row's network."""
+        return f"{self.latency(self.of(row)[0]):.3g}"
+
     def fused(self, row: str, conf: str, iou: float, digits: int = 3) -> str:
         """AP by a rule and a threshold of fusion: mean ± standard deviation over the runs."""
-        lines = [line for result in self.rows[row] for line in result["fusion"]]
+        lines = [line for result in self.of(row) for line in result["fusion"]]
         wanted = [line["AP"] for line in lines if (line["fusion_conf"], line["fusion_iou"]) == (conf, iou)]
         return spread(wanted, digits)

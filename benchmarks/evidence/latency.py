@@ -8,7 +8,6 @@ Post-processing is not in it.
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import nn
 
 from benchmarks.evidence.networks import Network
 from benchmarks.machine import machine
+from detection.coco_json import read_json
+from engine.cli import run
 from engine.concurrency import Graphs, concurrent
 from engine.devices import autocast, precision_dtype, resolve_device
 from engine.files import write_json
@@ -32,7 +33,7 @@ def networks(folder: Path) -> dict[Network, list[int]]:
     """What the result files are of, with their numbers of members, and 1."""
     found: dict[Network, set[int]] = {}
     for path in sorted(folder.glob("*-*.json")):
-        result = json.loads(path.read_text())
+        result = read_json(path)
         facts = {name: result["cost"][name] for name in Network.__dataclass_fields__}
         found.setdefault(Network(**facts), {1}).add(result["members"])
     return {network: sorted(members) for network, members in found.items()}
@@ -62,7 +63,13 @@ def time_network(network: Network, divisions: list[int], size: int, rounds: int,
     named = {f"{members} {how}": way for (members, how), way in ways.items()}
     timings = side_by_side(named, next(iter(named)), rounds)
     return [
-        {"members": members, "how": how, "batch_size": size, "milliseconds": timing.median}
+        {
+            "members": members,
+            "how": how,
+            "batch_size": size,
+            "milliseconds": timing.median,
+            "quartiles": timing.quartiles,
+        }
         for (members, how), timing in zip(ways, timings, strict=True)
     ]
 
@@ -74,12 +81,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--results", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
-    folder = arguments.results / arguments.protocol
-    if not (found := networks(folder)):
-        parser.error(f"{folder} has no results yet: python -m benchmarks.evidence.run {arguments.protocol}")
     gpu = torch.cuda.is_available()
     if gpu != (arguments.protocol == "gpu"):
         parser.error(f"this machine has {'a' if gpu else 'no'} GPU: hide or find it by CUDA_VISIBLE_DEVICES")
+    folder = arguments.results / arguments.protocol
+    if not (found := networks(folder)):
+        parser.error(f"{folder} has no results yet: python -m benchmarks.evidence.run {arguments.protocol}")
     keep_freed_memory()
     lines = [
         asdict(network) | line
@@ -91,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ epoch. Two at once, each on one core: OMP_NUM_THREADS=1, and other --seeds for e
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,13 +30,15 @@ from benchmarks.evidence.resampling import resampled_ap
 from benchmarks.evidence.rows import METRIC, PROTOCOLS, ROWS, Row
 from benchmarks.machine import machine
 from detection.annotations import load_annotations
+from detection.coco_json import read_json
 from detection.dataset import EvaluationImages, normalise
 from detection.detector import Detector, to_pixels
 from detection.evaluation import CocoEvaluator
 from detection.fusion import ConfType
 from detection.postprocess import fuse, member_boxes
 from detection.results import load_results
-from engine.files import write_json
+from engine.cli import run
+from engine.files import make_folder, write_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/evidence/results"
@@ -43,10 +46,18 @@ FUSION_IOUS = (0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 
 
 def tool(name: str, *words: object) -> None:
-    """Runs a command line of tools/; its failure ends this one, too."""
-    done = subprocess.run([sys.executable, ROOT / "tools" / name, *map(str, words)], cwd=ROOT)
-    if done.returncode:
-        sys.exit(done.returncode)
+    """Runs a command line of tools/; its failure ends this one, too. A stop is left to it: it saves before it ends."""
+    child = subprocess.Popen([sys.executable, ROOT / "tools" / name, *map(str, words)], cwd=ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    while True:
+        try:
+            code = child.wait()
+            break
+        except KeyboardInterrupt:  # the terminal has told the child, too
+            continue
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
 
 
 def annotations_file(row: Row, split: str, data: Path, work: Path) -> Path:
@@ -55,7 +66,7 @@ def annotations_file(row: Row, split: str, data: Path, work: Path) -> Path:
     if not row.categories:
         return path
     picked = work / f"{row.data}_{'_'.join(row.categories)}_{split}.json"
-    found = json.loads(path.read_text())
+    found = read_json(path)
     found["categories"] = [one for one in found["categories"] if one["name"] in row.categories]
     kept = {one["id"] for one in found["categories"]}
     found["annotations"] = [one for one in found["annotations"] if one["category_id"] in kept]
@@ -160,7 +171,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
 def compare(result: dict[str, Any], protocol: str) -> None:
     """Prints a figure beside those of the row's results in the repository."""
     metric = METRIC[result["task"]]
-    read = (json.loads(path.read_text()) for path in sorted((RESULTS / protocol).glob(f"{result['row']}-*.json")))
+    read = map(read_json, sorted((RESULTS / protocol).glob(f"{result['row']}-*.json")))
     known = ", ".join(f"{one['metrics'][metric]:.4g} (seed {one['seed']})" for one in read)
     own = f"{metric} {result['metrics'][metric]:.4g}"
     print(f"{result['row']}, seed {result['seed']}: {own}; the row's in the repository: {known or 'none'}")
@@ -181,14 +192,19 @@ def main() -> None:
     rows = PROTOCOLS[arguments.protocol]
     if unknown := set(arguments.rows or ()) - {row.name for row in rows}:
         parser.error(f"no row {', '.join(sorted(unknown))}: choose from {', '.join(row.name for row in rows)}")
+    if arguments.protocol == "gpu" and here == "cpu":
+        parser.error("this machine has no GPU: run the protocol cpu")
     began = time.perf_counter()
     folder = arguments.results / arguments.protocol
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     wanted = [row for row in rows if not arguments.rows or row.name in arguments.rows]
+    if unknown := set(arguments.seeds or ()) - {seed for row in wanted for seed in row.seeds}:
+        parser.error(f"none of these rows has a seed {', '.join(map(str, sorted(unknown)))}")
     runs = [(seed, row) for row in wanted for seed in row.seeds if not arguments.seeds or seed in arguments.seeds]
     for seed, row in runs:
         target = folder / f"{row.name}-{seed}.json"
         if target.exists():
+            read_json(target)  # a damaged one is told of
             continue
         if arguments.minutes and time.perf_counter() - began > 60 * arguments.minutes:
             print("the time is up: start it again for the rest")
@@ -200,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
