@@ -219,10 +219,14 @@ def part(protocol: str, output: Path) -> list[str]:
         if not rows:
             continue
         sections += [f"## {title}", quality(figures, rows, task)]
-        for data in dict.fromkeys(figures.rows[row][0]["data"] for row in rows):
-            picture = output / f"pictures/evidence-{protocol}-{Path(data).stem}.png"
-            plot(figures, [row for row in rows if figures.rows[row][0]["data"] == data], METRIC[task], picture)
-            sections.append(f"![{title}, {Path(data).stem}](pictures/{picture.name})")
+        groups: dict[str, list[str]] = defaultdict(list)
+        for row in rows:  # longer training would squeeze the rest into a corner
+            first = figures.rows[row][0]
+            groups[f"{Path(first['data']).stem}, {first['recipe']['train']['epochs']} epochs"].append(row)
+        for group, own in groups.items():
+            picture = output / f"pictures/evidence-{protocol}-{group.replace(', ', '-').replace(' ', '-')}.png"
+            plot(figures, own, METRIC[task], picture)
+            sections.append(f"![{title}, {group}](pictures/{picture.name})")
         sections.append(
             "Circles are means (hollow: of one run), bars their standard deviation, dots the runs. Right of the dotted "
             "line the ensemble would be below its members' mean."
