@@ -3,8 +3,8 @@
     python benchmarks/damage.py                       # of a small detector
     python benchmarks/damage.py runs/mine/best.pt --bits 200 --others 140
 
-Flips bits, and zeroes, cuts off, doubles, loses and swaps blocks. Prints a line per kind; exit code 1 where anything else
-is read than was written. ``--headers`` flips every bit outside the records' own content.
+Flips bits, and zeroes, cuts off, doubles, loses and swaps blocks. Prints a line per kind; exit code 1 where anything
+else is read than was written. ``--headers`` flips every bit outside the records' own content.
 """
 
 import argparse

@@ -45,6 +45,7 @@ class ImageSet:
         labels: int64 [n].
         items: array of length n: what ``decode`` makes an image of.
         decode: an item -> uint8 RGB [H,W,3].
+        content: the bytes that ``items`` are places in, where they are such.
     """
 
     source: str
@@ -52,6 +53,7 @@ class ImageSet:
     labels: np.ndarray
     items: np.ndarray
     decode: Callable[[Any], np.ndarray]
+    content: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -284,7 +286,8 @@ def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:
     if labels.min() < 0 or labels.max() >= len(classes):
         raise UserError(f"{path}: {names[2]} has labels {labels.min()} to {labels.max()}, but {len(classes)} classes")
     ranges = np.stack([offsets[:-1], offsets[1:]], axis=1)
-    return ImageSet(str(path), classes.tolist(), labels, ranges, partial(_decode_range, data, f"{path}: {names[0]}"))
+    decode = partial(_decode_range, data, f"{path}: {names[0]}")
+    return ImageSet(str(path), classes.tolist(), labels, ranges, decode, data)
 
 
 def _decode_range(data: np.ndarray, name: str, span: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from classification.datasets import IMAGENET_STATISTICS, STATISTICS, default_ima
 from classification.dividing import divide_weight_decay
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
+from classification.fingerprint import fingerprint
 from classification.losses import co_training_loss, cot_weight_at
 from classification.timm_backbones import PREFIX, check_copies_differ, output_shape, statistics
 from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
@@ -119,7 +120,9 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         data=replace(config.data, image_size=size, crop=meta["crop"]),
         train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
     )
-    folder = RunFolder(config, "classification", meta)
+    # The first process alone compares and saves it.
+    data = {"training": fingerprint(images), "validation": fingerprint(evaluation_images)} if world.is_first else {}
+    folder = RunFolder(config, "classification", meta, data)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_ensemble(
         config.model.backbone,

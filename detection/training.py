@@ -13,6 +13,7 @@ from detection.augmentation import TrainingAugmentation
 from detection.config import TrainDetection
 from detection.dataset import TrainingImages, collate, normalise
 from detection.detector import Detector
+from detection.fingerprint import fingerprint
 from detection.loss import multibox_loss
 from detection.matching import Matcher
 from detection.scoring import read_annotations, read_ground_truth, score
@@ -29,8 +30,6 @@ from engine.sampling import derived_seed
 class DetectionTask:
     """What the training loop needs of detection (see ``engine.task.Task``)."""
 
-    best_metric = "AP"
-
     def __init__(
         self,
         config: TrainDetection,
@@ -42,6 +41,7 @@ class DetectionTask:
     ) -> None:
         self.config, self.detector, self.ground_truth, self.meta = config, detector, ground_truth, meta
         self.training, self.world = training, world
+        self.best_metric = None if ground_truth.truth.crowd.all() else "AP"
         self.model = self.network = detector.model
         self.weight_decay = config.train.weight_decay
         self.matcher = Matcher(detector.default_boxes)
@@ -127,10 +127,14 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
         raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
     print(f"training on {data.train_annotations}: {training.describe()}")
     print(f"evaluating on {data.val_annotations}: {ground_truth.describe()}")
+    if ground_truth.truth.crowd.all():
+        print(f"note: {data.val_annotations} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 
     categories = zip(training.category_ids, training.names, strict=True)
     meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
-    folder = RunFolder(config, "detection", meta)
+    # The first process alone compares and saves it.
+    prints = {"training": fingerprint(training), "validation": fingerprint(ground_truth)} if world.is_first else {}
+    folder = RunFolder(config, "detection", meta, prints)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
     if fetched:

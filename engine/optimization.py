@@ -42,6 +42,7 @@ class TrainSettings:
         precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the best that the device
             multiplies in hardware.
         save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
+        keep: checkpoints that are kept: last.pt, and those of the keep - 1 epochs before it as epoch_0012.pt, ….
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         workers: processes that load data; 0 loads in the training process.
     """
@@ -64,11 +65,12 @@ class TrainSettings:
     compile: bool = False
     precision: Precision = "auto"
     save_every: int = 0
+    keep: int = 1
     evaluate_every: int = 1
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "evaluate_every"):
+        for name in ("epochs", "batch_size", "accumulate", "keep", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         check_not_negative(

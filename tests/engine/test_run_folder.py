@@ -73,5 +73,5 @@ def test_events_that_cannot_be_written_are_one_line(tmp_path: Path, monkeypatch:
     folder = RunFolder(RunConfig(output=str(tmp_path / "new")), "detection", {})
     folder.begin([])
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", full)
-    with pytest.raises(UserError, match=r"events cannot be written \(No space left on device\); last\.pt holds"):
+    with pytest.raises(UserError, match=r"events cannot be written \(the disk is full\); last\.pt holds"):
         folder.write_events(1, {"loss": 1.0})
