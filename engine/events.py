@@ -1,5 +1,8 @@
 """TensorBoard's events of a run."""
 
+import os
+import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,15 @@ from engine.files import reason
 class Events:
     """The event files of a folder; each process that writes there adds one of its own.
 
+    They are written in this thread: torch's SummaryWriter has one of its own, which prints a traceback where it fails.
+
     Args:
         folder: the run's folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writer: Any = None
+        self._file: Path | None = None
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """Adds an epoch's numbers; what other processes wrote of this epoch and later ones no longer counts.
@@ -24,16 +29,26 @@ class Events:
         Raises:
             UserError: when they cannot be written.
         """
-        try:
-            if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter  # slow to import
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # slow to import
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-                self._writer = SummaryWriter(str(self.folder), purge_step=epoch)
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, epoch)
-            self._writer.flush()
+        now = time.time()
+        events = []
+        if self._file is None:
+            self._file = self.folder / f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
+            events.append(Event(wall_time=now, file_version="brain.Event:2"))
+            events.append(Event(wall_time=now, step=epoch, session_log=SessionLog(status=SessionLog.START)))
+        numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        events.append(Event(wall_time=now, step=epoch, summary=Summary(value=numbers)))
+        try:
+            with open(self._file, "ab") as file:
+                for event in events:
+                    RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
-            raise self._failed(error) from error
+            raise UserError(
+                f"{self.folder}: TensorBoard's events cannot be written ({reason(error)}); last.pt holds the epoch"
+            ) from error
 
     def refill(self, history: list[dict[str, Any]]) -> None:
         """Adds what a run that was killed has in its ``history`` (the lines of metrics.jsonl), but not in its events.
@@ -61,17 +76,3 @@ class Events:
             for event in events.Scalars(name):
                 shown.setdefault(event.step, {})[name] = event.value
         return shown
-
-    def close(self) -> None:
-        """Closes the event file."""
-        if self._writer is None:
-            return
-        try:
-            self._writer.close()
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> UserError:
-        return UserError(
-            f"{self.folder}: TensorBoard's events cannot be written ({reason(error)}); last.pt holds the epoch"
-        )

@@ -143,7 +143,7 @@ class _Training:
         self.totals = {name: total * share for name, total in saved["totals"].items()}
         # Of the folder itself, and as measured now: the history may be of another run or other data.
         self.best = saved["best"] if self.folder.best.exists() and self.folder.same_evaluation else -math.inf
-        if self.folder.best.exists() and not self.folder.same_evaluation:
+        if self.folder.best.exists() and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
             print("  best.pt starts anew: the evaluation has other data or settings than before")
 
     def train_epoch(self, stopping: Stopping) -> None:

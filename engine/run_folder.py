@@ -207,12 +207,9 @@ class RunFolder:
             self._events.refill(history)
 
     def close(self) -> None:
-        """Closes the event file, and lets other processes write to the folder."""
-        try:
-            self._events.close()
-        finally:
-            if self._lock is not None:
-                self._lock.close()
+        """Lets other processes write to the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _write_changed(text: str, file: Path) -> None:
