@@ -27,8 +27,6 @@ def check_archive(path: str | Path) -> None:
     """
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
-            raise zipfile.BadZipFile("its records are larger than the file")
         if len({entry.filename.lower() for entry in entries}) < len(entries):  # torch looks names up without case
             raise zipfile.BadZipFile("two of its records have one name")
         for entry in entries:
@@ -43,6 +41,8 @@ def check_archive(path: str | Path) -> None:
             later = flags & _DESCRIPTOR and own == (0, 0, 0)
             if signature != b"PK\3\4" or (flags, method) != (entry.flag_bits, 0) or not (known or later):
                 raise zipfile.BadZipFile(f"the header of its record {entry.filename} is another than in its directory")
+        if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+            raise zipfile.BadZipFile("its records are larger than the file")
         damaged = archive.testzip()
         if damaged:
             raise zipfile.BadZipFile(f"its record {damaged} does not match its checksum")

@@ -144,6 +144,27 @@ def test_continued_run_has_a_best_of_its_own(
     assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 4
 
 
+def test_other_validation_data_start_the_best_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    npz = write_npz(tmp_path / "images.npz")
+    scores = iter([90.0, 80.0, 70.0])
+    monkeypatch.setattr(CoTraining, "evaluate", lambda self: {"top1": next(scores)})
+    train(recipe(npz, tmp_path / "run"))
+    npz.unlink()
+    arrays = dict(np.load(write_npz(npz)))
+    arrays["test_labels"] = arrays["test_labels"][::-1].copy()
+    train(recipe(npz, tmp_path / "run", epochs=2, resume="auto"))
+    assert "changed: the" not in capsys.readouterr().out  # the same data, written again
+    assert checkpoint.load(tmp_path / "run/best.pt")["epoch"] == 1
+    np.savez(npz, **arrays)
+    train(recipe(npz, tmp_path / "run", epochs=3, resume="auto"))
+    printed = capsys.readouterr().out
+    assert "changed: the validation data" in printed
+    assert "changed: the training data" not in printed
+    assert checkpoint.load(tmp_path / "run/best.pt")["epoch"] == 3
+
+
 def test_members_start_differently_and_their_views_matter(npz: Path, tmp_path: Path, trained: Path) -> None:
     weights = checkpoint.load(trained / "last.pt")["model"]
     assert not torch.equal(weights["members.0.layer0.0.weight"], weights["members.1.layer0.0.weight"])
