@@ -27,8 +27,8 @@ class ModelSettings:
         dropout: probability before the classifier of the undivided network; each member has it divided by √S.
         drop_path: probability of dropping the undivided network's last block (PyramidNet's ShakeDrop, EfficientNet's
             stochastic depth), divided likewise; default: the network's own, 0.5 and 0.2.
-        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, whose classifier is
-            left out where the number of classes differs; or timm, to fetch the weights of timm's models.
+        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, its classifier
+            loaded by class name; or timm, to fetch the weights of timm's models.
     """
 
     backbone: str = "resnet110"

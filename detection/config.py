@@ -19,7 +19,7 @@ class ModelSettings:
             members are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that the backbone is divided into.
         pretrained: a checkpoint of the same backbone and members to start from: a classifier's, or a detector's, whose
-            class heads are left out where the number of classes differs; or timm, to fetch the weights of timm's
+            class heads are loaded by class name; or timm, to fetch the weights of timm's
             models. None trains from scratch.
     """
 
