@@ -108,7 +108,7 @@ def test_what_cannot_be_built_is_refused(backbone: str, members: int, message: s
 
 def test_drop_path_is_divided_or_refused() -> None:
     member = create_members("timm:convnext_atto", 4, 5, "imagenet", drop_path=0.4)[0]
-    rates = [module.drop_prob for module in member.modules() if type(module).__name__ == "DropPath"]
+    rates = [module.p for module in member.modules() if type(module).__name__ == "DropPath"]
     assert rates[-1] == pytest.approx(0.2)
     for name in ("vgg11", "hrnet_w18_small"):
         with torch.device("meta"), pytest.raises(UserError, match=f"{name} drops no blocks"):
