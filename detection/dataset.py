@@ -25,7 +25,7 @@ def read_record(record: ImageRecord) -> np.ndarray:
 
 
 class TrainingImages(Dataset):
-    """Augmented training images, indexed by ``(epoch, index)``; crowds are left out of the targets.
+    """Augmented training images, indexed by an ``EpochSampler``'s keys; crowds are left out of the targets.
 
     Args:
         annotations: the ground truth.
@@ -58,12 +58,13 @@ class TrainingImages(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+        epoch, number = key
+        index = number % len(self)
         record = self.records[index]
         image = self.cached[index] if index in self.cached else read_record(record)
         boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
         kept = kept & ~record.crowd
-        seed = derived_seed(self.seed, "augmentation", epoch, index)
+        seed = derived_seed(self.seed, "augmentation", epoch, number)
         return self.augmentation(image, boxes[kept], record.labels[kept], seed)
 
 

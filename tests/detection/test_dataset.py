@@ -13,6 +13,7 @@ from detection.annotations import CocoAnnotations, load_annotations
 from detection.augmentation import TrainingAugmentation
 from detection.config import DataSettings
 from detection.dataset import TrainingImages, collate, normalise
+from engine.sampling import EpochSampler
 
 
 @pytest.fixture
@@ -59,6 +60,14 @@ def test_boxes_are_cut_where_only_the_image_tells_its_size(annotations: CocoAnno
     _, boxes, _ = plain[0, 3]
     expected = np.array([[5, 5, 35, 35], [40, 20, 70, 45]]) / (70, 50, 70, 50)
     np.testing.assert_allclose(boxes, expected, atol=1e-6)
+
+
+def test_repetitions_of_an_image_are_other_views_of_it(annotations: CocoAnnotations) -> None:
+    data = images(annotations, False)
+    views = [data[key][0].tobytes() for key in EpochSampler(len(data), 16, seed=0)]
+    assert len(set(views)) >= 14  # of 16: colors and flip may leave an image as it is
+    plain = images(annotations, False, photometric=False, zoom_out=0, iou_crop=0, flip=0)
+    assert np.array_equal(plain[0, 2][0], plain[0, 2 + 3 * len(plain)][0])
 
 
 def test_batches_are_padded_and_normalised(annotations: CocoAnnotations) -> None:
