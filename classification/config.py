@@ -124,7 +124,7 @@ class ClassificationTrainSettings(TrainSettings):
         cot_weight: λ of the co-training loss (Eq. 9); 0 trains the members apart from each other.
         cot_loss: the divergence between members: js (Jensen-Shannon, Eq. 8) or kl (of every two members, as deep
             mutual learning has it).
-        cot_warmup_epochs: epochs over which λ grows linearly from 0.
+        cot_warmup_epochs: epochs over which λ grows linearly: the first of their n steps has λ / n, the last λ.
         label_smoothing: share of the target that is spread over all classes.
         mixup: parameter of the Beta distribution that mixes pairs of images; 0 does not mix.
     """

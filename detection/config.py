@@ -88,7 +88,7 @@ class DetectionTrainSettings(TrainSettings):
     Attributes:
         negative_ratio: mined negatives per positive.
         cot_weight: λ of the divergence between members at positives and mined negatives; 0 is the paper's detector.
-        cot_warmup_epochs: epochs over which λ grows linearly from 0.
+        cot_warmup_epochs: epochs over which λ grows linearly: the first of their n steps has λ / n, the last λ.
     """
 
     epochs: int = 65

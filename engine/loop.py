@@ -30,7 +30,7 @@ from engine.task import Task
 def training_loader(
     dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
 ) -> DataLoader:
-    """A loader of full, shuffled batches; ``dataset[(epoch, index)]`` gives an image (see ``EpochSampler``)."""
+    """A loader of full, shuffled batches; ``dataset[(epoch, number)]`` gives an image (see ``EpochSampler``)."""
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
     return DataLoader(
         dataset,
@@ -159,7 +159,7 @@ class _Training:
             if not collected:
                 self.optimizer.zero_grad(set_to_none=True)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(settings, self._exact_epoch)
+                    group["lr"] = learning_rate(settings, *self._span(self.batch))
             collected.append(self._backward(batch, len(collected) + 1 == settings.accumulate))
             self.batch += 1
             if len(collected) < settings.accumulate:
@@ -180,10 +180,10 @@ class _Training:
         where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
         raise Stopped(number, f"stopped {where}; {self.folder.last} holds it: continue with --resume auto")
 
-    @property
-    def _exact_epoch(self) -> float:
-        """Where the step at hand begins: its batches share the rate and λ."""
-        return self.epoch + (self.batch - self.batch % self.settings.accumulate) / self.batches
+    def _span(self, batch: int) -> tuple[float, float]:
+        """Where the step of a batch begins and ends, in epochs: its batches share the rate and λ."""
+        first = batch - batch % self.settings.accumulate
+        return self.epoch + first / self.batches, self.epoch + (first + self.settings.accumulate) / self.batches
 
     def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
         """Adds a batch's gradients; they are averaged over the replicas with the ``last`` one of a step."""
@@ -192,7 +192,7 @@ class _Training:
         alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
         with alone:
             with autocast(self.dtype, self.device):
-                losses = self.task.losses(batch, self._exact_epoch)
+                losses = self.task.losses(batch, self._span(self.batch)[1])
             self.scaler.scale(losses["loss"] / self.settings.accumulate).backward()
         return {name: value.detach() for name, value in losses.items()}
 
@@ -217,7 +217,7 @@ class _Training:
         images: list[str] = []
         for row in (~torch.isfinite(own).all(1)).nonzero().flatten().tolist():
             batch = self.batch - len(own) + row
-            images += [self.task.name(index) for _, index in self.sampler.batch(batch)]
+            images += map(self.task.name, self.sampler.images(batch))
         images = sorted({image for part in self.world.all_objects(images) for image in part})
         shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
         raise UserError(
@@ -245,7 +245,7 @@ class _Training:
         evaluated = (self.epoch + 1) % settings.evaluate_every == 0 or self.epoch + 1 == settings.epochs
         if evaluated and self.batch:
             self._save()  # a kill during the evaluation does not cost the epoch
-        rate = learning_rate(settings, self.epoch + (self.batches - settings.accumulate) / self.batches)
+        rate = learning_rate(settings, *self._span(self.batches - 1))  # of the epoch's last step
         line: dict[str, Any] = {"epoch": self.epoch + 1, "lr": rate}
         line |= {f"train_{name}": total / self.batches for name, total in self.totals.items()}
         with self.average.applied():
