@@ -17,12 +17,13 @@ from engine.distributed import World, data_parallel, share_buffers, shared_param
 from engine.errors import UserError
 from engine.faults import explained
 from engine.loading import start_worker
+from engine.loss_report import LossReports, Report
 from engine.memory import keep_freed_memory
 from engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
 from engine.progress import progress
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
-from engine.state import WeightAverage, load_momentum, momentum, own_entries, whole
+from engine.state import WeightAverage, load_momentum, momentum, not_finite, own_entries, whole
 from engine.stopping import Stopped, Stopping, stop_on_signals
 from engine.task import Task
 
@@ -104,6 +105,7 @@ class _Training:
         self.epoch = self.batch = 0
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
+        self.reports = LossReports(world, device)
         self.best = -math.inf
         if folder.resumed:
             self._resume(folder.resumed)
@@ -164,15 +166,21 @@ class _Training:
             self.batch += 1
             if len(collected) < settings.accumulate:
                 continue
-            signal = self._report(collected, stopping.signal)
+            self.reports.add(collected, self.batch, stopping.signal)
             collected = []
+            signal = self._read_reports(stopping)
             self._step()
             step = self.batch // settings.accumulate
-            if signal or (settings.save_every and step % settings.save_every == 0):
+            due = settings.save_every and step % settings.save_every == 0
+            if signal or due or self.batch == self.batches:  # nothing is saved whose losses are not known to be finite
+                signal = self._read_reports(stopping, all_of_them=True) or signal
+            if signal or due:
                 self._save()
             if signal:
                 self._stop(signal)
-            bar.set_postfix_str(f"loss {self.totals['loss'] / self.batch:.3f}")
+            if self.totals:
+                done = self.batch - len(self.reports.unread) * settings.accumulate
+                bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}")
         self.seconds = time.perf_counter() - began
 
     def _stop(self, number: int) -> NoReturn:
@@ -196,32 +204,30 @@ class _Training:
             self.scaler.scale(losses["loss"] / self.settings.accumulate).backward()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _report(self, collected: list[dict[str, Tensor]], signal: int) -> int:
-        """Adds a step's losses, averaged over the processes, to the totals.
+    def _read_reports(self, stopping: Stopping, all_of_them: bool = False) -> int:
+        """Adds the losses of the reports that are due, averaged over the processes, to the totals.
 
         Returns the number of a signal that any process has got, or 0.
         """
-        names = list(collected[0])
-        own = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in collected])
-        finite = torch.isfinite(own).all(0)
-        message = torch.cat([own.nan_to_num(0, 0, 0).sum(0), (~finite).float(), own.new_tensor([float(signal > 0)])])
-        values = self.world.sum(message.double()).tolist()
-        bad = [name for name, count in zip(names, values[len(names) : -1], strict=True) if count]
-        if bad:
-            self._refuse(bad[0], own)
-        for name, value in zip(names, values, strict=False):
-            self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
-        return max(self.world.all_objects(signal)) if values[-1] else 0
+        stop = False
+        for report in self.reports.due(all_of_them):
+            values, bad, signalled = report.wait()
+            if bad:
+                self._refuse(bad[0], report)
+            for name, value in values.items():
+                self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
+            stop |= signalled
+        return max(self.world.all_objects(stopping.signal)) if stop else 0
 
-    def _refuse(self, name: str, own: Tensor) -> None:
+    def _refuse(self, name: str, report: Report) -> None:
         images: list[str] = []
-        for row in (~torch.isfinite(own).all(1)).nonzero().flatten().tolist():
-            batch = self.batch - len(own) + row
+        for row in (~torch.isfinite(report.losses).all(1)).nonzero().flatten().tolist():
+            batch = report.batches - len(report.losses) + row
             images += map(self.task.name, self.sampler.images(batch))
         images = sorted({image for part in self.world.all_objects(images) for image in part})
         shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
         raise UserError(
-            f"the {name} is not finite at epoch {self.epoch + 1}, batch {self.batch}: lower train.lr or check the "
+            f"the {name} is not finite at epoch {self.epoch + 1}, batch {report.batches}: lower train.lr or check the "
             f"data; {self._kept()}; the batch's images: {shown}"
         )
 
@@ -273,7 +279,7 @@ class _Training:
         held = whole(momentum(self.optimizer, self.model), self.world)
         if not self.world.is_first:
             return
-        bad = [name for part in (weights, average, held) for name, value in part.items() if not value.isfinite().all()]
+        bad = [name for part in (weights, average, held) for name in not_finite(part)]
         if bad:  # saved, it would be what every resumed run begins with
             raise UserError(
                 f"{bad[0]} is not finite after epoch {self.epoch + 1}, batch {self.batch}: lower train.lr, or set "
