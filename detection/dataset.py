@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 
 from detection.annotations import CocoAnnotations, ImageRecord, clip_boxes
@@ -98,10 +98,18 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     return images, boxes, labels
 
 
-def normalise(images: Tensor) -> Tensor:
-    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory."""
-    # Row by row: by pixel, torch would compute in steps of 3.
-    width = images.shape[-2]
-    mean = torch.tensor(MEAN, device=images.device).repeat(width)
-    std = torch.tensor(STD, device=images.device).repeat(width)
-    return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)
+class Normalize(nn.Module):
+    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory.
+
+    Both lie on the module's device, so that a compiled or exported network finds them there; no checkpoint holds them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(STD), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        width = images.shape[-2]
+        mean, std = self.mean.repeat(width), self.std.repeat(width)  # row by row: by pixel, torch computes in steps of 3
+        return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)

@@ -12,7 +12,7 @@ from classification.timm_backbones import check_copies_differ
 from detection.annotations import CocoAnnotations, check_same_categories
 from detection.augmentation import TrainingAugmentation
 from detection.config import TrainDetection
-from detection.dataset import TrainingImages, collate, normalise
+from detection.dataset import Normalize, TrainingImages, collate
 from detection.detector import Detector
 from detection.loss import multibox_loss
 from detection.matching import Matcher
@@ -47,11 +47,12 @@ class DetectionTask:
         self.model = self.network = detector.model
         self.weight_decay = config.train.weight_decay
         self.matcher = Matcher(detector.default_boxes)
+        self.normalize = Normalize().to(detector.device)
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """The multibox loss of a batch of ``collate``."""
         images, boxes, labels = (part.to(self.detector.device, non_blocking=True) for part in batch)
-        views = normalise(images.transpose(0, 1).contiguous())
+        views = self.normalize(images.transpose(0, 1).contiguous())
         self.world.reseed()
         outputs = self.network(views if len(views) > 1 else views[0])
         settings, targets = self.config.train, self.matcher(boxes, labels)

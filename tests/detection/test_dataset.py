@@ -12,7 +12,7 @@ from detection import dataset
 from detection.annotations import CocoAnnotations, load_annotations
 from detection.augmentation import TrainingAugmentation
 from detection.config import DataSettings
-from detection.dataset import TrainingImages, collate, normalise
+from detection.dataset import Normalize, TrainingImages, collate
 from engine.sampling import EpochSampler
 
 
@@ -77,7 +77,7 @@ def test_batches_are_padded_and_normalised(annotations: CocoAnnotations) -> None
     assert labels[2].tolist() == [-1] * labels.shape[1]
     assert not boxes[2].any()
     kept = pictures.clone()
-    inputs = normalise(pictures)
+    inputs = Normalize()(pictures)
     assert torch.equal(pictures, kept)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = ((pictures / 255 - mean) / std).movedim(-1, -3)
