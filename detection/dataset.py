@@ -110,6 +110,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(STD), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        # Row by row: by pixel, torch would compute in steps of 3.
         width = images.shape[-2]
-        mean, std = self.mean.repeat(width), self.std.repeat(width)  # row by row: by pixel, torch computes in steps of 3
+        mean, std = self.mean.repeat(width), self.std.repeat(width)
         return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)

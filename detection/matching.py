@@ -46,10 +46,8 @@ class Matcher:
             Box deltas ``[N, A, 4]``, 0 at the background, and classes ``[N, A]``: 0 background, else label + 1.
         """
         real = labels >= 0
-        # A CPU leaves out what is padding. To know how much, a GPU would have to be waited for.
-        counts = real.sum(dim=1).tolist() if labels.device.type == "cpu" else [labels.shape[1]] * len(labels)
         # Image by image: the IoU of a whole batch takes gigabytes where one of its images is crowded.
-        parts = zip(boxes, real, counts, strict=True)
+        parts = zip(boxes, real, self._computed(real), strict=True)
         truth = torch.stack([self._match(own[:count], used[:count]) for own, used, count in parts])
         if not labels.shape[1]:
             return boxes.new_zeros(*truth.shape, 4), torch.zeros_like(truth)
@@ -62,6 +60,11 @@ class Matcher:
         # Sides of padding are 0, and their logarithms nothing to learn
         deltas = deltas.unflatten(0, truth.shape).masked_fill(~positive[..., None], 0)
         return deltas, (labels.gather(1, learnt) + 1).masked_fill(~positive, 0)
+
+    @staticmethod
+    def _computed(real: Tensor) -> list[int]:
+        """How many of each image's boxes are computed: on a CPU the real ones, on a GPU all, as in ``rows_of``."""
+        return real.sum(dim=1).tolist() if real.device.type == "cpu" else [real.shape[1]] * len(real)
 
     def _match(self, boxes: Tensor, real: Tensor) -> Tensor:
         """Which of one image's ``real`` boxes ``[M, 4]`` each default box learns ``[A]``, -1 for none."""

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from engine import batch_norm, checkpoint
 from engine.cli import to_dict
-from engine.devices import autocast, check_compiler, precision_dtype
+from engine.devices import autocast, check_compiler, precision_dtype, tuned_convolutions
 from engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
 from engine.errors import UserError
 from engine.faults import explained
@@ -61,7 +61,8 @@ def fit(
     if settings.warmup_epochs >= settings.epochs:
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
     kept = f"{folder.last} holds the last checkpoint, if one was written"
-    with stop_on_signals() as stopping, explained(settings.batch_size, settings.workers, kept):
+    faults = explained(settings.batch_size, settings.workers, kept)
+    with stop_on_signals() as stopping, faults, tuned_convolutions(device):
         training = _Training(task, loader, settings, folder, device, world)
         if training.epoch >= settings.epochs:
             print(f"{folder.last} already has {training.epoch} epochs: nothing to do")

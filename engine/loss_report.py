@@ -69,7 +69,7 @@ class LossReports:
         values = self.world.sum(message.double())
         arrived = None
         if values.device.type == "cuda":
-            # Copied now, behind this step's losses; later it would come behind all that the device has been given since.
+            # Copied now, right behind this step's losses: later it would wait for all that the device is given since.
             arrived, stream = torch.cuda.Event(), torch.cuda.current_stream(values.device)
             values = values.to("cpu", non_blocking=True)
             arrived.record(stream)

@@ -85,7 +85,8 @@ class WeightAverage:
         counts = [name for name, value in current.items() if not value.is_floating_point()]
         # On a GPU one kernel for many tensors
         torch._foreach_lerp_([self.values[name] for name in floats], [current[name] for name in floats], weight)
-        torch._foreach_copy_([self.values[name] for name in counts], [current[name] for name in counts])
+        if counts:
+            torch._foreach_copy_([self.values[name] for name in counts], [current[name] for name in counts])
 
     def load(self, saved: dict[str, Tensor], steps: int) -> None:
         """Takes up an average that a checkpoint holds; an empty one leaves it at the model's weights."""
