@@ -33,7 +33,7 @@ from classification.datasets import IMAGENET_STATISTICS
 from detection.annotations import ImageRecord, load_annotations
 from detection.augmentation import TrainingAugmentation
 from detection.config import DataSettings
-from detection.dataset import EvaluationImages, TrainingImages, collate, normalise, read_record
+from detection.dataset import EvaluationImages, Normalize, TrainingImages, collate, read_record
 from detection.default_boxes import ssd300_default_boxes
 from detection.matching import Matcher
 from engine.memory import keep_freed_memory
@@ -132,13 +132,14 @@ class Ours:
 
         self.data = TrainingImages(Annotations(), TrainingAugmentation(DataSettings()), seed=0, cache=False)
         self.matcher = Matcher(ssd300_default_boxes()) if batch else None
+        self.normalize = Normalize()
 
     def __call__(self, epoch: int) -> None:
         for start in range(0, len(self.data), BATCH):
             samples = [self.data[epoch, index] for index in range(start, min(start + BATCH, len(self.data)))]
             images, boxes, labels = collate(samples)
             if self.matcher is not None:
-                normalise(images.transpose(0, 1).contiguous())
+                self.normalize(images.transpose(0, 1).contiguous())
                 self.matcher(boxes, labels)
 
 

@@ -27,7 +27,7 @@ from benchmarks.machine import describe, machine
 from detection import Detections, Detector, create_ssd
 from detection.augmentation import to_input
 from detection.config import RuntimeSettings
-from detection.dataset import normalise
+from detection.dataset import Normalize
 from detection.images import find_images, read_image
 from detection.postprocess import PostprocessSettings
 from detection.runtimes import create_network
@@ -55,16 +55,17 @@ def random_detector(backbone: str, members: int, images: Tensor) -> Detector:
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # the statistics become those of the images
     with torch.no_grad():
-        model.train()(normalise(images))
+        normalize = Normalize()
+        model.train()(normalize(images))
         spread: list[tuple[nn.Conv2d, Tensor]] = []
         hooks = [head.register_forward_hook(lambda head, _, y: spread.append((head, y.std()))) for head in model.conf]
-        model.eval()(normalise(images[:1]))
+        model.eval()(normalize(images[:1]))
         for hook in hooks:
             hook.remove()
         for head, deviation in spread:
             head.weight *= 1.5 / deviation
             head.bias.view(81, -1)[0] = 8
-        _, logits = model(normalise(images[:CHECKED]))
+        _, logits = model(normalize(images[:CHECKED]))
     # The threshold stands where no score is near: rounding must not decide what is a box.
     scores = logits.softmax(-1)[..., 1:].flatten().topk(200 * members * CHECKED).values[60 * members * CHECKED :]
     gap = (scores[:-1] - scores[1:]).argmax()
@@ -135,7 +136,8 @@ def main() -> None:
         found.network = network
         return found
 
-    detectors = {PLAIN: detector(lambda images: made.model(normalise(images).contiguous()))}
+    normalize = Normalize()
+    detectors = {PLAIN: detector(lambda images: made.model(normalize(images).contiguous()))}
     wanted = detectors[PLAIN].predict(paths[:CHECKED], batch_size=1)
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:

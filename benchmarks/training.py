@@ -29,7 +29,7 @@ from benchmarks.machine import describe, machine
 from detection import create_ssd
 from detection.augmentation import TrainingAugmentation
 from detection.config import DataSettings, DetectionTrainSettings
-from detection.dataset import TrainingImages, collate, normalise
+from detection.dataset import Normalize, TrainingImages, collate
 from detection.default_boxes import BOXES_PER_CELL, ssd300_default_boxes
 from detection.loss import multibox_loss
 from detection.matching import Matcher
@@ -100,12 +100,12 @@ def stepper(way: str, arguments: argparse.Namespace) -> Callable[[], float]:
     settings = DetectionTrainSettings(lr=1e-3)
     optimizer = build_optimizer(model, settings, settings.weight_decay, scaled="fused" not in options)
     network = torch.compile(model) if "compile" in options else model
-    matcher = Matcher(ssd300_default_boxes().to(device))
+    matcher, normalize = Matcher(ssd300_default_boxes().to(device)), Normalize().to(device)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
         with autocast(dtype, device):
-            inputs = normalise(images)
+            inputs = normalize(images)
             outputs = network(inputs if "clast" in options else inputs.contiguous())
             loss = multibox_loss(*outputs, *matcher(boxes, labels))["loss"]
         loss.backward()

@@ -27,8 +27,8 @@ class ModelSettings:
         dropout: probability before the classifier of the undivided network; each member has it divided by √S.
         drop_path: probability of dropping the undivided network's last block (PyramidNet's ShakeDrop, EfficientNet's
             stochastic depth), divided likewise; default: the network's own, 0.5 and 0.2.
-        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, whose classifier is
-            left out where the number of classes differs; or timm, to fetch the weights of timm's models.
+        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, its classifier
+            loaded by class name; or timm, to fetch the weights of timm's models.
     """
 
     backbone: str = "resnet110"
@@ -124,7 +124,7 @@ class ClassificationTrainSettings(TrainSettings):
         cot_weight: λ of the co-training loss (Eq. 9); 0 trains the members apart from each other.
         cot_loss: the divergence between members: js (Jensen-Shannon, Eq. 8) or kl (of every two members, as deep
             mutual learning has it).
-        cot_warmup_epochs: epochs over which λ grows linearly from 0.
+        cot_warmup_epochs: epochs over which λ grows linearly: the first of their n steps has λ / n, the last λ.
         label_smoothing: share of the target that is spread over all classes.
         mixup: parameter of the Beta distribution that mixes pairs of images; 0 does not mix.
     """

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classification.initialisation import kaiming
+from classification.shaking import Dropout
 
 
 class DenseLayer(nn.Module):
@@ -57,7 +58,7 @@ class DenseNet(nn.Module):
                 channels //= 2
         self.bn1 = nn.BatchNorm2d(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
         kaiming(self)
 

@@ -12,6 +12,7 @@ from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from torchvision.ops import Conv2dNormActivation
 
 from classification.dividing import divide_drop_probability, divide_to_multiple
+from classification.shaking import draw_in_full_precision
 
 # Channels of the stem, the seven stages and the last convolution (paper, appendix c; stage 1 at S=4 as in its table).
 BASELINE = {
@@ -81,6 +82,7 @@ class EfficientNetSpec:
             partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
             last,
         )
+        draw_in_full_precision(network)
         if form == "cifar":
             network.features[0][0].stride = (1, 1)
             return network

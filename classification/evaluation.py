@@ -15,7 +15,7 @@ from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosi
 from classification.views import EvaluationViews, normalize
 from engine import checkpoint as checkpoints
 from engine.concurrency import beside, concurrent
-from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
+from engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
@@ -156,7 +156,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     """
     if config.checkpoint is None:
         raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
-    device = resolve_device(config.device)
+    device = use_device(config.device)
     keep_freed_memory()
     model, found = load_ensemble(config.checkpoint)
     meta = found["meta"]

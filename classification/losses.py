@@ -73,7 +73,7 @@ def co_training_loss(
 
 
 def cot_weight_at(epoch: float, weight: float, warmup_epochs: float) -> float:
-    """λ at ``epoch``: from 0 linearly to ``weight`` over ``warmup_epochs`` (Sec. III-B b)."""
+    """λ of a step that ends at ``epoch``: from 0 linearly to ``weight`` over ``warmup_epochs`` (Sec. III-B b)."""
     return weight * min(epoch / warmup_epochs, 1.0) if warmup_epochs else weight
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from classification.dividing import divide_added_channels, divide_drop_probability
 from classification.initialisation import kaiming
-from classification.shaking import ShakeDrop
+from classification.shaking import Dropout, ShakeDrop
 
 EXPANSION = 4
 _STEM = 16  # not divided: it is small (paper, appendix h)
@@ -66,7 +66,7 @@ class PyramidNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.bn_final = nn.BatchNorm2d(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
         kaiming(self)
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from classification.initialisation import kaiming
+from classification.shaking import Dropout
 
 DETECTION_STAGES = 3
 DETECTION_INPUT = 300  # pixels a side of SSD300's images
@@ -206,7 +207,7 @@ class ResNet(nn.Module):
             )
             self.out_channels.append(out)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fc = None if num_classes is None else nn.Linear(self.out_channels[-1], num_classes)
         kaiming(self)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classification.initialisation import kaiming
-from classification.shaking import ShakeShake
+from classification.shaking import Dropout, ShakeShake
 
 
 class Shortcut(nn.Module):
@@ -69,7 +69,7 @@ class ShakeShakeNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
             channels = out
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
         kaiming(self)
 

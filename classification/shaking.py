@@ -1,24 +1,33 @@
-"""Noise that differs between forward and backward pass: ShakeDrop and Shake-Shake.
+"""Random factors in training: ShakeDrop, Shake-Shake, stochastic depth and dropout.
 
-Both scale a residual by one random number on the way forward and by another on the way back. ``_scale`` says this with
-a part that is detached from the graph, so that autograd, autocast and ``torch.compile`` need no special function.
+The first two scale a residual by one random number on the way forward and by another on the way back. ``_scale`` says
+this with a part that is detached from the graph, so that autograd, autocast and ``torch.compile`` need no special
+function.
+
+Factors are drawn and applied in float32 also where autocast runs the network in half precision, and only the result is
+rounded. In bf16 1 + α - α is not 1, and 1 / 0.9 is 1.109 instead of 1.111: an error of the same sign for all values.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+
+def _factors(x: Tensor) -> Tensor:
+    """An empty factor [N,1,1,1] for each image of x [N,C,H,W], in float32 or wider."""
+    return torch.empty(len(x), 1, 1, 1, device=x.device, dtype=_full_dtype(x))
+
+
+def _full_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _scale(x: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-    """``forward · x``, with the gradient of ``backward · x``."""
+    """``forward · x``, with the gradient of ``backward · x``, in the factors' dtype."""
     shaken = x * backward
     return shaken + (x * forward - shaken).detach()
-
-
-def _uniform(x: Tensor, low: float, high: float) -> Tensor:
-    """A number for each image of x [N,C,H,W]: [N,1,1,1], uniform in low…high."""
-    return torch.empty(len(x), 1, 1, 1, device=x.device, dtype=x.dtype).uniform_(low, high)
 
 
 class ShakeDrop(nn.Module):
@@ -38,9 +47,10 @@ class ShakeDrop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1 - self.p)
-        kept = torch.empty(len(x), 1, 1, 1, device=x.device, dtype=x.dtype).bernoulli_(1 - self.p)
-        alpha, beta = _uniform(x, -1, 1), _uniform(x, 0, 1)
-        return _scale(x, kept + alpha - kept * alpha, kept + beta - kept * beta)
+        kept = _factors(x).bernoulli_(1 - self.p)
+        alpha, beta = _factors(x).uniform_(-1, 1), _factors(x).uniform_(0, 1)
+        # b + α - bα, written so that it is exactly 1 where b is
+        return _scale(x, kept + (1 - kept) * alpha, kept + (1 - kept) * beta).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p:.4g}"
@@ -56,5 +66,41 @@ class ShakeShake(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         if not self.training:
             return 0.5 * (first + second)
-        alpha, beta = _uniform(first, 0, 1), _uniform(first, 0, 1)
-        return _scale(first, alpha, beta) + _scale(second, 1 - alpha, 1 - beta)
+        alpha, beta = _factors(first).uniform_(0, 1), _factors(first).uniform_(0, 1)
+        return (_scale(first, alpha, beta) + _scale(second, 1 - alpha, 1 - beta)).to(first.dtype)
+
+
+class DropPath(StochasticDepth):
+    """torchvision's stochastic depth of a residual [N,...] (Huang et al. 2016): in training it is dropped with
+    probability p for each image, and divided by 1 - p where it stays.
+
+    Args:
+        p: probability of dropping, below 1.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__(p, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(_full_dtype(x))).to(x.dtype) if self.training else x
+
+
+class Dropout(nn.Dropout):
+    """PyTorch's dropout, of which the CPU would round the factor 1 / (1 - p) to the input's precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(_full_dtype(x))).to(x.dtype) if self.training else x
+
+
+def draw_in_full_precision(network: nn.Module) -> nn.Module:
+    """Replaces torchvision's and timm's stochastic depth and dropout by those of this module; returns the network."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            match type(child).__name__:
+                case "StochasticDepth":  # torchvision's
+                    setattr(module, name, DropPath(child.p))
+                case "DropPath" if child.scale_by_keep:  # timm's
+                    setattr(module, name, DropPath(child.drop_prob))
+                case "Dropout":
+                    setattr(module, name, Dropout(child.p))
+    return network

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from classification.datasets import IMAGENET_STATISTICS
 from classification.dividing import divide_drop_probability
 from classification.resnet import DETECTION_INPUT
+from classification.shaking import draw_in_full_precision
 from engine.cost import on_meta
 from engine.errors import UserError
 
@@ -189,10 +190,10 @@ def _library() -> Any:
 def _create(name: str, pretrained: bool, **options: Any) -> nn.Module:
     create = _library().create_model
     if not pretrained:
-        return create(name, **options)
+        return draw_in_full_precision(create(name, **options))
     create(name, **options)  # a model that cannot be built so is no matter of its weights
     try:
-        return create(name, pretrained=True, **options)
+        return draw_in_full_precision(create(name, pretrained=True, **options))
     except Exception as error:  # of timm, its hub, or the network: their types are not promised
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"timm's weights of {name} cannot be fetched ({type(error).__name__}: {reason})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from classification.losses import co_training_loss, cot_weight_at
 from classification.timm_backbones import PREFIX, check_copies_differ, output_shape, statistics
 from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
 from engine.checkpoint import load_weights
+from engine.class_rows import match_classes, take_rows
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
@@ -136,7 +138,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     if config.model.backbone.startswith(PREFIX):
         output_shape(model, f"data.image_size: {config.model.backbone}", size)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
-        load_pretrained(model, config.model.pretrained)
+        load_pretrained(model, config.model.pretrained, images.classes)
     if config.model.same_initialisation:
         for number, member in enumerate(model.members):
             what = f"model.same_initialisation: member {number + 1} of {config.model.backbone}"
@@ -161,26 +163,40 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     return fit(task, loader, config.train, folder, device, world)
 
 
-def load_pretrained(model: Ensemble, path: str) -> None:
+def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:
     """Starts ``model`` from the weights of a checkpoint, member by member.
 
-    The members' classifiers keep their own where the number of classes differs; all else must fit.
+    The members' classifiers are loaded by class name: a class that the checkpoint does not know starts anew. All else
+    must fit.
+
+    Args:
+        model: the network, with fresh weights.
+        path: the checkpoint.
+        classes: class names by label.
 
     Raises:
         UserError: where it does not, or the checkpoint is unreadable.
     """
-    source, _ = load_ensemble(path)
+    source, saved = load_ensemble(path)
     if len(source.members) != len(model.members):
         raise UserError(
             f"{path}: holds {len(source.members)} members where model.members is {len(model.members)}; make them equal"
         )
     weights, own = source.state_dict(), model.state_dict()
-    classifiers = []  # the last linear layer of each member
+    pairs = match_classes(classes, saved["meta"]["classes"], path)
     for number, member in enumerate(model.members):
-        linear = [name for name, layer in member.named_modules() if isinstance(layer, nn.Linear)]
-        classifiers += [f"members.{number}.{name}.{key}" for name in linear[-1:] for key in ("weight", "bias")]
-    classifiers = [key for key in classifiers if key in own and key in weights]
-    if any(weights[key].shape != own[key].shape for key in classifiers):
-        weights |= {key: own[key] for key in classifiers}
-        print(f"{path}: the classifiers are left out, since the number of classes differs")
+        for name in _classifiers(member):
+            for key in (f"members.{number}.{name}.weight", f"members.{number}.{name}.bias"):
+                if key in own and key in weights and weights[key].shape[1:] == own[key].shape[1:]:
+                    weights[key] = take_rows(own[key], weights[key], pairs)
     load_weights(model, weights, path)
+
+
+def _classifiers(member: nn.Module) -> list[str]:
+    """The names of the layers that have a row for each class: the last linear one; of timm's models what they say."""
+    modules = dict(member.named_modules())
+    if not hasattr(member, "get_classifier"):
+        return [name for name, layer in modules.items() if isinstance(layer, nn.Linear)][-1:]
+    found = member.get_classifier()
+    found = found if isinstance(found, tuple) else (found,)
+    return [name for name, layer in modules.items() if any(layer is head for head in found)]

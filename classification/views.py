@@ -30,10 +30,10 @@ POLICIES = {policy.value: policy for policy in v2.AutoAugmentPolicy}  # cifar10,
 
 
 class TrainingViews(Dataset):
-    """``views[(epoch, index)]`` -> uint8 [V,H,W,3], label: random views of an image.
+    """``views[key]`` -> uint8 [V,H,W,3], label: random views of the image of an ``EpochSampler``'s key.
 
-    V is S, or 1 where all members see the same view. A view is a function of (seed, epoch, index, member) alone; the
-    process's random state is left as it was.
+    V is S, or 1 where all members see the same view. A view is a function of (seed, key, member) alone; the process's
+    random state is left as it was.
 
     Args:
         images: the training images.
@@ -60,11 +60,12 @@ class TrainingViews(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
+        epoch, number = key
+        index = number % len(self)
         image = self.images.read(index)
         if self.crop != "resized":
             image = centre_crop(image, self.size)
-        seeds = [derived_seed(self.seed, "views", epoch, index, member) for member in range(self.views)]
+        seeds = [derived_seed(self.seed, "views", epoch, number, member) for member in range(self.views)]
         return torch.from_numpy(np.stack([self._view(image, seed) for seed in seeds])), int(self.images.labels[index])
 
     def _view(self, image: np.ndarray, seed: int) -> np.ndarray:

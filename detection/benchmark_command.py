@@ -20,7 +20,7 @@ from detection.default_boxes import ssd300_default_boxes
 from detection.postprocess import PostprocessSettings, postprocess
 from detection.ssd import create_ssd
 from engine.concurrency import Concurrency, Graphs, concurrent, threads_of
-from engine.devices import Precision, autocast, precision_dtype, resolve_device, resolve_precision
+from engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.memory import keep_freed_memory
@@ -84,7 +84,7 @@ def print_benchmark(config: Benchmark) -> None:
         UserError: for an unknown name, a division that the backbone's rule does not allow, or a mode of concurrency
             that this machine lacks.
     """
-    device = resolve_device(config.device)
+    device = use_device(config.device)
     keep_freed_memory()
     if device.type == "cpu" and (load := os.getloadavg()[0]) > 0.5 * _cores():
         print(

@@ -19,7 +19,7 @@ class ModelSettings:
             members are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that the backbone is divided into.
         pretrained: a checkpoint of the same backbone and members to start from: a classifier's, or a detector's, whose
-            class heads are left out where the number of classes differs; or timm, to fetch the weights of timm's
+            class heads are loaded by class name; or timm, to fetch the weights of timm's
             models. None trains from scratch.
     """
 
@@ -88,7 +88,7 @@ class DetectionTrainSettings(TrainSettings):
     Attributes:
         negative_ratio: mined negatives per positive.
         cot_weight: λ of the divergence between members at positives and mined negatives; 0 is the paper's detector.
-        cot_warmup_epochs: epochs over which λ grows linearly from 0.
+        cot_warmup_epochs: epochs over which λ grows linearly: the first of their n steps has λ / n, the last λ.
     """
 
     epochs: int = 65

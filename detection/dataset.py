@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, get_worker_info
 
 from detection.annotations import CocoAnnotations, ImageRecord, clip_boxes
@@ -25,7 +25,7 @@ def read_record(record: ImageRecord) -> np.ndarray:
 
 
 class TrainingImages(Dataset):
-    """Augmented training images, indexed by ``(epoch, index)``; crowds are left out of the targets.
+    """Augmented training images, indexed by an ``EpochSampler``'s keys; crowds are left out of the targets.
 
     Args:
         annotations: the ground truth.
@@ -58,12 +58,13 @@ class TrainingImages(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+        epoch, number = key
+        index = number % len(self)
         record = self.records[index]
         image = self.cached[index] if index in self.cached else read_record(record)
         boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
         kept = kept & ~record.crowd
-        seed = derived_seed(self.seed, "augmentation", epoch, index)
+        seed = derived_seed(self.seed, "augmentation", epoch, number)
         return self.augmentation(image, boxes[kept], record.labels[kept], seed)
 
 
@@ -97,10 +98,19 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     return images, boxes, labels
 
 
-def normalise(images: Tensor) -> Tensor:
-    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory."""
-    # Row by row: by pixel, torch would compute in steps of 3.
-    width = images.shape[-2]
-    mean = torch.tensor(MEAN, device=images.device).repeat(width)
-    std = torch.tensor(STD, device=images.device).repeat(width)
-    return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)
+class Normalize(nn.Module):
+    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory.
+
+    Both lie on the module's device, so that a compiled or exported network finds them there; no checkpoint holds them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(STD), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Row by row: by pixel, torch would compute in steps of 3.
+        width = images.shape[-2]
+        mean, std = self.mean.repeat(width), self.std.repeat(width)
+        return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classification.losses import js_divergence
+from detection.matching import rows_of
 
 
 def multibox_loss(
@@ -21,7 +22,7 @@ def multibox_loss(
     ``negative_ratio`` × positives hardest negatives of the image. Both are divided by the image's number of positives,
     as in the released code (torchvision divides by the batch's positives: learning rates do not transfer).
     An image without objects supervises as though it had one positive: its ``negative_ratio`` hardest negatives,
-    divided by one (the released code ignores such images). All is computed in float32.
+    divided by one (the released code ignores such images). All is computed in float32, and nothing waits for a GPU.
 
     Args:
         deltas: ``[S, N, A, 4]``.
@@ -42,25 +43,30 @@ def multibox_loss(
     positives = positive.sum(dim=1).clamp(min=1)
     weight = 1.0 / (positives * images)
 
-    where = positive.nonzero(as_tuple=True)  # (image, default box) of every positive
-    found = deltas[:, where[0], where[1]].float()
-    distance = F.smooth_l1_loss(found, target_deltas[where].float().expand_as(found), reduction="none")
-    localisation = (distance.sum(-1) * weight[where[0]]).sum()
+    share = (positive * weight[:, None]).flatten()  # [N * A], of the loss; 0 at what does not count
+    rows = rows_of(positive)
+    found, wanted_deltas = deltas.flatten(1, 2)[:, rows].float(), target_deltas.flatten(0, 1)[rows].float()
+    distance = F.smooth_l1_loss(found, wanted_deltas.expand_as(found), reduction="none")
+    localisation = (distance.sum(-1) * share[rows]).sum()
 
     values = logits.detach().float()
     background = (values.logsumexp(-1) - values[..., 0]).masked_fill(positive, -torch.inf).flatten(0, 1)  # [S * N, A]
     wanted = (negative_ratio * positives).long().clamp(max=anchors).repeat(members)
-    hardest = background.topk(int(wanted.max()), dim=1).indices
+    most = int(wanted.max()) if wanted.device.type == "cpu" else anchors
+    hardest = background.topk(most, dim=1).indices
     mined = torch.zeros_like(background, dtype=torch.bool)
-    mined.scatter_(1, hardest, torch.arange(hardest.shape[1], device=logits.device) < wanted[:, None])
-    used = mined.unflatten(0, (members, images)) & ~positive | positive
-    at = used.nonzero(as_tuple=True)
-    # Of these few only, so that nothing is differentiated through all default boxes
-    entropy = F.cross_entropy(logits[at].float(), target_classes[at[1], at[2]], reduction="none")
-    classification = (entropy * weight[at[1]]).sum()
+    mined.scatter_(1, hardest, torch.arange(most, device=logits.device) < wanted[:, None])
+    used = mined.unflatten(0, (members, images)) & ~positive | positive  # [S, N, A]
+    rows = rows_of(used)
+    share = (used * weight[:, None]).flatten()
+    classes = target_classes.expand_as(used).flatten()
+    entropy = F.cross_entropy(logits.flatten(0, 2)[rows].float(), classes[rows], reduction="none")
+    classification = (entropy * share[rows]).sum()
     losses = {"loss": localisation + classification, "localisation": localisation, "classification": classification}
     if cot_weight is None:
         return losses
-    image, anchor = used.any(dim=0).nonzero(as_tuple=True)
-    cot = (js_divergence(logits[:, image, anchor]) * weight[image]).sum()
+    used_by_any = used.any(dim=0)
+    rows = rows_of(used_by_any)
+    share = (used_by_any * weight[:, None]).flatten()
+    cot = (js_divergence(logits.flatten(1, 2)[:, rows]) * share[rows]).sum()
     return losses | {"loss": losses["loss"] + cot_weight * cot, "cot": cot}

@@ -7,6 +7,15 @@ from torchvision.ops import box_area, box_convert
 from detection.box_coding import encode
 
 
+def rows_of(mask: Tensor) -> Tensor | slice:
+    """Which rows of flattened default boxes are computed, where only those of ``mask`` count.
+
+    On a CPU the ones that count, so that nothing is computed for all the others. On a GPU all of them: to find out how
+    many count, the CPU would wait for everything that the GPU has been given.
+    """
+    return mask.flatten().nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)
+
+
 class Matcher:
     """Matches ground truth to default boxes: SSD's rule, Liu et al. 2016, Sec. 2.2.
 
@@ -36,26 +45,37 @@ class Matcher:
         Returns:
             Box deltas ``[N, A, 4]``, 0 at the background, and classes ``[N, A]``: 0 background, else label + 1.
         """
+        real = labels >= 0
         # Image by image: the IoU of a whole batch takes gigabytes where one of its images is crowded.
-        counts = (labels >= 0).sum(dim=1).tolist()
-        truth = torch.stack([self._match(own[:count]) for own, count in zip(boxes, counts, strict=True)])
-        image, anchor = (truth >= 0).nonzero(as_tuple=True)
-        learnt = truth[image, anchor]
-        deltas, classes = boxes.new_zeros(*truth.shape, 4), torch.zeros_like(truth)
-        deltas[image, anchor] = encode(boxes[image, learnt], self.default_boxes[anchor])
-        classes[image, anchor] = labels[image, learnt] + 1
-        return deltas, classes
+        parts = zip(boxes, real, self._computed(real), strict=True)
+        truth = torch.stack([self._match(own[:count], used[:count]) for own, used, count in parts])
+        if not labels.shape[1]:
+            return boxes.new_zeros(*truth.shape, 4), torch.zeros_like(truth)
+        positive, learnt = truth >= 0, truth.clamp(min=0)
+        rows, count = rows_of(positive), len(self.default_boxes)
+        image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(count, output_size=truth.numel())
+        own = boxes[image[rows], learnt.flatten()[rows]]
+        deltas = boxes.new_zeros(truth.numel(), 4)
+        deltas[rows] = encode(own, self.default_boxes.repeat(len(boxes), 1)[rows]).to(deltas.dtype)
+        # Sides of padding are 0, and their logarithms nothing to learn
+        deltas = deltas.unflatten(0, truth.shape).masked_fill(~positive[..., None], 0)
+        return deltas, (labels.gather(1, learnt) + 1).masked_fill(~positive, 0)
 
-    def _match(self, boxes: Tensor) -> Tensor:
-        """Which of one image's boxes ``[M, 4]`` each default box learns ``[A]``, -1 for none."""
+    @staticmethod
+    def _computed(real: Tensor) -> list[int]:
+        """How many of each image's boxes are computed: on a CPU the real ones, on a GPU all, as in ``rows_of``."""
+        return real.sum(dim=1).tolist() if real.device.type == "cpu" else [real.shape[1]] * len(real)
+
+    def _match(self, boxes: Tensor, real: Tensor) -> Tensor:
+        """Which of one image's ``real`` boxes ``[M, 4]`` each default box learns ``[A]``, -1 for none."""
         if not len(boxes):
             return torch.full((len(self.corners),), -1, device=boxes.device)
-        overlap = self._overlap(boxes)
+        overlap = self._overlap(boxes).masked_fill_(~real[:, None], -1)
         best_iou, best_truth = overlap.max(dim=0)  # of every default box
         best_anchor = overlap.argmax(dim=1)  # of every ground truth
-        position = torch.arange(len(boxes), device=boxes.device)
+        position = torch.arange(len(boxes), device=boxes.device).masked_fill(~real, -1)
         claimed = torch.full_like(best_truth, -1).scatter_reduce(0, best_anchor, position, "amax")  # the later truth
-        best_truth[(best_iou < self.iou) | (best_iou == 0)] = -1
+        best_truth.masked_fill_((best_iou < self.iou) | (best_iou <= 0), -1)
         return torch.where(claimed >= 0, claimed, best_truth)
 
     def _overlap(self, boxes: Tensor) -> Tensor:

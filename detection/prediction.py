@@ -9,6 +9,7 @@ from detection.config import Detect
 from detection.detector import Detections, Detector
 from detection.drawing import draw_boxes, save_image
 from detection.images import find_images, read_image
+from engine.devices import use_device
 from engine.errors import UserError
 from engine.files import make_folder, write_json
 from engine.memory import keep_freed_memory
@@ -30,6 +31,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
         raise UserError("no images given: name files, folders or globs")
     paths = find_images(config.sources)
     keep_freed_memory()
+    use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     folder = make_folder(config.output or "runs/detect")
     names = _picture_names(paths)

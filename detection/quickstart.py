@@ -19,7 +19,7 @@ from detection.postprocess import PostprocessSettings
 from detection.scoring import evaluate
 from detection.synthetic import generate
 from detection.training import train
-from engine.devices import resolve_device
+from engine.devices import use_device
 from engine.errors import UserError
 
 BACKBONE, MEMBERS = "resnet10_24", 2
@@ -56,7 +56,7 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
     train_det.py), ``detector/eval/metrics.json`` and ``pictures/`` (ground truth, each member, fused).
     """
     began = time.perf_counter()
-    resolve_device(config.device)
+    use_device(config.device)
     folder = Path(config.output)
     earlier = [folder / part for part in _PARTS if os.path.isdir(folder / part)]
     if earlier and not (folder / "data/generated.json").exists():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from classification.resnet import DETECTION_INPUT
 from detection.config import RuntimeSettings
-from detection.dataset import normalise
+from detection.dataset import Normalize
 from detection.folding import folded
 from detection.ssd import SSD
 from engine.concurrency import beside, concurrent
@@ -42,12 +42,13 @@ class FromPixels(nn.Module):
     def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.network, self.dtype = network, dtype or torch.get_default_dtype()
+        self.normalize = Normalize().to(next(network.parameters()).device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.network(beside(self.network.concurrent, images.device, self._prepared, images))
 
     def _prepared(self, images: Tensor) -> Tensor:
-        return normalise(images).to(self.dtype)
+        return self.normalize(images).to(self.dtype)
 
 
 def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:

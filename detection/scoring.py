@@ -16,6 +16,7 @@ from detection.evaluation import evaluate as coco_metrics
 from detection.results import load_results, save_results
 from engine import checkpoint
 from engine.cli import flatten
+from engine.devices import use_device
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
@@ -137,6 +138,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         metrics = coco_metrics(annotations, results) | {"members": []} | unknown
     else:
         keep_freed_memory()
+        use_device(config.device)
         detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
         annotations = read_ground_truth(config.data)
         check_same_categories(detector.category_ids, detector.names, annotations)

@@ -1,5 +1,6 @@
 """Training of SSD300 with S members."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from classification.timm_backbones import check_copies_differ
 from detection.annotations import CocoAnnotations, check_same_categories
 from detection.augmentation import TrainingAugmentation
 from detection.config import TrainDetection
-from detection.dataset import TrainingImages, collate, normalise
+from detection.dataset import Normalize, TrainingImages, collate
 from detection.detector import Detector
 from detection.fingerprint import fingerprint
 from detection.loss import multibox_loss
@@ -19,6 +20,7 @@ from detection.matching import Matcher
 from detection.scoring import read_annotations, read_ground_truth, score
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
+from engine.class_rows import match_classes, take_rows
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
@@ -45,11 +47,12 @@ class DetectionTask:
         self.model = self.network = detector.model
         self.weight_decay = config.train.weight_decay
         self.matcher = Matcher(detector.default_boxes)
+        self.normalize = Normalize().to(detector.device)
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """The multibox loss of a batch of ``collate``."""
         images, boxes, labels = (part.to(self.detector.device, non_blocking=True) for part in batch)
-        views = normalise(images.transpose(0, 1).contiguous())
+        views = self.normalize(images.transpose(0, 1).contiguous())
         self.world.reseed()
         outputs = self.network(views if len(views) > 1 else views[0])
         settings, targets = self.config.train, self.matcher(boxes, labels)
@@ -76,11 +79,17 @@ class DetectionTask:
         return str(self.training.images[index].path)
 
 
-def load_pretrained(model: SSD, path: str, backbone: str) -> None:
+def load_pretrained(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:
     """Starts ``model`` from a checkpoint, member by member.
 
-    Of a classifier's, the last stage and the classifier stay out. Of a detector's, the class heads do where the number
-    of classes differs; all else must fit.
+    From a classifier everything but the last stage and the classifier is loaded. From a detector everything is, the
+    class heads by class name: a class that the checkpoint does not know starts anew.
+
+    Args:
+        model: the network, with fresh weights.
+        path: the checkpoint.
+        backbone: ``model.backbone``.
+        names: class names by label.
 
     Raises:
         UserError: for another backbone or number of members, or any missing or mismatched weight.
@@ -94,17 +103,28 @@ def load_pretrained(model: SSD, path: str, backbone: str) -> None:
         if trained != own:
             raise UserError(f"{path}: was trained with model.{key} = {trained}, not {own}; set model.{key} to match")
     if saved["kind"] == "detection":
-        weights, own = saved["model"], model.state_dict()
-        heads = [key for key in own if key.startswith("conf.") and key in weights]
-        if any(weights[key].shape != own[key].shape for key in heads):
-            weights = weights | {key: own[key] for key in heads}
-            print(f"{path}: the class heads are left out, since the number of classes differs")
-        checkpoint.load_weights(model, weights, path)
+        checkpoint.load_weights(model, _with_own_classes(model, saved, path, names), path)
         return
     for number, member in enumerate(model.members):
         prefix = f"members.{number}."
         weights = {key.removeprefix(prefix): value for key, value in saved["model"].items() if key.startswith(prefix)}
         checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number + 1})")
+
+
+def _with_own_classes(model: SSD, saved: dict[str, Any], path: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """A detector checkpoint's weights, with class heads for ``names``."""
+    try:
+        known = [str(category["name"]) for category in saved["meta"]["categories"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: does not say its categories ({error!r}); use another checkpoint") from error
+    own, weights = model.state_dict(), saved["model"]
+    # A head's channels are (class, box shape), with the background as class 0: see detection.ssd.
+    heads = {key: own[key].unflatten(0, (len(names) + 1, -1)) for key in own if key.startswith("conf.")}
+    expected = {key: rows[:1].expand(len(known) + 1, *rows.shape[1:]).flatten(0, 1) for key, rows in heads.items()}
+    checkpoint.check_weights(own | expected, weights, path)
+    pairs = [(0, 0), *((new + 1, old + 1) for new, old in match_classes(names, known, path))]
+    saved_heads = {key: weights[key].unflatten(0, (len(known) + 1, -1)) for key in heads}
+    return weights | {key: take_rows(rows, saved_heads[key], pairs).flatten(0, 1) for key, rows in heads.items()}
 
 
 def train(config: TrainDetection) -> dict[str, Any]:
@@ -141,7 +161,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
         check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
-        load_pretrained(model, config.model.pretrained, config.model.backbone)
+        load_pretrained(model, config.model.pretrained, config.model.backbone, training.names)
     if config.train.cot_weight and config.model.members == 1:
         print("note: train.cot_weight does nothing with one member")
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"

@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -31,6 +32,31 @@ def resolve_device(name: str, flag: str = "--device") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"{flag} {name}: not supported; use auto, cpu, cuda or cuda:N")
     return device
+
+
+def use_device(name: str) -> torch.device:
+    """`resolve_device` for a whole program: a numbered CUDA device also becomes the current one.
+
+    Otherwise what names no device, such as pinned memory, would take up memory on the first one.
+    """
+    device = resolve_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def tuned_convolutions(device: torch.device) -> Iterator[None]:
+    """On CUDA, cuDNN times its algorithms for each new shape of input and keeps the fastest.
+
+    It pays in training, where all batches have one shape (evaluation adds that of its last batch).
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def check_compiler(what: str) -> None:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
-from engine.devices import resolve_device
+from engine.devices import resolve_device, use_device
 from engine.errors import UserError
+from engine.faults import process_fault
 
 Value = TypeVar("Value")
 _TIMEOUT = timedelta(minutes=5)  # for what a process waits: the others to start, the first one to save and score
@@ -160,19 +161,22 @@ def processes(device: str, members: int, member_parallel: bool) -> Iterator[tupl
             f"train.member_parallel: {members} members need a multiple of {members} processes, not {count}: "
             f"start it by torchrun --nproc_per_node={members}"
         )
-    chosen = resolve_device(device)
     if not launched:
-        yield World(), chosen
+        yield World(), use_device(device)
         return
+    chosen = resolve_device(device)
     if chosen.type == "cuda":
         if chosen.index is not None:
             raise UserError(f"--device {device}: under torchrun each process takes its own device; say cuda or auto")
-        chosen = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
-        torch.cuda.set_device(chosen)
-    store, rank, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
-    store = _store_of_this_start(store, rank, count)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT)
+        chosen = use_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    try:
+        store, rank, _ = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        store = _store_of_this_start(store, rank, count)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT)
+    except RuntimeError as error:  # torch.distributed's are such
+        reason = process_fault(str(error)) or str(error).strip().partition("\n")[0]
+        raise UserError(f"the {count} processes could not join: {reason}") from error
     try:
         mesh = _mesh(chosen.type, torch.arange(count).view(-1, parts))
         replica, member = divmod(dist.get_rank(), parts)
@@ -260,7 +264,30 @@ def data_parallel(model: nn.Module, world: World) -> nn.Module:
     # Otherwise DDP's first step sums in another order than its later ones, and a resumed run would differ.
     order = {"find_unused_parameters": True}
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-    return DistributedDataParallel(model, process_group=world.replica_group, **order)
+    replica = DistributedDataParallel(model, process_group=world.replica_group, **order)
+    if world.member_group is not None:
+        replica.register_comm_hook(world.replica_group, _average_in_turn)
+    return replica
+
+
+def _average_in_turn(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Averages a part of the gradients over the replicas, before what comes next in the backward pass.
+
+    DDP itself would let it run beside the collectives of the members' group. Collectives of two NCCL communicators at
+    the same time may wait for each other's place on the devices for ever, so here each process has one at a time: none
+    is asynchronous, so each begins behind the one before it in the order of its stream.
+
+    Nor does any process wait in a circle. Let M be the collectives of the members' group or of all processes, R those
+    of a replica group. The processes issue the same M in the same order, since they all run the same shared layers and
+    the same loop. Those of a replica group have the same member, so they issue the same R between the same two M. Sort
+    all collectives by how many M came before: every process issues its own in this order, so the first one that is not
+    done can always be done.
+    """
+    average = bucket.buffer().mul_(1 / dist.get_world_size(group))  # as DDP divides
+    dist.all_reduce(average, group=group)
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(average)
+    return done
 
 
 def share_buffers(model: nn.Module, world: World) -> None:

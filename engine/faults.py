@@ -10,8 +10,27 @@ from engine.errors import UserError
 
 _MEMORY = ("DefaultCPUAllocator: not enough memory", "can't allocate memory", "CUDA out of memory")
 _MEMORY += ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cuda failure 2 'out of memory'")
+_MEMORY += ("Cuda failure 'out of memory'", "Failed to CUDA calloc", "Failed to CUDA host alloc")  # NCCL's
 _SHARED_MEMORY = "unable to allocate shared memory"
-_OTHER_PROCESS = ("Connection closed by peer", "Connection reset by peer")  # gloo's, of a process that has ended
+# What gloo, NCCL and their store say.
+_SILENT = ("Watchdog caught collective operation timeout", "Timed out", "wait timeout after", "Socket Timeout")
+_SILENT += ("Application timeout caused pair closure", "processes have started within")
+_ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_ENDED += ("ncclRemoteError", "remote process exited", "NCCL communicator was aborted")
+_NCCL_SHARED = ("creating shared memory segment", "attaching to shared memory segment")
+_NCCL = ("NCCL error", "ncclSystemError", "unhandled system error", "ncclUnhandledCudaError", "unhandled cuda error")
+# What each means; the first that fits.
+_PROCESSES = (
+    (_SILENT, "another process of this run does not answer: it hangs or cannot be reached; see what it says"),
+    (_NCCL_SHARED, "NCCL finds no room in /dev/shm: enlarge it (docker run --shm-size)"),
+    (_ENDED, "another process of this run has ended: its message says why"),
+    (("Duplicate GPU detected",), "two processes have the same GPU: start at most one for each"),
+    (
+        _NCCL,
+        "NCCL, which connects the GPUs, has failed: set NCCL_DEBUG=INFO in the environment, and it says why (often the "
+        "network interface, which NCCL_SOCKET_IFNAME names)",
+    ),
+)
 _WORKER = "DataLoader worker (pid"
 # What is left where a data worker dies in the middle of handing over a batch; torch.distributed has errors of its own.
 _HANDING_OVER = (ConnectionResetError, ConnectionRefusedError, EOFError)
@@ -47,6 +66,11 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
                 f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
                 f"{kept}"
             ) from error
-        if any(known in text for known in _OTHER_PROCESS):
-            raise UserError(f"another process of this run has ended: its message says why; {kept}") from error
+        if fault := process_fault(text):
+            raise UserError(f"{fault}; {kept}") from error
         raise
+
+
+def process_fault(text: str) -> str | None:
+    """What an error of gloo, NCCL or their store means, in one line; None for any other error."""
+    return next((meaning for signs, meaning in _PROCESSES if any(sign in text for sign in signs)), None)

@@ -12,17 +12,18 @@ from torch.utils.data import DataLoader
 
 from engine import batch_norm, checkpoint
 from engine.cli import to_dict
-from engine.devices import autocast, check_compiler, precision_dtype
+from engine.devices import autocast, check_compiler, precision_dtype, tuned_convolutions
 from engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
 from engine.errors import UserError
 from engine.faults import explained
 from engine.loading import start_worker
+from engine.loss_report import LossReports, Report
 from engine.memory import keep_freed_memory
 from engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
 from engine.progress import progress
 from engine.run_folder import RunFolder
 from engine.sampling import EpochSampler, derived_seed
-from engine.state import WeightAverage, load_momentum, momentum, own_entries, whole
+from engine.state import WeightAverage, load_momentum, momentum, not_finite, own_entries, whole
 from engine.stopping import Stopped, Stopping, stop_on_signals
 from engine.task import Task
 
@@ -30,7 +31,7 @@ from engine.task import Task
 def training_loader(
     dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
 ) -> DataLoader:
-    """A loader of full, shuffled batches; ``dataset[(epoch, index)]`` gives an image (see ``EpochSampler``)."""
+    """A loader of full, shuffled batches; ``dataset[(epoch, number)]`` gives an image (see ``EpochSampler``)."""
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
     return DataLoader(
         dataset,
@@ -60,7 +61,8 @@ def fit(
     if settings.warmup_epochs >= settings.epochs:
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
     kept = f"{folder.last} holds the last checkpoint, if one was written"
-    with stop_on_signals() as stopping, explained(settings.batch_size, settings.workers, kept), closing(folder):
+    faults = explained(settings.batch_size, settings.workers, kept)
+    with stop_on_signals() as stopping, faults, closing(folder), tuned_convolutions(device):
         training = _Training(task, loader, settings, folder, device, world)
         if training.epoch >= settings.epochs:
             print(f"the run already has {training.epoch} epochs: nothing to do")
@@ -103,6 +105,7 @@ class _Training:
         self.epoch = self.batch = 0
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
+        self.reports = LossReports(world, device)
         self.best = -math.inf
         if folder.resumed:
             self._resume(folder.resumed)
@@ -160,20 +163,26 @@ class _Training:
             if not collected:
                 self.optimizer.zero_grad(set_to_none=True)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(settings, self._exact_epoch)
+                    group["lr"] = learning_rate(settings, *self._span(self.batch))
             collected.append(self._backward(batch, len(collected) + 1 == settings.accumulate))
             self.batch += 1
             if len(collected) < settings.accumulate:
                 continue
-            signal = self._report(collected, stopping.signal)
+            self.reports.add(collected, self.batch, stopping.signal)
             collected = []
+            signal = self._read_reports(stopping)
             self._step()
             step = self.batch // settings.accumulate
-            if signal or (settings.save_every and step % settings.save_every == 0):
+            due = settings.save_every and step % settings.save_every == 0
+            if signal or due or self.batch == self.batches:  # nothing is saved whose losses are not known to be finite
+                signal = self._read_reports(stopping, all_of_them=True) or signal
+            if signal or due:
                 self._save()
             if signal:
                 self._stop(signal)
-            bar.set_postfix_str(f"loss {self.totals['loss'] / self.batch:.3f}")
+            if self.totals:
+                done = self.batch - len(self.reports.unread) * settings.accumulate
+                bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}")
         self.seconds = time.perf_counter() - began
 
     def _stop(self, number: int) -> NoReturn:
@@ -181,10 +190,10 @@ class _Training:
         where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
         raise Stopped(number, f"stopped {where}; {self.folder.last} holds it: continue with --resume auto")
 
-    @property
-    def _exact_epoch(self) -> float:
-        """Where the step at hand begins: its batches share the rate and λ."""
-        return self.epoch + (self.batch - self.batch % self.settings.accumulate) / self.batches
+    def _span(self, batch: int) -> tuple[float, float]:
+        """Where the step of a batch begins and ends, in epochs: its batches share the rate and λ."""
+        first = batch - batch % self.settings.accumulate
+        return self.epoch + first / self.batches, self.epoch + (first + self.settings.accumulate) / self.batches
 
     def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
         """Adds a batch's gradients; they are averaged over the replicas with the ``last`` one of a step."""
@@ -193,36 +202,34 @@ class _Training:
         alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
         with alone:
             with autocast(self.dtype, self.device):
-                losses = self.task.losses(batch, self._exact_epoch)
+                losses = self.task.losses(batch, self._span(self.batch)[1])
             self.scaler.scale(losses["loss"] / self.settings.accumulate).backward()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _report(self, collected: list[dict[str, Tensor]], signal: int) -> int:
-        """Adds a step's losses, averaged over the processes, to the totals.
+    def _read_reports(self, stopping: Stopping, all_of_them: bool = False) -> int:
+        """Adds the losses of the reports that are due, averaged over the processes, to the totals.
 
         Returns the number of a signal that any process has got, or 0.
         """
-        names = list(collected[0])
-        own = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in collected])
-        finite = torch.isfinite(own).all(0)
-        message = torch.cat([own.nan_to_num(0, 0, 0).sum(0), (~finite).float(), own.new_tensor([float(signal > 0)])])
-        values = self.world.sum(message.double()).tolist()
-        bad = [name for name, count in zip(names, values[len(names) : -1], strict=True) if count]
-        if bad:
-            self._refuse(bad[0], own)
-        for name, value in zip(names, values, strict=False):
-            self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
-        return max(self.world.all_objects(signal)) if values[-1] else 0
+        stop = False
+        for report in self.reports.due(all_of_them):
+            values, bad, signalled = report.wait()
+            if bad:
+                self._refuse(bad[0], report)
+            for name, value in values.items():
+                self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
+            stop |= signalled
+        return max(self.world.all_objects(stopping.signal)) if stop else 0
 
-    def _refuse(self, name: str, own: Tensor) -> None:
+    def _refuse(self, name: str, report: Report) -> None:
         images: list[str] = []
-        for row in (~torch.isfinite(own).all(1)).nonzero().flatten().tolist():
-            batch = self.batch - len(own) + row
-            images += [self.task.name(index) for _, index in self.sampler.batch(batch)]
+        for row in (~torch.isfinite(report.losses).all(1)).nonzero().flatten().tolist():
+            batch = report.batches - len(report.losses) + row
+            images += map(self.task.name, self.sampler.images(batch))
         images = sorted({image for part in self.world.all_objects(images) for image in part})
         shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
         raise UserError(
-            f"the {name} is not finite at epoch {self.epoch + 1}, batch {self.batch}: lower train.lr or check the "
+            f"the {name} is not finite at epoch {self.epoch + 1}, batch {report.batches}: lower train.lr or check the "
             f"data; {self._kept()}; the batch's images: {shown}"
         )
 
@@ -246,7 +253,7 @@ class _Training:
         evaluated = (self.epoch + 1) % settings.evaluate_every == 0 or self.epoch + 1 == settings.epochs
         if evaluated and self.batch:
             self._save()  # a kill during the evaluation does not cost the epoch
-        rate = learning_rate(settings, self.epoch + (self.batches - settings.accumulate) / self.batches)
+        rate = learning_rate(settings, *self._span(self.batches - 1))  # of the epoch's last step
         line: dict[str, Any] = {"epoch": self.epoch + 1, "lr": rate}
         line |= {f"train_{name}": total / self.batches for name, total in self.totals.items()}
         with self.average.applied():
@@ -274,7 +281,7 @@ class _Training:
         held = whole(momentum(self.optimizer, self.model), self.world)
         if not self.world.is_first:
             return
-        bad = [name for part in (weights, average, held) for name, value in part.items() if not value.isfinite().all()]
+        bad = [name for part in (weights, average, held) for name in not_finite(part)]
         if bad:  # saved, it would be what every resumed run begins with
             raise UserError(
                 f"{bad[0]} is not finite after epoch {self.epoch + 1}, batch {self.batch}: lower train.lr, or set "

@@ -31,7 +31,7 @@ class TrainSettings:
         decay_all: also decay biases and normalisation layers, as the released SSD recipe does.
         schedule: ``cosine`` or ``step`` (÷10 at each of ``step_epochs``), after the warm-up.
         step_epochs: epochs at which ``step`` divides the rate by 10.
-        warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
+        warmup_epochs: epochs of linear warm-up; may be a fraction. The first of its n steps has lr / n, the last lr.
         clip_gradient: largest norm of the gradient; 0 does not clip.
         batch_norm: statistics in training: own (each process's batch), sync (the batches of all processes), frozen
             (the running statistics, which stay as they are).
@@ -143,13 +143,19 @@ def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
     nn.utils.clip_grads_with_norm_(model.parameters(), limit, squared.sqrt())
 
 
-def learning_rate(settings: TrainSettings, epoch: float) -> float:
-    """The rate at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
+def learning_rate(settings: TrainSettings, epoch: float, end: float | None = None) -> float:
+    """The rate of a step that begins at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
 
-    Linear warm-up, then ``0.5 · lr · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of ÷10.
+    Linear warm-up, then ``0.5 · lr · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of ÷10. In the
+    warm-up a step has the rate of its end, later that of its beginning, so none has a rate of 0.
+
+    Args:
+        settings: the recipe.
+        epoch: where the step begins.
+        end: where it ends; by default, a step without length, as in the paper's formula.
     """
     if epoch < settings.warmup_epochs:
-        return settings.lr * epoch / settings.warmup_epochs
+        return settings.lr * min((epoch if end is None else end) / settings.warmup_epochs, 1.0)
     if settings.schedule == "step":
         return settings.lr * 0.1 ** sum(epoch >= step for step in settings.step_epochs)
     length = max(settings.epochs - settings.warmup_epochs, 1e-9)

@@ -27,12 +27,14 @@ def derived_seed(*keys: int | str) -> int:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields ``(epoch, index)`` in the shuffled order of the current ``epoch``, full steps only.
+    """Yields ``(epoch, number)`` in the shuffled order of the current ``epoch``, full steps only.
 
     The epoch travels with the index because the copies of a data set that persistent workers hold would not
     see it change. A step takes ``batch_size`` x ``replicas`` x ``accumulate`` images, the same ones however they are
-    shared out: each replica has its part of every batch. What an epoch's shuffle has beyond full steps is left out; a
-    data set smaller than one step is repeated until it fills one.
+    shared out: each replica has its part of every batch. What an epoch's shuffle has beyond full steps is left out.
+
+    A data set smaller than one step is repeated until it fills one. ``number`` is the image's index plus ``length`` for
+    each repetition before, so that each has random numbers of its own; ``number % length`` is the image.
 
     Attributes:
         epoch: whose order comes next.
@@ -76,8 +78,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def batch(self, number: int) -> list[tuple[int, int]]:
         """This replica's part of a batch of the epoch."""
         first = (number * self.replicas + self.replica) * self.batch_size
-        order = self._order()
-        return [(self.epoch, order[position % self.length]) for position in range(first, first + self.batch_size)]
+        order, length = self._order(), self.length
+        positions = range(first, first + self.batch_size)
+        return [(self.epoch, order[position % length] + position // length * length) for position in positions]
+
+    def images(self, batch: int) -> list[int]:
+        """The indices of this replica's images in a batch of the epoch."""
+        return [number % self.length for _, number in self.batch(batch)]
 
     def _order(self) -> list[int]:
         if self._known != self.epoch:

@@ -51,6 +51,14 @@ def load_momentum(optimizer: Optimizer, model: nn.Module, saved: dict[str, Tenso
         optimizer.state[own[name]]["momentum_buffer"] = torch.empty_like(own[name], requires_grad=False).copy_(value)
 
 
+def not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold a value that is not finite; waits once for the device they are on."""
+    if not tensors:
+        return []
+    sound = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    return [name for name, finite in zip(tensors, sound, strict=True) if not finite]
+
+
 class WeightAverage:
     """An exponential moving average of all weights and running statistics, taken at every step.
 
@@ -72,11 +80,13 @@ class WeightAverage:
             return
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.values[name].lerp_(value, weight)
-            else:
-                self.values[name].copy_(value)
+        current = self.model.state_dict()
+        floats = [name for name, value in current.items() if value.is_floating_point()]
+        counts = [name for name, value in current.items() if not value.is_floating_point()]
+        # On a GPU one kernel for many tensors
+        torch._foreach_lerp_([self.values[name] for name in floats], [current[name] for name in floats], weight)
+        if counts:
+            torch._foreach_copy_([self.values[name] for name in counts], [current[name] for name in counts])
 
     def load(self, saved: dict[str, Tensor], steps: int) -> None:
         """Takes up an average that a checkpoint holds; an empty one leaves it at the model's weights."""

@@ -26,7 +26,7 @@ class Task(Protocol):
 
     def losses(self, batch: Any, epoch: float) -> Mapping[str, Tensor]:
         """The losses of a batch, under autocast; ``loss`` is the one that is differentiated. All processes of a replica
-        give the same, that of all members.
+        give the same, that of all members. ``epoch`` is where the batch's step ends, a fraction inside an epoch.
         """
         ...
 

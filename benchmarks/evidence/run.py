@@ -31,7 +31,7 @@ from benchmarks.evidence.rows import METRIC, PROTOCOLS, ROWS, Row
 from benchmarks.machine import machine
 from detection.annotations import load_annotations
 from detection.coco_json import read_json
-from detection.dataset import EvaluationImages, normalise
+from detection.dataset import EvaluationImages, Normalize
 from detection.detector import Detector, to_pixels
 from detection.evaluation import CocoEvaluator
 from detection.fusion import ConfType
@@ -107,11 +107,11 @@ def fusion_sweep(last: Path, row: Row, data: Path, work: Path) -> list[dict[str,
     """AP and AP50 for every rule of fusion and several thresholds, from one pass of the network."""
     detector = Detector.load(last)
     annotations = load_annotations(annotations_file(row, "val", data, work), data / row.data / "images")
-    images = EvaluationImages(annotations.images)
+    images, normalize = EvaluationImages(annotations.images), Normalize().to(detector.device)
     found = []
     for i in range(len(images)):
         inputs, width, height = images[i]
-        outputs = detector.model(normalise(torch.as_tensor(inputs)[None].to(detector.device)))
+        outputs = detector.model(normalize(torch.as_tensor(inputs)[None].to(detector.device)))
         boxes = member_boxes(*outputs, detector.default_boxes, detector.settings)
         found.append((annotations.images[i].id, width, height, boxes))
     lines = []

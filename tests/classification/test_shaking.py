@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from classification.shaking import ShakeDrop, ShakeShake
+from classification.backbones import create_members
+from classification.shaking import Dropout, DropPath, ShakeDrop, ShakeShake, draw_in_full_precision
 
 IMAGES = 200_000
 
@@ -89,3 +90,72 @@ def test_compiled_layers_keep_forward_and_backward_apart(dtype: torch.dtype) -> 
     assert y.min() < -0.5
     assert x.grad.min() >= 0
     assert x.grad.double().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def in_half(layer: torch.nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and the first input's gradient of a layer in training, on bf16 under autocast."""
+    inputs = [x.bfloat16().requires_grad_() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer.train()(*inputs)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    return y.detach(), inputs[0].grad
+
+
+def test_kept_residuals_are_unchanged_in_bf16() -> None:
+    x = torch.randn(4000, 3, 1, 1)
+    torch.manual_seed(0)
+    y, gradient = in_half(ShakeDrop(0.5), x)
+    torch.manual_seed(0)
+    exact = x.bfloat16().float().requires_grad_()  # the same draws
+    expected = ShakeDrop(0.5).train()(exact)
+    expected.sum().backward()
+    kept = (exact.grad == 1).all(1).flatten()
+    assert 0.4 < kept.float().mean() < 0.6
+    assert torch.equal(y[kept], x.bfloat16()[kept])
+    assert torch.equal(expected[kept], exact[kept])
+    assert torch.equal(gradient[kept], torch.ones_like(gradient[kept]))
+    assert torch.equal(y, expected.bfloat16())
+    assert torch.equal(gradient, exact.grad.bfloat16())
+
+
+def test_shake_shake_in_bf16_is_float32_rounded_once() -> None:
+    first, second = torch.randn(2, 500, 3, 2, 2).bfloat16().unbind()
+    torch.manual_seed(0)
+    y, _ = in_half(ShakeShake(), first, second)
+    torch.manual_seed(0)
+    assert torch.equal(y, ShakeShake().train()(first.float(), second.float()).bfloat16())
+
+
+@pytest.mark.parametrize(("layer", "p"), [(DropPath, 0.1), (DropPath, 0.0125), (Dropout, 0.1), (Dropout, 0.3)])
+def test_what_is_kept_has_its_exact_factor_in_bf16(layer: type[torch.nn.Module], p: float) -> None:
+    """Each factor is rounded in bf16, by up to 0.4 %, and always to the same side."""
+    x = torch.rand(2000, 8) + 0.5
+    y, _ = in_half(layer(p), x)
+    kept = y != 0
+    assert (~kept).float().mean().item() == pytest.approx(p, abs=0.03)
+    exact = x.bfloat16().double() / (1 - p)
+    assert torch.equal(y[kept], exact[kept].float().bfloat16())
+    whole = torch.rand(5, 3)
+    assert layer(p).eval()(whole) is whole
+
+
+def test_stochastic_depth_draws_what_torchvision_draws() -> None:
+    from torchvision.ops import StochasticDepth
+
+    x = torch.randn(64, 3, 2, 2)
+    torch.manual_seed(5)
+    expected = StochasticDepth(0.3, "row").train()(x)
+    torch.manual_seed(5)
+    assert torch.equal(DropPath(0.3).train()(x), expected)
+
+
+@pytest.mark.parametrize(("backbone", "least"), [("efficientnet_b0", 16), ("timm:mobilenetv3_small_050", 6)])
+def test_networks_of_libraries_draw_in_full_precision(backbone: str, least: int) -> None:
+    (network,) = create_members(backbone, 1, 10, "imagenet", dropout=0.2, drop_path=0.2)
+    ours = [m for m in network.modules() if isinstance(m, DropPath | Dropout)]
+    others = [m for m in network.modules() if type(m).__name__ in ("DropPath", "StochasticDepth", "Dropout")]
+    assert ours == others
+    assert len(ours) >= least
+    assert max(m.p for m in ours if isinstance(m, DropPath)) > 0.15
+    assert draw_in_full_precision(torch.nn.Sequential(torch.nn.Dropout(0.1)))[0].p == 0.1

@@ -81,13 +81,13 @@ def test_classifiers_start_differently_and_their_weights_go_into_a_detector(tmp_
     config = {"model": {"backbone": "timm:resnet10t", "members": 2}}
     checkpoint.save({"kind": "classification", "model": ensemble.state_dict(), "config": config}, tmp_path / "cls.pt")
     detector = create_ssd("timm:resnet10t", 2, num_classes=3)
-    load_pretrained(detector, str(tmp_path / "cls.pt"), "timm:resnet10t")
+    load_pretrained(detector, str(tmp_path / "cls.pt"), "timm:resnet10t", ["a", "b", "c"])
     assert torch.equal(detector.members[1].network.conv1[0].weight, second)
     less = ensemble.state_dict()
     del less["members.1.layer2.0.conv1.weight"]
     checkpoint.save({"kind": "classification", "model": less, "config": config}, tmp_path / "less.pt")
     with pytest.raises(UserError, match="do not fit"):
-        load_pretrained(detector, str(tmp_path / "less.pt"), "timm:resnet10t")
+        load_pretrained(detector, str(tmp_path / "less.pt"), "timm:resnet10t", ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_cannot_be_built_is_refused(backbone: str, members: int, message: s
 
 def test_drop_path_is_divided_or_refused() -> None:
     member = create_members("timm:convnext_atto", 4, 5, "imagenet", drop_path=0.4)[0]
-    rates = [module.drop_prob for module in member.modules() if type(module).__name__ == "DropPath"]
+    rates = [module.p for module in member.modules() if type(module).__name__ == "DropPath"]
     assert rates[-1] == pytest.approx(0.2)
     for name in ("vgg11", "hrnet_w18_small"):
         with torch.device("meta"), pytest.raises(UserError, match=f"{name} drops no blocks"):

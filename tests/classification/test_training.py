@@ -248,9 +248,14 @@ def test_pretrained_weights_are_taken_but_for_another_number_of_classes(
     other = recipe(folder, tmp_path / "other")
     other.model.pretrained, other.train.lr = str(trained / "last.pt"), 0
     train(other)
-    assert "classifiers are left out" in capsys.readouterr().out
-    found = checkpoint.load(tmp_path / "other/last.pt")["model"]
+    assert "weights kept for 3 classes (" in (said := capsys.readouterr().out)
+    assert "new weights for 1 class (white)" in said
+    loaded = checkpoint.load(tmp_path / "other/last.pt")
+    found, classes = loaded["model"], loaded["meta"]["classes"]
     assert found["members.0.fc.weight"].shape[0] == 4
+    for place, name in enumerate(CLASSES):
+        row = found["members.0.fc.weight"][classes.index(name)]
+        assert torch.equal(row, source["members.0.fc.weight"][place])
     key = "members.1.layer3.0.conv1.weight"
     assert torch.equal(found[key], source[key])
     for shape in (("resnet10_32", 2), ("resnet10_16", 3), ("resnet10_16", 2, "imagenet")):
@@ -260,13 +265,30 @@ def test_pretrained_weights_are_taken_but_for_another_number_of_classes(
     assert not (tmp_path / "refused").exists()
 
 
-def test_classifier_of_any_family_may_differ_in_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    source, model = (create_ensemble("efficientnet_b0", 1, classes, "cifar10") for classes in (3, 5))
-    own = model.members[0].classifier[1].weight.clone()
-    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, {}))
-    load_pretrained(model, "some.pt")
-    assert torch.equal(model.members[0].classifier[1].weight, own)
-    assert torch.equal(model.members[0].features[8][0].weight, source.members[0].features[8][0].weight)
+@pytest.mark.parametrize(
+    ("backbone", "classifiers"),
+    [
+        ("efficientnet_b0", ["classifier.1"]),
+        ("timm:resnet10t", ["fc"]),
+        ("timm:resnetv2_50", ["head.fc"]),  # a convolution
+        ("timm:deit_tiny_distilled_patch16_224", ["head", "head_dist"]),
+    ],
+)
+def test_classifiers_of_any_family_are_loaded_by_class_name(
+    backbone: str, classifiers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = ["a", "b", "c", "d"], ["d", "x", "b", "a"]
+    source, model = (create_ensemble(backbone, 1, 4, "imagenet") for _ in range(2))
+    own = {key: value.clone() for key, value in model.state_dict().items()}
+    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, {"meta": {"classes": old}}))
+    load_pretrained(model, "some.pt", new)
+    weights, given = model.state_dict(), source.state_dict()
+    for key, value in weights.items():
+        if key.removeprefix("members.0.").rpartition(".")[0] in classifiers:
+            assert torch.equal(value[[0, 2, 3]], given[key][[3, 1, 0]])
+            assert torch.equal(value[1], own[key][1])
+        else:
+            assert torch.equal(value, given[key]), key
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -140,6 +140,14 @@ def test_padded_crop_takes_every_place() -> None:
     assert seen == set(range(25))
 
 
+def test_repetitions_of_an_image_are_other_views_of_it() -> None:
+    data = views(FULL, members=1)
+    count = len(data)
+    seen = [data[0, 1 + repetition * count] for repetition in range(8)]
+    assert len({view.numpy().tobytes() for view, _ in seen}) >= 7
+    assert {label for _, label in seen} == {data[0, 1][1]}
+
+
 def test_erasing_fills_one_rectangle_with_the_mean() -> None:
     black = ImageSet("black", CLASSES, np.zeros(1, int), np.zeros((1, 32, 32, 3), np.uint8), as_is)
     settings = replace(PLAIN, erasing=0.5)

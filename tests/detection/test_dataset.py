@@ -12,7 +12,8 @@ from detection import dataset
 from detection.annotations import CocoAnnotations, load_annotations
 from detection.augmentation import TrainingAugmentation
 from detection.config import DataSettings
-from detection.dataset import TrainingImages, collate, normalise
+from detection.dataset import Normalize, TrainingImages, collate
+from engine.sampling import EpochSampler
 
 
 @pytest.fixture
@@ -61,6 +62,14 @@ def test_boxes_are_cut_where_only_the_image_tells_its_size(annotations: CocoAnno
     np.testing.assert_allclose(boxes, expected, atol=1e-6)
 
 
+def test_repetitions_of_an_image_are_other_views_of_it(annotations: CocoAnnotations) -> None:
+    data = images(annotations, False)
+    views = [data[key][0].tobytes() for key in EpochSampler(len(data), 16, seed=0)]
+    assert len(set(views)) >= 14  # of 16: colors and flip may leave an image as it is
+    plain = images(annotations, False, photometric=False, zoom_out=0, iou_crop=0, flip=0)
+    assert np.array_equal(plain[0, 2][0], plain[0, 2 + 3 * len(plain)][0])
+
+
 def test_batches_are_padded_and_normalised(annotations: CocoAnnotations) -> None:
     samples = [images(annotations, False)[0, index] for index in range(2)]
     samples.append((samples[0][0], np.zeros((0, 4), np.float32), np.zeros(0, np.int64)))
@@ -68,7 +77,7 @@ def test_batches_are_padded_and_normalised(annotations: CocoAnnotations) -> None
     assert labels[2].tolist() == [-1] * labels.shape[1]
     assert not boxes[2].any()
     kept = pictures.clone()
-    inputs = normalise(pictures)
+    inputs = Normalize()(pictures)
     assert torch.equal(pictures, kept)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = ((pictures / 255 - mean) / std).movedim(-1, -3)

@@ -91,8 +91,11 @@ def test_imported_detector_predicts_and_is_trained_further(shared: Path, tmp_pat
 
     further = create_ssd("wrn50_2", 2, num_classes=3)
     head = further.conf[0].weight.detach().clone()
-    load_pretrained(further, str(tmp_path / "own.pt"), "wrn50_2")
-    assert torch.equal(further.conf[0].weight, head)
+    load_pretrained(further, str(tmp_path / "own.pt"), "wrn50_2", ["cat", "unheard of", "person"])
+    heads, published = further.conf[0].weight.unflatten(0, (4, 4)), weights["conf.0.weight"].unflatten(0, (81, 4))
+    person, cat = detector.names.index("person") + 1, detector.names.index("cat") + 1
+    assert torch.equal(heads[[0, 1, 3]], published[[0, cat, person]])
+    assert torch.equal(heads[2], head.unflatten(0, (4, 4))[2])
     assert torch.equal(further.loc[0].weight, weights["loc.0.weight"])
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torchvision.models.detection._utils import SSDMatcher
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.ops import box_convert, box_iou
@@ -138,3 +139,41 @@ def test_loss_in_bf16_is_finite_and_close() -> None:
     coarse = multibox_loss(deltas.bfloat16(), logits.bfloat16(), *targets)["loss"]
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, exact, rtol=0.02, atol=0.05)
+
+
+def test_a_gpu_is_not_waited_for() -> None:
+    """Tensors without values, of a GPU that need not be there: whatever depends on a value raises."""
+    with FakeTensorMode():
+        matcher = Matcher(torch.empty(8732, 4, device="cuda"))
+        boxes, labels = torch.empty(4, 7, 4, device="cuda"), torch.empty(4, 7, dtype=torch.int64, device="cuda")
+        targets = matcher(boxes, labels)
+        deltas = torch.empty(2, 4, 8732, 4, device="cuda", dtype=torch.bfloat16)
+        logits = torch.empty(2, 4, 8732, 21, device="cuda", dtype=torch.bfloat16)
+        losses = multibox_loss(deltas, logits, *targets, cot_weight=0.5)
+        assert {loss.device.type for loss in losses.values()} == {"cuda"}
+        with pytest.raises(DataDependentOutputException):
+            losses["loss"].item()
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_a_gpu_computes_is_what_the_cpu_computes(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's way, run on a CPU: all default boxes, those that do not count with a weight of 0."""
+    generator = torch.Generator().manual_seed(3)
+    truths = [random_truth(generator, 5) for _ in range(3)]
+    boxes, labels = (torch.stack(part) for part in zip(*truths, strict=True))
+    labels[1, 2:], labels[2] = -1, -1
+    boxes[labels < 0] = 0
+    outputs = [torch.randn(members, 3, 8732, size, generator=generator).requires_grad_() for size in (4, 6)]
+
+    def computed() -> list[torch.Tensor]:
+        targets = Matcher(ssd300_default_boxes())(boxes, labels)
+        losses = multibox_loss(*outputs, *targets, cot_weight=0.5)
+        return [*targets, *losses.values(), *torch.autograd.grad(losses["loss"], outputs)]
+
+    expected = computed()
+    for module in ("detection.matching", "detection.loss"):
+        monkeypatch.setattr(f"{module}.rows_of", lambda mask: slice(None))
+    monkeypatch.setattr(Matcher, "_computed", staticmethod(lambda real: [real.shape[1]] * len(real)))
+    for found, wanted in zip(computed(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(computed()[1], expected[1])

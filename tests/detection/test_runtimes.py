@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detection import Detector, create_ssd
 from detection.augmentation import to_input
 from detection.config import EvaluateDetection, ModelSettings, RuntimeSettings, TrainDetection
-from detection.dataset import normalise
+from detection.dataset import Normalize
 from detection.folding import foldable, folded
 from detection.images import read_image
 from detection.runtimes import create_network, runtime_device
@@ -152,7 +152,7 @@ def test_a_runtime_finds_the_same_boxes(runtime: str, trained: Path) -> None:
     need(*PACKAGES.get(runtime, ()))
     network, images = plain(trained), inputs(trained)
     with torch.inference_mode():
-        expected = network(normalise(images))
+        expected = network(Normalize()(images))
     loaded = Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime=runtime))
     for batch in (images, images[:1]):  # of any size
         for got, wanted in zip(loaded.network(batch), expected, strict=True):
@@ -182,7 +182,7 @@ def test_compile_hands_the_network_to_the_compiler(trained: Path, monkeypatch: p
     images = inputs(trained)
     loaded = Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="compile"))
     with torch.inference_mode():
-        for got, wanted in zip(loaded.network(images), plain(trained)(normalise(images)), strict=True):
+        for got, wanted in zip(loaded.network(images), plain(trained)(Normalize()(images)), strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=2e-5 * wanted.abs().max().item())
     create_network(loaded.model, RuntimeSettings(runtime="compile"), torch.device("cuda"))
     assert asked == [{"dynamic": False, "options": {"freezing": True}}, {"dynamic": False, "mode": "reduce-overhead"}]
@@ -195,7 +195,7 @@ def test_half_precision_stays_close(trained: Path) -> None:
     images = inputs(trained)
     loaded = Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(precision="bf16"))
     with torch.inference_mode():
-        for got, wanted in zip(loaded.network(images), plain(trained)(normalise(images)), strict=True):
+        for got, wanted in zip(loaded.network(images), plain(trained)(Normalize()(images)), strict=True):
             assert got.dtype == torch.bfloat16
             assert (got - wanted).square().mean() < 1e-3 * wanted.square().mean()
 
@@ -206,7 +206,7 @@ def test_int8_stays_close_and_is_kept_until_the_weights_change(
     need("openvino", "nncf")
     images = inputs(trained)
     with torch.inference_mode():
-        expected = plain(trained)(normalise(images))
+        expected = plain(trained)(Normalize()(images))
     first = Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="openvino", precision="int8"))
     assert "calibrating int8 with 3 images" in capsys.readouterr().out
     (kept,) = trained.glob("best.int8-*.xml")

@@ -210,7 +210,7 @@ def classifier_checkpoint(path: Path, members: int = 2) -> dict:
 def test_pretrained_members_are_loaded_one_by_one(tmp_path: Path) -> None:
     saved = classifier_checkpoint(tmp_path / "cls.pt")
     model = create_ssd("resnet10_16", 2, num_classes=3)
-    load_pretrained(model, str(tmp_path / "cls.pt"), "resnet10_16")
+    load_pretrained(model, str(tmp_path / "cls.pt"), "resnet10_16", ["a", "b", "c"])
     loaded = 0
     for key, value in model.state_dict().items():
         if key.startswith("members."):
@@ -224,12 +224,82 @@ def test_pretrained_weights_that_do_not_fit_fail_loudly(tmp_path: Path) -> None:
     model = create_ssd("resnet10_16", 2, num_classes=3)
     classifier_checkpoint(tmp_path / "one.pt", members=1)
     with pytest.raises(UserError, match=r"model\.members = 1, not 2"):
-        load_pretrained(model, str(tmp_path / "one.pt"), "resnet10_16")
+        load_pretrained(model, str(tmp_path / "one.pt"), "resnet10_16", ["a", "b", "c"])
     saved = classifier_checkpoint(tmp_path / "cls.pt")
     del saved["model"]["members.1.layer2.0.conv1.weight"]
     checkpoint.save(saved, tmp_path / "less.pt")
     with pytest.raises(UserError, match=r"member 2.*layer2\.0\.conv1\.weight"):
-        load_pretrained(model, str(tmp_path / "less.pt"), "resnet10_16")
+        load_pretrained(model, str(tmp_path / "less.pt"), "resnet10_16", ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a", "b", "c"], "weights kept for 3 classes (a, b, c); new weights for no class"),
+        (["c", "a", "b"], "weights kept for 3 classes (c, a, b); new weights for no class"),
+        (["b"], "weights kept for 1 class (b); new weights for no class"),
+        (["x", "c", "y", "a"], "weights kept for 2 classes (c, a); new weights for 2 classes (x, y)"),
+        (["x", "y", "z"], "weights kept for no class; new weights for 3 classes (x, y, z)"),
+        (["a", "b", "a"], "1 class (b); new weights for 2 classes (a, a); a name that occurs twice cannot be matched"),
+    ],
+)
+def test_class_heads_are_loaded_by_name(
+    names: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.manual_seed(1)
+    source = create_ssd("resnet10_16", 2, num_classes=3).eval()
+    for head in source.conf:
+        torch.nn.init.normal_(head.bias)  # at the start it is 0, which shows nothing
+    categories = [{"id": 9 - place, "name": name} for place, name in enumerate("abc")]
+    config = {"model": {"backbone": "resnet10_16", "members": 2}}
+    saved = {"kind": "detection", "model": source.state_dict(), "meta": {"categories": categories}, "config": config}
+    checkpoint.save(saved, tmp_path / "source.pt")
+    torch.manual_seed(2)
+    model = create_ssd("resnet10_16", 2, num_classes=len(names)).eval()
+    images = torch.randn(1, 3, 300, 300)
+    with torch.inference_mode():
+        own = [head.weight.detach().clone() for head in model.conf]
+        load_pretrained(model, str(tmp_path / "source.pt"), "resnet10_16", names)
+        (deltas, logits), (expected_deltas, expected) = model(images), source(images)
+    assert said in capsys.readouterr().out
+    assert torch.equal(deltas, expected_deltas)
+    exact = {} if len(names) == 3 else {"rtol": 1e-5, "atol": 1e-5}  # another number of channels: other kernels
+    kept = {"rtol": 0, "atol": 0} | exact
+    torch.testing.assert_close(logits[..., 0], expected[..., 0], **kept)  # background
+    for label, name in enumerate(names):
+        if name in "abc" and names.count(name) == 1:
+            torch.testing.assert_close(logits[..., label + 1], expected[..., "abc".index(name) + 1], **kept)
+        else:
+            for head, before in zip(model.conf, own, strict=True):
+                boxes = len(before) // (len(names) + 1)
+                rows = slice((label + 1) * boxes, (label + 2) * boxes)
+                assert torch.equal(head.weight[rows], before[rows])
+
+
+def test_fine_tuning_on_the_same_classes_in_another_order_detects_as_before(
+    data: DataSettings, run_folder: Path, tmp_path: Path
+) -> None:
+    """The whole way, from two annotation files: a step of rate 0 leaves the detector as it was."""
+    truth = json.loads(Path(data.val_annotations).read_text())
+    files = {}
+    for order in (["square", "disc"], ["disc", "square"]):
+        truth["categories"] = [{"id": 7 + place, "name": name} for place, name in enumerate(order)]
+        for box in truth["annotations"]:
+            box["category_id"] = 7 + order.index("square")
+        files[order[0]] = tmp_path / f"{order[0]}.json"
+        files[order[0]].write_text(json.dumps(truth))
+    orders = [
+        replace(data, train_annotations=str(file), val_annotations=str(file))
+        for file in (files["square"], files["disc"])
+    ]
+    train(recipe(orders[0], tmp_path / "first", epochs=1))
+    still = DetectionTrainSettings(epochs=1, batch_size=2, lr=0.0, workers=0, batch_norm="frozen")
+    again = ModelSettings("resnet10_16", 2, pretrained=str(tmp_path / "first/last.pt"))
+    train(recipe(orders[1], tmp_path / "second", model=again, train=still))
+    first, second = (Detector.load(tmp_path / name / "last.pt", "cpu").model for name in ("first", "second"))
+    images = torch.randn(1, 3, 300, 300)
+    with torch.inference_mode():
+        assert torch.equal(second(images)[1], first(images)[1][..., [0, 2, 1]])
 
 
 def test_not_finite_loss_stops_and_keeps_the_last_checkpoint(data: DataSettings, tmp_path: Path) -> None:

@@ -185,12 +185,63 @@ def test_weights_that_are_not_finite_are_not_saved(start: Start, tmp_path: Path)
     assert not (tmp_path / "run/last.pt").exists()
 
 
-def test_full_shared_memory_and_the_end_of_another_process_are_named() -> None:
+def test_full_shared_memory_is_named() -> None:
     text = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
     with pytest.raises(UserError, match=r"/dev/shm.* is full: lower train\.workers \(now 2\)"), explained(32, 2, ""):
         raise RuntimeError(text)
-    with pytest.raises(UserError, match="another process of this run has ended"), explained(32, 2, ""):
-        raise RuntimeError("[pair.cc:561] Connection closed by peer [127.0.0.1]:37543")
+
+
+NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3356, "
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[pair.cc:561] Connection closed by peer [127.0.0.1]:37543", "another process of this run has ended"),
+        ("[unbound_buffer.cc:78] Timed out waiting 300000ms for recv operation to complete", "does not answer"),
+        (
+            "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE, NumelIn=9, "
+            "NumelOut=9, Timeout(ms)=300000) ran for 300026 milliseconds before timing out.",
+            "does not answer",
+        ),
+        (
+            "[1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key "
+            "'0', but store->get('0') got error: wait timeout after 300000ms, keys: /default_pg/0//cuda//0",
+            "does not answer",
+        ),
+        ("Timed out after 301 seconds waiting for clients. 1/2 clients joined.", "does not answer"),
+        (
+            NCCL + "remote process exited or there was a network error, NCCL version 2.27.5\nncclRemoteError: A call "
+            "failed possibly due to a network error or a remote process exiting prematurely.\nLast error:\n",
+            "another process of this run has ended",
+        ),
+        ("NCCL communicator was aborted on rank 1.", "another process of this run has ended"),
+        (
+            NCCL + "unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5\n"
+            "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error. \n"
+            "Last error:\nsocketStartConnect: Connect to 10.0.0.2<52345> failed : Software caused connection abort",
+            "NCCL_DEBUG=INFO in the environment",
+        ),
+        (
+            NCCL + "unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5\n"
+            "ncclSystemError: System call failed.\nLast error:\nError while creating shared memory segment "
+            "/dev/shm/nccl-Zq2kVu (size 9637888)",
+            "no room in /dev/shm: enlarge it",
+        ),
+        (NCCL + "invalid usage\nLast error:\nDuplicate GPU detected : rank 1 and rank 0 both on", "the same GPU"),
+        (
+            NCCL + "unhandled cuda error\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+            "Failed to CUDA calloc async 608 bytes",
+            "out of memory: lower train.batch_size",
+        ),
+    ],
+)
+def test_what_happens_between_processes_is_one_line(text: str, line: str) -> None:
+    with pytest.raises(UserError) as caught, explained(32, 2, "all is kept"):
+        raise torch.distributed.DistBackendError(text)
+    assert line in str(caught.value)
+    assert str(caught.value).endswith("; all is kept")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])

@@ -19,6 +19,18 @@ def test_learning_rate_of_the_paper() -> None:
     assert [learning_rate(coco, epoch) for epoch in (0, 42.9, 43, 54)] == pytest.approx([26e-4, 26e-4, 26e-5, 26e-6])
 
 
+def test_every_step_has_the_rate_of_the_table() -> None:
+    """4 steps an epoch, 1.5 epochs of warm-up: 6 steps from lr / 6 to lr; then the cosine over 2.5 epochs."""
+    settings = TrainSettings(epochs=4, lr=0.6, warmup_epochs=1.5)
+    rates = [learning_rate(settings, step / 4, (step + 1) / 4) for step in range(16)]
+    # 0.3 · (1 + cos(π · k / 10)) of step 6 + k: cos of 0°, 18°, … 162°
+    cosine = [0.6, 0.585317, 0.542705, 0.476336, 0.392705, 0.3, 0.207295, 0.123664, 0.057295, 0.014683]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, *cosine], abs=1e-6)
+    assert max(rates) == 0.6
+    within_a_step = TrainSettings(epochs=4, lr=0.6, warmup_epochs=0.1)
+    assert learning_rate(within_a_step, 0, 0.25) == 0.6
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

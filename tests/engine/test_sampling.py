@@ -57,8 +57,18 @@ def test_sampler_fills_batches_and_depends_on_seed_and_epoch_only() -> None:
     assert {epoch for epoch, _ in sampler} == {1}
     assert [index for _, index in sampler] != [index for _, index in first]
     assert list(EpochSampler(10, 4, seed=1)) == first
-    assert len(list(EpochSampler(3, 8, seed=0))) == 8
-    assert {index for _, index in EpochSampler(3, 8, seed=0)} == {0, 1, 2}
+
+
+def test_a_small_data_set_is_repeated_with_other_numbers() -> None:
+    """3 images fill a step of 2 batches of 2 replicas of 4: 16 different keys, 5 or 6 of each image."""
+    samplers = [EpochSampler(3, 4, seed=0, accumulate=2, replica=replica, replicas=2) for replica in (0, 1)]
+    keys = [key for sampler in samplers for key in sampler]
+    assert len(set(keys)) == len(keys) == 16
+    images = [image for sampler in samplers for batch in (0, 1) for image in sampler.images(batch)]
+    assert sorted(images.count(image) for image in range(3)) == [5, 5, 6]
+    assert images == [number % 3 for _, number in keys]
+    assert sorted(keys) == sorted(EpochSampler(3, 16, seed=0))
+    assert max(number for _, number in EpochSampler(16, 16, seed=0)) == 15
 
 
 def test_derived_seeds_differ() -> None:

@@ -1,0 +1,44 @@
+"""Fine-tuning: which rows of a pretrained classifier belong to which of the new classes."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def match_classes(names: Sequence[str], pretrained: Sequence[str], source: str) -> list[tuple[int, int]]:
+    """Finds the classes that both networks have, by name, and prints which are kept and which start anew.
+
+    A name that occurs twice in either list cannot be matched, so its classes start anew.
+
+    Args:
+        names: the new network's classes.
+        pretrained: those of the checkpoint.
+        source: the checkpoint, for the message.
+
+    Returns:
+        A pair (new index, pretrained index) for each class that is kept.
+    """
+    twice = {name for known in (names, pretrained) for name, count in Counter(known).items() if count > 1}
+    places = {name: index for index, name in enumerate(pretrained) if name not in twice}
+    kept = [name for name in names if name in places]
+    new = [name for name in names if name not in places]
+    line = f"{source}: weights kept for {_listed(kept)}; new weights for {_listed(new)}"
+    ambiguous = [name for name in new if name in twice]
+    print(line + (f"; a name that occurs twice cannot be matched: {_listed(ambiguous)}" if ambiguous else ""))
+    return [(index, places[name]) for index, name in enumerate(names) if name in places]
+
+
+def take_rows(own: Tensor, pretrained: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """A copy of ``own`` with the rows (entries of dimension 0) of ``pretrained`` that ``pairs`` names."""
+    rows = own.clone()
+    for new, old in pairs:
+        rows[new] = pretrained[old]
+    return rows
+
+
+def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return "no class"
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({shown})"
