@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from classification.backbones import create_members, find_dataset
-from classification.class_names import CIFAR10, CIFAR100, IMAGENET
+from classification.class_names import CIFAR10, CIFAR100, IMAGENET, SVHN
 from classification.config import DataSettings, ModelSettings, TrainClassification
 from classification.datasets import IMAGENET_STATISTICS, STATISTICS
 from classification.released import is_unused, own_names
+from classification.views import EVALUATION_RESIZE
 from engine import checkpoint
 from engine.cli import to_dict
 from engine.errors import UserError
 
-_CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
-# Networks of Table IV that the paper evaluates at 320 pixels; the others at 224.
-_LARGE_INPUT = ("efficientnet_b7", "se_resnext101_64x4d", "se_resnext101_64x4d_B")
+_CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "imagenet": IMAGENET}
+# Sides of the images, in pixels, of the published ImageNet networks; those of the others are 224.
+_IMAGE_SIZES = {"efficientnet_b7": 320, "se_resnext101_64x4d": 416, "se_resnext101_64x4d_B": 320}
 
 
 def read_published(path: str | Path) -> dict[str, Tensor]:
@@ -58,7 +59,7 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
         source: the published file.
         backbone: name of the network before dividing.
         members: S.
-        dataset: cifar10, cifar100 or imagenet: what it was trained on.
+        dataset: cifar10, cifar100, svhn or imagenet: what it was trained on.
 
     Raises:
         UserError: for an unreadable file, a name or division that does not exist, or weights of which any is missing,
@@ -81,15 +82,20 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
         print(f"{source}: {unused / 1e6:.2f} M weights of shortcuts that the network never uses are left out")
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
 
-    size = 320 if dataset == "imagenet" and backbone in _LARGE_INPUT else facts.image_size
-    crop = "resized" if dataset == "imagenet" else "padded"
+    large = dataset == "imagenet"
     mean, std = STATISTICS.get(dataset, IMAGENET_STATISTICS)
+    inputs = {
+        "image_size": _IMAGE_SIZES.get(backbone, facts.image_size) if large else facts.image_size,
+        "crop": "resized" if large else "padded",
+        "eval_resize": EVALUATION_RESIZE if large else 1.0,
+        "interpolation": "bicubic",
+        "mean": list(mean),
+        "std": list(std),
+    }
     config = TrainClassification(
-        model=ModelSettings(backbone, members, stem=facts.form),
-        data=DataSettings(dataset=dataset, image_size=size, crop=crop),
+        model=ModelSettings(backbone, members, stem=facts.form), data=DataSettings(dataset=dataset, **inputs)
     )
-    meta = {"classes": _CLASSES[dataset], "image_size": size, "crop": crop, "stem": facts.form}
-    meta |= {"mean": list(mean), "std": list(std)}
+    meta = {"classes": _CLASSES[dataset], "stem": facts.form} | inputs
     return {"kind": "classification", "model": weights, "config": to_dict(config), "meta": meta}
 
 
