@@ -122,8 +122,8 @@ class DataSettings(EvalDataSettings):
         rand_augment_deviation: standard deviation of the magnitude, drawn anew for every operation.
         rand_augment_levels: magnitudes that there are: 31 as torchvision counts, 11 as timm does (0 to 10).
         erasing: probability of erasing a random rectangle: to zeros, after normalisation.
-        erasing_area: its smallest and largest share of the view's area; default: that of the data set.
-        erasing_ratio: its smallest and largest height / width; default: that of the data set.
+        erasing_area: its smallest and largest share of the view's area; default: those of the data set.
+        erasing_ratio: its smallest and largest height / width; default: those of the data set.
         different_views: each member sees its own random view of an image; false shows all members the same one.
         limit: train on this many images only, drawn at random with the seed.
     """
@@ -162,16 +162,23 @@ class DataSettings(EvalDataSettings):
             raise UserError(f"data.rand_augment_deviation is {self.rand_augment_deviation}: it must be 0 or more")
         if self.extra and self.dataset != "svhn":
             raise UserError(f"data.extra is true: only svhn has extra images, {self.dataset} has not")
-        area, ratio = ERASED.get(self.dataset, ERASED_ELSEWHERE)
-        self.erasing_area = area if self.erasing_area is None else self.erasing_area
-        self.erasing_ratio = ratio if self.erasing_ratio is None else self.erasing_ratio
         for name, most in (("crop_area", 1), ("erasing_area", 1), ("erasing_ratio", math.inf)):
             values = getattr(self, name)
+            if values is None:
+                continue
             if not (len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf):
                 rule = "two numbers above 0, the smaller first" + (", of at most 1" if most == 1 else "")
                 raise UserError(f"data.{name} is {values}: it must be {rule}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"data.limit is {self.limit}: it must be at least 1")
+
+    def erased(self) -> dict[str, list[float]]:
+        """``erasing_area`` and ``erasing_ratio``, those of the data set where they are not given."""
+        area, ratio = ERASED.get(self.dataset, ERASED_ELSEWHERE)
+        return {
+            "erasing_area": area if self.erasing_area is None else self.erasing_area,
+            "erasing_ratio": ratio if self.erasing_ratio is None else self.erasing_ratio,
+        }
 
 
 @dataclass

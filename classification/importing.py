@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from torch import Tensor
 from classification.backbones import create_members, find_dataset
 from classification.class_names import CIFAR10, CIFAR100, IMAGENET, SVHN
 from classification.config import DataSettings, ModelSettings, TrainClassification
-from classification.datasets import IMAGENET_STATISTICS, STATISTICS
 from classification.released import is_unused, own_names
-from classification.views import EVALUATION_RESIZE
+from classification.views import network_inputs
 from engine import checkpoint
 from engine.cli import to_dict
 from engine.errors import UserError
@@ -82,21 +82,17 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
         print(f"{source}: {unused / 1e6:.2f} M weights of shortcuts that the network never uses are left out")
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
 
-    large = dataset == "imagenet"
-    mean, std = STATISTICS.get(dataset, IMAGENET_STATISTICS)
-    inputs = {
-        "image_size": _IMAGE_SIZES.get(backbone, facts.image_size) if large else facts.image_size,
-        "crop": "resized" if large else "padded",
-        "eval_resize": EVALUATION_RESIZE if large else 1.0,
-        "interpolation": "bicubic",
-        "mean": list(mean),
-        "std": list(std),
-    }
-    config = TrainClassification(
-        model=ModelSettings(backbone, members, stem=facts.form), data=DataSettings(dataset=dataset, **inputs)
-    )
+    data = DataSettings(dataset=dataset)
+    inputs = network_inputs(data, published_image_size(backbone, dataset))
+    config = TrainClassification(ModelSettings(backbone, members, stem=facts.form), replace(data, **inputs))
     meta = {"classes": _CLASSES[dataset], "stem": facts.form} | inputs
     return {"kind": "classification", "model": weights, "config": to_dict(config), "meta": meta}
+
+
+def published_image_size(backbone: str, dataset: str) -> int:
+    """Side of the images, in pixels, that a published network is evaluated on."""
+    size = find_dataset(dataset).image_size
+    return _IMAGE_SIZES.get(backbone, size) if dataset == "imagenet" else size
 
 
 def _by_member(weights: dict[str, Tensor], members: int, source: str) -> list[dict[str, Tensor]]:

@@ -10,22 +10,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from classification.config import TrainClassification
-from classification.datasets import IMAGENET_STATISTICS, STATISTICS, default_image_size, load_training_images
+from classification.datasets import default_image_size, load_training_images
 from classification.dividing import divide_weight_decay
 from classification.ensemble import Ensemble, create_ensemble
-from classification.evaluation import FORM_DATASETS, INPUT, load_ensemble, measure
+from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
 from classification.timm_backbones import PREFIX, check_copies_differ, output_shape, statistics
-from classification.views import (
-    EVALUATION_RESIZE,
-    SMALL,
-    EvaluationViews,
-    TrainingViews,
-    crop_kind,
-    erase,
-    mixup,
-    normalize,
-)
+from classification.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
 from engine.checkpoint import load_weights
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
@@ -114,27 +105,17 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     stem = config.model.stem
     if stem == "auto":
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
+    expected = None
     if config.model.backbone.startswith(PREFIX):
-        defaults = statistics(config.model.backbone)
+        expected = statistics(config.model.backbone)
         if config.model.pretrained == "timm":
             check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
-    else:
-        defaults = STATISTICS.get(config.data.dataset, IMAGENET_STATISTICS)
-    crop = crop_kind(config.data, size)
-    meta = {
-        "classes": images.classes,
-        "image_size": size,
-        "crop": crop,
-        "stem": stem,
-        "eval_resize": config.data.eval_resize or (EVALUATION_RESIZE if crop == "resized" else 1.0),
-        "interpolation": config.data.interpolation or "bicubic",
-        "mean": config.data.mean or list(defaults[0]),
-        "std": config.data.std or list(defaults[1]),
-    }
+    inputs = network_inputs(config.data, size, expected)
+    meta = {"classes": images.classes, "stem": stem} | inputs
     config = replace(  # what auto meant stands in config.yaml
         config,
         model=replace(config.model, stem=stem),
-        data=replace(config.data, crop=crop, **{key: meta[key] for key in INPUT}),
+        data=replace(config.data, **inputs, **config.data.erased()),
         train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
     )
     folder = RunFolder(config, "classification", meta)

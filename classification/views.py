@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from classification.config import DataSettings, Interpolation
-from classification.datasets import ImageSet
+from classification.datasets import IMAGENET_STATISTICS, STATISTICS, ImageSet, Statistics
 from engine.sampling import derived_seed
 
 SMALL = 64  # pixels up to which an image is cropped after padding, and takes the CIFAR form of a network
@@ -50,7 +50,7 @@ class TrainingViews(Dataset):
         self.images, self.settings, self.size, self.seed = images, settings, size, seed
         self.crop = crop_kind(settings, size)
         self.views = members if settings.different_views else 1
-        self.interpolation = settings.interpolation or "bicubic"
+        self.interpolation, self.erased = settings.interpolation or "bicubic", tuple(settings.erased().values())
         self.auto_augment = None
         if settings.auto_augment == "rand":
             self.auto_augment = RandAugment(
@@ -88,7 +88,7 @@ class TrainingViews(Dataset):
                 image = self.auto_augment(Image.fromarray(np.ascontiguousarray(image)))
         erased = None
         if random.random() < settings.erasing:
-            erased = random_rectangle(self.size, self.size, settings.erasing_area, settings.erasing_ratio, random)
+            erased = random_rectangle(self.size, self.size, *self.erased, random)
         return np.asarray(image), erased or _NOTHING
 
 
@@ -104,6 +104,29 @@ class EvaluationViews(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         view = centre_crop(self.images.read(index), self.size, self.resize, self.interpolation)
         return torch.from_numpy(np.ascontiguousarray(view)), int(self.images.labels[index])
+
+
+def network_inputs(settings: DataSettings, size: int, statistics: Statistics | None = None) -> dict[str, Any]:
+    """What a checkpoint says of the network's inputs: ``settings``, with what they leave open resolved.
+
+    Args:
+        settings: of the data.
+        size: H = W, in pixels.
+        statistics: mean and standard deviation that the network expects; None takes the data set's.
+
+    Returns:
+        ``crop``, ``image_size``, ``eval_resize``, ``interpolation``, ``mean``, ``std`` (see `DataSettings`).
+    """
+    crop = crop_kind(settings, size)
+    mean, std = statistics or STATISTICS.get(settings.dataset, IMAGENET_STATISTICS)
+    return {
+        "crop": crop,
+        "image_size": size,
+        "eval_resize": settings.eval_resize or (EVALUATION_RESIZE if crop == "resized" else 1.0),
+        "interpolation": settings.interpolation or "bicubic",
+        "mean": settings.mean or list(mean),
+        "std": settings.std or list(std),
+    }
 
 
 def crop_kind(settings: DataSettings, size: int) -> str:
@@ -253,7 +276,7 @@ def mixup(images: Tensor, labels: Tensor, num_classes: int, alpha: float) -> tup
 
 def _resize(image: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
     if interpolation != "area":
-        return np.asarray(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+        return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
     shrinking = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 

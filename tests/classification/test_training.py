@@ -17,7 +17,7 @@ from classification.config import (
     TrainClassification,
 )
 from classification.ensemble import create_ensemble
-from classification.evaluation import evaluate, load_ensemble
+from classification.evaluation import INPUT, evaluate, load_ensemble
 from classification.training import CoTraining, load_pretrained, train
 from engine import checkpoint
 from engine.cli import to_dict
@@ -58,7 +58,13 @@ def test_run_folder_holds_what_the_contract_names(trained: Path, npz: Path) -> N
     assert {"config.yaml", "metrics.jsonl", "last.pt", "best.pt"} < names
     assert any(name.startswith("events.") for name in names)
     saved, given = yaml.safe_load((trained / "config.yaml").read_text()), to_dict(recipe(npz, trained, epochs=2))
-    for section, key in (("model", "stem"), ("data", "image_size"), ("data", "crop"), ("train", "precision")):
+    resolved = [
+        ("model", "stem"),
+        ("data", "crop"),
+        ("train", "precision"),
+        *(("data", key) for key in (*INPUT, "erasing_area", "erasing_ratio")),
+    ]
+    for section, key in resolved:
         assert saved[section][key] not in ("auto", None)
         given[section][key] = saved[section][key]
     assert saved == given
@@ -70,6 +76,8 @@ def test_run_folder_holds_what_the_contract_names(trained: Path, npz: Path) -> N
         "image_size": 16,
         "crop": "padded",
         "stem": "cifar",
+        "eval_resize": 1.0,
+        "interpolation": "bicubic",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
