@@ -159,7 +159,8 @@ def _read_categories(path: Path, entries: list[dict[str, Any]]) -> tuple[dict[in
         if problem is None and "name" not in entry:
             problem = "has no name"
         elif problem is None and not name:
-            problem = f"has name {show(entry['name'])}, which is not text, or holds control characters: rename it"
+            what = "is empty or holds control characters" if isinstance(entry["name"], str) else "is not text"
+            problem = f"has name {show(entry['name'])}, which {what}; rename the category"
         if problem:
             raise entry_error(path, "categories", index, entry, problem)
         names[entry["id"]] = name

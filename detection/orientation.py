@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 Orientation = Literal["auto", "upright", "stored"]
 
-SETTLED = "images that EXIF turns, read {} as sizes or boxes of other such images say"
+SETTLED = "images turned by EXIF, read {} as sizes or boxes of such images tell"
 OPEN = (
-    "images that EXIF turns and whose layout neither sizes nor boxes tell, read upright "
-    "(data.orientation stored, if they were annotated as stored)"
+    "images turned by EXIF, read upright: neither sizes nor boxes tell how they were annotated "
+    "(if as stored, set data.orientation stored)"
 )
 _SLACK = 1.0  # pixels that a box may pass the border, by rounding
 

@@ -20,7 +20,7 @@ from detection.orientation import set_layouts
 from detection.partial_results import PartialResults
 from detection.results import rounded
 from engine.errors import UserError
-from engine.files import make_folder, write_json
+from engine.files import make_folder, remove_unfinished, write_json
 from engine.memory import keep_freed_memory
 from engine.progress import progress
 
@@ -54,7 +54,10 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     partial = PartialResults(folder / "detections.part.jsonl", _begun_with(config, paths), config.resume == "auto")
     if partial.batches:
         print(f"resuming {partial.path} after {len(partial.batches)} batches")
-    starts = range(len(partial.batches) * config.batch_size, len(paths), config.batch_size)
+    done = len(partial.batches) * config.batch_size
+    for name in ["detections.json", *(names[path] for path in paths[done : done + config.batch_size])]:
+        remove_unfinished(folder / name)  # of a run that was killed while it wrote
+    starts = range(done, len(paths), config.batch_size)
     for start in progress(starts, "detecting", unit="batch"):
         images: dict[Path, np.ndarray] = {}
         unreadable: list[str] = []

@@ -156,10 +156,9 @@ class _Categories:
         if label is None:
             unknown = f"has category_id {category_id}, which {self._truth} does not list; use its category ids"
             return id_problem(entry, "category_id") or unknown
-        if "category" in entry:  # detect.py writes the name, too
-            name = category_name(entry["category"])
-            if name != self._names[label] and name in self._names:
-                return f"has category_id {category_id} and category {show(name)}, which has another id in {self._truth}"
+        name = entry.get("category")  # detect.py writes it, too
+        if name is not None and name != self._names[label] and category_name(name) in self._names:
+            return f"has category_id {category_id} and category {show(name)}, which has another id in {self._truth}"
         return label
 
 
