@@ -140,7 +140,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
     keys = ("data.train_annotations", "data.train_images")
-    training = read_annotations(data.train_annotations, data.train_images, *keys)
+    training = read_annotations(data.train_annotations, data.train_images, *keys, data.orientation)
     ground_truth = read_ground_truth(data)
     check_same_categories(training.category_ids, training.names, ground_truth)
     if all(record.crowd.all() for record in training.images):
