@@ -132,18 +132,19 @@ def stop(config: Detect, monkeypatch: pytest.MonkeyPatch, error: BaseException, 
     monkeypatch.setattr(prediction, "save_image", save)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("the disk is full")])
 def test_a_stopped_run_continues_to_the_same_files(
-    trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, capsys: pytest.CaptureFixture
+    trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     (photos / "5.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match="1 of 8 images could not be read"):
         detect(config_of(trained, photos, "whole"))
     config = config_of(trained, photos, "stopped")
-    stop(config, monkeypatch, error, 6)  # in the fourth batch: the third has a single readable image
+    stop(config, monkeypatch, KeyboardInterrupt(), 2)
     part = photos / "stopped/detections.part.jsonl"
     with open(part, "ab") as file:
         file.write(b'{"images": 2, "emp')  # as a power cut leaves it
+    # Stopped again in the fourth batch: the third has a single readable image.
+    stop(replace(config, resume="auto"), monkeypatch, UserError("the disk is full"), 3)
     with pytest.raises(UserError, match=r"part\.jsonl: holds 3 batches of a run that was stopped: add --resume auto"):
         detect(config)
     with pytest.raises(UserError, match="the run that was stopped had other score_threshold: continue"):
