@@ -2,6 +2,8 @@
 
 import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,3 +43,14 @@ def lock_folder(folder: Path, name: str = LOCK) -> BinaryIO | None:
                 f"{folder}: another process is writing to this folder: wait for it, stop it, or choose another --output"
             ) from error
     return file
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder inside a ``with`` block. Raises UserError as `lock_folder`."""
+    lock = lock_folder(folder)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
