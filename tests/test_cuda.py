@@ -136,11 +136,11 @@ def test_a_run_is_trained_resumed_and_evaluated(recipe: Path, tmp_path: Path) ->
     run("eval_det.py", "--checkpoint", tmp_path / "run/last.pt", f"--device={DEVICE}")
     metrics = json.loads((tmp_path / "run/eval/metrics.json").read_text())
     assert metrics["AP"] == pytest.approx(column(tmp_path / "run", "AP")[-1], abs=0.02)  # folded, TF32
+    picture = batch()[0][0].numpy()
     found, expected = (
-        Detector.load(tmp_path / "run/last.pt", device).predict([batch()[0][0].numpy()])[0]
-        for device in (DEVICE, "cpu")
+        Detector.load(tmp_path / "run/last.pt", device).predict([picture])[0] for device in (DEVICE, "cpu")
     )
-    assert abs(len(found) - len(expected)) <= 2
+    torch.testing.assert_close(found.scores[:5], expected.scores[:5], rtol=0.05, atol=0.01)  # TF32
 
 
 def test_a_loss_that_is_not_finite_is_not_saved(recipe: Path, tmp_path: Path) -> None:
