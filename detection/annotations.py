@@ -18,6 +18,7 @@ import numpy as np
 from detection.coco_json import (
     MAX_COORDINATE,
     bbox_problem,
+    category_name,
     check_objects,
     entry_error,
     id_problem,
@@ -25,6 +26,7 @@ from detection.coco_json import (
     read_json,
     show,
 )
+from detection.orientation import Orientation, set_layouts
 from engine.errors import UserError
 
 BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w passes the border by rounding alone
@@ -32,6 +34,7 @@ BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w pa
 NO_SIZE = "boxes of zero or negative size dropped"
 OUTSIDE = "boxes outside their image dropped"
 CLIPPED = "boxes partly outside their image clipped"
+STRIPPED = "category names with white space around them, which is left out"
 UNSIZED = "images of no given width and height, whose boxes are cut at the border when the image is read"
 
 
@@ -39,7 +42,8 @@ UNSIZED = "images of no given width and height, whose boxes are cut at the borde
 class ImageRecord:
     """One image and its objects. ``path`` is inside the image folder, or ``file_name`` where no folder was given.
 
-    boxes: float32 [n, 4], x1 y1 x2 y2 in pixels of the stored layout, inside the image where its size is known.
+    width, height: of the layout that is read, where known. upright: whether the EXIF orientation is applied.
+    boxes: float32 [n, 4], x1 y1 x2 y2 in pixels of that layout, inside the image where its size is known.
     labels: int64 [n], 0-based. crowd: bool [n], true for a box around a crowd, which training leaves out.
     """
 
@@ -51,6 +55,7 @@ class ImageRecord:
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
+    upright: bool = False
 
 
 @dataclass
@@ -84,12 +89,14 @@ class Columns:
     crowd: np.ndarray  # int64 [n], 0 or 1
 
 
-def load_annotations(annotations_path: str | Path, images_dir: str | Path | None) -> CocoAnnotations:
+def load_annotations(
+    annotations_path: str | Path, images_dir: str | Path | None, orientation: Orientation = "auto"
+) -> CocoAnnotations:
     """Read a COCO ground-truth file and check it whole, images' existence included.
 
     Missing ``iscrowd`` means 0, missing ``area`` width x height, and images need no ``width`` and ``height``:
     without them boxes are not clipped here (use ``clip_boxes`` after decoding). ``images_dir`` None checks no image
-    files, for scoring a results file.
+    files, for scoring a results file. ``orientation``: how images that EXIF turns are read, see ``set_layouts``.
 
     Raises UserError for a file that is not COCO ground truth, for inconsistent or malformed entries, for a
     ``file_name`` that leaves ``images_dir`` (by its text or through a link), and for images that do not exist.
@@ -101,13 +108,14 @@ def load_annotations(annotations_path: str | Path, images_dir: str | Path | None
     if absent:
         raise UserError(f"{path}: not COCO ground truth: it has no {', '.join(absent)}")
     entries = {key: check_objects(path, data[key], key) for key in lists}
-    names_by_id = _read_categories(path, entries["categories"])
+    names_by_id, stripped = _read_categories(path, entries["categories"])
     category_ids = sorted(names_by_id)
     images = _read_images(path, entries["images"], images_dir)
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
     positions = {image.id: position for position, image in enumerate(images)}
     columns = _read_annotations(path, entries["annotations"], positions, labels)
-    counts = _fill_records(images, columns)
+    turned = Counter() if images_dir is None else set_layouts(images, columns, orientation)
+    counts = _fill_records(images, columns) + Counter({STRIPPED: stripped}) + turned
     return CocoAnnotations(path, images, category_ids, [names_by_id[i] for i in category_ids], counts, columns)
 
 
@@ -139,20 +147,27 @@ def check_same_categories(category_ids: Sequence[int], names: Sequence[str], ann
     )
 
 
-def _read_categories(path: Path, entries: list[dict[str, Any]]) -> dict[int, str]:
+def _read_categories(path: Path, entries: list[dict[str, Any]]) -> tuple[dict[int, str], int]:
+    """Names by id, and of how many the white space around them was removed."""
     names: dict[int, str] = {}
+    stripped = 0
     for index, entry in enumerate(entries):
         problem = id_problem(entry, "id")
         if problem is None and entry["id"] in names:
             problem = f"has id {entry['id']}, which an earlier category has too; ids must be unique"
-        if problem is None and not is_text(entry.get("name")):
-            problem = f"has name {show(entry['name'])}, which is not text" if "name" in entry else "has no name"
+        name = category_name(entry.get("name"))
+        if problem is None and "name" not in entry:
+            problem = "has no name"
+        elif problem is None and not name:
+            what = "is empty or holds control characters" if isinstance(entry["name"], str) else "is not text"
+            problem = f"has name {show(entry['name'])}, which {what}; rename the category"
         if problem:
             raise entry_error(path, "categories", index, entry, problem)
-        names[entry["id"]] = entry["name"]
+        names[entry["id"]] = name
+        stripped += name != entry["name"]
     if not names:
         raise UserError(f"{path}: lists no categories: add those that the annotations use")
-    return names
+    return names, stripped
 
 
 def _read_images(path: Path, entries: list[dict[str, Any]], images_dir: str | Path | None) -> list[ImageRecord]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from detection.orientation import Orientation
 from detection.postprocess import PostprocessSettings
 from engine.concurrency import Concurrency
 from engine.errors import UserError
@@ -39,10 +40,19 @@ class EvalDataSettings:
     Attributes:
         val_annotations: COCO-format ground truth.
         val_images: folder that its file names are relative to.
+        orientation: which layout images are read in that their EXIF orientation turns or mirrors: upright, stored, or
+            auto: the one that the annotations were made in, as their sizes and boxes tell; upright where they do not.
     """
 
     val_annotations: str | None = None
     val_images: str | None = None
+    orientation: Orientation = "auto"
+
+    def __post_init__(self) -> None:
+        if self.orientation not in get_args(Orientation):
+            raise UserError(
+                f"data.orientation is {self.orientation!r}: choose one of {', '.join(get_args(Orientation))}"
+            )
 
 
 @dataclass
@@ -72,6 +82,7 @@ class DataSettings(EvalDataSettings):
     cache: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("zoom_out", "iou_crop", "flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
@@ -94,7 +105,6 @@ class DetectionTrainSettings(TrainSettings):
     epochs: int = 65
     batch_size: int = 32
     lr: float = 0.0026
-    nesterov: bool = False
     weight_decay: float = 5e-4
     negative_ratio: float = 3.0
     cot_weight: float = 0.0
@@ -185,7 +195,8 @@ class EvaluateDetection(RuntimeSettings):
 
     Attributes:
         checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
-        detections: a COCO results file to score instead of running a checkpoint.
+        detections: a COCO results file to score instead of running a checkpoint; where its entries have a file_name,
+            that tells their image, else image_id.
         data: ground truth and images.
         postprocess: how boxes are made from the outputs.
         batch_size: images per forward pass.
@@ -221,6 +232,9 @@ class Detect(RuntimeSettings):
         output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
         device: auto, cpu, cuda or cuda:N.
         seed: prediction draws nothing; present on every command.
+        data: annotations whose image ids and file names are written (by default an image's id is the number in its
+            file's name, or the name), and data.orientation, by default the checkpoint's.
+        resume: auto continues a run in the folder that was stopped, if there is one.
     """
 
     checkpoint: str | None = None
@@ -231,10 +245,16 @@ class Detect(RuntimeSettings):
     output: str | None = None
     device: str = "auto"
     seed: int = 0
+    data: EvalDataSettings = field(default_factory=EvalDataSettings)
+    resume: Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_batch_size(self.batch_size)
+        if self.resume not in ("auto", None):
+            raise UserError(f"resume is {self.resume!r}: auto is all that it can be")
+        if self.data.val_images and not self.data.val_annotations:
+            raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
         if not 0 <= self.score_threshold <= 1:
             raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")
 

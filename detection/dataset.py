@@ -21,7 +21,7 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 def read_record(record: ImageRecord) -> np.ndarray:
     """The image of a record, ``[H, W, 3]`` uint8 RGB, in the pixel layout that its boxes assume."""
     size = (record.width, record.height) if record.width and record.height else None
-    return read_image(record.path, size=size)
+    return read_image(record.path, size, record.upright)
 
 
 class TrainingImages(Dataset):

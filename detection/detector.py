@@ -1,7 +1,10 @@
 """A trained detector: from images to boxes in pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
+from numbers import Integral, Real
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +14,23 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from detection.augmentation import to_input
-from detection.config import RuntimeSettings
+from detection.coco_json import category_name, show
+from detection.config import EvalDataSettings, RuntimeSettings
 from detection.default_boxes import ssd300_default_boxes
 from detection.images import read_image
+from detection.orientation import Orientation
 from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
 from detection.runtimes import FromPixels, Network, create_network, runtime_device
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
 from engine.distributed import World
 from engine.errors import UserError
+from engine.images import decode_image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in an image.
+    """What was found in an image. Two are equal where all their values are; they have no hash.
 
     Attributes:
         boxes: ``[n, 4]`` float32, xyxy in the image's pixels, inside the image.
@@ -40,6 +46,12 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        columns = (self.boxes, other.boxes), (self.scores, other.scores), (self.labels, other.labels)
+        return self.names == other.names and all(a.dtype == b.dtype and a.equal(b) for a, b in columns)
 
 
 class Detector:
@@ -62,6 +74,7 @@ class Detector:
         self.names, self.category_ids, self.settings, self.device = names, category_ids, settings, device
         self.default_boxes = ssd300_default_boxes().to(device)
         self.source: str | None = None  # the checkpoint, for messages
+        self.orientation: Orientation = "auto"  # data.orientation of its training
 
     @classmethod
     def load(
@@ -98,38 +111,60 @@ class Detector:
         """Rebuilds the detector that a checkpoint describes; ``source`` names it in errors."""
         try:
             shape = saved["config"]["model"]
-            categories = [(int(category["id"]), str(category["name"])) for category in saved["meta"]["categories"]]
+            categories = [(int(category["id"]), category["name"]) for category in saved["meta"]["categories"]]
             settings = settings or saved_postprocess(saved, source)
             backbone, members = str(shape["backbone"]), int(shape["members"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{source}: its description of the detector is damaged ({error!r})") from error
+        names = [category_name(name) for _, name in categories]
+        if None in names:
+            name = categories[names.index(None)][1]
+            raise UserError(
+                f"{source}: has a category of name {show(name)}, which no annotations can have: it is damaged"
+            )
         checkpoint.check_members(members, saved, source)
         try:
             model = create_ssd(backbone, members, len(categories))
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         checkpoint.load_weights(model, saved["model"], source)
-        detector = cls(model, [name for _, name in categories], [number for number, _ in categories], settings, device)
-        detector.source = source
+        detector = cls(model, names, [number for number, _ in categories], settings, device)
+        detector.source, detector.orientation = source, saved_orientation(saved, source)
         return detector
 
-    def predict(self, images: Sequence[Any], score_threshold: float = 0.0, batch_size: int = 8) -> list[Detections]:
-        """Finds objects in images.
+    def predict(
+        self, images: Iterable[Any], score_threshold: float = 0.0, batch_size: int = 8, *, bgr: bool = False
+    ) -> list[Detections]:
+        """Finds objects in images; arrays are RGB, unless ``bgr`` says that they are OpenCV's BGR (``cv2.imread``).
 
         Args:
-            images: paths and PIL images (both taken upright, by their EXIF orientation), or RGB arrays ``[H, W, 3]``
-                uint8. Boxes are in the upright image's pixels.
-            score_threshold: lowest fused score that is returned.
+            images: paths, encoded images (bytes), PIL images, and uint8 arrays or tensors ``[H, W, 3]``; any iterable,
+                of which a batch at a time is read. Files and PIL images are taken upright, by their EXIF orientation
+                (as they are stored where the detector was trained with data.orientation stored). Boxes are in the
+                pixels of that layout.
+            score_threshold: lowest fused score that is returned, 0 to 1.
             batch_size: images per forward pass.
+            bgr: the channels of arrays and tensors are blue, green, red. Nothing else is changed by it.
 
         Raises:
-            UserError: for an image that cannot be read or has another form.
+            UserError: for an image that cannot be read or has another form, or an argument out of range.
         """
-        if isinstance(images, str | Path | np.ndarray | Image.Image):
+        array = isinstance(images, np.ndarray | Tensor) and images.ndim in (0, 2, 3)
+        if array or isinstance(images, str | bytes | PathLike | Image.Image):
             raise UserError("predict takes a list of images: put the single image into brackets")
+        if not isinstance(images, Iterable):
+            raise UserError(f"predict takes a list of images, not {type(images).__name__}")
+        if not _is_number(score_threshold, Real) or not 0 <= score_threshold <= 1:
+            raise UserError(f"score_threshold is {score_threshold!r}: choose a number from 0 to 1")
+        if not _is_number(batch_size, Integral) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
         found: list[Detections] = []
-        for start in range(0, len(images), batch_size):
-            arrays = [_as_array(image, start + i) for i, image in enumerate(images[start : start + batch_size])]
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
+            arrays = [
+                _as_array(image, f"images[{position}]", bgr, self.orientation != "stored")
+                for position, image in enumerate(batch, len(found))
+            ]
             inputs = torch.from_numpy(np.stack([to_input(array) for array in arrays]))
             _, fused = self.detect(inputs)
             for array, result in zip(arrays, fused, strict=True):
@@ -173,6 +208,14 @@ def saved_postprocess(saved: dict[str, Any], source: str) -> PostprocessSettings
         raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
 
 
+def saved_orientation(saved: dict[str, Any], source: str) -> Orientation:
+    """data.orientation of a checkpoint, auto in those that are older than it; ``source`` names it in the UserError."""
+    try:
+        return EvalDataSettings(orientation=saved["config"]["data"].get("orientation", "auto")).orientation
+    except (AttributeError, KeyError, TypeError, UserError) as error:
+        raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
+
+
 def _training_images(saved: dict[str, Any], source: str) -> str | None:
     try:
         return saved["config"]["data"]["train_images"]
@@ -188,19 +231,27 @@ def to_pixels(result: Boxes, width: int, height: int) -> Boxes:
     return Boxes(boxes[inside], result.scores[inside], result.labels[inside])
 
 
-def _as_array(image: Any, position: int) -> np.ndarray:
-    if isinstance(image, str | Path):
-        return read_image(image, orient=True)
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _as_array(image: Any, name: str, bgr: bool, upright: bool) -> np.ndarray:
+    """An image as RGB uint8 [H, W, 3]; ``name`` stands for it in errors."""
+    if isinstance(image, str | PathLike):
+        return read_image(fspath(image), orient=upright)
+    if isinstance(image, bytes):
+        return decode_image(image, name, upright)
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):
-            raise UserError(f"images[{position}] is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
+            raise UserError(f"{name} is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
         try:
-            image = ImageOps.exif_transpose(image).convert("RGB")
+            image, bgr = np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB")), False
         except (OSError, SyntaxError, ValueError) as error:  # Pillow decodes here what was opened before
-            raise UserError(f"images[{position}] is a PIL image that cannot be decoded: {error}") from error
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise UserError(
-            f"images[{position}] is {array.dtype} {list(array.shape)}: give a path, a PIL image, or RGB uint8 [H, W, 3]"
-        )
-    return array
+            raise UserError(f"{name} is a PIL image that cannot be decoded: {error}") from error
+    kind = type(image).__name__
+    if isinstance(image, np.ndarray | Tensor):
+        kind = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
+        if kind.startswith("uint8 ") and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape:
+            array = image.cpu().numpy() if isinstance(image, Tensor) else image
+            return np.ascontiguousarray(array[..., ::-1]) if bgr else array
+    raise UserError(f"{name} is {kind}: give a path, a PIL image, or RGB uint8 [H, W, 3] (bgr=True for OpenCV's BGR)")

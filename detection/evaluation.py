@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from detection.annotations import CocoAnnotations
-from detection.results import Results
+from detection.results import Results, rounded
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-BOX_DECIMALS = 2  # of pixels: COCO's own precision
-SCORE_DECIMALS = 6
 AREAS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # square pixels: all, small, medium, large
 LIMITS = (1, 10, 100)  # detections of one category in one image
 
@@ -51,8 +49,7 @@ class CocoEvaluator:
             raise ValueError(f"image id {image_id}: boxes or scores are not finite")
         if ((labels < 0) | (labels >= len(self.annotations.names))).any():
             raise ValueError(f"image id {image_id}: labels outside 0 to {len(self.annotations.names) - 1}")
-        sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        self.detections[image_id] = sides.round(BOX_DECIMALS), scores.round(SCORE_DECIMALS), labels
+        self.detections[image_id] = *rounded(boxes, scores), labels
 
     def results(self) -> Results:
         """The detections, in the order of the annotations' images."""

@@ -4,37 +4,65 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from engine.errors import UserError
+from engine.errors import UserError, printable
 from engine.images import decode_image, read_bytes
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# What OpenCV decodes as pictures; of the others, find_images says how many it leaves out.
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".j2c",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpc",
+        ".jpe",
+        ".jpeg",
+        ".jpf",
+        ".jpg",
+        ".jpx",
+        ".mpo",
+        ".pam",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".ras",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
 
 
 def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, orient: bool = False) -> np.ndarray:
     """Decode an image file, or its bytes, to uint8 RGB [H, W, 3], contiguous.
 
     Gray, palette and CMYK images become RGB, 16 bits are scaled to 8, and alpha is dropped; of an animation the first
-    frame is read. ``orient`` applies the EXIF orientation, which COCO's annotations ignore and a person's photos need.
-    ``size`` (width, height) is what annotations state: the stored layout is taken if it has that size, else the
-    EXIF-oriented one if that has it.
+    frame is read. ``orient`` applies the EXIF orientation. ``size`` (width, height) is what annotations state: where
+    the layout that ``orient`` asks for has another size, the other one is taken if it fits.
 
     Raises UserError for a file that is missing, unreadable, cut off, not an image, or of another size than ``size``.
     """
     name, data = ("the image", source) if isinstance(source, bytes) else (str(source), read_bytes(source))
-    if size is None:
-        return decode_image(data, name, orient)
-    stored = decode_image(data, name, orient=False)
-    if stored.shape[1::-1] == tuple(size):
-        return stored
-    oriented = decode_image(data, name, orient=True)
-    if oriented.shape[1::-1] == tuple(size):
-        return oriented
-    height, width = stored.shape[:2]
+    image = decode_image(data, name, orient)
+    if size is None or image.shape[1::-1] == tuple(size):
+        return image
+    other = decode_image(data, name, not orient)
+    if other.shape[1::-1] == tuple(size):
+        return other
+    height, width = (other if orient else image).shape[:2]
     raise UserError(
         f"{name}: the image has {width}x{height} pixels, but its annotations say {size[0]}x{size[1]}; "
         "use the images that were annotated"
@@ -45,22 +73,35 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     """The image files that ``sources`` name, each once, in order.
 
     A source is a file, a folder (its images by name, without those of its subfolders) or a glob pattern (``**`` for
-    any depth, images only, by name). Raises UserError for a source that gives no image.
+    any depth, images only, by name). Images are told by their suffix; prints how many other files are left out, and
+    of which kinds. Raises UserError for a source that gives no image.
     """
     found: dict[Path, None] = {}
     for source in sources:
-        images = list(_images_of(Path(source)))
+        images, others = _images_of(Path(source))
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(9))
         if not images:
-            raise UserError(f"{source}: no image found: name an image file, a folder with images, or a quoted pattern")
+            held = f" among {others.total()} files ({kinds})" if others else ""
+            raise UserError(
+                f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern"
+            )
+        if others:
+            print(printable(f"{source}: {len(images)} images; left out {others.total()} other files ({kinds})"))
         found.update(dict.fromkeys(images))
     return list(found)
 
 
-def _images_of(source: Path) -> Iterator[Path]:
+def _images_of(source: Path) -> tuple[list[Path], Counter[str]]:
+    """The images of a source, and the number of its other files by suffix."""
     if os.path.isfile(source):  # unlike Path.is_file also false for a name that is too long
-        yield source
-        return
+        return [source], Counter()
     pattern = os.path.join(glob.escape(str(source)), "*") if os.path.isdir(source) else str(source)
+    images: list[Path] = []
+    others: Counter[str] = Counter()
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            yield path
+        suffix = path.suffix.lower()
+        if path.is_file() and suffix in IMAGE_SUFFIXES:
+            images.append(path)
+        elif path.is_file():
+            others[suffix] += 1
+    return images, others

@@ -8,11 +8,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from detection.annotations import CocoAnnotations, check_same_categories, load_annotations
-from detection.config import EvalDataSettings, EvaluateDetection
+from detection.config import Detect, EvalDataSettings, EvaluateDetection
 from detection.dataset import EvaluationImages
-from detection.detector import Detector, saved_postprocess, to_pixels
+from detection.detector import Detector, saved_orientation, saved_postprocess, to_pixels
 from detection.evaluation import CocoEvaluator, format_metrics
 from detection.evaluation import evaluate as coco_metrics
+from detection.orientation import Orientation
 from detection.results import load_results, save_results
 from engine import checkpoint
 from engine.cli import flatten
@@ -89,29 +90,37 @@ def read_ground_truth(data: EvalDataSettings) -> CocoAnnotations:
     Raises:
         UserError: when it is not configured, or as ``load_annotations`` does.
     """
-    return read_annotations(data.val_annotations, data.val_images, "data.val_annotations", "data.val_images")
+    names = ("data.val_annotations", "data.val_images")
+    return read_annotations(data.val_annotations, data.val_images, *names, data.orientation)
 
 
-def read_annotations(file: str | None, images: str | None, file_key: str, images_key: str) -> CocoAnnotations:
+def read_annotations(
+    file: str | None, images: str | None, file_key: str, images_key: str, orientation: Orientation = "auto"
+) -> CocoAnnotations:
     """Reads ground truth that two configuration keys name."""
     for key, value in ((file_key, file), (images_key, images)):
         if not value:
             raise UserError(f"{key} is not set: give it in the config file or as --{key}")
-    return load_annotations(file, images)
+    return load_annotations(file, images, orientation)
 
 
-def checkpoint_defaults(config: EvaluateDetection) -> dict[str, Any]:
-    """The settings that a checkpoint brings along, as defaults below the command line."""
+def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
+    """The settings that a checkpoint brings along, as defaults below the command line.
+
+    detect.py takes no annotations from there: it is run on other images.
+    """
     if not config.checkpoint:
         return {}
     saved = checkpoint.load(config.checkpoint, "detection")
-    postprocess = saved_postprocess(saved, config.checkpoint)
+    defaults = flatten(asdict(saved_postprocess(saved, config.checkpoint)), "postprocess.")
+    defaults["data.orientation"] = saved_orientation(saved, config.checkpoint)
+    if isinstance(config, Detect):
+        return defaults
     try:
-        data = EvalDataSettings(**{key: saved["config"]["data"][key] for key in ("val_annotations", "val_images")})
+        data = {f"data.{key}": saved["config"]["data"][key] for key in ("val_annotations", "val_images")}
     except (KeyError, TypeError) as error:
         raise UserError(f"{config.checkpoint}: its settings are damaged ({error!r})") from error
-    defaults = flatten(asdict(postprocess), "postprocess.")
-    return defaults | flatten(asdict(data), "data.") if hasattr(config, "data") else defaults
+    return defaults | data
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:

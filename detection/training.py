@@ -14,6 +14,7 @@ from detection.augmentation import TrainingAugmentation
 from detection.config import TrainDetection
 from detection.dataset import Normalize, TrainingImages, collate
 from detection.detector import Detector
+from detection.fingerprint import fingerprint
 from detection.loss import multibox_loss
 from detection.matching import Matcher
 from detection.scoring import read_annotations, read_ground_truth, score
@@ -31,8 +32,6 @@ from engine.sampling import derived_seed
 class DetectionTask:
     """What the training loop needs of detection (see ``engine.task.Task``)."""
 
-    best_metric = "AP"
-
     def __init__(
         self,
         config: TrainDetection,
@@ -44,6 +43,7 @@ class DetectionTask:
     ) -> None:
         self.config, self.detector, self.ground_truth, self.meta = config, detector, ground_truth, meta
         self.training, self.world = training, world
+        self.best_metric = None if ground_truth.truth.crowd.all() else "AP"
         self.model = self.network = detector.model
         self.weight_decay = config.train.weight_decay
         self.matcher = Matcher(detector.default_boxes)
@@ -140,17 +140,21 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
     keys = ("data.train_annotations", "data.train_images")
-    training = read_annotations(data.train_annotations, data.train_images, *keys)
+    training = read_annotations(data.train_annotations, data.train_images, *keys, data.orientation)
     ground_truth = read_ground_truth(data)
     check_same_categories(training.category_ids, training.names, ground_truth)
     if all(record.crowd.all() for record in training.images):
         raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
     print(f"training on {data.train_annotations}: {training.describe()}")
     print(f"evaluating on {data.val_annotations}: {ground_truth.describe()}")
+    if ground_truth.truth.crowd.all():
+        print(f"note: {data.val_annotations} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 
     categories = zip(training.category_ids, training.names, strict=True)
     meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
-    folder = RunFolder(config, "detection", meta)
+    # The first process alone compares and saves it.
+    prints = {"training": fingerprint(training), "validation": fingerprint(ground_truth)} if world.is_first else {}
+    folder = RunFolder(config, "detection", meta, prints)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
     if fetched:

@@ -2,11 +2,13 @@
 
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from engine.archive import check_archive, is_archive
 from engine.errors import UserError
 from engine.files import refuse_special, write_atomically
 
@@ -27,6 +29,8 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, path)
     except RuntimeError as error:  # others can come meanwhile, such as a data worker's death
         if any(known in str(error) for known in _WRITER):
+            with open(path, "ab") as file:  # torch does not say why; the system does, asked again
+                file.write(bytes(2**20))
             raise OSError(str(error).partition("\n")[0]) from error
         raise
 
@@ -39,6 +43,8 @@ def read(path: str | Path) -> Any:
     """
     try:
         refuse_special(path)
+        if is_archive(path):
+            check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a format that is refused in a moment
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -48,6 +54,8 @@ def read(path: str | Path) -> Any:
         raise UserError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: damaged, or not written by torch.save: {error}; use another checkpoint") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused, since it is damaged or holds more than tensors and plain values; "

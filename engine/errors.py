@@ -12,4 +12,9 @@ class UserError(Exception):
         # A DataLoader raises a worker's error anew, with its whole traceback before the text.
         if message.startswith("Caught UserError in DataLoader worker"):
             message = message.rstrip().rsplit("\n", 1)[-1].split("UserError: ", 1)[-1]
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """``text`` as one line that a terminal shows as it is: other characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

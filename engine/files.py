@@ -1,5 +1,6 @@
 """Files that are whole at every moment."""
 
+import errno
 import json
 import os
 import stat
@@ -26,6 +27,12 @@ def refuse_special(path: str | Path) -> None:
         raise UserError(f"{path}: a named pipe or a device, not a file")
 
 
+def reason(error: OSError) -> str:
+    """What the system says of a failed write, in plain words where the disk is full."""
+    plain = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+    return plain.get(error.errno) or error.strerror or str(error)
+
+
 def make_folder(path: str | Path) -> Path:
     """Creates a folder and its parents.
 
@@ -36,7 +43,7 @@ def make_folder(path: str | Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be created ({error.strerror}); choose another --output") from error
+        raise UserError(f"{path}: cannot be created ({reason(error)}); choose another --output") from error
     return path
 
 
@@ -49,7 +56,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); the file before it is kept") from error
+        raise UserError(f"{path}: cannot be written ({reason(error)}); the file before it is kept") from error
     finally:
         with suppress(OSError):  # a file system that can only be read says so even of a file that is not there
             temporary.unlink(missing_ok=True)

@@ -28,6 +28,8 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: the image cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: the image cannot be read: no file has such a name") from error
 
 
 def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np.ndarray:

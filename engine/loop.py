@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -62,14 +62,13 @@ def fit(
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
     kept = f"{folder.last} holds the last checkpoint, if one was written"
     faults = explained(settings.batch_size, settings.workers, kept)
-    with stop_on_signals() as stopping, faults, tuned_convolutions(device):
+    with stop_on_signals() as stopping, faults, closing(folder), tuned_convolutions(device):
         training = _Training(task, loader, settings, folder, device, world)
         if training.epoch >= settings.epochs:
-            print(f"{folder.last} already has {training.epoch} epochs: nothing to do")
+            print(f"the run already has {training.epoch} epochs: nothing to do")
         while training.epoch < settings.epochs:
             training.train_epoch(stopping)
             training.finish_epoch(stopping)
-    folder.close()
     return training.history[-1]
 
 
@@ -123,7 +122,7 @@ class _Training:
         # Beside the model, whose keys stay as they are and which evaluates as it is.
         task.network = torch.compile(self.replica) if settings.compile else self.replica
         if world.is_first:
-            folder.begin(self.history)
+            folder.begin(self.history, trains=self.epoch < settings.epochs)
 
     def _resume(self, saved: dict[str, Any]) -> None:
         source = f"the checkpoint of {self.folder.path}"
@@ -145,8 +144,10 @@ class _Training:
             )
         share = self.batch / max(saved["batch"], 1)
         self.totals = {name: total * share for name, total in saved["totals"].items()}
-        # Of the folder itself: the history may be of a run that this one continues.
-        self.best = saved["best"] if self.folder.best.exists() else -math.inf
+        # Of the folder itself, and as measured now: the history may be of another run or other data.
+        self.best = saved["best"] if self.folder.best.exists() and self.folder.same_evaluation else -math.inf
+        if self.folder.best.exists() and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
+            print("  best.pt starts anew: the evaluation has other data or settings than before")
 
     def train_epoch(self, stopping: Stopping) -> None:
         """What is left of the epoch at hand."""
@@ -259,8 +260,8 @@ class _Training:
             share_buffers(self.model, self.world)
             if evaluated:
                 line |= {k: v for k, v in self.task.evaluate().items() if isinstance(v, int | float)}
-        best = line.get(metric, -math.inf) > self.best
-        if best:
+        best = metric is None or line.get(metric, -math.inf) > self.best
+        if best and metric:
             self.best = line[metric]
         self.history.append(line)
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
@@ -302,10 +303,10 @@ class _Training:
             "config": to_dict(self.folder.config),
             "meta": self.task.meta,
         }
-        self.folder.write(state, self.history if finished else None, best=best)
+        self.folder.write(state, self.history if finished else None, best=best, keep=self.settings.keep)
 
 
-def _describe(line: dict[str, Any], metric: str, seconds: float) -> str:
+def _describe(line: dict[str, Any], metric: str | None, seconds: float) -> str:
     text = f"epoch {line['epoch']:>3}  lr {line['lr']:.2e}  loss {line['train_loss']:.4f}"
     if metric in line:
         text += f"  {metric} {line[metric]:.4g}"

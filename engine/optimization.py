@@ -25,13 +25,16 @@ class TrainSettings:
         accumulate: batches whose gradients are averaged before a step.
         lr: peak learning rate, taken as it is however many processes share a step; the usual rule is in proportion to
             a step's images, batch_size x accumulate x data-parallel processes.
+        end_lr: rate that ``cosine`` falls to.
         momentum: of SGD.
         nesterov: Nesterov's momentum.
         weight_decay: of weights; biases and normalisation layers stay undecayed unless ``decay_all``.
         decay_all: also decay biases and normalisation layers, as the released SSD recipe does.
         schedule: ``cosine`` or ``step`` (÷10 at each of ``step_epochs``), after the warm-up.
         step_epochs: epochs at which ``step`` divides the rate by 10.
-        warmup_epochs: epochs of linear warm-up; may be a fraction. The first of its n steps has lr / n, the last lr.
+        warmup_epochs: epochs of linear warm-up from ``warmup_lr``; may be a fraction. The last of its steps has lr; the
+            first of n is an n-th of the way, so from 0 it has lr / n.
+        warmup_lr: rate that the warm-up starts from.
         clip_gradient: largest norm of the gradient; 0 does not clip.
         batch_norm: statistics in training: own (each process's batch), sync (the batches of all processes), frozen
             (the running statistics, which stay as they are).
@@ -42,6 +45,7 @@ class TrainSettings:
         precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the best that the device
             multiplies in hardware.
         save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
+        keep: checkpoints that are kept: last.pt, and those of the keep - 1 epochs before it as epoch_0012.pt, ….
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         workers: processes that load data; 0 loads in the training process.
     """
@@ -50,6 +54,7 @@ class TrainSettings:
     batch_size: int = 128
     accumulate: int = 1
     lr: float = 0.1
+    end_lr: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4
@@ -57,6 +62,7 @@ class TrainSettings:
     schedule: Literal["cosine", "step"] = "cosine"
     step_epochs: list[int] = field(default_factory=list)
     warmup_epochs: float = 0.0
+    warmup_lr: float = 0.0
     clip_gradient: float = 0.0
     batch_norm: BatchNorm = "own"
     ema: float = 0.0
@@ -64,16 +70,21 @@ class TrainSettings:
     compile: bool = False
     precision: Precision = "auto"
     save_every: int = 0
+    keep: int = 1
     evaluate_every: int = 1
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "evaluate_every"):
+        for name in ("epochs", "batch_size", "accumulate", "keep", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         check_not_negative(
-            self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "ema", "save_every", "workers"
+            *(self, "lr", "end_lr", "momentum", "weight_decay", "warmup_epochs", "warmup_lr"),
+            *("clip_gradient", "ema", "save_every", "workers"),
         )
+        for name, used in (("end_lr", self.schedule == "cosine"), ("warmup_lr", self.warmup_epochs > 0)):
+            if used and getattr(self, name) > self.lr:
+                raise UserError(f"train.{name} is {getattr(self, name)}, above train.lr {self.lr}: lower it, or set 0")
         if self.workers > 1024:
             raise UserError(f"train.workers is {self.workers}: it must be at most 1024")
         for name in ("momentum", "ema"):
@@ -144,8 +155,8 @@ def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
 def learning_rate(settings: TrainSettings, epoch: float, end: float | None = None) -> float:
     """The rate of a step that begins at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
 
-    Linear warm-up, then ``0.5 · lr · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of ÷10. In the
-    warm-up a step has the rate of its end, later that of its beginning, so none has a rate of 0.
+    Linear warm-up, then ``end + 0.5 · (lr − end) · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of
+    ÷10. In the warm-up a step has the rate of its end, later that of its beginning, so none has a rate of 0.
 
     Args:
         settings: the recipe.
@@ -153,8 +164,10 @@ def learning_rate(settings: TrainSettings, epoch: float, end: float | None = Non
         end: where it ends; by default, a step without length, as in the paper's formula.
     """
     if epoch < settings.warmup_epochs:
-        return settings.lr * min((epoch if end is None else end) / settings.warmup_epochs, 1.0)
+        share = min((epoch if end is None else end) / settings.warmup_epochs, 1.0)
+        return settings.warmup_lr + (settings.lr - settings.warmup_lr) * share
     if settings.schedule == "step":
         return settings.lr * 0.1 ** sum(epoch >= step for step in settings.step_epochs)
     length = max(settings.epochs - settings.warmup_epochs, 1e-9)
-    return 0.5 * settings.lr * (1 + math.cos(math.pi * (epoch - settings.warmup_epochs) / length))
+    falling = 0.5 * (1 + math.cos(math.pi * (epoch - settings.warmup_epochs) / length))
+    return settings.end_lr + (settings.lr - settings.end_lr) * falling

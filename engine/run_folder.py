@@ -1,25 +1,23 @@
 """The folder of a training run: config.yaml, metrics.jsonl, TensorBoard events, last.pt and best.pt."""
 
 import json
-import math
 import os
+import re
+import shutil
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, BinaryIO
 
 from engine import checkpoint
-from engine.cli import flatten, to_dict, to_yaml
+from engine.cli import to_yaml
+from engine.distributed import is_first_process
 from engine.errors import UserError
-from engine.files import make_folder, remove_unfinished, write_text
+from engine.events import Events
+from engine.files import make_folder, reason, remove_unfinished, write_atomically, write_text
+from engine.locking import LOCK, lock_folder
+from engine.resuming import compare, read_run
 
-# Settings that may differ between the parts of one run without changing its weights.
-_FREE = {"output", "device", "resume", "train.workers", "train.save_every", "train.member_parallel"}
-# Settings that a checkpoint's weights and optimizer state are made for.
-_FIXED = ("model.", "seed", "train.decay_all")
 # What only a run that continues needs, not those who use its weights.
 _OF_RUNS = {"optimizer", "scaler", "trained", "average_steps", "batch", "layout", "totals", "best"}
-_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch.amp.GradScaler's
 
 
 class RunFolder:
@@ -27,132 +25,201 @@ class RunFolder:
 
     Args:
         config: the run's configuration, with ``output`` and ``resume`` among its fields. ``resume`` is None (a
-            new run), ``auto`` (continue where ``output`` holds a last.pt, else start), or a checkpoint file.
+            new run), ``auto`` (continue where ``output`` holds a run, else start), or a checkpoint file.
         kind: ``classification`` or ``detection``.
         meta: what the run's checkpoints hold beside the weights (see ``engine.task.Task``).
+        data: fingerprints of the ``training`` and the ``validation`` data; none on processes that write nothing.
+
+    Attributes:
+        resumed: the checkpoint that the run continues from; None for a new run.
+        same_evaluation: whether the resumed run's evaluations measure what they measured before.
 
     Raises:
-        UserError: when a new run would overwrite an old one, or when ``resume`` names no usable checkpoint.
+        UserError: when a new run would overwrite an old one, when ``resume`` names no usable checkpoint, or when
+            another process writes to the folder.
     """
 
-    def __init__(self, config: Any, kind: str, meta: dict[str, Any]) -> None:
-        self.config, self.kind, self.meta = config, kind, meta
+    def __init__(self, config: Any, kind: str, meta: dict[str, Any], data: dict[str, str] | None = None) -> None:
+        self.config, self.kind, self.meta, self.data = config, kind, meta, data or {}
         self.path = Path(config.output or f"runs/{kind}")
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
+        self.same_evaluation = True
+        self._lock: BinaryIO | None = None
+        if os.path.exists(self.path / LOCK) or (config.resume and os.path.exists(self.last)):
+            self._take_lock()
+        #: The epoch that last.pt holds, where it is whole; and the epochs of the older checkpoints of this run.
+        self._whole: int | None = None
+        self._kept: list[int] = []
         self.resumed = self._find_checkpoint()
         #: The file of another folder with which this run began, as it was when it is continued.
         self.origin: str | None = (self.resumed or {}).get("origin")
-        if self.resumed and self.config.resume not in ("auto", str(self.last)) and not self.last.exists():
-            self.origin = str(Path(self.config.resume).resolve())
-        self._events: Any = None
+        if self.resumed and not self._holds_run():
+            self.origin, self._whole, self._kept = str(Path(self.config.resume).resolve()), None, []
+        self._events = Events(self.path)
+        self._metrics_file, self._config_file = self.path / "metrics.jsonl", self.path / "config.yaml"
+        self._config_written = False
+        self._unfilled: list[dict[str, Any]] = []  # epochs that the events may lack
 
-    def begin(self, history: list[dict[str, Any]]) -> None:
+    def _take_lock(self) -> None:
+        if self._lock is None and is_first_process():
+            self._lock = lock_folder(self.path)
+
+    def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> None:
         """Creates the folder, which a refused recipe does not leave behind, and writes what a run begins with.
 
-        That is config.yaml, and metrics.jsonl of the epochs before.
+        That is config.yaml in a new folder, and of a run that was killed what its checkpoint has and its metrics.jsonl
+        or events lack. Where nothing is left to train nothing else changes.
 
         Raises:
-            UserError: when the folder cannot be written.
+            UserError: when the folder cannot be written, or another run has begun there.
         """
+        if not trains and self.origin and not self._holds_run():
+            return
         make_folder(self.path)
-        for name in ("config.yaml", "metrics.jsonl", "last.pt", "best.pt"):
-            remove_unfinished(self.path / name)  # of a run that was killed while it wrote
-        write_text(to_yaml(self.config), self.path / "config.yaml")
+        self._take_lock()
+        if self.resumed is None and self._holds_run():
+            raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
+        for file in (self._config_file, self._metrics_file, self.last, self.best):
+            remove_unfinished(file)  # of a run that was killed while it wrote
+        if trains and (self.resumed is None or not self._config_file.exists()):
+            self._write_config()
         if self.origin and not self.last.exists():  # from here on this folder can be continued
-            checkpoint.save(self.resumed | {"origin": self.origin}, self.last)
+            checkpoint.save(self.resumed | {"origin": self.origin, "kept": []}, self.last)
         if history:
             self._write_metrics(history)
+        self._unfilled = list(history)
+        if not trains:
+            self._fill_events()
+
+    def _holds_run(self) -> bool:
+        return os.path.exists(self.last) or bool(self._kept_files())  # exists: also false for a name that is too long
+
+    def _kept_files(self) -> list[Path]:
+        """The files of `keep`, the newest first."""
+        try:
+            names = [name for name in os.listdir(self.path) if re.fullmatch(r"epoch_\d{4,18}\.pt", name)]
+        except OSError:
+            return []
+        return [self.path / name for name in sorted(names, key=lambda name: int(name[6:-3]), reverse=True)]
+
+    def _kept_file(self, epoch: int) -> Path:
+        return self.path / f"epoch_{epoch:04d}.pt"
 
     def _find_checkpoint(self) -> dict[str, Any] | None:
         resume = self.config.resume
         if resume is None:
-            if os.path.exists(self.last):  # also false for a name that is too long
+            if self._holds_run():
                 raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
             return None
         file = self.last if resume == "auto" else Path(resume)
-        if resume == "auto" and not os.path.exists(file):
+        if resume == "auto" and not self._holds_run():
             return None
-        if self.last.exists() and self._came_from(file):
-            file = self.last  # torchrun starts the processes again with the same words
-        if self.last.exists() and file.resolve() != self.last.resolve():
-            raise UserError(f"{self.path} already holds a run: choose another --output to continue from {file}")
-        found = checkpoint.load(file, self.kind)
-        if "optimizer" not in found:
-            raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
-        kinds = {"config": dict, "meta": dict, "epoch": int, "history": list, "scaler": dict, "optimizer": dict}
-        kinds |= {"batch": int, "layout": dict, "totals": dict, "trained": dict, "average_steps": int, "best": float}
-        absent = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
-        if absent:
-            raise UserError(f"{file}: holds no {absent[0]}, so no run can continue from it; use a last.pt")
-        counts = [found[key] for key in ("epoch", "batch", "average_steps")]
-        counts += [found["layout"].get(key) for key in ("batches", "batch_images", "accumulate")]
-        tensors = [*found["trained"].items(), *found["optimizer"].items()]
-        if (
-            not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts)
-            or found["scaler"].keys() not in (set(), _SCALER)
-            or not all(isinstance(n, int | float) and 0 <= n < 2**63 for n in found["scaler"].values())
-            or math.isnan(found["best"])
-            or not all(isinstance(total, float) for total in found["totals"].values())
-            or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors)
-            or len(found["history"]) != found["epoch"]
-        ):
-            raise UserError(f"{file}: what it says of its run is damaged; use another last.pt")
-        old, new = flatten(found["config"]), flatten(to_dict(self.config))
-        changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
-        fixed = [key for key in changed if key.startswith(_FIXED)]
-        if fixed:
-            key = fixed[0]
-            raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with that")
-        differing = [key for key in self.meta if found["meta"].get(key) != self.meta[key]]
-        if differing:
-            raise UserError(f"{file}: was trained with other {differing[0]}; resume with the same data and settings")
-        inside = f" and batch {found['batch']} of the next" if found["batch"] else ""
-        print(f"resuming {file} after epoch {found['epoch']}{inside}")
-        for key in changed:
-            print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else ", a later setting"))
+        if self._holds_run() and file.resolve() != self.last.resolve():
+            # torchrun starts the processes again with the same words
+            if not (self.last.exists() and self._began_with(file)):
+                raise UserError(f"{self.path} already holds a run: choose another --output to continue from {file}")
+            file = self.last
+        try:
+            found = read_run(file, self.kind)
+        except UserError as error:
+            if resume != "auto":
+                raise
+            file, found = self._find_kept(error)
+        self.same_evaluation = compare(found, file, self.config, self.meta, self.data)
+        self._kept = found["kept"]
+        if file.resolve() != self.last.resolve():
+            self._kept = [*self._kept, found["epoch"]]
+        elif not found["batch"]:
+            self._whole = found["epoch"]
         return found
 
-    def _came_from(self, file: Path) -> bool:
+    def _began_with(self, file: Path) -> bool:
         return checkpoint.load(self.last, self.kind).get("origin") == str(file.resolve())
 
-    def write(self, state: dict[str, Any], history: list[dict[str, Any]] | None, *, best: bool) -> None:
-        """Writes a run as it stands; ``history`` is given at the end of an epoch.
+    def _find_kept(self, error: UserError) -> tuple[Path, dict[str, Any]]:
+        """The newest sound checkpoint of an earlier epoch, where ``error`` is what is wrong with last.pt."""
+        for file in self._kept_files():
+            try:
+                found = read_run(file, self.kind)
+            except UserError as another:
+                print(another)
+                continue
+            print(f"{error}; going on from {file.name}, the newest checkpoint that is sound")
+            return file, found
+        raise error
+
+    def write(self, state: dict[str, Any], history: list[dict[str, Any]] | None, *, best: bool, keep: int = 1) -> None:
+        """Writes a run as it stands.
 
         metrics.jsonl is written whole from ``history``, which last.pt also holds, so that after a kill
         between two writes the resumed run leaves no line doubled or missing. best.pt comes before last.pt:
         a kill between them repeats the evaluation and writes the same best.pt again.
+
+        Args:
+            state: what the checkpoint holds.
+            history: the lines of metrics.jsonl; given at the end of an epoch.
+            best: whether it is also best.pt.
+            keep: checkpoints that are kept, last.pt among them.
         """
         if best:
             weights = {key: value for key, value in state.items() if key not in _OF_RUNS}
             checkpoint.save(weights, self.best)
-        checkpoint.save(state | ({"origin": self.origin} if self.origin else {}), self.last)
+        if not self._config_written:  # a resumed run's changes with its checkpoint
+            self._write_config()
+        if keep > 1 and self._whole is not None:
+            self._keep_last(self._whole)
+        own = {"data": self.data, "kept": self._kept}
+        checkpoint.save(state | own | ({"origin": self.origin} if self.origin else {}), self.last)
+        self._whole = state["epoch"] if history is not None else None
+        while len(self._kept) > keep - 1:
+            self._remove(self._kept_file(self._kept.pop(0)))
         if history is not None:
             self._write_metrics(history)
 
+    def _keep_last(self, epoch: int) -> None:
+        """Keeps last.pt, which is to be replaced, under the name of its epoch."""
+        file = self._kept_file(epoch)
+        remove_unfinished(file)
+        write_atomically(file, lambda temporary: _link_or_copy(self.last, temporary))
+        self._kept = [*(other for other in self._kept if other != epoch), epoch]
+
+    def _remove(self, file: Path) -> None:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{file}: an older checkpoint cannot be removed ({reason(error)})") from error
+
+    def _write_config(self) -> None:
+        _write_changed(to_yaml(self.config), self._config_file)
+        self._config_written = True
+
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
-        write_text("".join(json.dumps(line) + "\n" for line in history), self.path / "metrics.jsonl")
+        _write_changed("".join(json.dumps(line) + "\n" for line in history), self._metrics_file)
 
     def write_events(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds an epoch's numbers to the TensorBoard events.
+        """Adds an epoch's numbers to the TensorBoard events; raises UserError when they cannot be written."""
+        self._fill_events()
+        self._events.write(epoch, values)
 
-        Raises:
-            UserError: when they cannot be written.
-        """
-        try:
-            if self._events is None:
-                from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-                self._events = SummaryWriter(str(self.path), purge_step=epoch)
-            for name, value in values.items():
-                self._events.add_scalar(name, value, epoch)
-            self._events.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: TensorBoard's events cannot be written ({error.strerror or error}); "
-                f"{self.last.name} holds the epoch"
-            ) from error
+    def _fill_events(self) -> None:
+        history, self._unfilled = self._unfilled, []
+        if history:
+            self._events.refill(history)
 
     def close(self) -> None:
-        """Closes the event file."""
-        if self._events is not None:
-            self._events.close()
+        """Lets other processes write to the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _write_changed(text: str, file: Path) -> None:
+    """Writes a text file, unless it holds that already."""
+    if not file.exists() or file.read_bytes() != text.encode():
+        write_text(text, file)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not every file system has links
+        shutil.copyfile(source, target)

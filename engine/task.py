@@ -12,14 +12,15 @@ class Task(Protocol):
     Attributes:
         model: this process's part of the network, on its device.
         network: what ``losses`` calls for the network's outputs; the loop puts DDP around the model here.
-        best_metric: the number of ``evaluate()`` that chooses best.pt, higher being better.
+        best_metric: the number of ``evaluate()`` that chooses best.pt, higher being better; None where there is nothing
+            to choose by, and the newest epoch is taken.
         meta: plain values that a checkpoint needs beside the weights (class names, …).
         weight_decay: the decay after dividing (Eq. 6).
     """
 
     model: nn.Module
     network: Callable[..., Any]
-    best_metric: str
+    best_metric: str | None
     meta: dict[str, Any]
     weight_decay: float
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection.annotations import UNSIZED, check_same_categories, clip_boxes, load_annotations
+from detection.annotations import STRIPPED, UNSIZED, check_same_categories, clip_boxes, load_annotations
 from engine.errors import UserError
 
 
@@ -160,6 +160,13 @@ CASES = {
     "no category id": (without("categories", "id"), "categories[1] has no id"),
     "no name": (without("categories", "name"), "categories[1] (id 1) has no name"),
     "number for a name": (changed("categories", 1, name=5), "categories[1] (id 1) has name 5, which is not text"),
+    "line break in a name": (changed("categories", 1, name="a\nb"), "has name 'a\\nb', which is empty or holds"),
+    "line separator in a name": (changed("categories", 1, name="a\u2028b"), "'a\\u2028b', which is empty or"),
+    "next line in a name": (changed("categories", 1, name="a\x85b"), "'a\\x85b', which is empty or holds"),
+    "reversed name": (changed("categories", 1, name="a\u202eb"), "'a\\u202eb', which is empty or holds"),
+    "isolated name": (changed("categories", 1, name="\u2066b"), "'\\u2066b', which is empty or holds"),
+    "coloured name": (changed("categories", 1, name="\x1b[31mb"), "'\\x1b[31mb', which is empty or holds"),
+    "blank name": (changed("categories", 1, name=" \ufeff\n"), "which is empty or holds"),
     "zero width": (changed("images", 0, width=0), "images[0] (id 7) has width 0, which is not a positive integer"),
     "text height": (changed("images", 0, height="50"), "has height '50', which is not a positive integer"),
     "number for a file": (changed("images", 0, file_name=5), "images[0] (id 7) has file_name 5, which is no file's"),
@@ -191,6 +198,15 @@ CASES = {
 def test_bad_ground_truth_is_one_clear_line(folder: Path, case: str) -> None:
     content, expected = CASES[case]
     assert expected in error_of(folder, content)
+
+
+def test_white_space_around_names_is_left_out_and_counted(folder: Path) -> None:
+    data = ground_truth()
+    for category, name in zip(data["categories"], ("\ufeffa b", "c\r\n", "d"), strict=True):
+        category["name"] = name
+    annotations = load_annotations(write(folder, data), folder)
+    assert sorted(annotations.names) == ["a b", "c", "d"]
+    assert annotations.counts[STRIPPED] == 2
 
 
 def test_missing_images_are_counted(folder: Path) -> None:

@@ -1,9 +1,12 @@
-"""What a detector refuses: damaged checkpoints and images."""
+"""What a detector takes and refuses: checkpoints, images, arguments; and how its results compare."""
 
+import copy
 import io
 import math
+import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from PIL import Image
 
 from detection import Detector, create_ssd
 from detection.config import EvaluateDetection, ModelSettings, TrainDetection
+from detection.detector import Detections
 from detection.postprocess import PostprocessSettings
 from detection.scoring import checkpoint_defaults
 from engine.cli import to_dict
@@ -32,6 +36,12 @@ def test_damaged_descriptions_are_refused_naming_the_file(tmp_path: Path) -> Non
         torch.save({"kind": "detection", "model": {"w": torch.ones(1)}, "config": config, "meta": meta}, path)
         with pytest.raises(UserError, match=r"bad\.pt"):
             Detector.load(path, "cpu")
+    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 1)))
+    meta = {"categories": [{"id": 1, "name": "a\u2028b"}]}
+    saved = {"kind": "detection", "model": {"w": torch.ones(1)}, "config": config, "meta": meta}
+    torch.save(saved, tmp_path / "name.pt")
+    with pytest.raises(UserError, match=r"name\.pt: has a category of name 'a\\u2028b'"):
+        Detector.load(tmp_path / "name.pt", "cpu")
     with pytest.raises(UserError, match=r"bad\.pt.*fusion_conf"):
         checkpoint_defaults(EvaluateDetection(path))
 
@@ -44,3 +54,112 @@ def test_a_pil_image_that_is_cut_off_is_named(kind: str) -> None:
     detector = Detector(create_ssd("resnet10_16", 1, 1), ["a"], [1], PostprocessSettings(), torch.device("cpu"))
     with pytest.raises(UserError, match=r"images\[1\] is a PIL image that cannot be decoded"):
         detector.predict([np.zeros((8, 8, 3), np.uint8), cut])
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(create_ssd("resnet10_16", 1, 1), ["a"], [1], PostprocessSettings(), torch.device("cpu"))
+
+
+RGB = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+
+
+def test_images_of_every_kind_give_the_same(detector: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    expected = detector.predict([RGB])[0]
+    assert len(expected) > 0
+    kinds = [str(path), path, path.read_bytes(), Image.open(path), RGB, torch.from_numpy(RGB.copy())]
+    # Batches of one, since a sum's order may follow the batch's size.
+    assert detector.predict(kinds, batch_size=1) == [expected] * 6
+    assert detector.predict((kind for kind in kinds), batch_size=1) == [expected] * 6
+    assert detector.predict(np.stack([RGB, RGB]), 0.0, 1) == [expected] * 2
+    assert detector.predict([cv2.imread(str(path))]) != [expected]
+    mixed = detector.predict([cv2.imread(str(path)), path, Image.open(path)], batch_size=1, bgr=True)
+    assert mixed == [expected] * 3
+    assert detector.predict([]) == detector.predict(iter(())) == []
+
+
+def test_no_more_images_are_taken_than_a_batch(detector: Detector) -> None:
+    taken = []
+
+    def stream() -> object:
+        for number in range(5):
+            taken.append(number)
+            yield RGB if number < 3 else None
+
+    with pytest.raises(UserError, match=r"images\[3\] is NoneType"):
+        detector.predict(stream(), batch_size=2)
+    assert taken == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"batch_size": value} for value in (0, -1, 1.5, "2", None, True)]
+    + [{"score_threshold": value} for value in (math.nan, -0.1, 1.1, math.inf, "0.3", None, True)],
+)
+def test_arguments_out_of_range_are_refused(detector: Detector, arguments: dict) -> None:
+    with pytest.raises(UserError, match=f"^{next(iter(arguments))} is "):
+        detector.predict([RGB], **arguments)
+    assert len(detector.predict([RGB], np.float32(0.5), np.int64(2))) == 1
+
+
+@pytest.mark.parametrize(
+    "images", ["a.jpg", Path("a.jpg"), b"bytes", RGB, torch.from_numpy(RGB), Image.new("L", (2, 2)), 5, None]
+)
+def test_what_is_no_list_of_images_is_refused(detector: Detector, images: object) -> None:
+    with pytest.raises(UserError, match="predict takes a list of images"):
+        detector.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (RGB.transpose(2, 0, 1), r"uint8 \[3, 30, 40\]"),
+        (torch.zeros(3, 30, 40), r"float32 \[3, 30, 40\]"),
+        (torch.zeros(30, 40, 3, dtype=torch.bfloat16), r"bfloat16 \[30, 40, 3\]"),
+        (RGB / 255, r"float64 \[30, 40, 3\]"),
+        (RGB[..., 0], r"uint8 \[30, 40\]"),
+        (np.zeros((30, 40, 4), np.uint8), r"uint8 \[30, 40, 4\]"),
+        (np.zeros((0, 40, 3), np.uint8), r"uint8 \[0, 40, 3\]"),
+        ([[1], [1, 2]], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_arrays_of_another_form_are_refused_naming_rgb(detector: Detector, image: object, kind: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"images\[1\] is {kind}: give a path, a PIL image, or RGB uint8 .* \(bgr=True"
+    ):
+        detector.predict([RGB, image])
+
+
+def test_unreadable_bytes_and_names_are_refused(detector: Detector) -> None:
+    with pytest.raises(UserError, match=r"images\[0\]: not an image"):
+        detector.predict([b"no image"])
+    with pytest.raises(UserError, match="no file has such a name"):
+        detector.predict(["a\0.jpg"])
+
+
+def test_detections_compare_by_value(detector: Detector) -> None:
+    first, second = (detector.predict([RGB])[0] for _ in range(2))
+    assert first == second
+    assert first in [second]
+    assert pickle.loads(pickle.dumps(first)) == copy.deepcopy(first) == copy.copy(first) == first
+    assert first != detector.predict([RGB], 1.0)[0]
+    assert first != Detections(first.boxes + 1, first.scores, first.labels, first.names)
+    assert first != Detections(first.boxes, first.scores, first.labels, ["b"] * len(first))
+    assert first != 3
+    with pytest.raises(TypeError, match="unhashable type: 'Detections'"):
+        hash(first)
+
+
+def test_a_detector_trained_on_stored_photos_reads_them_as_stored(detector: Detector, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    plain, turned = detector.predict([RGB])[0], detector.predict([np.ascontiguousarray(RGB[::-1, ::-1])])[0]
+    kinds = [tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), Image.open(tmp_path / "a.png")]
+    assert detector.predict(kinds, batch_size=1) == [turned] * 3
+    stored = copy.copy(detector)
+    stored.orientation = "stored"
+    assert stored.predict(kinds, batch_size=1) == [plain] * 3

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from detection.images import find_images, read_image
+from detection.images import IMAGE_SUFFIXES, find_images, read_image
 from engine.errors import UserError
 
 HEIGHT, WIDTH = 37, 53
@@ -204,6 +204,41 @@ def test_sources(tree: Path) -> None:
     assert found("odd[1]") == ["odd[1]/e.bmp"]
     assert find_images([tree / "a.png"]) == [tree / "a.png"]
     assert find_images([]) == []
+
+
+def test_files_that_are_left_out_are_counted_by_kind(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (
+        "mixed/a.HEIC",
+        "mixed/b.heic",
+        "mixed/README",
+        "mixed/c.MPO",
+        "mixed/d.avif",
+        "mixed/e.jp2",
+        "none/f.heic",
+    ):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    assert [path.name for path in find_images([tree / "mixed"])] == ["c.MPO", "d.avif", "e.jp2"]
+    assert capsys.readouterr().out == f"{tree}/mixed: 3 images; left out 3 other files (2 .heic, 1 without suffix)\n"
+    with pytest.raises(UserError, match=r"none: no image found among 1 files \(1 \.heic\)"):
+        find_images([tree / "none"])
+
+
+def test_all_suffixes_that_opencv_writes_are_found(tmp_path: Path) -> None:
+    """Also what it reads, but for PFM, whose numbers it does not scale, and for HDR, which others call headers."""
+    pixels = np.asarray(picture())
+    for suffix in IMAGE_SUFFIXES:
+        form = {".j2c": "JPEG2000", ".jpc": "JPEG2000", ".jfif": "JPEG", ".mpo": "JPEG"}.get(suffix)
+        try:
+            if form or suffix.startswith((".j2", ".jp2", ".jpf", ".jpx")):
+                Image.fromarray(pixels).save(tmp_path / f"a{suffix}", form or "JPEG2000")
+            else:
+                gray = suffix in (".pgm", ".pbm")
+                cv2.imwrite(str(tmp_path / f"a{suffix}"), pixels[..., 0] if gray else pixels[..., ::-1])
+        except (OSError, cv2.error) as error:
+            pytest.fail(f"{suffix}: {error}")
+        assert read_image(tmp_path / f"a{suffix}").shape == (HEIGHT, WIDTH, 3), suffix
+    assert len(find_images([tmp_path])) == len(IMAGE_SUFFIXES)
 
 
 @pytest.mark.parametrize("source", ["absent.jpg", "empty", "*.gif", "notes.*", "absent/**"])

@@ -66,3 +66,79 @@ def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path, annotations: Coc
     assert annotations.category_ids[loaded.label[0]] == GOOD["category_id"]
     assert loaded.bbox.tolist() == [GOOD["bbox"]]
     assert loaded.score.tolist() == [GOOD["score"]]
+
+
+def named(folder: Path, *names: str) -> CocoAnnotations:
+    """Ground truth of images 101, 102, …, by file name."""
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names, 101)]
+    categories = [{"id": 3, "name": "box"}, {"id": 4, "name": "disc"}]
+    (folder / "named.json").write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    return load_annotations(folder / "named.json", None)
+
+
+MATCHES = {
+    "the same name": (("a.jpg", "b.jpg"), "b.jpg", 102),
+    "the image folder before it": (("a/1.jpg", "b/1.jpg"), "/data/b/1.jpg", 102),
+    "the image folder in the annotations": (("val/1.jpg", "val/2.jpg"), "2.jpg", 102),
+    "most folders in common": (("1.jpg", "b/1.jpg"), "/data/b/1.jpg", 102),
+    "another folder": (("a/1.jpg", "a/2.jpg"), "photos/2.jpg", 102),
+    "a path of Windows": (("a/1.jpg", "b/1.jpg"), "D:\\data\\b\\1.jpg", 102),
+}
+
+
+@pytest.mark.parametrize("case", MATCHES)
+@pytest.mark.parametrize("image_id", [{}, {"image_id": "b_2"}, {"image_id": 102}])
+def test_the_file_name_tells_the_image(tmp_path: Path, case: str, image_id: dict) -> None:
+    names, name, expected = MATCHES[case]
+    annotations = named(tmp_path, *names)
+    entry = {"file_name": name, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5} | image_id
+    assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == expected
+
+
+def test_the_number_in_a_name_is_no_image_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """detect.py writes it where it knows no ids; here it is the id of another image."""
+    annotations = named(tmp_path, "102.jpg", "101.jpg")
+    entry = {"image_id": 102, "file_name": "102.jpg", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == 101
+    assert "images are told by file_name" in capsys.readouterr().out
+
+
+CONTRADICTIONS = {
+    "another image's id": (
+        {"image_id": 101, "file_name": "b.jpg"},
+        "which contradict each other: that file is image 102",
+    ),
+    "an unknown id": ({"image_id": 7, "file_name": "b.jpg"}, "which contradict each other"),
+    "another image's id as text": ({"image_id": "101", "file_name": "b.jpg"}, "which contradict each other"),
+    "an unknown file": ({"image_id": 101, "file_name": "c.jpg"}, "has file_name 'c.jpg', which no image of"),
+    "two that fit": ({"file_name": "1.jpg"}, "has file_name '1.jpg', which fits 'x/1.jpg' and 'y/1.jpg' of"),
+    "two that fit, and a number of the name": ({"image_id": 1, "file_name": "1.jpg"}, "which fits 'x/1.jpg' and"),
+    "no name": ({"image_id": 101, "file_name": 5}, "has file_name 5, which is not text"),
+    "no number": ({"image_id": 1.5, "file_name": "b.jpg"}, "has image_id 1.5, which is not an integer"),
+    "another category's name": ({"image_id": 101, "category": "disc"}, "category 'disc', which has another id in"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_entries_that_contradict_themselves_are_refused(tmp_path: Path, case: str) -> None:
+    keys, expected = CONTRADICTIONS[case]
+    annotations = named(tmp_path, "a.jpg", "b.jpg", "x/1.jpg", "y/1.jpg")
+    with pytest.raises(UserError) as error:
+        read(tmp_path, [{"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5} | keys], annotations)
+    assert expected in str(error.value)
+
+
+def test_two_files_are_not_one_image(tmp_path: Path) -> None:
+    annotations = named(tmp_path, "val/1.jpg")
+    rest = {"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    with pytest.raises(
+        UserError, match=r"detections\[1\] has file_name 'train/1.jpg', and another 'val/1.jpg': both fit"
+    ):
+        read(tmp_path, [{"file_name": "val/1.jpg"} | rest, {"file_name": "train/1.jpg"} | rest], annotations)
+
+
+def test_a_file_that_is_listed_twice_goes_by_its_ids(tmp_path: Path) -> None:
+    annotations = named(tmp_path, "a.jpg", "a.jpg")
+    rest = {"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    entries = [{"image_id": number, "file_name": "a.jpg"} | rest for number in (102, 101)]
+    assert read(tmp_path, entries, annotations).image.tolist() == [1, 0]

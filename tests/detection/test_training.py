@@ -52,7 +52,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSettings:
 
 
 def recipe(data: DataSettings, output: Path, epochs: int = 2, **changes: object) -> TrainDetection:
-    settings = DetectionTrainSettings(epochs=epochs, batch_size=2, lr=0.01, schedule="step", step_epochs=[9], workers=0)
+    settings = DetectionTrainSettings(
+        epochs=epochs, batch_size=2, lr=0.01, nesterov=False, schedule="step", step_epochs=[9], workers=0
+    )
     model = ModelSettings("resnet10_16", 2)
     return replace(TrainDetection(model, data, settings, output=str(output), device="cpu"), **changes)
 
@@ -87,6 +89,23 @@ def test_resumed_run_equals_the_whole_one(data: DataSettings, run_folder: Path, 
     assert (run_folder / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
     with pytest.raises(UserError, match=r"model\.members = 2, not 1"):
         train(recipe(data, folder, resume="auto", model=ModelSettings("resnet10_16", 1)))
+
+
+def test_without_objects_to_evaluate_on_the_newest_epoch_is_the_best(
+    data: DataSettings, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    truth = json.loads(Path(data.val_annotations).read_text())
+    (tmp_path / "none.json").write_text(json.dumps(truth | {"annotations": []}))
+    other = replace(data, val_annotations=str(tmp_path / "none.json"))
+    train(recipe(other, tmp_path / "run"))
+    assert "none.json has no object, so AP is -1 in every epoch: best.pt is the newest" in capsys.readouterr().out
+    assert checkpoint.load(tmp_path / "run/best.pt")["epoch"] == 2
+    (tmp_path / "none.json").write_text(json.dumps(truth))  # the same file, but others in it
+    train(recipe(other, tmp_path / "run", epochs=3, resume="auto"))
+    printed = capsys.readouterr().out
+    assert "changed: the validation data" in printed
+    assert "changed: the training data" not in printed
+    assert "best.pt starts anew" in printed
 
 
 def test_evaluation_command_agrees_with_training(run_folder: Path, data: DataSettings, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 import os
 import re
+import zipfile
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
 from engine import checkpoint
 from engine.errors import UserError
+from tests.fuzz.damage import KINDS, damage, judge_damage
 
 
 class Payload:
@@ -106,3 +110,47 @@ def test_an_old_format_that_names_no_storage_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content[:at] + bytes(reversed(key)) + content[at + len(key) :])
     with pytest.raises(UserError, match=r"old\.pt: not a readable checkpoint"):
         checkpoint.load(path)
+
+
+def test_a_damaged_file_is_refused_or_read_as_it_was_written(tmp_path: Path) -> None:
+    """benchmarks/damage.py has more of them, and of a whole detector."""
+    path, draw = tmp_path / "best.pt", Random(0)
+    model = {"w": torch.randn(20, 30), "b": torch.zeros(3), "count": torch.zeros((), dtype=torch.int64)}
+    written = {"model": model, "kind": "detection", "epoch": 3, "meta": {"categories": [{"id": 1, "name": "cat"}]}}
+    checkpoint.save(written, path)
+    data = path.read_bytes()
+    ends = Counter()
+    for kind in KINDS:
+        for _ in range(100 if kind == "bit" else 20):
+            path.write_bytes(damage(draw, data, kind))
+            ends[judge_damage(path, written)] += 1
+    assert ends["refused"] > 100
+    assert not ends["wrong"], ends
+
+
+def test_records_that_torch_never_writes_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(10**6)}, "kind": "detection"}, tmp_path / "good.pt")
+    path = tmp_path / "bad.pt"
+
+    def rewrite(method: int, *, twice: bool = False) -> None:
+        with zipfile.ZipFile(tmp_path / "good.pt") as old, zipfile.ZipFile(path, "w", method) as new:
+            for name in old.namelist() * (1 + twice):
+                new.writestr(name, old.read(name))
+
+    rewrite(zipfile.ZIP_STORED)
+    assert checkpoint.load(path)["model"]["w"].shape == (10**6,)
+    rewrite(zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10**5
+    with pytest.raises(UserError, match=r"bad\.pt: damaged, or not written by torch\.save: its .*is compressed"):
+        checkpoint.load(path)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        rewrite(zipfile.ZIP_STORED, twice=True)
+    with pytest.raises(UserError, match=r"bad\.pt: damaged.*two of its records have one name"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_published_files_of_both_formats_are_read(tmp_path: Path, zipped: bool) -> None:
+    weights = {"w": torch.randn(3, 4)}
+    torch.save({"state_dict": weights}, tmp_path / "old.pth", _use_new_zipfile_serialization=zipped)
+    assert torch.equal(checkpoint.read(tmp_path / "old.pth")["state_dict"]["w"], weights["w"])

@@ -1,0 +1,102 @@
+"""EXIF orientation, from the first bytes of a file."""
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+_ORIENTATION = 274  # the tag
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG segments that hold the size
+
+Header = tuple[int | None, int, int]
+
+
+def read_turned(path: str | Path) -> tuple[int, int, int] | None:
+    """The EXIF orientation of an image file that a viewer turns or mirrors, with its size.
+
+    JPEG, PNG and WebP are those where OpenCV leaves a choice: it turns every TIFF and no AVIF.
+
+    Returns:
+        Orientation (2 to 8; from 5 on width and height change places), width and height as stored. None for all other
+        files, unreadable ones included: what is wrong with them is said when they are decoded.
+    """
+    try:
+        if not os.path.isfile(path):
+            return None
+        with open(path, "rb", buffering=512) as file:
+            magic = file.read(12)
+            if magic[:2] == b"\xff\xd8":
+                header = _jpeg(file)
+            elif magic[:8] == b"\x89PNG\r\n\x1a\n":
+                header = _png(file)
+            elif magic[:4] == b"RIFF" and magic[8:] == b"WEBP":
+                header = _webp(file)
+            else:
+                return None
+    except (OSError, struct.error):
+        return None
+    orientation, width, height = header
+    return (orientation, width, height) if orientation in range(2, 9) else None
+
+
+def _jpeg(file: BinaryIO) -> Header:
+    orientation, width, height = None, 0, 0
+    file.seek(2)
+    while file.read(1) == b"\xff":
+        while (code := file.read(1)) == b"\xff":  # fill bytes
+            pass
+        if code in (b"", b"\xd9", b"\xda"):  # the image's data begins
+            break
+        length = struct.unpack(">H", file.read(2))[0] - 2
+        if length < 0:
+            break
+        if code == b"\xe1":
+            body = file.read(length)
+            if body.startswith(b"Exif\0\0") and orientation is None:
+                orientation = _orientation(body[6:])
+        elif code[0] in _FRAMES:
+            height, width = struct.unpack_from(">HH", file.read(length), 1)
+        else:
+            file.seek(length, os.SEEK_CUR)
+    return orientation, width, height
+
+
+def _png(file: BinaryIO) -> Header:
+    orientation = None
+    file.seek(16)  # behind the signature, and IHDR's length and name
+    width, height = struct.unpack(">II", file.read(8))
+    file.seek(33)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        end = file.tell() + int.from_bytes(head[:4], "big") + 4
+        if head[4:] == b"eXIf":
+            orientation = _orientation(file.read(end - file.tell()))
+            break
+        file.seek(end)
+    return orientation, width, height
+
+
+def _webp(file: BinaryIO) -> Header:
+    head = file.read(18)
+    if head[:4] != b"VP8X" or not head[8] & 8:  # the flag says that there is EXIF
+        return None, 0, 0
+    width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (12, 15))
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == b"EXIF":
+            return _orientation(file.read(length)), width, height
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return None, width, height
+
+
+def _orientation(exif: bytes) -> int | None:
+    """The orientation in the first directory of EXIF's TIFF structure; None where there is none."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, value = struct.unpack_from(f"{order}H6xH", exif, at)
+        if tag == _ORIENTATION:
+            return value
+    return None
