@@ -3,10 +3,11 @@
     python benchmarks/data.py                            # about 3 minutes
     python benchmarks/data.py --images 16 --rounds 3     # a quick look
 
-The released implementation's pipeline is restated here: PIL decodes, a crop that all boxes overlap by the drawn IoU,
-PIL changes colours and resizes, torch normalises, and targets are encoded image by image in the worker. torchvision's
-is its references' preset for SSD, transforms v2 on tensors, then the resize that its SSD does. Photos: COCO's of at
-most 384 pixels a side ($DIVDET_SHARED/data/coco_subset), and 7 at original size (demo_photos, given three boxes each).
+The released implementation's pipeline is restated here, in its order: PIL decodes, a crop that all boxes overlap by the
+drawn IoU, flip, resize, changes of color (all by PIL), normalization by torch; targets are encoded image by image in
+the worker. torchvision's is its references' preset for SSD, transforms v2 on tensors, then its SSD's resize.
+Photos: COCO's of at most 384 pixels a side ($DIVDET_SHARED/data/coco_subset), and 7 at original size (demo_photos,
+given three boxes each).
 """
 
 import argparse
@@ -58,11 +59,12 @@ class Released:
         labels = torch.from_numpy(record.labels[kept])
         if self.augment:
             image, boxes, labels = self._crop(image, boxes, labels)
-            image = self.colours(image)
+            if random.random() < 0.5:
+                image = F.hflip(image)
+                boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
         image = F.resize(image, [SIZE, SIZE])
-        if self.augment and random.random() < 0.5:
-            image = F.hflip(image)
-            boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
+        if self.augment:
+            image = self.colours(image)
         image = F.normalize(F.to_tensor(image), *IMAGENET_STATISTICS)
         return (image, boxes, labels) if self.corners is None else (image, *self.encode(boxes, labels))
 

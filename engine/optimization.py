@@ -155,8 +155,9 @@ def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
 def learning_rate(settings: TrainSettings, epoch: float, end: float | None = None) -> float:
     """The rate of a step that begins at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
 
-    Linear warm-up, then ``end + 0.5 · (lr − end) · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of
-    ÷10. In the warm-up a step has the rate of its end, later that of its beginning, so none has a rate of 0.
+    Linear warm-up, then a cosine from ``lr`` to ``end_lr``, of which the rate's share of the way up is
+    ``0.5 · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))``, or steps of ÷10. In the warm-up a step has the rate
+    of its end, later that of its beginning, so none has a rate of 0 or above ``lr``.
 
     Args:
         settings: the recipe.
@@ -165,9 +166,9 @@ def learning_rate(settings: TrainSettings, epoch: float, end: float | None = Non
     """
     if epoch < settings.warmup_epochs:
         share = min((epoch if end is None else end) / settings.warmup_epochs, 1.0)
-        return settings.warmup_lr + (settings.lr - settings.warmup_lr) * share
+        return settings.lr * share + settings.warmup_lr * (1 - share)
     if settings.schedule == "step":
         return settings.lr * 0.1 ** sum(epoch >= step for step in settings.step_epochs)
     length = max(settings.epochs - settings.warmup_epochs, 1e-9)
     falling = 0.5 * (1 + math.cos(math.pi * (epoch - settings.warmup_epochs) / length))
-    return settings.end_lr + (settings.lr - settings.end_lr) * falling
+    return settings.lr * falling + settings.end_lr * (1 - falling)

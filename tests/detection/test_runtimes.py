@@ -19,7 +19,7 @@ from detection.config import EvaluateDetection, ModelSettings, RuntimeSettings, 
 from detection.dataset import Normalize
 from detection.folding import foldable, folded
 from detection.images import read_image
-from detection.runtimes import create_network, runtime_device
+from detection.runtimes import FromPixels, create_network, runtime_device
 from detection.scoring import evaluate
 from engine import checkpoint
 from engine.cli import parse, to_dict
@@ -189,6 +189,29 @@ def test_compile_hands_the_network_to_the_compiler(trained: Path, monkeypatch: p
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="needs a C"):
         Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="compile"))
+
+
+def test_the_compiled_graph_makes_no_tensors_of_its_own() -> None:
+    """One made on the CPU inside it would keep it from being recorded as a CUDA graph."""
+
+    class Network(nn.Conv2d):
+        concurrent = None
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    pixels = FromPixels(Network(3, 4, 3))
+    images = torch.randint(256, (2, 9, 9, 3), dtype=torch.uint8)
+    torch._dynamo.reset()
+    found = torch.compile(pixels, backend=keep, fullgraph=True)(images)
+    assert torch.equal(found, pixels(images))
+    assert torch.tensor not in {node.target for graph in graphs for node in graph.graph.nodes}
+    assert set(pixels.state_dict()) == {"network.weight", "network.bias"}
+    pixels.network.to("meta")
+    assert FromPixels(pixels.network).normalize.mean.device.type == "meta"
 
 
 def test_half_precision_stays_close(trained: Path) -> None:

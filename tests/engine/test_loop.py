@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from classification.losses import cot_weight_at
 from engine import loop, loss_report
 from engine.distributed import World
 from engine.errors import UserError
 from engine.loop import fit, training_loader
+from engine.loss_report import LossReports
 from engine.optimization import TrainSettings
 from engine.run_folder import RunFolder
+from engine.state import not_finite
 from engine.stopping import Stopped
 
 
@@ -151,6 +154,37 @@ def test_a_late_signal_stops_a_run_which_then_goes_on(tmp_path: Path, late: None
     again, history_again = train(tmp_path / "run", resume="auto")
     assert history_again == history
     assert torch.equal(again.model.weight, whole.model.weight)
+
+
+def test_a_report_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without values, of a GPU that need not be there."""
+    events: list[str] = []
+
+    class Event:
+        def record(self, stream: str) -> None:
+            events.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device.type}")
+    reports = LossReports(World(), torch.device("cuda"))
+    with FakeTensorMode():
+        losses = {name: torch.empty((), device="cuda") for name in ("loss", "half")}
+        reports.add([losses, losses], 2, signal=0)
+    assert reports.due() == []
+    assert events == ["the stream of cuda"]
+    (report,) = reports.due(all_of_them=True)
+    assert (report.values.device.type, report.values.shape) == ("cpu", (5,))
+
+
+def test_all_tensors_are_checked_at_once() -> None:
+    tensors = {
+        "a": torch.ones(3),
+        "b": torch.tensor([1.0, torch.inf]),
+        "c": torch.tensor(7),
+        "d": torch.tensor(torch.nan),
+    }
+    assert not_finite(tensors) == ["b", "d"]
+    assert not_finite({}) == []
 
 
 def test_cudnn_chooses_its_algorithms_in_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
