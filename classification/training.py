@@ -24,7 +24,7 @@ from engine.class_rows import match_classes, take_rows
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
-from engine.loading import start_worker
+from engine.loading import data_loader
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
 from engine.sampling import derived_seed
@@ -150,13 +150,8 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     views = TrainingViews(images, config.data, size, config.model.members, config.seed)
     keep_own(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)
-    evaluation = DataLoader(
-        Subset(EvaluationViews(evaluation_images, size, meta["eval_resize"], meta["interpolation"]), own),
-        config.train.batch_size,
-        num_workers=config.train.workers,
-        worker_init_fn=start_worker,
-        pin_memory=device.type == "cuda",
-    )
+    own_views = Subset(EvaluationViews(evaluation_images, size, meta["eval_resize"], meta["interpolation"]), own)
+    evaluation = data_loader(own_views, config.train.batch_size, config.train.workers, device)
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)
     loader = training_loader(views, config.train, config.seed, device, world)
     return fit(task, loader, config.train, folder, device, world)

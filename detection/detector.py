@@ -1,5 +1,6 @@
 """A trained detector: from images to boxes in pixels."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,6 +24,7 @@ from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
 from detection.runtimes import FromPixels, Network, create_network, runtime_device
 from detection.ssd import SSD, create_ssd
 from engine import checkpoint
+from engine.concurrency import one_thread_in_forks
 from engine.distributed import World
 from engine.errors import UserError
 from engine.images import decode_image
@@ -75,6 +77,8 @@ class Detector:
         self.default_boxes = ssd300_default_boxes().to(device)
         self.source: str | None = None  # the checkpoint, for messages
         self.orientation: Orientation = "auto"  # data.orientation of its training
+        self.process = os.getpid()
+        one_thread_in_forks()
 
     @classmethod
     def load(
@@ -186,6 +190,12 @@ class Detector:
         Returns:
             Every member's boxes (S lists of N) and the fused ones (N), in [0, 1]; see ``postprocess``.
         """
+        on_cpu = self.device.type == "cpu" and isinstance(self.network, FromPixels)
+        if os.getpid() != self.process and not on_cpu:
+            raise UserError(
+                "this process was forked after the detector was loaded, where only --runtime torch on the CPU works: "
+                "start it by multiprocessing's spawn method"
+            )
         outputs = self.network(inputs.to(self.device, non_blocking=True))
         try:
             members = member_boxes(*outputs, self.default_boxes, self.resolved_settings())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from detection.annotations import CocoAnnotations, check_same_categories, load_annotations
 from detection.config import Detect, EvalDataSettings, EvaluateDetection
@@ -21,7 +20,7 @@ from engine.devices import use_device
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
-from engine.loading import start_worker
+from engine.loading import data_loader
 from engine.memory import keep_freed_memory
 from engine.progress import progress
 
@@ -44,13 +43,7 @@ def score(
     fused_evaluator = CocoEvaluator(annotations)
     evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
     records = annotations.images[world.replica :: world.replicas]
-    loader = DataLoader(
-        EvaluationImages(records),
-        batch_size,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        pin_memory=detector.device.type == "cuda",
-    )
+    loader = data_loader(EvaluationImages(records), batch_size, workers, detector.device)
     position = 0
     for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
         members, fused = detector.detect(inputs, world)

@@ -5,8 +5,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
+import cv2
 import torch
 from torch import Tensor, nn
 
@@ -70,6 +72,22 @@ def _places(devices: str | None) -> list[torch.device]:
     return [resolve_device(name.strip(), "--devices") for name in names]
 
 
+@cache
+def one_thread_in_forks() -> None:
+    """From now on processes that are forked from this one compute on one thread, as PyTorch's data workers do.
+
+    A forked process has none of the threads of torch and OpenCV, but would wait for them.
+    """
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(after_in_child=compute_on_one_thread)
+
+
+def compute_on_one_thread() -> None:
+    """Has torch and OpenCV start no threads in this process and wait for none."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)  # none beside the caller's; 1 would wait for the threads of the process before a fork
+
+
 class Workers:
     """A thread for each device, which runs every n-th branch.
 
@@ -105,6 +123,7 @@ class Workers:
     def submit(self, number: int, function: Callable[..., Any], *arguments: Any) -> Future:
         """Calls a function in a thread, in the caller's modes."""
         if self.process != os.getpid():  # a forked process has none of the threads
+            self.cores = self.share = 1  # see one_thread_in_forks
             self._start()
         return self.pools[number].submit(_Modes(self.devices[number].type).call, function, *arguments)
 

@@ -61,7 +61,8 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
             ) from error
         if _WORKER in text or isinstance(error, _HANDING_OVER):
             # DataLoader's handler would raise again, wherever the process is, when its next worker dies
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if hasattr(signal, "SIGCHLD"):  # not on Windows
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise UserError(
                 f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
                 f"{kept}"

@@ -1,26 +1,80 @@
 """Processes that load data."""
 
+import multiprocessing
 import os
 import signal
-from types import FrameType
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
-import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from engine.concurrency import compute_on_one_thread
+
+_SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")  # of a signal: on Linux
+
+
+def data_loader(dataset: Dataset, batch_size: int, workers: int, device: torch.device, **options: Any) -> DataLoader:
+    """A DataLoader for a network on ``device``; all of divdet's are made here. ``options`` are further ones of it.
+
+    Its workers survive signals sent to all processes of a job and end with this process (see ``start_worker``).
+    """
+    return _Loader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=_context() if workers else None,
+        **options,
+    )
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Iterator[Any]:
+        if not _SENDER_IS_KNOWN:
+            return super().__iter__()
+        # Workers are started here and inherit the mask: a signal waits until start_worker has said what becomes of it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _context() -> str | None:
+    # Forked workers share this process's memory, such as cached images. From Python 3.14 on they would get copies by
+    # default. Another method that the user has set is kept.
+    default = multiprocessing.get_all_start_methods()[0]
+    return "fork" if sys.platform == "linux" and multiprocessing.get_start_method() == default else None
 
 
 def start_worker(worker: int) -> None:
     """What a process that loads data (its number, from 0) does first; a DataLoader's ``worker_init_fn``.
 
-    It leaves the training process's group: torchrun and terminals send their signals to the group, of which the
-    training process must live on to save. Signals to all processes of a job it lets pass once; it ends with the
-    training process. And it computes on one core, OpenCV's part included (torch sees to its own): by default each would
-    start a thread for every core.
+    Only the parent decides when its workers end, since it needs them to finish a step and save. torchrun and terminals
+    signal a process group, so workers leave it. systemd, SLURM and Docker signal every process of a job: workers ignore
+    SIGINT, and SIGTERM unless the parent sent it, which it does when it exits, and then waits for them to end. macOS
+    does not tell who sent a signal, so there they end at every SIGTERM; Windows has no such signals.
+
+    A worker computes on one thread: by default each would start one for every core.
     """
-    os.setpgrp()
-    # systemd, SLURM and Docker signal every process of a job, and the first that ends would end the training.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
-    cv2.setNumThreads(0)  # no threads at all: 1 would wait for those of the forked process, which are not here
+    if _SENDER_IS_KNOWN:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread that waits for it
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    compute_on_one_thread()
 
 
-def _ignore_once(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)  # the next is of a parent that gives up on a process that hangs
+def _end_with_parent() -> None:
+    """Ends this process when its parent asks for it by SIGTERM, or within a second of the parent's own end."""
+    parent, reaper = multiprocessing.parent_process().pid, os.getppid()
+    while os.getppid() == reaper:
+        sent = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if sent and sent.si_pid == parent:
+            break
+    os._exit(0)

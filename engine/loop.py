@@ -16,7 +16,7 @@ from engine.devices import autocast, check_compiler, precision_dtype, tuned_conv
 from engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
 from engine.errors import UserError
 from engine.faults import explained
-from engine.loading import start_worker
+from engine.loading import data_loader
 from engine.loss_report import LossReports, Report
 from engine.memory import keep_freed_memory
 from engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
@@ -33,16 +33,8 @@ def training_loader(
 ) -> DataLoader:
     """A loader of full, shuffled batches; ``dataset[(epoch, number)]`` gives an image (see ``EpochSampler``)."""
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
-    return DataLoader(
-        dataset,
-        batch_size=settings.batch_size,
-        sampler=EpochSampler(len(dataset), *shape),
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=start_worker,
-        **options,
-    )
+    options |= {"sampler": EpochSampler(len(dataset), *shape), "persistent_workers": settings.workers > 0}
+    return data_loader(dataset, settings.batch_size, settings.workers, device, **options)
 
 
 def fit(

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM during training: the step ends, a checkpoint is written, and the process says how it ended."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -25,9 +26,13 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self.signal, self._since = 0, 0.0
+        self.signal, self._since, self._process = 0, 0.0, os.getpid()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked process inherits this, but nobody reads what it would note
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         # Somebody asks again; a moment later it is the same wish that came twice, say of torchrun and its terminal.
         if self.signal and number == signal.SIGINT and time.monotonic() > self._since + 1:
             raise KeyboardInterrupt
