@@ -4,10 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from classification.backbones import BACKBONES
+from classification.backbones import BACKBONES, default_dataset
 from classification.resnet import DETECTION_INPUT
 from classification.summary import summarise as summarise_classifier
-from classification.timm_backbones import PREFIX
 from detection.summary import summarise as summarise_detector
 from engine.errors import UserError
 
@@ -92,9 +91,7 @@ def _show(name: str, value: float | list[int]) -> str:
 def _dataset(config: Summary) -> str:
     if config.task == "det":
         return f"{_classes(config.dataset)} classes"
-    spec = BACKBONES.get(config.backbone)
-    large = config.backbone.startswith(PREFIX) or (spec and spec.forms == ("imagenet",))
-    return config.dataset or ("imagenet" if large else "cifar100")
+    return config.dataset or default_dataset(config.backbone)
 
 
 def _classes(dataset: str | None) -> int:

@@ -74,7 +74,7 @@ def test_other_outputs_than_in_sequence_are_not_timed(monkeypatch: pytest.Monkey
     ("changes", "message"),
     [
         ({"backbone": None}, "--backbone is missing"),
-        ({"backbone": "resnet10_17"}, "did you mean resnet10_16"),
+        ({"backbone": "resnet11_16"}, "did you mean resnet10_16"),
         ({"task": "det", "dataset": "cifar10"}, "--dataset cifar10: give coco or the number"),
         ({"dataset": "coco"}, "unknown dataset 'coco'"),
         ({"members": 1}, "members is 1: choose at least 2"),
