@@ -63,8 +63,9 @@ def test_calibration_error_equals_a_second_implementation() -> None:
     logits = 2 * draw.standard_normal((3, 90, 6))
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     p[0, :30] = np.eye(6)[0]  # sure: the last bin has its upper edge
-    p[1, :30] = [0.6, 0.4, 0, 0, 0, 0]  # on the edge of two bins
-    labels = draw.randint(0, 6, 90)
+    p[1, :60] = [0.8, 0.2, 0, 0, 0, 0]  # on the edge of two bins, with others in the lower one
+    p[1, 60:] = [0.75, 0.25, 0, 0, 0, 0]
+    labels = np.concatenate([draw.randint(0, 6, 60), np.zeros(30, dtype=int)])
     images = torch.from_numpy(p)
     sums = sum(calibration_sums(images[:, i : i + 40], torch.from_numpy(labels[i : i + 40])) for i in range(0, 90, 40))
     expected = [expected_calibration_error(one, labels) for one in p]
