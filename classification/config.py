@@ -1,5 +1,6 @@
 """What a classification recipe consists of."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,17 @@ from engine.errors import UserError
 from engine.optimization import TrainSettings, check_not_negative
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
+Interpolation = Literal["bicubic", "bilinear", "area"]
+
+# Area (as a share of the image) and height / width of the erased rectangles, as the released networks had them. Other
+# data sets take those of random erasing's authors (paper, ref. [47]).
+ERASED = {
+    "cifar10": ([0.125, 0.2], [0.99, 1.0]),
+    "cifar100": ([0.0625, 0.1], [0.99, 1.0]),
+    "svhn": ([0.125, 0.25], [0.9, 1.1]),
+    "imagenet": ([0.05, 0.12], [0.5, 1.5]),
+}
+ERASED_ELSEWHERE = ([0.02, 0.4], [0.3, 1 / 0.3])
 
 
 @dataclass
@@ -57,13 +69,36 @@ class EvalDataSettings:
             file).
         root: the folder, or the .npz file.
         download: fetch CIFAR or SVHN where root lacks it.
+        image_size: side of the network's input in pixels; default in training 32 for CIFAR and SVHN, 224 for imagenet
+            and folder, and the shorter side of the first image for npz.
+        eval_resize: evaluation resizes an image's shorter side to int(eval_resize x image_size) and takes the centre;
+            default in training 1.15 where the crop is resized, else 1.
+        interpolation: filter of resizing: bicubic or bilinear (Pillow's, which average where they shrink), or area
+            (OpenCV's area average where it shrinks, bilinear where it enlarges: faster); default in training bicubic.
+        mean: of the red, green and blue pixels in 0 to 1, which normalisation subtracts; default in training the data
+            set's, ImageNet's for folder and npz, and those that a model of timm expects.
+        std: their standard deviations, which it divides by.
     """
 
     dataset: DatasetName = "cifar100"
     root: str = "data"
     download: bool = False
+    image_size: int | None = None
+    eval_resize: float | None = None
+    interpolation: Interpolation | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
     def __post_init__(self) -> None:
+        if self.image_size is not None and not 8 <= self.image_size <= 4096:
+            raise UserError(f"data.image_size is {self.image_size}: it must be 8 to 4096 pixels")
+        if self.eval_resize is not None and not 1 <= self.eval_resize <= 4:
+            raise UserError(f"data.eval_resize is {self.eval_resize}: it must be 1 to 4")
+        for name, least in (("mean", -math.inf), ("std", 0)):
+            values = getattr(self, name)
+            if values is not None and not (len(values) == 3 and all(least < value < math.inf for value in values)):
+                above = " above 0" if name == "std" else ""
+                raise UserError(f"data.{name} is {values}: it must be three numbers{above}, for red, green and blue")
         if self.download and self.dataset not in ("cifar10", "cifar100", "svhn"):
             raise UserError(
                 f"data.download is true: only CIFAR and SVHN can be fetched, {self.dataset} must be at data.root"
@@ -75,28 +110,37 @@ class DataSettings(EvalDataSettings):
     """Images and the random views that the members see of them.
 
     Attributes:
-        image_size: side of the network's input in pixels; default 32 for CIFAR and SVHN, 224 for imagenet and folder,
-            and the shorter side of the first image for npz.
+        extra: also train on SVHN's extra images.
         crop: padded (pad, then crop at random), resized (a random part of the image, resized), none; auto takes padded
             up to 64 px and resized above.
+        crop_area: smallest and largest part that the resized crop takes, as shares of the image's area.
         padding: black pixels on each side before the padded crop.
         flip: probability of a left-right flip.
         auto_augment: AutoAugment's policy, or rand for RandAugment.
         rand_augment_operations: operations that RandAugment applies to a view.
-        rand_augment_magnitude: of its operations, 0 to 30.
-        erasing: probability of erasing a random rectangle.
+        rand_augment_magnitude: of its operations: 0 to rand_augment_levels - 1.
+        rand_augment_deviation: standard deviation of the magnitude, drawn anew for every operation.
+        rand_augment_levels: magnitudes that there are: 31 as torchvision counts, 11 as timm does (0 to 10).
+        erasing: probability of erasing a random rectangle: to zeros, after normalisation.
+        erasing_area: its smallest and largest share of the view's area; default: those of the data set.
+        erasing_ratio: its smallest and largest height / width; default: those of the data set.
         different_views: each member sees its own random view of an image; false shows all members the same one.
         limit: train on this many images only, drawn at random with the seed.
     """
 
-    image_size: int | None = None
+    extra: bool = False
     crop: Literal["auto", "padded", "resized", "none"] = "auto"
+    crop_area: list[float] = field(default_factory=lambda: [0.08, 1.0])
     padding: int = 4
     flip: float = 0.5
     auto_augment: Literal["none", "cifar10", "imagenet", "svhn", "rand"] = "none"
     rand_augment_operations: int = 2
     rand_augment_magnitude: int = 9
+    rand_augment_deviation: float = 0.0
+    rand_augment_levels: int = 31
     erasing: float = 0.0
+    erasing_area: list[float] | None = None
+    erasing_ratio: list[float] | None = None
     different_views: bool = True
     limit: int | None = None
 
@@ -107,12 +151,34 @@ class DataSettings(EvalDataSettings):
                 raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
         if not 0 <= self.padding <= 4096:
             raise UserError(f"data.padding is {self.padding}: it must be 0 to 4096 pixels")
-        if self.image_size is not None and not 8 <= self.image_size <= 4096:
-            raise UserError(f"data.image_size is {self.image_size}: it must be 8 to 4096 pixels")
-        if not 1 <= self.rand_augment_operations <= 100 or not 0 <= self.rand_augment_magnitude <= 30:
-            raise UserError("data.rand_augment_operations must be 1 to 100 and data.rand_augment_magnitude 0 to 30")
+        if not 1 <= self.rand_augment_operations <= 100 or not 2 <= self.rand_augment_levels <= 1000:
+            raise UserError("data.rand_augment_operations must be 1 to 100 and data.rand_augment_levels 2 to 1000")
+        if not 0 <= self.rand_augment_magnitude < self.rand_augment_levels:
+            raise UserError(
+                f"data.rand_augment_magnitude is {self.rand_augment_magnitude}: it must be 0 to "
+                f"{self.rand_augment_levels - 1}, one less than data.rand_augment_levels"
+            )
+        if not 0 <= self.rand_augment_deviation < math.inf:
+            raise UserError(f"data.rand_augment_deviation is {self.rand_augment_deviation}: it must be 0 or more")
+        if self.extra and self.dataset != "svhn":
+            raise UserError(f"data.extra is true: only svhn has extra images, {self.dataset} has not")
+        for name, most in (("crop_area", 1), ("erasing_area", 1), ("erasing_ratio", math.inf)):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not (len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf):
+                rule = "two numbers above 0, the smaller first" + (", of at most 1" if most == 1 else "")
+                raise UserError(f"data.{name} is {values}: it must be {rule}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"data.limit is {self.limit}: it must be at least 1")
+
+    def erased(self) -> dict[str, list[float]]:
+        """``erasing_area`` and ``erasing_ratio``, those of the data set where they are not given."""
+        area, ratio = ERASED.get(self.dataset, ERASED_ELSEWHERE)
+        return {
+            "erasing_area": area if self.erasing_area is None else self.erasing_area,
+            "erasing_ratio": ratio if self.erasing_ratio is None else self.erasing_ratio,
+        }
 
 
 @dataclass

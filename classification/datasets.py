@@ -14,7 +14,7 @@ import numpy as np
 from torch.distributed import is_torchelastic_launched
 from torchvision import datasets as torchvision_datasets
 
-from classification.class_names import IMAGENET
+from classification.class_names import IMAGENET, SVHN
 from classification.config import DataSettings, EvalDataSettings
 from engine.checkpoint import is_text
 from engine.errors import UserError
@@ -22,14 +22,16 @@ from engine.files import refuse_special
 from engine.images import decode_image, read_bytes
 from engine.sampling import derived_seed
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "extra"]  # extra: SVHN's further training images
 
-# Channel means and standard deviations of the training images, pixels in 0…1
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-STATISTICS = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+# What the released networks' images are normalised by: channel means and standard deviations, pixels in 0…1. CIFAR-10's
+# deviations are means over the deviations of single images, smaller than those of all pixels (0.247, 0.243, 0.262).
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STATISTICS: dict[str, Statistics] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "svhn": ((0.4309, 0.4302, 0.4463), (0.1965, 0.1983, 0.1994)),
 }
 _FETCH = "add --data.download true (and start it once without torchrun)"
 _MOST_UNPACKED = 2**26  # bytes of an .npz file beyond what its own size explains
@@ -94,13 +96,18 @@ def load_images(settings: EvalDataSettings, split: Split) -> ImageSet:
 
 
 def load_training_images(settings: DataSettings, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Training (at most ``settings.limit``) and evaluation images, of the same classes.
+    """Training (with SVHN's extra ones if asked for; at most ``settings.limit``) and evaluation images, of the same
+    classes.
 
     Raises:
         UserError: as `load_images`, and where the classes of the two differ.
     """
     train, val = load_images(settings, "train"), load_images(settings, "val")
     check_classes(val, train.classes, f"the classes of {train.source}")
+    if settings.extra:
+        extra = load_images(settings, "extra")
+        joined = [np.concatenate([getattr(part, name) for part in (train, extra)]) for name in ("labels", "items")]
+        train = replace(train, labels=joined[0], items=joined[1])
     if settings.limit is not None and settings.limit < len(train):
         order = np.random.default_rng(derived_seed(seed, "limit")).permutation(len(train))
         train = train.take(order[: settings.limit])
@@ -155,19 +162,17 @@ def _load_cifar(settings: EvalDataSettings, root: Path, split: Split) -> ImageSe
 
 
 def _load_svhn(settings: EvalDataSettings, root: Path, split: Split) -> ImageSet:
-    settings = _fetch_once(settings)
+    settings, part = _fetch_once(settings), {"val": "test"}.get(split, split)
     try:
-        data = torchvision_datasets.SVHN(str(root), "train" if split == "train" else "test", download=settings.download)
+        data = torchvision_datasets.SVHN(str(root), part, download=settings.download)
     except ImportError as error:
         raise UserError(f"{root}: reading SVHN needs scipy: pip install scipy") from error
     except (RuntimeError, OSError, ValueError) as error:
         if settings.download:
-            raise UserError(f"{root}: SVHN cannot be fetched ({error}); put its two .mat files there") from error
-        raise UserError(
-            f"{root}: holds no intact train_32x32.mat and test_32x32.mat: {_FETCH}, or set --data.root"
-        ) from error
+            raise UserError(f"{root}: SVHN cannot be fetched ({error}); put {part}_32x32.mat there") from error
+        raise UserError(f"{root}: holds no intact {part}_32x32.mat: {_FETCH}, or set --data.root") from error
     images = np.ascontiguousarray(data.data.transpose(0, 2, 3, 1))
-    return ImageSet(str(root), [str(digit) for digit in range(10)], np.array(data.labels, np.int64), images, _as_is)
+    return ImageSet(str(root), SVHN, np.array(data.labels, np.int64), images, _as_is)
 
 
 def _as_is(image: np.ndarray) -> np.ndarray:

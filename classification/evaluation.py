@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from classification.config import EvaluateClassification
+from classification.config import EvaluateClassification, Interpolation
 from classification.datasets import check_classes, load_images
 from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosine_similarity, create_ensemble
 from classification.probabilities import BINS, calibration_error, calibration_sums, error_sums, squared_error_terms
@@ -34,6 +34,8 @@ RULES: dict[str, dict[str, Any]] = {
 }
 # What an Ensemble's dataset argument is for each form of the network
 FORM_DATASETS = {"cifar": "cifar10", "imagenet": "imagenet"}
+# What a checkpoint's meta says of the network's inputs, as `classification.config.EvalDataSettings` does
+INPUT = ("image_size", "eval_resize", "interpolation", "mean", "std")
 
 
 @torch.no_grad()
@@ -130,6 +132,7 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
         drop_path = None if model["drop_path"] is None else float(model["drop_path"])
         statistics = torch.tensor([meta["mean"], meta["std"]], dtype=torch.float64)
         size, crop = meta["image_size"], meta["crop"]
+        resize, interpolation = float(meta.get("eval_resize", 1)), meta.get("interpolation", "area")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: its config or meta is incomplete or damaged; use a checkpoint of train_cls.py"
@@ -139,6 +142,8 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
         "mean or std": statistics.shape == (2, 3) and statistics.isfinite().all() and (statistics[1] > 0).all(),
         "image_size": type(size) is int and 8 <= size <= 4096,
         "crop": crop in ("padded", "resized", "none"),
+        "eval_resize": 1 <= resize <= 4,
+        "interpolation": interpolation in get_args(Interpolation),
         "dropout or drop_path": 0 <= dropout < 1 and 0 <= (drop_path or 0) < 1,
     }
     for name, right in checks.items():
@@ -175,12 +180,17 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     device = resolve_device(config.device)
     keep_freed_memory()
     model, found = load_ensemble(config.checkpoint)
-    meta = found["meta"]
+    meta = input_meta(found["meta"], config)
     if config.others:
-        model = EnsembleOfEnsembles([model, *(_load_peer(path, meta, config.checkpoint) for path in config.others)])
+        model = EnsembleOfEnsembles([model, *(_load_peer(path, meta, config) for path in config.others)])
     images = load_images(config.data, "val")
     check_classes(images, meta["classes"], f"those of {config.checkpoint}")
-    views = EvaluationViews(images, meta["image_size"], meta["crop"])
+    if "eval_resize" not in found["meta"]:
+        print(
+            f"{config.checkpoint}: of an earlier version, which does not say how images are resized: by that version's "
+            f"rule, --data.eval_resize {meta['eval_resize']:.4g} --data.interpolation {meta['interpolation']}"
+        )
+    views = EvaluationViews(images, meta["image_size"], meta["eval_resize"], meta["interpolation"])
     loader = DataLoader(
         views,
         config.batch_size,
@@ -196,6 +206,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     if config.others:
         metrics["others"] = config.others
     metrics["precision"] = resolve_precision(config.precision, device)
+    metrics["input"] = {key: meta[key] for key in INPUT}
     folder = make_folder(config.output or Path(config.checkpoint).parent)
     if (folder / "metrics.json").exists():
         print(f"{folder / 'metrics.json'}: the earlier one is replaced; --output keeps them apart")
@@ -205,12 +216,22 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     return metrics
 
 
-def _load_peer(path: str, meta: dict[str, Any], first: str) -> Ensemble:
+def input_meta(meta: dict[str, Any], config: EvaluateClassification) -> dict[str, Any]:
+    """A checkpoint's meta with what ``config.data`` overrides of `INPUT`, and what earlier versions left out."""
+    earlier = {"eval_resize": 1 / 0.875 if meta["crop"] == "resized" else 1.0, "interpolation": "area"}
+    given = {key: getattr(config.data, key) for key in INPUT}
+    return earlier | meta | {key: value for key, value in given.items() if value is not None}
+
+
+def _load_peer(path: str, meta: dict[str, Any], config: EvaluateClassification) -> Ensemble:
     """The ensemble of another checkpoint, which must take the same inputs to the same classes."""
     ensemble, found = load_ensemble(path)
-    for key in ("classes", "image_size", "crop", "mean", "std"):
-        if found["meta"][key] != meta[key]:
-            raise UserError(f"{path}: has other {key} than {first}; combine only checkpoints of the same data")
+    own = input_meta(found["meta"], config)
+    for key in ("classes", *INPUT):
+        if own[key] != meta[key]:
+            raise UserError(
+                f"{path}: has other {key} than {config.checkpoint}; combine only checkpoints of the same data"
+            )
     return ensemble
 
 

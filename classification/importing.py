@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ import torch
 from torch import Tensor
 
 from classification.backbones import create_members, find_dataset
-from classification.class_names import CIFAR10, CIFAR100, IMAGENET
+from classification.class_names import CIFAR10, CIFAR100, IMAGENET, SVHN
 from classification.config import DataSettings, ModelSettings, TrainClassification
-from classification.datasets import IMAGENET_STATISTICS, STATISTICS
 from classification.released import is_unused, own_names
+from classification.views import network_inputs
 from engine import checkpoint
 from engine.cli import to_dict
 from engine.errors import UserError
 
-_CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET}
-# Networks of Table IV that the paper evaluates at 320 pixels; the others at 224.
-_LARGE_INPUT = ("efficientnet_b7", "se_resnext101_64x4d", "se_resnext101_64x4d_B")
+_CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "imagenet": IMAGENET}
+# Sides of the images, in pixels, of the published ImageNet networks; those of the others are 224.
+_IMAGE_SIZES = {"efficientnet_b7": 320, "se_resnext101_64x4d": 416, "se_resnext101_64x4d_B": 320}
 
 
 def read_published(path: str | Path) -> dict[str, Tensor]:
@@ -58,7 +59,7 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
         source: the published file.
         backbone: name of the network before dividing.
         members: S.
-        dataset: cifar10, cifar100 or imagenet: what it was trained on.
+        dataset: cifar10, cifar100, svhn or imagenet: what it was trained on.
 
     Raises:
         UserError: for an unreadable file, a name or division that does not exist, or weights of which any is missing,
@@ -81,16 +82,17 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
         print(f"{source}: {unused / 1e6:.2f} M weights of shortcuts that the network never uses are left out")
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
 
-    size = 320 if dataset == "imagenet" and backbone in _LARGE_INPUT else facts.image_size
-    crop = "resized" if dataset == "imagenet" else "padded"
-    mean, std = STATISTICS.get(dataset, IMAGENET_STATISTICS)
-    config = TrainClassification(
-        model=ModelSettings(backbone, members, stem=facts.form),
-        data=DataSettings(dataset=dataset, image_size=size, crop=crop),
-    )
-    meta = {"classes": _CLASSES[dataset], "image_size": size, "crop": crop, "stem": facts.form}
-    meta |= {"mean": list(mean), "std": list(std)}
+    data = DataSettings(dataset=dataset)
+    inputs = network_inputs(data, published_image_size(backbone, dataset))
+    config = TrainClassification(ModelSettings(backbone, members, stem=facts.form), replace(data, **inputs))
+    meta = {"classes": _CLASSES[dataset], "stem": facts.form} | inputs
     return {"kind": "classification", "model": weights, "config": to_dict(config), "meta": meta}
+
+
+def published_image_size(backbone: str, dataset: str) -> int:
+    """Side of the images, in pixels, that a published network is evaluated on."""
+    size = find_dataset(dataset).image_size
+    return _IMAGE_SIZES.get(backbone, size) if dataset == "imagenet" else size
 
 
 def _by_member(weights: dict[str, Tensor], members: int, source: str) -> list[dict[str, Tensor]]:

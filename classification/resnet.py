@@ -166,12 +166,14 @@ class ResNet(nn.Module):
     ``out_channels`` lists the channels after ``layer0``, ``layer1``, ….
 
     Convolutions start from Kaiming's normal distribution (fan out, gain of ReLU; paper Sec. IV-A), batch norms from
-    weight 1 and bias 0, the classifier from PyTorch's default.
+    weight 1 and bias 0, the classifier from PyTorch's default; see ``zero_start``.
 
     Args:
         reduction: of squeeze-and-excitation; None has none.
         ceil_pool: the stem's max pool rounds its output up instead of padding, as SENet's.
         shortcut_kernel: see `stage`.
+        zero_start: the last batch norm of each block starts at weight 0, so that a block begins as its shortcut, and
+            the classifier at a standard deviation of 1e-3, as in the released ResNet, WRN and ResNeXt.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class ResNet(nn.Module):
         reduction: int | None = None,
         ceil_pool: bool = False,
         shortcut_kernel: int = 1,
+        zero_start: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels = [(widths.stem_out or 2 * widths.stem) if deep else widths.stem]
@@ -209,6 +212,16 @@ class ResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = None if num_classes is None else nn.Linear(self.out_channels[-1], num_classes)
         kaiming(self)
+        if zero_start:
+            self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        for module in self.modules():
+            if isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
+        if self.fc is not None and not self.fc.weight.is_meta:  # see `kaiming`
+            nn.init.normal_(self.fc.weight, std=1e-3)
+            nn.init.zeros_(self.fc.bias)
 
     def from_classifier(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of the same network as classifier that belong to the feature extractor."""
@@ -239,4 +252,7 @@ class ResNetSpec:
         """One of ``members`` networks; ``num_classes=None`` gives SSD300's feature extractor."""
         deep = form == "imagenet"
         blocks = self.blocks if deep else self.blocks[:3]
-        return ResNet(self.block, blocks, self.divide(members), deep, num_classes, dropout, **self.options)
+        # Not the small networks, which exist in both forms: they learn better without. Nor the released SE networks.
+        zero_start = len(self.forms) == 1 and "reduction" not in self.options
+        widths = self.divide(members)
+        return ResNet(self.block, blocks, widths, deep, num_classes, dropout, zero_start=zero_start, **self.options)

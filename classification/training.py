@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from classification.config import TrainClassification
-from classification.datasets import IMAGENET_STATISTICS, STATISTICS, default_image_size, load_training_images
+from classification.datasets import default_image_size, load_training_images
 from classification.dividing import divide_weight_decay
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
 from classification.timm_backbones import PREFIX, check_copies_differ, output_shape, statistics
-from classification.views import SMALL, EvaluationViews, TrainingViews, crop_kind, mixup, normalize
+from classification.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
 from engine.checkpoint import load_weights
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
@@ -34,7 +34,8 @@ class CoTraining:
         model: the ensemble, on its device.
         config: the recipe.
         meta: ``classes`` (names, by label), ``image_size`` (pixels), ``crop`` (of the views), ``stem`` (cifar or
-            imagenet), ``mean`` and ``std`` (of the pixels in 0…1): what a checkpoint needs to be used alone.
+            imagenet), ``eval_resize``, ``interpolation``, ``mean`` and ``std`` (see `EvalDataSettings`): what a
+            checkpoint needs to be used alone.
         evaluation: batches of `EvaluationViews`, this replica's part of them.
         views: the training images.
         world: this process's place among all.
@@ -52,6 +53,7 @@ class CoTraining:
         world: World,
     ) -> None:
         self.model, self.meta, self.settings, self.evaluation = model, meta, config.train, evaluation
+        self.erasing = config.data.erasing > 0
         self.network, self.views, self.world = model, views, world
         self.weight_decay = divide_weight_decay(
             config.train.weight_decay, config.model.members, config.train.weight_decay_division
@@ -59,10 +61,14 @@ class CoTraining:
         self.device = next(model.parameters()).device
         self.mean, self.std = (torch.tensor(meta[key], device=self.device) for key in ("mean", "std"))
 
-    def losses(self, batch: tuple[Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
-        """``loss``, ``ce``, ``cot`` of views uint8 [N,V,H,W,3] and labels [N]; V is S, or 1 for all members."""
-        views, targets = (part.to(self.device, non_blocking=True) for part in batch)
+    def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
+        """``loss``, ``ce``, ``cot`` of a batch of `TrainingViews`: views uint8 [N,V,H,W,3], rectangles [N,V,4], labels
+        [N].
+        """
+        views, erased, targets = (part.to(self.device, non_blocking=True) for part in batch)
         images = normalize(views.transpose(0, 1).contiguous(), self.mean, self.std)
+        if self.erasing:
+            images = erase(images, erased.transpose(0, 1))
         if self.settings.mixup:
             images, targets = mixup(images, targets, len(self.meta["classes"]), self.settings.mixup)
         self.world.reseed()  # mixup draws alike in all processes of a replica, dropout in each its own
@@ -99,24 +105,17 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     stem = config.model.stem
     if stem == "auto":
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
+    expected = None
     if config.model.backbone.startswith(PREFIX):
-        mean, std = statistics(config.model.backbone)
+        expected = statistics(config.model.backbone)
         if config.model.pretrained == "timm":
             check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
-    else:
-        mean, std = STATISTICS.get(config.data.dataset, IMAGENET_STATISTICS)
-    meta = {
-        "classes": images.classes,
-        "image_size": size,
-        "crop": crop_kind(config.data, size),
-        "stem": stem,
-        "mean": list(mean),
-        "std": list(std),
-    }
+    inputs = network_inputs(config.data, size, expected)
+    meta = {"classes": images.classes, "stem": stem} | inputs
     config = replace(  # what auto meant stands in config.yaml
         config,
         model=replace(config.model, stem=stem),
-        data=replace(config.data, image_size=size, crop=meta["crop"]),
+        data=replace(config.data, **inputs, **config.data.erased()),
         train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
     )
     folder = RunFolder(config, "classification", meta)
@@ -143,11 +142,11 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         f"{config.model.backbone} divided into {config.model.members}: {parameters / 1e6:.2f} M parameters, {device}; "
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
-    views = TrainingViews(images, config.data, size, config.model.members, config.seed, mean)
+    views = TrainingViews(images, config.data, size, config.model.members, config.seed)
     keep_own(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)
     evaluation = DataLoader(
-        Subset(EvaluationViews(evaluation_images, size, meta["crop"]), own),
+        Subset(EvaluationViews(evaluation_images, size, meta["eval_resize"], meta["interpolation"]), own),
         config.train.batch_size,
         num_workers=config.train.workers,
         worker_init_fn=start_worker,

@@ -1,13 +1,14 @@
 """What the members see of an image: random views in training (paper, Sec. III-B a), one plain view in evaluation.
 
-Views are uint8 until they reach the network's device, where `normalize` and `mixup` work on the whole batch.
+Views are uint8 until they reach the network's device, where `normalize`, `erase` and `mixup` work on the whole batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,19 +19,22 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from classification.config import DataSettings
-from classification.datasets import ImageSet
+from classification.config import DataSettings, Interpolation
+from classification.datasets import IMAGENET_STATISTICS, STATISTICS, ImageSet, Statistics
 from engine.sampling import derived_seed
 
 SMALL = 64  # pixels up to which an image is cropped after padding, and takes the CIFAR form of a network
-EVALUATION_CROP = 0.875  # side of the centre crop where training takes parts of larger images (224 of 256)
-CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-ERASED_AREA, ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)  # of random erasing's authors (paper, ref. [47])
+EVALUATION_RESIZE = 1.15  # shorter side before the centre crop, where training takes parts of larger images
+CROP_RATIO = (3 / 4, 4 / 3)
 POLICIES = {policy.value: policy for policy in v2.AutoAugmentPolicy}  # cifar10, imagenet, svhn
+_GRAY = [128, 128, 128]  # what the policies' geometric operations fill with
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_NOTHING = (0, 0, 0, 0)
 
 
 class TrainingViews(Dataset):
-    """``views[(epoch, index)]`` -> uint8 [V,H,W,3], label: random views of an image.
+    """``views[(epoch, index)]`` -> uint8 [V,H,W,3], int64 [V,4], label: random views of an image, and of each the
+    rectangle that `erase` sets to zero after normalisation (top, left, height, width; height 0 for none).
 
     V is S, or 1 where all members see the same view. A view is a function of (seed, epoch, index, member) alone; the
     process's random state is left as it was.
@@ -40,63 +44,89 @@ class TrainingViews(Dataset):
         settings: the augmentation.
         size: H = W, in pixels.
         members: S.
-        fill: RGB in 0…1 of erased rectangles, by default the channel means.
     """
 
-    def __init__(
-        self, images: ImageSet, settings: DataSettings, size: int, members: int, seed: int, fill: tuple[float, ...]
-    ) -> None:
+    def __init__(self, images: ImageSet, settings: DataSettings, size: int, members: int, seed: int) -> None:
         self.images, self.settings, self.size, self.seed = images, settings, size, seed
         self.crop = crop_kind(settings, size)
         self.views = members if settings.different_views else 1
-        self.fill = np.round(np.array(fill) * 255).astype(np.uint8)
+        self.interpolation, self.erased = settings.interpolation or "bicubic", tuple(settings.erased().values())
         self.auto_augment = None
         if settings.auto_augment == "rand":
-            self.auto_augment = v2.RandAugment(settings.rand_augment_operations, settings.rand_augment_magnitude)
+            self.auto_augment = RandAugment(
+                settings.rand_augment_operations,
+                settings.rand_augment_magnitude,
+                settings.rand_augment_levels,
+                fill=_GRAY,
+                deviation=settings.rand_augment_deviation,
+            )
         elif settings.auto_augment != "none":
-            self.auto_augment = v2.AutoAugment(POLICIES[settings.auto_augment])
+            self.auto_augment = v2.AutoAugment(POLICIES[settings.auto_augment], fill=_GRAY)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, index = key
         image = self.images.read(index)
         if self.crop != "resized":
-            image = centre_crop(image, self.size)
+            image = centre_crop(image, self.size, 1.0, self.interpolation)
         seeds = [derived_seed(self.seed, "views", epoch, index, member) for member in range(self.views)]
-        return torch.from_numpy(np.stack([self._view(image, seed) for seed in seeds])), int(self.images.labels[index])
+        views, erased = zip(*(self._view(image, seed) for seed in seeds), strict=True)
+        return torch.from_numpy(np.stack(views)), torch.tensor(erased), int(self.images.labels[index])
 
-    def _view(self, image: np.ndarray, seed: int) -> np.ndarray:
-        random = np.random.default_rng(seed)
+    def _view(self, image: np.ndarray, seed: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+        settings, random = self.settings, np.random.default_rng(seed)
         if self.crop == "padded":
-            image = padded_crop(image, self.settings.padding, random)
+            image = padded_crop(image, settings.padding, random)
         elif self.crop == "resized":
-            image = resized_crop(image, self.size, random)
-        if random.random() < self.settings.flip:
+            image = resized_crop(image, self.size, settings.crop_area, self.interpolation, random)
+        if random.random() < settings.flip:
             image = image[:, ::-1]
         if self.auto_augment:
             with _torch_seed(seed):
                 image = self.auto_augment(Image.fromarray(np.ascontiguousarray(image)))
-        view = np.array(image)
-        if random.random() < self.settings.erasing:
-            erase(view, self.fill, random)
-        return view
+        erased = None
+        if random.random() < settings.erasing:
+            erased = random_rectangle(self.size, self.size, *self.erased, random)
+        return np.asarray(image), erased or _NOTHING
 
 
 class EvaluationViews(Dataset):
-    """``views[index]`` -> uint8 [H,W,3], label: the centre of the image, H = W = ``size``."""
+    """``views[index]`` -> uint8 [H,W,3], label: the centre of the image, H = W = ``size``. See `centre_crop`."""
 
-    def __init__(self, images: ImageSet, size: int, crop: str) -> None:
-        self.images, self.size = images, size
-        self.share = EVALUATION_CROP if crop == "resized" else 1.0
+    def __init__(self, images: ImageSet, size: int, resize: float, interpolation: Interpolation) -> None:
+        self.images, self.size, self.resize, self.interpolation = images, size, resize, interpolation
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        view = centre_crop(self.images.read(index), self.size, self.share)
+        view = centre_crop(self.images.read(index), self.size, self.resize, self.interpolation)
         return torch.from_numpy(np.ascontiguousarray(view)), int(self.images.labels[index])
+
+
+def network_inputs(settings: DataSettings, size: int, statistics: Statistics | None = None) -> dict[str, Any]:
+    """What a checkpoint says of the network's inputs: ``settings``, with what they leave open resolved.
+
+    Args:
+        settings: of the data.
+        size: H = W, in pixels.
+        statistics: mean and standard deviation that the network expects; None takes the data set's.
+
+    Returns:
+        ``crop``, ``image_size``, ``eval_resize``, ``interpolation``, ``mean``, ``std`` (see `DataSettings`).
+    """
+    crop = crop_kind(settings, size)
+    mean, std = statistics or STATISTICS.get(settings.dataset, IMAGENET_STATISTICS)
+    return {
+        "crop": crop,
+        "image_size": size,
+        "eval_resize": settings.eval_resize or (EVALUATION_RESIZE if crop == "resized" else 1.0),
+        "interpolation": settings.interpolation or "bicubic",
+        "mean": settings.mean or list(mean),
+        "std": settings.std or list(std),
+    }
 
 
 def crop_kind(settings: DataSettings, size: int) -> str:
@@ -106,19 +136,28 @@ def crop_kind(settings: DataSettings, size: int) -> str:
     return "padded" if size <= SMALL else "resized"
 
 
-def centre_crop(image: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
-    """The centre [size,size,3] of an image [H,W,3] whose shorter side was resized to ``size / share``."""
+def centre_crop(image: np.ndarray, size: int, resize: float, interpolation: Interpolation) -> np.ndarray:
+    """The centre [size,size,3] of an image [H,W,3] whose shorter side was resized to ``int(resize * size)``.
+
+    The sides and the place are torchvision's ``Resize`` and ``CenterCrop``'s; ``area`` rounds as earlier versions did,
+    whose networks were trained with it.
+    """
     height, width = image.shape[:2]
     shorter = min(height, width)
     if max(height, width) > 16 * shorter:  # what is cut off in the end would first be enlarged, to gigabytes
         height, width = min(height, 16 * shorter), min(width, 16 * shorter)
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         image = image[top : top + height, left : left + width]
-    scale = size / share / shorter
-    if scale != 1:
-        height, width = max(round(height * scale), size), max(round(width * scale), size)
-        image = _resize(image, height, width)
-    top, left = (height - size) // 2, (width - size) // 2
+    if interpolation == "area":
+        scale = size * resize / shorter
+        height, width = (max(round(side * scale), size) for side in (height, width))
+        top, left = (height - size) // 2, (width - size) // 2
+    else:
+        target = int(resize * size)
+        height, width = (int(target * side / shorter) for side in (height, width))
+        top, left = round((height - size) / 2), round((width - size) / 2)
+    if (height, width) != image.shape[:2]:
+        image = _resize(image, height, width, interpolation)
     return image[top : top + size, left : left + size]
 
 
@@ -131,28 +170,31 @@ def padded_crop(image: np.ndarray, padding: int, random: np.random.Generator) ->
     return padded[top : top + height, left : left + width]
 
 
-def resized_crop(image: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
-    """A random part, 8 to 100% of the area with sides 3:4 to 4:3, resized to [size,size,3]."""
-    rectangle = random_rectangle(*image.shape[:2], CROP_AREA, CROP_RATIO, random)
+def resized_crop(
+    image: np.ndarray,
+    size: int,
+    area: Sequence[float],
+    interpolation: Interpolation,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """A random part, ``area`` (as shares) of the image with sides 3:4 to 4:3, resized to [size,size,3].
+
+    Where no draw fits, as in long images, it is torchvision's: the largest centred part of these sides.
+    """
+    height, width = image.shape[:2]
+    rectangle = random_rectangle(height, width, area, CROP_RATIO, random)
     if rectangle is None:
-        return centre_crop(image, size)
-    top, left, height, width = rectangle
-    return _resize(image[top : top + height, left : left + width], size, size)
-
-
-def erase(view: np.ndarray, fill: np.ndarray, random: np.random.Generator) -> None:
-    """Fills a random rectangle of the view [H,W,3], in place."""
-    rectangle = random_rectangle(*view.shape[:2], ERASED_AREA, ERASED_RATIO, random)
-    if rectangle is not None:
-        top, left, height, width = rectangle
-        view[top : top + height, left : left + width] = fill
+        h, w = min(height, round(width / CROP_RATIO[0])), min(width, round(height * CROP_RATIO[1]))
+        rectangle = (height - h) // 2, (width - w) // 2, h, w
+    top, left, h, w = rectangle
+    return _resize(image[top : top + h, left : left + w], size, size, interpolation)
 
 
 def random_rectangle(
     height: int,
     width: int,
-    area: tuple[float, float],
-    ratio: tuple[float, float],
+    area: Sequence[float],
+    ratio: Sequence[float],
     random: np.random.Generator,
 ) -> tuple[int, int, int, int] | None:
     """Top, left, height, width of a random rectangle inside [height,width].
@@ -169,9 +211,51 @@ def random_rectangle(
     return None
 
 
+class RandAugment(v2.RandAugment):
+    """torchvision's, each operation of its own magnitude: normal about ``magnitude``, cut off at the scale's ends (as
+    ``mstd`` of timm). Between two magnitudes an operation's strength is interpolated.
+    """
+
+    def __init__(self, *args: Any, deviation: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.deviation = deviation
+
+    def _get_random_item(self, dct: dict[str, Any]) -> tuple[str, tuple[Callable[..., Tensor | None], bool]]:
+        name, (strengths, signed) = super()._get_random_item(dct)
+        if not self.deviation:
+            return name, (strengths, signed)
+        drawn = float(torch.normal(float(self.magnitude), self.deviation, ()))
+        position = min(max(drawn, 0.0), self.num_magnitude_bins - 1.0)
+
+        def interpolated(*args: int) -> Tensor | None:
+            found = strengths(*args)
+            if found is None:
+                return None
+            strength = np.interp(position, range(len(found)), found.numpy())
+            return torch.full((len(found),), strength)  # the base class takes entry ``magnitude``
+
+        return name, (interpolated, signed)
+
+
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory: (pixel / 255 - mean) / std."""
     return ((images / 255 - mean) / std).movedim(-1, -3)
+
+
+def erase(images: Tensor, rectangles: Tensor) -> Tensor:
+    """Sets rectangles of normalised images to zero, in place.
+
+    Args:
+        images: float [...,3,H,W].
+        rectangles: int [...,4]: top, left, height, width.
+
+    Returns:
+        ``images``.
+    """
+    top, left, height, width = rectangles[..., None].unbind(-2)  # each [...,1]
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+    in_rows, in_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
+    return images.masked_fill_((in_rows[..., None] & in_columns[..., None, :]).unsqueeze(-3), 0)
 
 
 def mixup(images: Tensor, labels: Tensor, num_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
@@ -190,7 +274,9 @@ def mixup(images: Tensor, labels: Tensor, num_classes: int, alpha: float) -> tup
     return images.lerp(images.roll(1, -4), 1 - share), targets.lerp(targets.roll(1, 0), 1 - share)
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(image: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
+    if interpolation != "area":
+        return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
     shrinking = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 

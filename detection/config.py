@@ -94,7 +94,6 @@ class DetectionTrainSettings(TrainSettings):
     epochs: int = 65
     batch_size: int = 32
     lr: float = 0.0026
-    nesterov: bool = False
     weight_decay: float = 5e-4
     negative_ratio: float = 3.0
     cot_weight: float = 0.0

@@ -38,7 +38,7 @@ class ImportCheckpoint:
         task: cls or det.
         backbone: name of the network before dividing.
         members: S.
-        dataset: what it was trained on: cifar10, cifar100 or imagenet (cls); coco (det).
+        dataset: what it was trained on: cifar10, cifar100, svhn or imagenet (cls); coco (det).
         output: the checkpoint to write.
         device: importing needs none; present on every command.
         seed: importing draws nothing; present on every command.

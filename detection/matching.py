@@ -10,13 +10,13 @@ from detection.box_coding import encode
 class Matcher:
     """Matches ground truth to default boxes: SSD's rule, Liu et al. 2016, Sec. 2.2.
 
-    A default box takes the ground truth that it overlaps most, if their IoU is at least ``iou``; and each ground
+    A default box takes the ground truth that it overlaps most, if their IoU is above ``iou``; and each ground
     truth's best default box is its own whatever the IoU. Where two ground truths share a best default box, the
     later one of the list keeps it, as in torchvision.
 
     Args:
         default_boxes: ``[A, 4]`` cx, cy, w, h in [0, 1].
-        iou: smallest IoU of a positive.
+        iou: what a positive's IoU exceeds.
     """
 
     def __init__(self, default_boxes: Tensor, iou: float = 0.5) -> None:
@@ -55,7 +55,7 @@ class Matcher:
         best_anchor = overlap.argmax(dim=1)  # of every ground truth
         position = torch.arange(len(boxes), device=boxes.device)
         claimed = torch.full_like(best_truth, -1).scatter_reduce(0, best_anchor, position, "amax")  # the later truth
-        best_truth[(best_iou < self.iou) | (best_iou == 0)] = -1
+        best_truth[best_iou <= self.iou] = -1
         return torch.where(claimed >= 0, claimed, best_truth)
 
     def _overlap(self, boxes: Tensor) -> Tensor:

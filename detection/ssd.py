@@ -8,7 +8,8 @@ from detection.default_boxes import BOXES_PER_CELL
 from engine.concurrency import Runner
 from engine.distributed import present
 
-# Inner and output channels of the five extra blocks behind a backbone of 1024 channels.
+_CHANNELS = 1024  # of the paper's backbones
+# Inner and output channels of the five extra blocks behind a backbone of that many channels.
 _EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256))
 
 
@@ -52,8 +53,10 @@ class SSD(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
         for head in (*self.loc, *self.conf):
-            # About Xavier's spread behind 1024 channels. Behind few channels Xavier starts at several times the loss.
-            nn.init.normal_(head.weight, std=0.01)
+            if channels[0] >= _CHANNELS:
+                nn.init.xavier_uniform_(head.weight)
+            else:  # Behind few channels Xavier starts at several times the loss.
+                nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +113,7 @@ def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretraine
 
 def _scale(width: int, channels: int) -> int:
     # The paper's widths behind 1024 channels; behind a smaller backbone the shared layers shrink with it.
-    return width if channels >= 1024 else max(32, -(-width * channels // 1024 // 8) * 8)
+    return width if channels >= _CHANNELS else max(32, -(-width * channels // _CHANNELS // 8) * 8)
 
 
 def _extra_block(channels: int, inner: int, outer: int, strided: bool) -> nn.Sequential:

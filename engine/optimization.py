@@ -25,13 +25,15 @@ class TrainSettings:
         accumulate: batches whose gradients are averaged before a step.
         lr: peak learning rate, taken as it is however many processes share a step; the usual rule is in proportion to
             a step's images, batch_size x accumulate x data-parallel processes.
+        end_lr: rate that ``cosine`` falls to.
         momentum: of SGD.
         nesterov: Nesterov's momentum.
         weight_decay: of weights; biases and normalisation layers stay undecayed unless ``decay_all``.
         decay_all: also decay biases and normalisation layers, as the released SSD recipe does.
         schedule: ``cosine`` or ``step`` (÷10 at each of ``step_epochs``), after the warm-up.
         step_epochs: epochs at which ``step`` divides the rate by 10.
-        warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
+        warmup_epochs: epochs of linear warm-up from ``warmup_lr``; may be a fraction.
+        warmup_lr: rate that the warm-up starts from.
         clip_gradient: largest norm of the gradient; 0 does not clip.
         batch_norm: statistics in training: own (each process's batch), sync (the batches of all processes), frozen
             (the running statistics, which stay as they are).
@@ -50,6 +52,7 @@ class TrainSettings:
     batch_size: int = 128
     accumulate: int = 1
     lr: float = 0.1
+    end_lr: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4
@@ -57,6 +60,7 @@ class TrainSettings:
     schedule: Literal["cosine", "step"] = "cosine"
     step_epochs: list[int] = field(default_factory=list)
     warmup_epochs: float = 0.0
+    warmup_lr: float = 0.0
     clip_gradient: float = 0.0
     batch_norm: BatchNorm = "own"
     ema: float = 0.0
@@ -72,8 +76,12 @@ class TrainSettings:
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         check_not_negative(
-            self, "lr", "momentum", "weight_decay", "warmup_epochs", "clip_gradient", "ema", "save_every", "workers"
+            *(self, "lr", "end_lr", "momentum", "weight_decay", "warmup_epochs", "warmup_lr"),
+            *("clip_gradient", "ema", "save_every", "workers"),
         )
+        for name, used in (("end_lr", self.schedule == "cosine"), ("warmup_lr", self.warmup_epochs > 0)):
+            if used and getattr(self, name) > self.lr:
+                raise UserError(f"train.{name} is {getattr(self, name)}, above train.lr {self.lr}: lower it, or set 0")
         if self.workers > 1024:
             raise UserError(f"train.workers is {self.workers}: it must be at most 1024")
         for name in ("momentum", "ema"):
@@ -144,11 +152,13 @@ def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
 def learning_rate(settings: TrainSettings, epoch: float) -> float:
     """The rate at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
 
-    Linear warm-up, then ``0.5 · lr · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of ÷10.
+    Linear warm-up, then ``end + 0.5 · (lr − end) · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))`` or steps of
+    ÷10.
     """
     if epoch < settings.warmup_epochs:
-        return settings.lr * epoch / settings.warmup_epochs
+        return settings.warmup_lr + (settings.lr - settings.warmup_lr) * epoch / settings.warmup_epochs
     if settings.schedule == "step":
         return settings.lr * 0.1 ** sum(epoch >= step for step in settings.step_epochs)
     length = max(settings.epochs - settings.warmup_epochs, 1e-9)
-    return 0.5 * settings.lr * (1 + math.cos(math.pi * (epoch - settings.warmup_epochs) / length))
+    falling = 0.5 * (1 + math.cos(math.pi * (epoch - settings.warmup_epochs) / length))
+    return settings.end_lr + (settings.lr - settings.end_lr) * falling

@@ -74,7 +74,7 @@ class Malicious:
 
 def test_svhn_is_read_from_its_mat_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lists = {}
-    for seed, (split, count) in enumerate({"train": 12, "test": 7}.items()):
+    for seed, (split, count) in enumerate({"train": 12, "test": 7, "extra": 5}.items()):
         images, _ = generated_images(count, size=32, seed=seed)
         path = tmp_path / f"{split}_32x32.mat"
         labels = 1 + np.arange(count)[:, None] % 10  # the files write 10 for the digit 0
@@ -86,6 +86,12 @@ def test_svhn_is_read_from_its_mat_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
     assert [train.read(i).tolist() for i in range(12)] == generated_images(12, size=32)[0].tolist()
     assert (len(test), default_image_size(settings("svhn", tmp_path), train)) == (7, 32)
+    more, _ = load_training_images(settings("svhn", tmp_path, extra=True), seed=0)
+    assert more.labels.tolist() == [*train.labels, 1, 2, 3, 4, 5]
+    assert [more.read(12 + i).tolist() for i in range(5)] == generated_images(5, size=32, seed=2)[0].tolist()
+    (tmp_path / "extra_32x32.mat").unlink()
+    with pytest.raises(UserError, match="no intact extra_32x32"):
+        load_training_images(settings("svhn", tmp_path, extra=True), seed=0)
     (tmp_path / "train_32x32.mat").write_bytes(b"damaged")
     with pytest.raises(UserError, match="no intact train_32x32"):
         load_images(settings("svhn", tmp_path), "train")

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,30 @@ def test_initialisation_is_kaiming_fan_out() -> None:
     assert abs(weight.mean().item()) < 1e-3
     assert (member.layer3[1].bn2.weight == 1).all()
     assert (member.layer3[1].bn2.bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "dataset", "at_zero"),
+    [
+        *(("resnet110", "cifar10", True), ("wrn16_8", "cifar10", True), ("resnext29_8x64d", "cifar10", True)),
+        *(("resnet50", "imagenet", True), ("wrn50_2", "imagenet", True)),
+        *(("se_resnet110", "cifar10", False), ("se_resnet50", "imagenet", False), ("resnet10_16", "cifar10", False)),
+    ],
+)
+def test_blocks_of_the_released_families_start_as_their_shortcuts(backbone: str, dataset: str, at_zero: bool) -> None:
+    member = create_members(backbone, 2, 100, dataset)[0]
+    blocks = [layer for name, layer in member.named_modules() if re.fullmatch(r"layer[1-9]\.\d+", name)]
+    norms = [block.bn3 if isinstance(block, Bottleneck) else block.bn2 for block in blocks]
+    assert len(norms) > 2
+    assert all((norm.weight == (0 if at_zero else 1)).all() for norm in norms)
+    assert all((block.bn1.weight == 1).all() for block in blocks)
+    assert (member.fc.weight.std().item() == pytest.approx(1e-3, rel=0.1)) == at_zero
+    assert (not member.fc.bias.any()) == at_zero
+
+
+def test_a_detectors_backbone_starts_as_the_classifiers() -> None:
+    block = create_feature_extractors("resnet50", 1)[0].layer3[0]
+    assert not block.bn3.weight.any()
 
 
 def test_widths_of_the_quickstarts_members() -> None:

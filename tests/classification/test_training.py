@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import normalize
 
 from classification.config import (
     ClassificationTrainSettings,
@@ -17,10 +18,11 @@ from classification.config import (
     TrainClassification,
 )
 from classification.ensemble import create_ensemble
-from classification.evaluation import evaluate, load_ensemble
+from classification.evaluation import INPUT, evaluate, load_ensemble
 from classification.training import CoTraining, load_pretrained, train
 from engine import checkpoint
 from engine.cli import to_dict
+from engine.distributed import World
 from engine.errors import UserError
 from tests.classification.generated import CLASSES, encoded, generated_images, write_folder, write_npz
 from tests.classification.stopping import train_until
@@ -58,7 +60,13 @@ def test_run_folder_holds_what_the_contract_names(trained: Path, npz: Path) -> N
     assert {"config.yaml", "metrics.jsonl", "last.pt", "best.pt"} < names
     assert any(name.startswith("events.") for name in names)
     saved, given = yaml.safe_load((trained / "config.yaml").read_text()), to_dict(recipe(npz, trained, epochs=2))
-    for section, key in (("model", "stem"), ("data", "image_size"), ("data", "crop"), ("train", "precision")):
+    resolved = [
+        ("model", "stem"),
+        ("data", "crop"),
+        ("train", "precision"),
+        *(("data", key) for key in (*INPUT, "erasing_area", "erasing_ratio")),
+    ]
+    for section, key in resolved:
         assert saved[section][key] not in ("auto", None)
         given[section][key] = saved[section][key]
     assert saved == given
@@ -70,6 +78,8 @@ def test_run_folder_holds_what_the_contract_names(trained: Path, npz: Path) -> N
         "image_size": 16,
         "crop": "padded",
         "stem": "cifar",
+        "eval_resize": 1.0,
+        "interpolation": "bicubic",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
@@ -142,6 +152,26 @@ def test_continued_run_has_a_best_of_its_own(
     train(recipe(npz, tmp_path, epochs=3, resume=str(trained / "last.pt")))
     train(recipe(npz, tmp_path, epochs=5, resume="auto"))
     assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 4
+
+
+def test_views_are_normalised_then_erased_then_mixed(npz: Path, tmp_path: Path) -> None:
+    config = recipe(npz, tmp_path)
+    config.train = replace(config.train, mixup=0.5)
+    network = create_ensemble("resnet10_16", 2, 3, "cifar10")
+    meta = {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3], "classes": CLASSES}
+    task, seen = CoTraining(network, config, meta, None, None, World()), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    views = torch.randint(256, (4, 2, 16, 16, 3), dtype=torch.uint8)
+    erased = torch.tensor([[[1, 2, 5, 4], [0, 0, 0, 0]], *[[[8, 0, 8, 3], [0, 9, 2, 7]]] * 3])
+    torch.manual_seed(3)
+    task.losses((views, erased, torch.tensor([0, 1, 2, 0])), epoch=0.0)
+    expected = normalize(views.movedim(-1, -3) / 255, meta["mean"], meta["std"]).transpose(0, 1)
+    expected[0, 0, :, 1:6, 2:6] = 0
+    expected[0, 1:, :, 8:16, 0:3] = 0
+    expected[1, 1:, :, 0:2, 9:16] = 0
+    torch.manual_seed(3)
+    share = torch.distributions.Beta(0.5, 0.5).sample()
+    torch.testing.assert_close(seen[0], share * expected + (1 - share) * expected.roll(1, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_members_start_differently_and_their_views_matter(npz: Path, tmp_path: Path, trained: Path) -> None:

@@ -50,6 +50,13 @@ def test_truths_that_share_a_default_box_leave_it_to_the_later() -> None:
     assert classes.tolist() == [[2, 0]]
 
 
+def test_an_iou_of_exactly_one_half_is_background() -> None:
+    defaults = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.5, 0.375, 0.5, 0.25], [0.5, 0.4375, 0.5, 0.375]])
+    boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75]]])  # IoU 1, 1/2 and 3/4
+    _, classes = Matcher(defaults)(boxes, torch.tensor([[4]]))
+    assert classes.tolist() == [[5, 0, 5]]
+
+
 def test_a_batch_without_any_object() -> None:
     deltas, classes = Matcher(ssd300_default_boxes())(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
     assert deltas.shape == (2, 8732, 4)

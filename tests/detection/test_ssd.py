@@ -111,6 +111,19 @@ def test_each_member_may_have_its_own_view() -> None:
             torch.testing.assert_close(logits[member], model(views[member])[1][member], rtol=1e-4, atol=1e-5)
 
 
+def test_heads_start_from_xavier_behind_1024_channels_and_from_less_behind_few() -> None:
+    large, small = create_ssd("resnet50", 1, num_classes=3), create_ssd("resnet10_16", 1, num_classes=3)
+    extras = [layer for layer in large.extras.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert len(extras) == 10
+    for layer in (*large.loc, *large.conf, *extras):
+        fan = (layer.in_channels + layer.out_channels) * layer.kernel_size[0] ** 2
+        bound = (6 / fan) ** 0.5  # of the uniform distribution
+        assert layer.weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert all(head.weight.std().item() == pytest.approx(0.01, rel=0.1) for head in (*small.loc, *small.conf))
+    assert not any(head.bias.any() for head in (*large.loc, *large.conf, *small.loc, *small.conf))
+
+
 def test_unknown_backbone_names_close_ones() -> None:
     with pytest.raises(UserError, match="wrn50_2"):
         create_ssd("wrn502")

@@ -52,7 +52,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSettings:
 
 
 def recipe(data: DataSettings, output: Path, epochs: int = 2, **changes: object) -> TrainDetection:
-    settings = DetectionTrainSettings(epochs=epochs, batch_size=2, lr=0.01, schedule="step", step_epochs=[9], workers=0)
+    settings = DetectionTrainSettings(
+        epochs=epochs, batch_size=2, lr=0.01, nesterov=False, schedule="step", step_epochs=[9], workers=0
+    )
     model = ModelSettings("resnet10_16", 2)
     return replace(TrainDetection(model, data, settings, output=str(output), device="cpu"), **changes)
 

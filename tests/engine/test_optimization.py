@@ -19,10 +19,27 @@ def test_learning_rate_of_the_paper() -> None:
     assert [learning_rate(coco, epoch) for epoch in (0, 42.9, 43, 54)] == pytest.approx([26e-4, 26e-4, 26e-5, 26e-6])
 
 
+def test_rates_that_the_schedule_begins_and_ends_with() -> None:
+    settings = TrainSettings(epochs=105, lr=0.256, end_lr=1e-5, warmup_epochs=5, warmup_lr=1e-6)
+    assert learning_rate(settings, 0) == pytest.approx(1e-6)
+    assert learning_rate(settings, 2.5) == pytest.approx((0.256 + 1e-6) / 2)
+    assert learning_rate(settings, 5) == pytest.approx(0.256)
+    assert learning_rate(settings, 55) == pytest.approx((0.256 + 1e-5) / 2)
+    assert learning_rate(settings, 105) == pytest.approx(1e-5)
+    reference = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.256)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=100, eta_min=1e-5)
+    for epoch in range(5, 105):
+        assert learning_rate(settings, epoch) == pytest.approx(schedule.get_last_lr()[0])
+        reference.step()
+        schedule.step()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"schedule": "step"}, "step_epochs is empty"),
+        ({"lr": 1e-5, "end_lr": 1e-4}, r"train\.end_lr is 0\.0001, above train\.lr 1e-05"),
+        ({"warmup_lr": 1.0, "warmup_epochs": 1}, r"train\.warmup_lr is 1\.0, above train\.lr"),
         ({"workers": 10**6}, r"train\.workers is 1000000"),
         ({"step_epochs": [3]}, r"train\.step_epochs is \[3\], which train\.schedule cosine does not use"),
         ({"schedule": "step", "step_epochs": [3, -1]}, r"train\.step_epochs is \[3, -1\]"),

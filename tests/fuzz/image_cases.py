@@ -172,8 +172,8 @@ def _views(settings: DataSettings) -> None:
     """Loads classification's images and takes views of some, in training and evaluation."""
     train, val = load_training_images(settings, seed=0)
     size = default_image_size(settings, train)
-    views = TrainingViews(train, settings, size, 2, 0, (0.5, 0.5, 0.5))
-    plain = EvaluationViews(val, size, "resized")
+    views = TrainingViews(train, settings, size, 2, 0)
+    plain = EvaluationViews(val, size, 1.15, "bicubic")
     for index in {0, len(train) // 2, len(train) - 1}:
         views[0, index]
         train.name(index)
