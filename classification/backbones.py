@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,19 +12,13 @@ from typing import Protocol
 from torch import nn
 
 from classification.densenet import DenseNetSpec
-from classification.dividing import (
-    check_members,
-    divide_cardinality,
-    divide_drop_probability,
-    divide_growth_rate,
-    divide_widen_factor,
-    divide_width,
-)
+from classification.dividing import check_members, divide_drop_probability, divide_growth_rate, divide_width
 from classification.efficientnet import EfficientNetSpec
 from classification.pyramidnet import PyramidNetSpec
-from classification.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck, Widths
+from classification.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
 from classification.shake_shake import ShakeShakeSpec
 from classification.timm_backbones import PREFIX, TimmSpec, timm_specs
+from classification.width_rules import resnet, resnext, se_resnet50, small, wide, wide_bottleneck
 from engine.errors import UserError
 
 
@@ -59,72 +54,54 @@ CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
 SENET = {"reduction": 16, "ceil_pool": True}
 
 
-def resnet(width: int, expansion: int, given: dict[int, int] | None = None) -> Callable[[int], Widths]:
-    """Appendix a: the stem's width is divided by √S, all others are its multiples. ``given``: S -> width where the
-    published network departs from the nearest even number.
+def small_resnet(blocks: int, width: int) -> ResNetSpec:
+    """Four stages of ``blocks`` basic blocks in both forms; ``width`` is that of the first."""
+    return ResNetSpec(BOTH, BasicBlock, (blocks,) * 4, small(width))
+
+
+def wrn(blocks: int, factor: int) -> ResNetSpec:
+    """WRN for CIFAR: three stages of ``blocks`` basic blocks."""
+    return ResNetSpec(CIFAR, BasicBlock, (blocks,) * 3, wide(factor))
+
+
+def resnext29(groups: int) -> ResNetSpec:
+    """ResNeXt-29 for CIFAR with 64 channels per group in the first stage."""
+    return ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(groups, per_group=64))
+
+
+@dataclass(frozen=True)
+class WidthSweep:
+    """Networks that differ in width alone (Fig. 1). ``build`` takes the width, a number of ``smallest`` to ``largest``;
+    whole where ``smallest`` is.
     """
 
-    def divide(members: int) -> Widths:
-        w = (given or {}).get(members) or divide_width(width, members)
-        return Widths(stem=w, inner=w, out=w * expansion)
-
-    return divide
+    build: Callable[..., BackboneSpec]
+    smallest: float
+    largest: float
 
 
-def small(width: int) -> Callable[[int], Widths]:
-    """The rule of ``resnet`` for basic blocks behind a stem of half the width, where a small network would otherwise
-    spend half of its computation.
-    """
-
-    def divide(members: int) -> Widths:
-        w = divide_width(width, members)
-        return Widths(stem=divide_width(width // 2, members), inner=w, out=w)
-
-    return divide
-
-
-def wide(factor: int) -> Callable[[int], Widths]:
-    """Appendix d, basic blocks: stages of 16·w*, 32·w*, 64·w* behind a stem of 16."""
-
-    def divide(members: int) -> Widths:
-        w = 16 * divide_widen_factor(factor, members)
-        return Widths(stem=16, inner=w, out=w)
-
-    return divide
-
-
-def wide_bottleneck(factor: int) -> Callable[[int], Widths]:
-    """Appendix d, bottlenecks: only the inner widths, 64·w* in the first stage, are widened and divided."""
-    return lambda members: Widths(stem=64, inner=64 * divide_widen_factor(factor, members), out=256)
-
-
-def resnext(groups: int, per_group: int, stem_out: int | None = None) -> Callable[[int], Widths]:
-    """Appendix e: the groups are divided, the channels per group (of the first stage) and the outputs stay."""
-
-    def divide(members: int) -> Widths:
-        d = divide_cardinality(groups, members)
-        return Widths(stem=64, inner=d * per_group, out=256, groups=d, stem_out=stem_out)
-
-    return divide
-
-
-def se_resnet50(members: int) -> Widths:
-    """ResNet-50's widths behind a stem that does not widen."""
-    w = resnet(64, expansion=4, given={2: 44})(members)
-    return replace(w, stem_out=w.stem)
-
+# Name with the width's place in brackets -> its networks. The largest has 1.4 billion parameters.
+WIDTH_SWEEPS = {
+    "resnet10_<w>": WidthSweep(partial(small_resnet, 1), 2, 512),
+    "resnet18_<w>": WidthSweep(partial(small_resnet, 2), 2, 512),
+    "wrn16_<k>": WidthSweep(partial(wrn, 2), 1, 50),
+    "wrn28_<k>": WidthSweep(partial(wrn, 4), 1, 50),
+    "wrn40_<k>": WidthSweep(partial(wrn, 6), 1, 50),
+    "resnext29_<c>x64d": WidthSweep(resnext29, 1, 256),
+    "efficientnet_w<factor>": WidthSweep(partial(EfficientNetSpec, depth=1.0), 0.1, 16.0),
+}
 
 BACKBONES: dict[str, BackboneSpec] = {
     # Networks of the paper: form, block, blocks per stage, dividing rule
     "resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), resnet(64, expansion=4, given={2: 44})),
     "resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4)),
     "resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4)),
-    "wrn16_8": ResNetSpec(CIFAR, BasicBlock, (2, 2, 2), wide(8)),
-    "wrn28_10": ResNetSpec(CIFAR, BasicBlock, (4, 4, 4), wide(10)),
-    "wrn40_10": ResNetSpec(CIFAR, BasicBlock, (6, 6, 6), wide(10)),
+    "wrn16_8": wrn(2, 8),
+    "wrn28_10": wrn(4, 10),
+    "wrn40_10": wrn(6, 10),
     "wrn50_2": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(2)),
     "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(3)),
-    "resnext29_8x64d": ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(8, per_group=64)),
+    "resnext29_8x64d": resnext29(8),
     "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, per_group=4)),
     "se_resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4), {"reduction": 4}),
     "se_resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4), {"reduction": 4}),
@@ -145,11 +122,11 @@ BACKBONES: dict[str, BackboneSpec] = {
     "efficientnet_b6": EfficientNetSpec(1.8, 2.6),
     "efficientnet_b7": EfficientNetSpec(2.0, 3.1),
     # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, stem included
-    "resnet10_16": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(16)),
-    "resnet10_24": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(24)),
-    "resnet10_32": ResNetSpec(BOTH, BasicBlock, (1, 1, 1, 1), small(32)),
-    "resnet18_32": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), small(32)),
-    "resnet18_64": ResNetSpec(BOTH, BasicBlock, (2, 2, 2, 2), small(64)),
+    "resnet10_16": small_resnet(1, 16),
+    "resnet10_24": small_resnet(1, 24),
+    "resnet10_32": small_resnet(1, 32),
+    "resnet18_32": small_resnet(2, 32),
+    "resnet18_64": small_resnet(2, 64),
 }
 
 
@@ -167,15 +144,43 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def find_backbone(name: str, form: str) -> BackboneSpec:
-    """Raises UserError for a name that is not in ``BACKBONES`` (listing close ones) or has no such form."""
-    if name not in BACKBONES:
-        raise _unknown("backbone", name, list(BACKBONES))
-    spec = BACKBONES[name]
-    if form not in spec.forms:
+def find_backbone(name: str, form: str | None = None) -> BackboneSpec:
+    """The network of a name of ``BACKBONES``, or of ``WIDTH_SWEEPS`` with a number in the brackets' place.
+
+    Raises UserError for any other name (listing close ones), an impossible width, or a network without that form.
+    """
+    spec = BACKBONES.get(name) or _of_width(name)
+    if spec is None:
+        raise _unknown("backbone", name, [*BACKBONES, *WIDTH_SWEEPS])
+    if form is not None and form not in spec.forms:
         others = ", ".join(other for other, s in BACKBONES.items() if form in s.forms)
         raise UserError(f"{name} has no {form} form, only {spec.forms[0]}; those with {form} are: {others}")
     return spec
+
+
+def _of_width(name: str) -> BackboneSpec | None:
+    for pattern, sweep in WIDTH_SWEEPS.items():
+        before, width, after = re.split("[<>]", pattern)
+        found = re.fullmatch(rf"{before}(-?[0-9]+(?:\.[0-9]+)?){after}", name)
+        if not found:
+            continue
+        number, whole = float(found[1]), isinstance(sweep.smallest, int)
+        if not sweep.smallest <= number <= sweep.largest or (whole and "." in found[1]):
+            kind = "a whole number" if whole else "a number"
+            raise UserError(
+                f"backbone {name}: {width} of {pattern} must be {kind} of {sweep.smallest:g} to {sweep.largest:g}"
+            )
+        return sweep.build(int(number) if whole else number)
+    return None
+
+
+def default_dataset(backbone: str) -> str:
+    """The data set that a network's cost is stated for: cifar100 where it has that form, else imagenet.
+
+    Raises UserError as `find_backbone`.
+    """
+    small = not backbone.startswith(PREFIX) and "cifar" in find_backbone(backbone).forms
+    return "cifar100" if small else "imagenet"
 
 
 def member_specs(backbone: str, members: int, form: str) -> list[BackboneSpec]:
@@ -199,7 +204,7 @@ def create_members(
     """S independently initialised classifiers, each [N,3,H,W] -> logits [N,num_classes].
 
     Args:
-        backbone: a name of ``BACKBONES``; or ``timm:<model>``, of which the members are undivided copies; or
+        backbone: a name that `find_backbone` knows; or ``timm:<model>``, of which the members are undivided copies; or
             ``timm:<model>,<model>,…``, one for each member.
         members: S, at least 1.
         dataset: a name of ``DATASETS``; picks stem and strides.
@@ -231,8 +236,12 @@ def create_feature_extractors(backbone: str, members: int, pretrained: bool = Fa
     one ``layer0`` … ``layer3``). Arguments and errors as `create_members`; UserError also for a backbone without an
     ImageNet form or of another family than the residual networks and timm's.
     """
-    fit = [name for name, s in BACKBONES.items() if isinstance(s, ResNetSpec) and "imagenet" in s.forms]
-    if backbone in BACKBONES and backbone not in fit:
+
+    def fits(spec: BackboneSpec) -> bool:
+        return isinstance(spec, ResNetSpec) and "imagenet" in spec.forms
+
+    if not backbone.startswith(PREFIX) and not fits(find_backbone(backbone)):
+        fit = [name for name, spec in BACKBONES.items() if fits(spec)]
         raise UserError(f"{backbone} has no form for SSD300; those that have one are timm's and: {', '.join(fit)}")
     specs = _with_weights(member_specs(backbone, members, "imagenet"), backbone, pretrained)
     return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for spec in specs)

@@ -30,7 +30,8 @@ class ModelSettings:
     """The divided network.
 
     Attributes:
-        backbone: name of the network before dividing (an unknown one lists all); or timm:<model>, of which all members
+        backbone: name of the network before dividing (an unknown one lists close ones), in many families of any width,
+            such as wrn28_4; or timm:<model>, of which all members
             are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that it is divided into.
         stem: form of the network: cifar for images up to 64 px, imagenet for larger ones and for detectors; auto

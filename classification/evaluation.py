@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from classification.config import EvaluateClassification, Interpolation
 from classification.datasets import check_classes, load_images
 from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosine_similarity, create_ensemble
+from classification.probabilities import BINS, calibration_error, calibration_sums, error_sums, squared_error_terms
 from classification.views import EvaluationViews, normalize
 from engine import checkpoint as checkpoints
 from engine.concurrency import beside, concurrent
@@ -43,6 +44,7 @@ def measure(
     loader: DataLoader,
     mean: Tensor,
     std: Tensor,
+    num_classes: int,
     precision: Precision = "auto",
     world: World | None = None,
 ) -> dict[str, Any]:
@@ -50,9 +52,11 @@ def measure(
     processes on the images of all of their loaders together.
 
     Returns:
-        ``top1`` and ``top5`` of the ensemble (mean of logits), ``members`` (a list of the same), ``combine`` (top1 by
-        rule), all in percent; ``cosine_similarity`` of the members' logits in -1…1, None for a single member;
-        ``images``. With fewer than 5 classes ``top5`` counts among all of them, so it is 100.
+        ``top1`` and ``top5`` of the ensemble (mean of logits), ``members`` (a list of the same), ``combine`` and
+        ``combine_top5`` (top1 and top5 by rule), all in percent; ``cosine_similarity`` of the members' logits in -1…1,
+        None for a single member; ``ece`` (of ``ensemble`` and ``members``; see `calibration_error`);
+        ``squared_error`` (see `squared_error_terms`); ``images``. With fewer than 5 classes top5 counts among all of
+        them, so it is 100.
 
     Raises:
         UserError: where the network's outputs are not finite.
@@ -61,9 +65,15 @@ def measure(
     dtype = precision_dtype(precision, device)
     model.eval()
     members = len(model.members)
-    images, similarity = 0, 0.0
-    rules = dict.fromkeys(RULES, 0.0)
-    top = torch.zeros(members + 1, 2)  # images right among the first 1 and 5; the ensemble's in the last row
+    shapes = {
+        "images": (1,),
+        "similarity": (1,),
+        "right": (members + len(RULES), 2),  # images right among the first 1 and 5
+        "calibration": (members + 1, BINS),
+        "errors": (members, num_classes),
+        "products": (members, members),
+    }
+    sums = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
     for views, labels in progress(loader, "evaluating", unit="batch"):
         views, labels = views.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with autocast(dtype, device):
@@ -71,32 +81,38 @@ def measure(
         logits = world.gather_members(logits.float())
         if not torch.isfinite(logits).all():
             raise UserError("the network's outputs are not finite: its weights are damaged, or training diverged")
-        scores = {name: combine(logits, **arguments) for name, arguments in RULES.items()}
-        for name, values in scores.items():
-            rules[name] += _count(values, labels, 1)
-        for row, values in enumerate([*logits, scores["mean"]]):
-            top[row] += torch.tensor([_count(values, labels, k) for k in (1, 5)])
-        images += len(labels)
-        similarity += (cosine_similarity(logits) or 0.0) * len(labels)
+        combined = [combine(logits, **arguments) for arguments in RULES.values()]
+        sums["images"] += len(labels)
+        sums["similarity"] += (cosine_similarity(logits) or 0.0) * len(labels)
+        sums["right"] += _count_right(torch.stack([*logits, *combined]), labels)
+        probabilities = torch.stack([*logits, combine(logits)]).double().softmax(-1)
+        sums["calibration"] += calibration_sums(probabilities, labels)
+        errors, products = error_sums(probabilities[:-1], labels)
+        sums["errors"] += errors
+        sums["products"] += products
     # Each process of a replica has counted all members.
-    counts = torch.cat([top.flatten().double(), torch.tensor([*rules.values(), images, similarity]).double()])
-    counts = world.sum(counts.to(device)).cpu() / world.members
-    top = counts[: top.numel()].view_as(top)
-    *right, images, similarity = counts[top.numel() :].tolist()
-    images, rules = round(images), dict(zip(rules, right, strict=True))
-    accuracies = [{"top1": 100 * one / images, "top5": 100 * five / images} for one, five in top.tolist()]
-    return {
-        **accuracies[-1],
-        "members": accuracies[:-1],
-        "combine": {name: 100 * right / images for name, right in rules.items()},
-        "cosine_similarity": similarity / images if members > 1 else None,
+    total = world.sum(torch.cat([value.flatten() for value in sums.values()])).cpu() / world.members
+    parts = total.split([value.numel() for value in sums.values()])
+    sums = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    images = round(sums["images"].item())
+    top1, top5 = (100 * sums["right"] / images).T.tolist()
+    *of_members, of_ensemble = calibration_error(sums["calibration"], images)
+    metrics = {
+        "members": [{"top1": one, "top5": five} for one, five in zip(top1[:members], top5[:members], strict=True)],
+        "combine": dict(zip(RULES, top1[members:], strict=True)),
+        "combine_top5": dict(zip(RULES, top5[members:], strict=True)),
+        "cosine_similarity": sums["similarity"].item() / images if members > 1 else None,
+        "ece": {"ensemble": of_ensemble, "members": of_members},
+        "squared_error": squared_error_terms(sums["errors"], sums["products"], images),
         "images": images,
     }
+    return {"top1": metrics["combine"]["mean"], "top5": metrics["combine_top5"]["mean"]} | metrics
 
 
-def _count(scores: Tensor, labels: Tensor, k: int) -> int:
-    best = scores.topk(min(k, scores.shape[1])).indices
-    return int((best == labels[:, None]).sum())
+def _count_right(scores: Tensor, labels: Tensor) -> Tensor:
+    """scores [M,N,C] -> [M,2]: how many labels are among the first 1 and 5."""
+    found = [scores.topk(min(k, scores.shape[-1])).indices == labels[:, None] for k in (1, 5)]
+    return torch.stack([right.sum((1, 2)) for right in found], dim=1)
 
 
 def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
@@ -179,7 +195,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
     model = model.to(device, memory_format=torch.channels_last).eval()
     model.concurrent = concurrent(model.branches(), config.concurrency, config.devices, device)
-    metrics = measure(model, loader, mean, std, config.precision)
+    metrics = measure(model, loader, mean, std, len(meta["classes"]), config.precision)
     metrics["checkpoint"] = str(config.checkpoint)
     if config.others:
         metrics["others"] = config.others
@@ -215,10 +231,23 @@ def _load_peer(path: str, meta: dict[str, Any], config: EvaluateClassification) 
 
 def describe(metrics: dict[str, Any]) -> str:
     """The metrics as a table."""
+    calibration, squared = metrics["ece"], metrics["squared_error"]
     rows = {f"member {i}": member for i, member in enumerate(metrics["members"], 1)} | {"ensemble": metrics}
-    lines = [f"{str(metrics['images']) + ' images':<26} {'top-1':>7} {'top-5':>7}"]
-    lines += [f"{name:<26} {row['top1']:7.2f} {row['top5']:7.2f}" for name, row in rows.items()]
-    lines += [f"{'combined by ' + name:<26} {top1:7.2f}" for name, top1 in metrics["combine"].items()]
+    errors = [*calibration["members"], calibration["ensemble"]]
+    lines = [f"{str(metrics['images']) + ' images':<26} {'top-1':>7} {'top-5':>7} {'ECE':>7}"]
+    lines += [
+        f"{name:<26} {row['top1']:7.2f} {row['top5']:7.2f} {error:7.4f}"
+        for (name, row), error in zip(rows.items(), errors, strict=True)
+    ]
+    lines += [
+        f"{'combined by ' + name:<26} {top1:7.2f} {metrics['combine_top5'][name]:7.2f}"
+        for name, top1 in metrics["combine"].items()
+    ]
     if metrics["cosine_similarity"] is not None:
         lines.append(f"cosine similarity of the members' outputs {metrics['cosine_similarity']:.4f}")
+    members = len(metrics["members"])
+    terms = f"bias² {squared['bias_squared']:.4f} + variance {squared['variance']:.4f}"
+    if members > 1:
+        terms += f" / {members} + covariance {squared['covariance']:.4f} · (1 - 1 / {members})"
+    lines.append(f"squared error of the mean probabilities {squared['ensemble']:.4f} = {terms}")
     return "\n".join(lines)

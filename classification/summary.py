@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from classification.backbones import BackboneSpec, find_dataset, member_specs
+from classification.backbones import BackboneSpec, Dataset, find_dataset, member_specs
 from classification.timm_backbones import PREFIX, output_shape
 from engine.cost import Cost, count_cost
 from engine.errors import UserError
@@ -24,9 +24,7 @@ def summarise(backbone: str, members: int, dataset: str, image_size: int | None 
     """
     facts = find_dataset(dataset)
     specs = member_specs(backbone, members, facts.form)
-    size = facts.image_size if image_size is None else image_size
-    if not 1 <= size <= MAX_IMAGE_SIZE:
-        raise UserError(f"image_size must be 1 to {MAX_IMAGE_SIZE} pixels, not {size}")
+    size = choose_image_size(image_size, facts)
 
     def count(index: int) -> Cost:
         with torch.device("meta"):
@@ -43,6 +41,14 @@ def summarise(backbone: str, members: int, dataset: str, image_size: int | None 
         "macs": sum(cost.macs for cost in costs),
         "torch_gflops": sum(cost.torch_gflops for cost in costs),
     }
+
+
+def choose_image_size(given: int | None, dataset: Dataset) -> int:
+    """The size that is given, or the data set's. Raises UserError for one that no network takes."""
+    size = dataset.image_size if given is None else given
+    if not 1 <= size <= MAX_IMAGE_SIZE:
+        raise UserError(f"image_size must be 1 to {MAX_IMAGE_SIZE} pixels, not {size}")
+    return size
 
 
 def member_costs(specs: list[BackboneSpec], count: Callable[[int], Cost]) -> list[Cost]:

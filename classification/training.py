@@ -81,7 +81,7 @@ class CoTraining:
 
     def evaluate(self) -> dict[str, Any]:
         """`measure`'s numbers, the members' as ``top1_member1`` …."""
-        metrics = measure(self.model, self.evaluation, self.mean, self.std, world=self.world)
+        metrics = measure(self.model, self.evaluation, self.mean, self.std, len(self.meta["classes"]), world=self.world)
         members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"], 1)}
         return {key: metrics[key] for key in ("top1", "top5", "cosine_similarity")} | members
 

@@ -12,13 +12,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from classification.backbones import BACKBONES, DATASETS, find_dataset
+from classification.backbones import BACKBONES, default_dataset, find_dataset
 from classification.ensemble import create_ensemble
 from classification.resnet import DETECTION_INPUT
+from classification.summary import choose_image_size
+from classification.timm_backbones import output_shape
 from detection.benchmark_table import POSTPROCESSED, Row, describe, draw
 from detection.default_boxes import ssd300_default_boxes
 from detection.postprocess import PostprocessSettings, postprocess
 from detection.ssd import create_ssd
+from detection.summary import check_no_image_size
 from engine.concurrency import Concurrency, Graphs, concurrent, threads_of
 from engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
 from engine.errors import UserError
@@ -40,6 +43,7 @@ class Benchmark:
         members: S.
         dataset: cifar10, cifar100, svhn or imagenet (cls; default cifar100 where the backbone has that form); coco, or
             the number of foreground classes (det).
+        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
         concurrency: what is timed beside the members in sequence: streams, graph, devices or threads; default: all that
             this machine has.
         devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
@@ -57,6 +61,7 @@ class Benchmark:
     backbone: str | None = None
     members: int = 2
     dataset: str | None = None
+    image_size: int | None = None
     concurrency: Concurrency | None = None
     devices: str | None = None
     batch_sizes: str | None = None
@@ -81,8 +86,8 @@ def print_benchmark(config: Benchmark) -> None:
     """Prints the table, or JSON, and writes them where ``output`` is given.
 
     Raises:
-        UserError: for an unknown name, a division that the backbone's rule does not allow, or a mode of concurrency
-            that this machine lacks.
+        UserError: for an unknown name, a division that the backbone's rule does not allow, a bad image size, or a mode
+            of concurrency that this machine lacks.
     """
     device = use_device(config.device)
     keep_freed_memory()
@@ -103,6 +108,7 @@ def print_benchmark(config: Benchmark) -> None:
         "task": config.task,
         "backbone": config.backbone,
         "members": config.members,
+        "image_size": _image_size(config),
         "precision": resolve_precision(config.precision, device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cores()} CPU cores",
         "torch": torch.__version__,
@@ -130,14 +136,16 @@ def _batch_sizes(config: Benchmark, device: torch.device) -> list[int]:
 def _network(config: Benchmark, members: int, device: torch.device) -> nn.Module:
     if not config.backbone:
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
+    size = _image_size(config)
     if config.task == "det":
         network = create_ssd(config.backbone, members, _foreground(config.dataset))
     else:
         dataset = find_dataset(_dataset(config))
         network = create_ensemble(config.backbone, members, dataset.num_classes, _dataset(config))
+        output_shape(network, config.backbone, size)
     network = network.to(device, memory_format=torch.channels_last).eval()
     if config.task == "det":
-        _find_candidates(network, torch.randn(1, 3, DETECTION_INPUT, DETECTION_INPUT, device=device))
+        _find_candidates(network, torch.randn(1, 3, size, size, device=device))
     return network
 
 
@@ -150,9 +158,14 @@ def _foreground(dataset: str | None) -> int:
 
 
 def _dataset(config: Benchmark) -> str:
-    spec = BACKBONES.get(config.backbone)
-    small = spec is not None and "cifar" in spec.forms
-    return config.dataset or ("cifar100" if small else "imagenet")
+    return config.dataset or default_dataset(config.backbone)
+
+
+def _image_size(config: Benchmark) -> int:
+    if config.task == "det":
+        check_no_image_size(config.image_size)
+        return DETECTION_INPUT
+    return choose_image_size(config.image_size, find_dataset(_dataset(config)))
 
 
 @torch.inference_mode()
@@ -202,7 +215,7 @@ def _time(
     size: int,
     device: torch.device,
 ) -> list[Row]:
-    side = DETECTION_INPUT if config.task == "det" else DATASETS[_dataset(config)].image_size
+    side = _image_size(config)
     images = torch.randn(size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     dtype = precision_dtype(config.precision, device)
     default_boxes, settings = ssd300_default_boxes().to(device), PostprocessSettings()

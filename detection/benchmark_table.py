@@ -36,8 +36,8 @@ def describe(found: dict[str, Any]) -> str:
     """The result as a Markdown table, and the modes that this machine lacks."""
     what = "SSD300" if found["task"] == "det" else "classifier"
     lines = [
-        f"{found['backbone']}, {what}, S={found['members']}, {found['precision']}, {found['device']}, "
-        f"torch {found['torch']}",
+        f"{found['backbone']}, {what} at {found['image_size']} pixels, S={found['members']}, {found['precision']}, "
+        f"{found['device']}, torch {found['torch']}",
         "",
         "| batch | | ms a batch | ms an image | images/s | times in sequence | deviation |",
         "|---|---|---|---|---|---|---|",
@@ -66,6 +66,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
         rows = [row for row in found["rows"] if row["way"] == way]
         axes.plot([row["batch_size"] for row in rows], [row["per_second"] for row in rows], marker="o", label=way)
     axes.set(xlabel="images at a time", ylabel="images a second", xscale="log", ylim=(0, None))
-    axes.set_title(f"{found['backbone']}, S={found['members']}, {found['precision']}, {found['device']}")
+    axes.set_title(
+        f"{found['backbone']}, {found['image_size']} pixels, S={found['members']}, {found['precision']}, "
+        f"{found['device']}"
+    )
     axes.legend()
     figure.savefig(path, dpi=120)

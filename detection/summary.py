@@ -9,6 +9,13 @@ from classification.resnet import DETECTION_INPUT
 from classification.summary import member_costs, per_member
 from detection.ssd import create_ssd
 from engine.cost import count_cost
+from engine.errors import UserError
+
+
+def check_no_image_size(given: int | None) -> None:
+    """Raises UserError where a size of SSD300's images is asked for: it is part of the network."""
+    if given is not None:
+        raise UserError(f"--image_size is for --task cls: SSD300's images are {DETECTION_INPUT} pixels a side")
 
 
 def summarise(backbone: str, members: int, num_classes: int = 80) -> dict[str, Any]:

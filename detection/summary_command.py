@@ -4,10 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from classification.backbones import BACKBONES
-from classification.resnet import DETECTION_INPUT
+from classification.backbones import BACKBONES, default_dataset
 from classification.summary import summarise as summarise_classifier
-from classification.timm_backbones import PREFIX
+from detection.summary import check_no_image_size
 from detection.summary import summarise as summarise_detector
 from engine.errors import UserError
 
@@ -50,8 +49,8 @@ def print_summary(config: Summary) -> None:
     """
     if not config.backbone:
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
-    if config.task == "det" and config.image_size is not None:
-        raise UserError(f"--image_size is for --task cls: SSD300's images are {DETECTION_INPUT} pixels a side")
+    if config.task == "det":
+        check_no_image_size(config.image_size)
     title, costs, refused = f"{config.backbone} on {_dataset(config)}", [], []
     if config.image_size is not None:
         title += f" at {config.image_size} pixels"
@@ -92,9 +91,7 @@ def _show(name: str, value: float | list[int]) -> str:
 def _dataset(config: Summary) -> str:
     if config.task == "det":
         return f"{_classes(config.dataset)} classes"
-    spec = BACKBONES.get(config.backbone)
-    large = config.backbone.startswith(PREFIX) or (spec and spec.forms == ("imagenet",))
-    return config.dataset or ("imagenet" if large else "cifar100")
+    return config.dataset or default_dataset(config.backbone)
 
 
 def _classes(dataset: str | None) -> int:

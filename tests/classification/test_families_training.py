@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from classification.backbones import BACKBONES, resnet, resnext, wide
+from classification.backbones import BACKBONES
 from classification.config import ClassificationTrainSettings, DataSettings, ModelSettings, TrainClassification
 from classification.densenet import DenseNetSpec
 from classification.dividing import divide_growth_rate, divide_width
@@ -17,6 +17,7 @@ from classification.pyramidnet import PyramidNetSpec
 from classification.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
 from classification.shake_shake import ShakeShakeSpec
 from classification.training import train
+from classification.width_rules import resnet, resnext, wide
 from engine import checkpoint
 from tests.classification.stopping import train_until
 

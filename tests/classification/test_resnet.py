@@ -198,7 +198,7 @@ def test_other_member_counts_have_even_widths_and_a_like_cost(backbone: str, s: 
 @pytest.mark.parametrize(
     ("backbone", "members", "num_classes", "dataset", "message"),
     [
-        ("wrn28_1", 2, 10, "cifar10", "unknown backbone 'wrn28_1': did you mean wrn28_10"),
+        ("wrn22_8", 2, 10, "cifar10", "unknown backbone 'wrn22_8': did you mean wrn16_8, wrn28_10, wrn28_<k>"),
         ("zzz", 2, 10, "cifar10", "one of resnet50, "),
         ("resnet110", 2, 10, "cifar", "unknown dataset 'cifar': did you mean cifar"),
         ("resnet110", 2, 1000, "imagenet", "resnet110 has no imagenet form"),

@@ -42,6 +42,15 @@ def test_classifiers_at_each_batch_size(capsys: pytest.CaptureFixture[str], tmp_
     assert "not timed: --concurrency streams: needs a CUDA device" in table
 
 
+def test_image_size_is_that_of_the_images(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, shapes = torch.randn, []
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: shapes.append(shape) or draw(*shape, **options))
+    found = result(capsys, image_size=40, concurrency="threads")
+    assert shapes == [(1, 3, 40, 40)]
+    assert benchmark_command.describe(found).startswith("resnet10_16, classifier at 40 pixels, S=2, ")
+    assert result(capsys, concurrency="threads")["image_size"] == 32
+
+
 def test_detectors_with_and_without_their_boxes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,9 +83,13 @@ def test_other_outputs_than_in_sequence_are_not_timed(monkeypatch: pytest.Monkey
     ("changes", "message"),
     [
         ({"backbone": None}, "--backbone is missing"),
-        ({"backbone": "resnet10_17"}, "did you mean resnet10_16"),
+        ({"backbone": "resnet11_16"}, "did you mean resnet10_16"),
         ({"task": "det", "dataset": "cifar10"}, "--dataset cifar10: give coco or the number"),
         ({"dataset": "coco"}, "unknown dataset 'coco'"),
+        ({"task": "det", "image_size": 320}, "--image_size is for --task cls: SSD300's images are 300"),
+        ({"image_size": 0}, "image_size must be 1 to 10000"),
+        ({"image_size": 10**30}, "image_size must be 1 to 10000"),
+        ({"backbone": "se_resnet50", "image_size": 1}, "se_resnet50 cannot take images of 1 pixels"),
         ({"members": 1}, "members is 1: choose at least 2"),
         ({"batch_sizes": "1,0"}, "--batch_sizes 1,0: give numbers of images"),
         ({"rounds": 1}, "rounds is 1"),
