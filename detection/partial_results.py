@@ -3,10 +3,11 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from engine.cli import flatten
 from engine.errors import UserError
+from engine.locking import lock_file
 
 _KEYS = {"images", "empty", "entries", "unreadable"}
 
@@ -25,16 +26,17 @@ class PartialResults:
         batches: the finished ones, in order.
 
     Raises:
-        UserError: where the file holds batches of another run, or cannot be read or written.
+        UserError: where the file holds batches of another run, cannot be read or written, or another process writes it.
     """
 
     def __init__(self, path: Path, begun_with: dict[str, Any], resume: bool) -> None:
         self.path = path
         try:
-            (begun, *self.batches), size = _read(path) if path.exists() else ([{}], 0)
+            self._file = open(path, "a+b")  # noqa: SIM115  (open, and locked, as long as the run goes on)
+            lock_file(self._file, path.parent)
+            (begun, *self.batches), size = _read(self._file)
             if self.batches:
                 self._check(begun, begun_with, resume)
-            self._file = open(path, "ab")  # noqa: SIM115  (open as long as the run goes on)
             self._file.truncate(size if self.batches else 0)
         except OSError as error:
             raise UserError(f"{path}: cannot be read or written ({error.strerror})") from error
@@ -76,17 +78,17 @@ class PartialResults:
         self.path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _read(file: BinaryIO) -> tuple[list[dict[str, Any]], int]:
     """The first line and all finished batches, and how many bytes they have."""
     lines, size = [{}], 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file):
-            try:
-                value = json.loads(line) if line.endswith(b"\n") else None
-            except (ValueError, RecursionError):
-                break
-            if not isinstance(value, dict) or (number and value.keys() != _KEYS):
-                break
-            lines[number:] = [value]
-            size += len(line)
+    file.seek(0)
+    for number, line in enumerate(file):
+        try:
+            value = json.loads(line) if line.endswith(b"\n") else None
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, dict) or (number and value.keys() != _KEYS):
+            break
+        lines[number:] = [value]
+        size += len(line)
     return lines, size

@@ -22,7 +22,6 @@ from detection.results import rounded
 from engine.devices import use_device
 from engine.errors import UserError
 from engine.files import make_folder, remove_unfinished, write_json
-from engine.locking import locked
 from engine.memory import keep_freed_memory
 from engine.progress import progress
 
@@ -48,13 +47,6 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     records = _annotated(paths, config.data, detector) if config.data.val_annotations else {}
     folder = make_folder(config.output or "runs/detect")
-    with locked(folder):
-        return _detect_into(folder, config, detector, paths, records)
-
-
-def _detect_into(
-    folder: Path, config: Detect, detector: Detector, paths: list[Path], records: dict[Path, ImageRecord]
-) -> list[dict[str, Any]]:
     names = _picture_names(paths)
     ids = {path: record.id for path, record in records.items()} or _image_ids(names)
     sources = {path.resolve() for path in paths}

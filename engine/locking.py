@@ -2,8 +2,6 @@
 
 import errno
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,18 +17,34 @@ _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 def lock_folder(folder: Path, name: str = LOCK) -> BinaryIO | None:
-    """Locks a folder until the file that is returned is closed or the process ends, in whatever way.
+    """Locks a folder, by a file in it, until the file that is returned is closed or the process ends.
 
-    The lock belongs to this process alone: data workers that outlive it do not hold it. Where the file system has no
-    locks, or nothing can be written, there is no lock.
+    Where nothing can be written there is no lock: the first file to be written there says why.
 
     Raises:
         UserError: when another process has it.
     """
     try:
         file = open(folder / name, "ab")  # noqa: SIM115
-    except OSError:  # the first file to be written there says why
+    except OSError:
         return None
+    lock_file(file, folder)
+    return file
+
+
+def lock_file(file: BinaryIO, folder: Path) -> None:
+    """Locks an open file until it is closed or the process ends, in whatever way.
+
+    The lock belongs to this process alone: data workers that outlive it do not hold it. On a file system without locks
+    there is none.
+
+    Args:
+        file: opened for writing; closed where the lock is refused.
+        folder: its folder, for the message.
+
+    Raises:
+        UserError: when another process has it.
+    """
     try:
         if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -42,15 +56,3 @@ def lock_folder(folder: Path, name: str = LOCK) -> BinaryIO | None:
             raise UserError(
                 f"{folder}: another process is writing to this folder: wait for it, stop it, or choose another --output"
             ) from error
-    return file
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder inside a ``with`` block. Raises UserError as `lock_folder`."""
-    lock = lock_folder(folder)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.close()

@@ -1,6 +1,8 @@
 """The detect command: sources that cannot be used, ids, what a stop leaves."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +164,19 @@ def test_a_stopped_run_continues_to_the_same_files(
     assert sorted(path.name for path in (photos / "stopped").iterdir()) == files
     for name in files:
         assert (photos / "stopped" / name).read_bytes() == (photos / "whole" / name).read_bytes()
+
+
+def test_a_run_is_refused_while_another_one_writes(trained: Path, photos: Path) -> None:
+    config = config_of(trained, photos, "out")
+    (photos / "out").mkdir()
+    code = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); print('locked'); input()"
+    command = [sys.executable, "-u", "-c", code, str(photos / "out/detections.part.jsonl")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match="another process is writing to this folder"):
+            detect(config)
+        other.kill()
+    assert detect(config)
 
 
 def test_a_run_that_finished_no_batch_begins_anew(trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
