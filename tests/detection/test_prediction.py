@@ -169,7 +169,8 @@ def test_a_stopped_run_continues_to_the_same_files(
 def test_a_run_is_refused_while_another_one_writes(trained: Path, photos: Path) -> None:
     config = config_of(trained, photos, "out")
     (photos / "out").mkdir()
-    code = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); print('locked'); input()"
+    code = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); print('locked')"
+    code += "; input()"
     command = [sys.executable, "-u", "-c", code, str(photos / "out/detections.part.jsonl")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
