@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from classification.config import TrainClassification
 from classification.datasets import IMAGENET_STATISTICS, STATISTICS, default_image_size, load_training_images
@@ -21,7 +21,7 @@ from engine.checkpoint import load_weights
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
-from engine.loading import data_loader
+from engine.loading import Loader
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
 from engine.sampling import derived_seed
@@ -47,7 +47,7 @@ class CoTraining:
         model: Ensemble,
         config: TrainClassification,
         meta: dict[str, Any],
-        evaluation: DataLoader,
+        evaluation: Loader,
         views: TrainingViews,
         world: World,
     ) -> None:
@@ -72,7 +72,8 @@ class CoTraining:
 
     def evaluate(self) -> dict[str, Any]:
         """`measure`'s numbers, the members' as ``top1_member1`` …."""
-        metrics = measure(self.model, self.evaluation, self.mean, self.std, world=self.world)
+        with self.evaluation:
+            metrics = measure(self.model, self.evaluation, self.mean, self.std, world=self.world)
         members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"], 1)}
         return {key: metrics[key] for key in ("top1", "top5", "cosine_similarity")} | members
 
@@ -147,7 +148,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     keep_own(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)
     own_views = Subset(EvaluationViews(evaluation_images, size, meta["crop"]), own)
-    evaluation = data_loader(own_views, config.train.batch_size, config.train.workers, device)
+    evaluation = Loader(own_views, config.train.batch_size, config.train.workers, device)
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)
     loader = training_loader(views, config.train, config.seed, device, world)
     return fit(task, loader, config.train, folder, device, world)
