@@ -20,7 +20,7 @@ from engine.devices import Precision, autocast, precision_dtype, resolve_precisi
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
-from engine.loading import data_loader
+from engine.loading import Loader
 from engine.memory import keep_freed_memory
 from engine.progress import progress
 
@@ -191,11 +191,11 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
             f"rule, --data.eval_resize {meta['eval_resize']:.4g} --data.interpolation {meta['interpolation']}"
         )
     views = EvaluationViews(images, meta["image_size"], meta["eval_resize"], meta["interpolation"])
-    loader = data_loader(views, config.batch_size, config.workers, device)
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
     model = model.to(device, memory_format=torch.channels_last).eval()
     model.concurrent = concurrent(model.branches(), config.concurrency, config.devices, device)
-    metrics = measure(model, loader, mean, std, len(meta["classes"]), config.precision)
+    with Loader(views, config.batch_size, config.workers, device) as loader:
+        metrics = measure(model, loader, mean, std, len(meta["classes"]), config.precision)
     metrics["checkpoint"] = str(config.checkpoint)
     if config.others:
         metrics["others"] = config.others

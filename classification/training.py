@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from classification.config import TrainClassification
 from classification.datasets import default_image_size, load_training_images
@@ -24,7 +24,7 @@ from engine.class_rows import match_classes, take_rows
 from engine.devices import resolve_precision
 from engine.distributed import World, keep_own, processes
 from engine.errors import UserError
-from engine.loading import data_loader
+from engine.loading import Loader
 from engine.loop import fit, training_loader
 from engine.run_folder import RunFolder
 from engine.sampling import derived_seed
@@ -51,7 +51,7 @@ class CoTraining:
         model: Ensemble,
         config: TrainClassification,
         meta: dict[str, Any],
-        evaluation: DataLoader,
+        evaluation: Loader,
         views: TrainingViews,
         world: World,
     ) -> None:
@@ -81,7 +81,9 @@ class CoTraining:
 
     def evaluate(self) -> dict[str, Any]:
         """`measure`'s numbers, the members' as ``top1_member1`` …."""
-        metrics = measure(self.model, self.evaluation, self.mean, self.std, len(self.meta["classes"]), world=self.world)
+        classes = len(self.meta["classes"])
+        with self.evaluation:
+            metrics = measure(self.model, self.evaluation, self.mean, self.std, classes, world=self.world)
         members = {f"top1_member{i}": member["top1"] for i, member in enumerate(metrics["members"], 1)}
         return {key: metrics[key] for key in ("top1", "top5", "cosine_similarity")} | members
 
@@ -151,7 +153,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     keep_own(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)
     own_views = Subset(EvaluationViews(evaluation_images, size, meta["eval_resize"], meta["interpolation"]), own)
-    evaluation = data_loader(own_views, config.train.batch_size, config.train.workers, device)
+    evaluation = Loader(own_views, config.train.batch_size, config.train.workers, device)
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)
     loader = training_loader(views, config.train, config.seed, device, world)
     return fit(task, loader, config.train, folder, device, world)

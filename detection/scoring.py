@@ -20,7 +20,7 @@ from engine.devices import use_device
 from engine.distributed import World
 from engine.errors import UserError
 from engine.files import make_folder, write_json
-from engine.loading import data_loader
+from engine.loading import Loader
 from engine.memory import keep_freed_memory
 from engine.progress import progress
 
@@ -43,21 +43,21 @@ def score(
     fused_evaluator = CocoEvaluator(annotations)
     evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
     records = annotations.images[world.replica :: world.replicas]
-    loader = data_loader(EvaluationImages(records), batch_size, workers, detector.device)
     position = 0
-    for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
-        members, fused = detector.detect(inputs, world)
-        sizes = list(zip(widths.tolist(), heights.tolist(), strict=True))
-        for evaluator, results in [(fused_evaluator, fused), *zip(evaluators, members, strict=True)]:
-            for offset, (result, size) in enumerate(zip(results, sizes, strict=True)):
-                pixels = to_pixels(result, *size)
-                evaluator.add(
-                    records[position + offset].id,
-                    pixels.boxes.double().numpy(),
-                    pixels.scores.double().numpy(),
-                    pixels.labels.numpy(),
-                )
-        position += len(sizes)
+    with Loader(EvaluationImages(records), batch_size, workers, detector.device) as loader:
+        for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
+            members, fused = detector.detect(inputs, world)
+            sizes = list(zip(widths.tolist(), heights.tolist(), strict=True))
+            for evaluator, results in [(fused_evaluator, fused), *zip(evaluators, members, strict=True)]:
+                for offset, (result, size) in enumerate(zip(results, sizes, strict=True)):
+                    pixels = to_pixels(result, *size)
+                    evaluator.add(
+                        records[position + offset].id,
+                        pixels.boxes.double().numpy(),
+                        pixels.scores.double().numpy(),
+                        pixels.labels.numpy(),
+                    )
+            position += len(sizes)
     found = [fused_evaluator, *evaluators]
     for evaluator in found:
         for part in world.gather(evaluator.detections)[1:]:

@@ -235,7 +235,8 @@ def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def run(command: Callable[[], None]) -> NoReturn:
     """Runs a command line and exits: 0, 2 with one line on stderr for what the user can mend, or as a signal asks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each step when it happens
+        # A log file shows each step when it happens, and may have an encoding without a category's letters.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         command()
     except UserError as error:

@@ -52,7 +52,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f"{_unfinished(path)}{os.getpid()}.tmp")
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows refuses to sync what is open for reading only
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:

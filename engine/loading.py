@@ -16,32 +16,44 @@ from engine.concurrency import compute_on_one_thread
 _SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")  # of a signal: on Linux
 
 
-def data_loader(dataset: Dataset, batch_size: int, workers: int, device: torch.device, **options: Any) -> DataLoader:
-    """A DataLoader for a network on ``device``; all of divdet's are made here. ``options`` are further ones of it.
+class Loader(DataLoader):
+    """A DataLoader for a network on ``device``; all of divdet's are of this class. ``options`` are further ones of it.
 
-    Its workers survive signals sent to all processes of a job and end with this process (see ``start_worker``).
+    Its workers survive signals sent to all processes of a job (see ``start_worker``). They end with the ``with`` block
+    that it is used in, also where an error leaves it, and at the latest with this process.
     """
-    return _Loader(
-        dataset,
-        batch_size,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        pin_memory=device.type == "cuda",
-        multiprocessing_context=_context() if workers else None,
-        **options,
-    )
 
+    def __init__(self, dataset: Dataset, batch_size: int, workers: int, device: torch.device, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            batch_size,
+            num_workers=workers,
+            worker_init_fn=start_worker,
+            pin_memory=device.type == "cuda",
+            multiprocessing_context=_context() if workers else None,
+            **options,
+        )
+        self._running: Any = None
 
-class _Loader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
-        if not _SENDER_IS_KNOWN:
-            return super().__iter__()
         # Workers are started here and inherit the mask: a signal waits until start_worker has said what becomes of it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if _SENDER_IS_KNOWN else None
         try:
-            return super().__iter__()
+            self._running = super().__iter__()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if before is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._running
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # An error's traceback keeps the iterator. Python's garbage collector closes the workers' queues first, after
+        # which torch waits five seconds for each worker.
+        if self.num_workers and self._running is not None:
+            self._running._shutdown_workers()
+        self._running = self._iterator = None
 
 
 def _context() -> str | None:

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from engine import batch_norm, checkpoint
 from engine.cli import to_dict
@@ -16,7 +15,7 @@ from engine.devices import autocast, check_compiler, precision_dtype, tuned_conv
 from engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
 from engine.errors import UserError
 from engine.faults import explained
-from engine.loading import data_loader
+from engine.loading import Loader
 from engine.loss_report import LossReports, Report
 from engine.memory import keep_freed_memory
 from engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
@@ -30,15 +29,15 @@ from engine.task import Task
 
 def training_loader(
     dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
-) -> DataLoader:
+) -> Loader:
     """A loader of full, shuffled batches; ``dataset[(epoch, number)]`` gives an image (see ``EpochSampler``)."""
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
     options |= {"sampler": EpochSampler(len(dataset), *shape), "persistent_workers": settings.workers > 0}
-    return data_loader(dataset, settings.batch_size, settings.workers, device, **options)
+    return Loader(dataset, settings.batch_size, settings.workers, device, **options)
 
 
 def fit(
-    task: Task, loader: DataLoader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
+    task: Task, loader: Loader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
 ) -> dict[str, Any]:
     """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
 
@@ -54,7 +53,7 @@ def fit(
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
     kept = f"{folder.last} holds the last checkpoint, if one was written"
     faults = explained(settings.batch_size, settings.workers, kept)
-    with stop_on_signals() as stopping, faults, closing(folder), tuned_convolutions(device):
+    with stop_on_signals() as stopping, faults, closing(folder), loader, tuned_convolutions(device):
         training = _Training(task, loader, settings, folder, device, world)
         if training.epoch >= settings.epochs:
             print(f"the run already has {training.epoch} epochs: nothing to do")
@@ -77,7 +76,7 @@ class _Training:
     def __init__(
         self,
         task: Task,
-        loader: DataLoader,
+        loader: Loader,
         settings: TrainSettings,
         folder: RunFolder,
         device: torch.device,

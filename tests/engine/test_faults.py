@@ -256,7 +256,12 @@ def test_lack_of_memory_says_what_to_lower(error: Exception) -> None:
     "error",
     [RuntimeError("DataLoader worker (pid 7) is killed"), ConnectionResetError(), EOFError()],
 )
-def test_death_of_a_data_worker_is_named_also_where_it_hands_over_a_batch(error: Exception) -> None:
+@pytest.mark.parametrize("system", ["Linux", "Windows"])
+def test_death_of_a_data_worker_is_named_also_where_it_hands_over_a_batch(
+    error: Exception, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "Windows":
+        monkeypatch.delattr(signal, "SIGCHLD")
     with (
         pytest.raises(UserError, match=r"train\.workers \(now 2\); all is kept"),
         explained(32, 2, "all is kept"),

@@ -1,15 +1,23 @@
-"""Processes that load data keep to one core and out of the training process's group."""
+"""Processes that load data: one core, a group of their own, and an end with their parent."""
 
+import itertools
+import multiprocessing
 import os
+import signal
+import subprocess
+import time
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import Dataset
 
 from engine.distributed import World
+from engine.loading import Loader
 from engine.loop import training_loader
 from engine.optimization import TrainSettings
+from engine.stopping import stop_on_signals
 
 
 class Facts(Dataset):
@@ -38,3 +46,56 @@ def test_workers_compute_on_one_core_in_a_group_of_their_own() -> None:
                 assert group == process != os.getpgrp()
     finally:
         cv2.setNumThreads(before)
+
+
+class Numbers(Dataset):
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid()
+
+
+def test_a_worker_ends_at_its_parents_sigterm_and_at_no_other() -> None:
+    with Loader(Numbers(), 1, 1, torch.device("cpu")) as loader:
+        numbers = iter(loader)
+        worker = next(process for process in multiprocessing.active_children() if process.pid == int(next(numbers)))
+        for signal_name in ("-TERM", "-TERM", "-INT"):  # of another process, as of a job manager
+            subprocess.run(["kill", signal_name, str(worker.pid)], check=True)
+        assert {int(number) for number in itertools.islice(numbers, 20)} == {worker.pid}
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == 0  # DataLoader would report any other
+
+
+def test_a_worker_heeds_sigterm_from_its_first_moment() -> None:
+    with stop_on_signals() as stopping, Loader(Numbers(), 1, 2, torch.device("cpu")) as loader:
+        before = set(multiprocessing.active_children())
+        iter(loader)
+        workers = set(multiprocessing.active_children()) - before
+        for worker in workers:  # perhaps before it has run a line of ours
+            worker.terminate()
+        for worker in workers:
+            worker.join(20)
+        assert [worker.exitcode for worker in workers] == [0, 0]
+    assert not stopping.signal
+
+
+def test_workers_end_when_an_error_leaves_the_block() -> None:
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyError), Loader(Numbers(), 1, 2, torch.device("cpu"), persistent_workers=True) as loader:
+        for _ in loader:
+            assert len(set(multiprocessing.active_children()) - before) == 2
+            raise KeyError
+    assert set(multiprocessing.active_children()) == before
+    assert len(list(loader)) == 100  # and can be used again
+
+
+def test_a_child_of_a_training_process_ends_at_sigterm() -> None:
+    with stop_on_signals():
+        forked = os.fork()
+        if not forked:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(forked, signal.SIGTERM)
+        assert os.WTERMSIG(os.waitpid(forked, 0)[1]) == signal.SIGTERM
