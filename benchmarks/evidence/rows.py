@@ -63,6 +63,7 @@ def _divided(
 _APART = ("--train.cot_weight=0", "--data.different_views=false")
 # λ's warm-up as long as the recipe's in proportion to the epochs
 _LONG = ("--train.epochs=10", "--train.warmup_epochs=1", "--train.cot_warmup_epochs=2.5", "--train.evaluate_every=10")
+_AUGMENTED = ("--data.erasing=0.5", "--train.mixup=0.2")
 _SMALL = "cls/cifar10_small.yaml"
 # Pre-training for the detectors, whose backbones have the ImageNet form
 _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
@@ -76,6 +77,17 @@ CPU = [
     *_divided("bccd", "bccd", "det/bccd.yaml"),
     *_divided("cifar10", "cifar10.npz", _SMALL, members=(1, 2, 4, 8)),
     *_divided("cifar10_long", "cifar10.npz", _SMALL, *_LONG, members=(1, 2), seeds=(0,)),
+    # With the released networks' erasing and mixup, as far as ten epochs allow to judge
+    *_divided(
+        "cifar10_long_augmented",
+        "cifar10.npz",
+        _SMALL,
+        *_LONG,
+        *_AUGMENTED,
+        members=(2,),
+        whole="cifar10_long_s1",
+        seeds=(0,),
+    ),
     *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2,), whole="cifar10_s1"),
     *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
     *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
