@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BINS = 10  # of equal width, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
+BINS = 15  # of equal width, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
 
 def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
