@@ -71,8 +71,8 @@ def resnext29(groups: int) -> ResNetSpec:
 
 @dataclass(frozen=True)
 class WidthSweep:
-    """Networks that differ in width alone (Fig. 1). ``build`` takes the width, a number of ``smallest`` to ``largest``;
-    whole where ``smallest`` is.
+    """Networks that differ only in width (Fig. 1). ``build`` takes the width, from ``smallest`` to ``largest``; an
+    integer if ``smallest`` is one.
     """
 
     build: Callable[..., BackboneSpec]
@@ -80,7 +80,7 @@ class WidthSweep:
     largest: float
 
 
-# Name with the width's place in brackets -> its networks. The largest has 1.4 billion parameters.
+# Name with the width in brackets -> its networks. The largest has 1.4 billion parameters.
 WIDTH_SWEEPS = {
     "resnet10_<w>": WidthSweep(partial(small_resnet, 1), 2, 512),
     "resnet18_<w>": WidthSweep(partial(small_resnet, 2), 2, 512),
@@ -145,7 +145,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def find_backbone(name: str, form: str | None = None) -> BackboneSpec:
-    """The network of a name of ``BACKBONES``, or of ``WIDTH_SWEEPS`` with a number in the brackets' place.
+    """The network of a name in ``BACKBONES``, or in ``WIDTH_SWEEPS`` with a number in place of the brackets.
 
     Raises UserError for any other name (listing close ones), an impossible width, or a network without that form.
     """
@@ -168,16 +168,16 @@ def _of_width(name: str) -> BackboneSpec | None:
         if not sweep.smallest <= number <= sweep.largest or (whole and "." in found[1]):
             kind = "a whole number" if whole else "a number"
             raise UserError(
-                f"backbone {name}: {width} of {pattern} must be {kind} of {sweep.smallest:g} to {sweep.largest:g}"
+                f"backbone {name}: {width} of {pattern} must be {kind} from {sweep.smallest:g} to {sweep.largest:g}"
             )
         return sweep.build(int(number) if whole else number)
     return None
 
 
 def default_dataset(backbone: str) -> str:
-    """The data set that a network's cost is stated for: cifar100 where it has that form, else imagenet.
+    """The data set that a network's cost is stated for: cifar100 if it has that form, else imagenet.
 
-    Raises UserError as `find_backbone`.
+    Raises UserError as `find_backbone` does.
     """
     small = not backbone.startswith(PREFIX) and "cifar" in find_backbone(backbone).forms
     return "cifar100" if small else "imagenet"

@@ -14,8 +14,8 @@ from engine.optimization import TrainSettings, check_not_negative
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
 Interpolation = Literal["bicubic", "bilinear", "area"]
 
-# Area (as a share of the image) and height / width of the erased rectangles, as the released networks had them. Other
-# data sets take those of random erasing's authors (paper, ref. [47]).
+# Erased rectangles of the released networks: area as a share of the image, and height / width. Other data sets take the
+# ranges of random erasing's authors (paper, ref. [47]).
 ERASED = {
     "cifar10": ([0.125, 0.2], [0.99, 1.0]),
     "cifar100": ([0.0625, 0.1], [0.99, 1.0]),
@@ -30,9 +30,9 @@ class ModelSettings:
     """The divided network.
 
     Attributes:
-        backbone: name of the network before dividing (an unknown one lists close ones), in many families of any width,
-            such as wrn28_4; or timm:<model>, of which all members
-            are undivided copies; or timm:<model>,<model>,…, one for each member.
+        backbone: name of the network before dividing; many families take any width, such as wrn28_4, and an unknown
+            name lists close ones. Or timm:<model>: all members are undivided copies of it. Or timm:<model>,<model>,…:
+            one model for each member.
         members: S, the number of networks that it is divided into.
         stem: form of the network: cifar for images up to 64 px, imagenet for larger ones and for detectors; auto
             decides by the size, and takes imagenet for the dataset of that name.
@@ -72,13 +72,13 @@ class EvalDataSettings:
         download: fetch CIFAR or SVHN where root lacks it.
         image_size: side of the network's input in pixels; default in training 32 for CIFAR and SVHN, 224 for imagenet
             and folder, and the shorter side of the first image for npz.
-        eval_resize: evaluation resizes an image's shorter side to int(eval_resize x image_size) and takes the centre;
-            default in training 1.15 where the crop is resized, else 1.
-        interpolation: filter of resizing: bicubic or bilinear (Pillow's, which average where they shrink), or area
-            (OpenCV's area average where it shrinks, bilinear where it enlarges: faster); default in training bicubic.
-        mean: of the red, green and blue pixels in 0 to 1, which normalisation subtracts; default in training the data
-            set's, ImageNet's for folder and npz, and those that a model of timm expects.
-        std: their standard deviations, which it divides by.
+        eval_resize: evaluation resizes an image's shorter side to int(eval_resize x image_size), then crops the
+            centre; default in training 1.15 if the crop is resized, else 1.
+        interpolation: filter for resizing: Pillow's bicubic or bilinear (antialiased), or area (OpenCV's area average
+            for shrinking and bilinear for enlarging: faster); default in training bicubic.
+        mean: mean of the red, green and blue pixels in 0 to 1, which normalisation subtracts; default in training the
+            data set's, ImageNet's for folder and npz, and what a timm model expects.
+        std: standard deviation of the same, which normalisation divides by.
     """
 
     dataset: DatasetName = "cifar100"
@@ -114,17 +114,17 @@ class DataSettings(EvalDataSettings):
         extra: also train on SVHN's extra images.
         crop: padded (pad, then crop at random), resized (a random part of the image, resized), none; auto takes padded
             up to 64 px and resized above.
-        crop_area: smallest and largest part that the resized crop takes, as shares of the image's area.
+        crop_area: smallest and largest area of the resized crop, as shares of the image.
         padding: black pixels on each side before the padded crop.
         flip: probability of a left-right flip.
         auto_augment: AutoAugment's policy, or rand for RandAugment.
         rand_augment_operations: operations that RandAugment applies to a view.
-        rand_augment_magnitude: of its operations: 0 to rand_augment_levels - 1.
-        rand_augment_deviation: standard deviation of the magnitude, drawn anew for every operation.
-        rand_augment_levels: magnitudes that there are: 31 as torchvision counts, 11 as timm does (0 to 10).
-        erasing: probability of erasing a random rectangle: to zeros, after normalisation.
-        erasing_area: its smallest and largest share of the view's area; default: those of the data set.
-        erasing_ratio: its smallest and largest height / width; default: those of the data set.
+        rand_augment_magnitude: magnitude of the operations, 0 to rand_augment_levels - 1.
+        rand_augment_deviation: standard deviation of the magnitude, which is drawn for each operation.
+        rand_augment_levels: number of magnitudes: 31 as in torchvision, or 11 for 0 to 10 as in timm.
+        erasing: probability of setting a random rectangle to zero after normalisation.
+        erasing_area: smallest and largest area of the rectangle, as shares of the view; default: the data set's.
+        erasing_ratio: smallest and largest height / width of the rectangle; default: the data set's.
         different_views: each member sees its own random view of an image; false shows all members the same one.
         limit: train on this many images only, drawn at random with the seed.
     """
@@ -162,7 +162,7 @@ class DataSettings(EvalDataSettings):
         if not 0 <= self.rand_augment_deviation < math.inf:
             raise UserError(f"data.rand_augment_deviation is {self.rand_augment_deviation}: it must be 0 or more")
         if self.extra and self.dataset != "svhn":
-            raise UserError(f"data.extra is true: only svhn has extra images, {self.dataset} has not")
+            raise UserError(f"data.extra is true: only svhn has extra images, not {self.dataset}")
         for name, most in (("crop_area", 1), ("erasing_area", 1), ("erasing_ratio", math.inf)):
             values = getattr(self, name)
             if values is None:

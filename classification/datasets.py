@@ -24,8 +24,8 @@ from engine.sampling import derived_seed
 
 Split = Literal["train", "val", "extra"]  # extra: SVHN's further training images
 
-# What the released networks' images are normalised by: channel means and standard deviations, pixels in 0…1. CIFAR-10's
-# deviations are means over the deviations of single images, smaller than those of all pixels (0.247, 0.243, 0.262).
+# Normalisation of the released networks: channel means and standard deviations of pixels in 0…1. CIFAR-10's deviations
+# are the mean over single images, which is smaller than that of all pixels (0.247, 0.243, 0.262).
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 STATISTICS: dict[str, Statistics] = {
@@ -47,7 +47,7 @@ class ImageSet:
         labels: int64 [n].
         items: array of length n: what ``decode`` makes an image of.
         decode: an item -> uint8 RGB [H,W,3].
-        content: the bytes that ``items`` are places in, where they are such.
+        content: the bytes that ``items`` point into, if they do.
     """
 
     source: str
@@ -98,7 +98,7 @@ def load_images(settings: EvalDataSettings, split: Split) -> ImageSet:
 
 
 def load_training_images(settings: DataSettings, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Training (with SVHN's extra ones if asked for; at most ``settings.limit``) and evaluation images, of the same
+    """Training images (with SVHN's extra ones if set, at most ``settings.limit``) and evaluation images, of the same
     classes.
 
     Raises:

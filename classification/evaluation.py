@@ -34,7 +34,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 # What an Ensemble's dataset argument is for each form of the network
 FORM_DATASETS = {"cifar": "cifar10", "imagenet": "imagenet"}
-# What a checkpoint's meta says of the network's inputs, as `classification.config.EvalDataSettings` does
+# Keys of a checkpoint's meta that describe the inputs, as in `classification.config.EvalDataSettings`
 INPUT = ("image_size", "eval_resize", "interpolation", "mean", "std")
 
 
@@ -187,8 +187,8 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     check_classes(images, meta["classes"], f"those of {config.checkpoint}")
     if "eval_resize" not in found["meta"]:
         print(
-            f"{config.checkpoint}: of an earlier version, which does not say how images are resized: by that version's "
-            f"rule, --data.eval_resize {meta['eval_resize']:.4g} --data.interpolation {meta['interpolation']}"
+            f"{config.checkpoint}: from an earlier version, which did not save how to resize images: taking its "
+            f"--data.eval_resize {meta['eval_resize']:.4g} --data.interpolation {meta['interpolation']}"
         )
     views = EvaluationViews(images, meta["image_size"], meta["eval_resize"], meta["interpolation"])
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
@@ -211,7 +211,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
 
 
 def input_meta(meta: dict[str, Any], config: EvaluateClassification) -> dict[str, Any]:
-    """A checkpoint's meta with what ``config.data`` overrides of `INPUT`, and what earlier versions left out."""
+    """A checkpoint's meta, with `INPUT` overridden by ``config.data`` and completed where earlier versions lack it."""
     earlier = {"eval_resize": 1 / 0.875 if meta["crop"] == "resized" else 1.0, "interpolation": "area"}
     given = {key: getattr(config.data, key) for key in INPUT}
     return earlier | meta | {key: value for key, value in given.items() if value is not None}

@@ -21,7 +21,7 @@ from engine.cli import to_dict
 from engine.errors import UserError
 
 _CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "imagenet": IMAGENET}
-# Sides of the images, in pixels, of the published ImageNet networks; those of the others are 224.
+# Image sizes in pixels of the published ImageNet networks that do not take 224.
 _IMAGE_SIZES = {"efficientnet_b7": 320, "se_resnext101_64x4d": 416, "se_resnext101_64x4d_B": 320}
 
 
@@ -90,7 +90,7 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
 
 
 def published_image_size(backbone: str, dataset: str) -> int:
-    """Side of the images, in pixels, that a published network is evaluated on."""
+    """Image size in pixels that a published network is evaluated at."""
     size = find_dataset(dataset).image_size
     return _IMAGE_SIZES.get(backbone, size) if dataset == "imagenet" else size
 

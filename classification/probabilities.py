@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BINS = 10  # of equal width, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
+BINS = 15  # of equal width, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
 
 def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """What a batch adds to the expected calibration error of M classifiers.
+    """A batch's contribution to the expected calibration error of M classifiers.
 
     Args:
         probabilities: [M,N,C] in 0…1.
@@ -20,7 +20,7 @@ def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         [M,BINS]: for each bin ((k - 1) / BINS, k / BINS] of the confidence (the largest probability), the sum over its
-        images of 1 or 0 for right or wrong, minus the confidence.
+        images of correct (1 or 0) minus confidence.
     """
     confidences, best = probabilities.max(-1)
     edges = torch.linspace(0, 1, BINS + 1, dtype=confidences.dtype, device=confidences.device)
@@ -30,26 +30,26 @@ def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibration_error(sums: Tensor, images: int) -> list[float]:
-    """The expected calibration error in 0…1 of each classifier, from the added `calibration_sums`: the distance of
-    accuracy and mean confidence in a bin, averaged over the bins by their number of images.
+    """The expected calibration error in 0…1 of each classifier, from the total of `calibration_sums`: the gap between
+    accuracy and mean confidence of each bin, averaged over the bins weighted by their number of images.
     """
     return (sums.abs().sum(-1) / images).tolist()
 
 
 def error_sums(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a batch adds to the terms of Eq. 7: probabilities [S,N,C] and labels [N] -> the sums over images of each
-    member's errors by class [S,C], and of the products of every two members' errors over all classes [S,S].
+    """A batch's contribution to the terms of Eq. 7: probabilities [S,N,C] and labels [N] -> sums over images of each
+    member's errors by class [S,C], and of the dot products of every two members' errors [S,S].
     """
     errors = probabilities - F.one_hot(labels, probabilities.shape[-1])
     return errors.sum(1), errors.flatten(1) @ errors.flatten(1).T
 
 
 def squared_error_terms(errors: Tensor, products: Tensor, images: int) -> dict[str, Any]:
-    """Bias, variance and covariance of S members (Eq. 7), from the added `error_sums`.
+    """Bias, variance and covariance of S members (Eq. 7), from the total of `error_sums`.
 
-    f_i is member i's probabilities, g the one-hot label, f_en the mean of the f_i; squares are summed over the classes.
-    One run trains each member once, so the expectation is taken over the images, and the terms are those of the errors
-    f_i - g. Then exactly: ensemble = bias_squared + variance / S + (1 - 1 / S) · covariance.
+    f_i are member i's probabilities, g the one-hot label, f_en the mean of the f_i; squares are summed over classes. A
+    run trains each member only once, so the expectation is taken over the images instead, of the errors f_i - g. Then
+    exactly: ensemble = bias_squared + variance / S + (1 - 1 / S) · covariance.
 
     Returns:
         ``ensemble``: mean of (f_en - g)², in 0…2; ``members``: mean of (f_i - g)² of each (Brier's score);

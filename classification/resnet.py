@@ -167,14 +167,14 @@ class ResNet(nn.Module):
     ``out_channels`` lists the channels after ``layer0``, ``layer1``, ….
 
     Convolutions start from Kaiming's normal distribution (fan out, gain of ReLU; paper Sec. IV-A), batch norms from
-    weight 1 and bias 0, the classifier from PyTorch's default; see ``zero_start``.
+    weight 1 and bias 0, the classifier from PyTorch's default, unless ``zero_blocks`` or ``small_classifier`` is set.
 
     Args:
         reduction: of squeeze-and-excitation; None has none.
         ceil_pool: the stem's max pool rounds its output up instead of padding, as SENet's.
         shortcut_kernel: see `stage`.
-        zero_start: the last batch norm of each block starts at weight 0, so that a block begins as its shortcut, and
-            the classifier at a standard deviation of 1e-3, as in the released ResNet, WRN and ResNeXt.
+        zero_blocks: the last batch norm of each block starts at weight 0, so each block starts as its shortcut.
+        small_classifier: the classifier starts at a standard deviation of 1e-3 and bias 0.
     """
 
     def __init__(
@@ -189,7 +189,8 @@ class ResNet(nn.Module):
         reduction: int | None = None,
         ceil_pool: bool = False,
         shortcut_kernel: int = 1,
-        zero_start: bool = False,
+        zero_blocks: bool = False,
+        small_classifier: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels = [(widths.stem_out or 2 * widths.stem) if deep else widths.stem]
@@ -213,14 +214,11 @@ class ResNet(nn.Module):
         self.dropout = Dropout(dropout)
         self.fc = None if num_classes is None else nn.Linear(self.out_channels[-1], num_classes)
         kaiming(self)
-        if zero_start:
-            self._start_at_zero()
-
-    def _start_at_zero(self) -> None:
-        for module in self.modules():
-            if isinstance(module, BasicBlock | Bottleneck):
-                nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
-        if self.fc is not None and not self.fc.weight.is_meta:  # see `kaiming`
+        if zero_blocks:
+            for module in self.modules():
+                if isinstance(module, BasicBlock | Bottleneck):
+                    nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
+        if small_classifier and self.fc is not None and not self.fc.weight.is_meta:  # see `kaiming`
             nn.init.normal_(self.fc.weight, std=1e-3)
             nn.init.zeros_(self.fc.bias)
 
@@ -253,7 +251,8 @@ class ResNetSpec:
         """One of ``members`` networks; ``num_classes=None`` gives SSD300's feature extractor."""
         deep = form == "imagenet"
         blocks = self.blocks if deep else self.blocks[:3]
-        # Not the small networks, which exist in both forms: they learn better without. Nor the released SE networks.
-        zero_start = len(self.forms) == 1 and "reduction" not in self.options
-        widths = self.divide(members)
-        return ResNet(self.block, blocks, widths, deep, num_classes, dropout, zero_start=zero_start, **self.options)
+        # Our small networks, the only ones in both forms, learn better from PyTorch's start. The released code leaves
+        # the batch norms of its SE networks at 1.
+        released = len(self.forms) == 1
+        start = {"zero_blocks": released and "reduction" not in self.options, "small_classifier": released}
+        return ResNet(self.block, blocks, self.divide(members), deep, num_classes, dropout, **start, **self.options)

@@ -24,18 +24,18 @@ from classification.datasets import IMAGENET_STATISTICS, STATISTICS, ImageSet, S
 from engine.sampling import derived_seed
 
 SMALL = 64  # pixels up to which an image is cropped after padding, and takes the CIFAR form of a network
-EVALUATION_RESIZE = 1.15  # shorter side before the centre crop, where training takes parts of larger images
+EVALUATION_RESIZE = 1.15  # shorter side / centre crop, where training uses resized crops
 CROP_RATIO = (3 / 4, 4 / 3)
 POLICIES = {policy.value: policy for policy in v2.AutoAugmentPolicy}  # cifar10, imagenet, svhn
-_GRAY = [128, 128, 128]  # what the policies' geometric operations fill with
+_GRAY = [128, 128, 128]  # fill of the policies' geometric operations
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _NOTHING = (0, 0, 0, 0)
 
 
 class TrainingViews(Dataset):
-    """``views[key]`` -> uint8 [V,H,W,3], int64 [V,4], label: random views of an image, and of each the
-    rectangle that `erase` sets to zero after normalization (top, left, height, width; height 0 for none). Keys are
-    those of an ``EpochSampler``.
+    """``views[key]`` -> uint8 [V,H,W,3], int64 [V,4], label: random views of an image, and for each view the rectangle
+    (top, left, height, width; height 0 for none) that `erase` sets to zero after normalization. Keys are those of an
+    ``EpochSampler``.
 
     V is S, or 1 where all members see the same view. A view is a function of (seed, key, member) alone; the process's
     random state is left as it was.
@@ -109,12 +109,12 @@ class EvaluationViews(Dataset):
 
 
 def network_inputs(settings: DataSettings, size: int, statistics: Statistics | None = None) -> dict[str, Any]:
-    """What a checkpoint says of the network's inputs: ``settings``, with what they leave open resolved.
+    """A checkpoint's description of the network's inputs: ``settings`` with all defaults filled in.
 
     Args:
-        settings: of the data.
+        settings: the data settings.
         size: H = W, in pixels.
-        statistics: mean and standard deviation that the network expects; None takes the data set's.
+        statistics: default mean and standard deviation; None takes the data set's.
 
     Returns:
         ``crop``, ``image_size``, ``eval_resize``, ``interpolation``, ``mean``, ``std`` (see `DataSettings`).
@@ -141,8 +141,8 @@ def crop_kind(settings: DataSettings, size: int) -> str:
 def centre_crop(image: np.ndarray, size: int, resize: float, interpolation: Interpolation) -> np.ndarray:
     """The centre [size,size,3] of an image [H,W,3] whose shorter side was resized to ``int(resize * size)``.
 
-    The sides and the place are torchvision's ``Resize`` and ``CenterCrop``'s; ``area`` rounds as earlier versions did,
-    whose networks were trained with it.
+    Rounds as torchvision's ``Resize`` and ``CenterCrop``; with ``area`` as earlier versions did, for the networks
+    trained with them.
     """
     height, width = image.shape[:2]
     shorter = min(height, width)
@@ -179,9 +179,9 @@ def resized_crop(
     interpolation: Interpolation,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """A random part, ``area`` (as shares) of the image with sides 3:4 to 4:3, resized to [size,size,3].
+    """A random crop of ``area`` (shares of the image) and aspect 3:4 to 4:3, resized to [size,size,3].
 
-    Where no draw fits, as in long images, it is torchvision's: the largest centred part of these sides.
+    Where no draw fits, as in long images, it is the largest centre crop of such an aspect, as in torchvision.
     """
     height, width = image.shape[:2]
     rectangle = random_rectangle(height, width, area, CROP_RATIO, random)
@@ -201,8 +201,8 @@ def random_rectangle(
 ) -> tuple[int, int, int, int] | None:
     """Top, left, height, width of a random rectangle inside [height,width].
 
-    Its share of the area is uniform in ``area``, its height / width log-uniform in ``ratio``. None where ten draws gave
-    none that fits.
+    Its share of the area is uniform in ``area``, its height / width log-uniform in ``ratio``. None if none of ten draws
+    fits.
     """
     for _ in range(10):
         pixels = height * width * random.uniform(*area)
@@ -214,8 +214,8 @@ def random_rectangle(
 
 
 class RandAugment(v2.RandAugment):
-    """torchvision's, each operation of its own magnitude: normal about ``magnitude``, cut off at the scale's ends (as
-    ``mstd`` of timm). Between two magnitudes an operation's strength is interpolated.
+    """torchvision's RandAugment with a magnitude drawn for each operation, from a normal distribution around
+    ``magnitude`` clipped to the scale (timm's ``mstd``). Strengths between two magnitudes are interpolated.
     """
 
     def __init__(self, *args: Any, deviation: float = 0.0, **options: Any) -> None:
@@ -245,7 +245,7 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, rectangles: Tensor) -> Tensor:
-    """Sets rectangles of normalised images to zero, in place.
+    """Sets a rectangle of each normalised image to zero, in place.
 
     Args:
         images: float [...,3,H,W].

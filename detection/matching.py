@@ -8,10 +8,10 @@ from detection.box_coding import encode
 
 
 def rows_of(mask: Tensor) -> Tensor | slice:
-    """Which rows of flattened default boxes are computed, where only those of ``mask`` count.
+    """The rows of flattened default boxes to compute, where only those in ``mask`` matter.
 
-    On a CPU the ones that count, so that nothing is computed for all the others. On a GPU all of them: to find out how
-    many count, the CPU would wait for everything that the GPU has been given.
+    On a CPU these are the ones in ``mask``. On a GPU they are all rows: counting the mask would make the CPU wait for
+    the GPU's queue.
     """
     return mask.flatten().nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)
 
@@ -25,7 +25,7 @@ class Matcher:
 
     Args:
         default_boxes: ``[A, 4]`` cx, cy, w, h in [0, 1].
-        iou: what a positive's IoU exceeds.
+        iou: threshold that the IoU of a positive exceeds.
     """
 
     def __init__(self, default_boxes: Tensor, iou: float = 0.5) -> None:
@@ -57,13 +57,13 @@ class Matcher:
         own = boxes[image[rows], learnt.flatten()[rows]]
         deltas = boxes.new_zeros(truth.numel(), 4)
         deltas[rows] = encode(own, self.default_boxes.repeat(len(boxes), 1)[rows]).to(deltas.dtype)
-        # Sides of padding are 0, and their logarithms nothing to learn
+        # Padding has sides of 0, whose logarithms are not finite
         deltas = deltas.unflatten(0, truth.shape).masked_fill(~positive[..., None], 0)
         return deltas, (labels.gather(1, learnt) + 1).masked_fill(~positive, 0)
 
     @staticmethod
     def _computed(real: Tensor) -> list[int]:
-        """How many of each image's boxes are computed: on a CPU the real ones, on a GPU all, as in ``rows_of``."""
+        """How many of each image's boxes to compute: on a CPU the real ones, on a GPU all, as in ``rows_of``."""
         return real.sum(dim=1).tolist() if real.device.type == "cpu" else [real.shape[1]] * len(real)
 
     def _match(self, boxes: Tensor, real: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class TrainSettings:
         accumulate: batches whose gradients are averaged before a step.
         lr: peak learning rate, taken as it is however many processes share a step; the usual rule is in proportion to
             a step's images, batch_size x accumulate x data-parallel processes.
-        end_lr: rate that ``cosine`` falls to.
+        end_lr: rate that ``cosine`` ends at.
         momentum: of SGD.
         nesterov: Nesterov's momentum.
         weight_decay: of weights; biases and normalisation layers stay undecayed unless ``decay_all``.
@@ -155,14 +155,14 @@ def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
 def learning_rate(settings: TrainSettings, epoch: float, end: float | None = None) -> float:
     """The rate of a step that begins at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
 
-    Linear warm-up, then a cosine from ``lr`` to ``end_lr``, of which the rate's share of the way up is
-    ``0.5 · (1 + cos(π · (epoch − warm-up) / (epochs − warm-up)))``, or steps of ÷10. In the warm-up a step has the rate
-    of its end, later that of its beginning, so none has a rate of 0 or above ``lr``.
+    Linear warm-up, then steps of ÷10 or ``end_lr + (lr − end_lr) · 0.5 · (1 + cos(π · (epoch − warm-up) / (epochs −
+    warm-up)))``. A step of the warm-up has the rate of its end, later steps that of their beginning, so no step has a
+    rate of 0 or above ``lr``.
 
     Args:
         settings: the recipe.
         epoch: where the step begins.
-        end: where it ends; by default, a step without length, as in the paper's formula.
+        end: where the step ends; by default at ``epoch``, as in the paper's formula.
     """
     if epoch < settings.warmup_epochs:
         share = min((epoch if end is None else end) / settings.warmup_epochs, 1.0)

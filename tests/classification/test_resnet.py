@@ -138,22 +138,31 @@ def test_initialisation_is_kaiming_fan_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "dataset", "at_zero"),
+    ("backbone", "dataset", "zero_blocks", "small_classifier"),
     [
-        *(("resnet110", "cifar10", True), ("wrn16_8", "cifar10", True), ("resnext29_8x64d", "cifar10", True)),
-        *(("resnet50", "imagenet", True), ("wrn50_2", "imagenet", True)),
-        *(("se_resnet110", "cifar10", False), ("se_resnet50", "imagenet", False), ("resnet10_16", "cifar10", False)),
+        ("resnet110", "cifar10", True, True),
+        ("wrn16_8", "cifar10", True, True),
+        ("resnext29_8x64d", "cifar10", True, True),
+        ("resnet50", "imagenet", True, True),
+        ("wrn50_2", "imagenet", True, True),
+        ("se_resnet110", "cifar10", False, True),
+        ("se_resnet50", "imagenet", False, True),
+        ("resnet10_16", "cifar10", False, False),
     ],
 )
-def test_blocks_of_the_released_families_start_as_their_shortcuts(backbone: str, dataset: str, at_zero: bool) -> None:
+def test_networks_start_as_the_released_ones(
+    backbone: str, dataset: str, zero_blocks: bool, small_classifier: bool
+) -> None:
     member = create_members(backbone, 2, 100, dataset)[0]
     blocks = [layer for name, layer in member.named_modules() if re.fullmatch(r"layer[1-9]\.\d+", name)]
     norms = [block.bn3 if isinstance(block, Bottleneck) else block.bn2 for block in blocks]
     assert len(norms) > 2
-    assert all((norm.weight == (0 if at_zero else 1)).all() for norm in norms)
+    assert all((norm.weight == (0 if zero_blocks else 1)).all() for norm in norms)
     assert all((block.bn1.weight == 1).all() for block in blocks)
-    assert (member.fc.weight.std().item() == pytest.approx(1e-3, rel=0.1)) == at_zero
-    assert (not member.fc.bias.any()) == at_zero
+    assert (member.fc.weight.std().item() == pytest.approx(1e-3, rel=0.1)) == small_classifier
+    assert (not member.fc.bias.any()) == small_classifier
+    convolutions = [layer for layer in member.modules() if isinstance(layer, nn.Conv2d) and layer.bias is not None]
+    assert not any(layer.bias.any() for layer in convolutions)
 
 
 def test_a_detectors_backbone_starts_as_the_classifiers() -> None:
