@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import torch
 
 from detection.synthetic import generate
 from engine.sampling import EpochSampler
@@ -86,7 +87,7 @@ class Runs:
         if stage == "prediction":
             words = command("detect.py", checkpoint, f"--output={output}", data / "images/val")
         elif task == "det" and stage == "evaluation":
-            threads = str(workers + 1)  # eval_det.py leaves one to the network
+            threads = str(workers + 1)  # eval_det.py has no setting: all but one of its threads become workers
             words = command("eval_det.py", checkpoint, f"--output={output}", *self._recipe(task, data, 0)[-2:])
         elif stage == "evaluation":
             options = (f"--output={output}", f"--workers={workers}", "--data.dataset=folder", "--batch_size=2")
@@ -116,8 +117,9 @@ def main() -> None:
         runs = Runs(Path(folder))
         for stage in arguments.stages or STAGES:
             alone = stage.endswith(("evaluation", "prediction"))
+            most = {"det-prediction": 0, "det-evaluation": torch.get_num_threads() - 1}
             for processes in [1] if alone else arguments.processes:
-                for workers in [0] if stage == "det-prediction" else arguments.workers:
+                for workers in [number for number in arguments.workers if number <= most.get(stage, number)]:
                     fault, code, text, seconds, right = runs.run(stage, workers, processes)
                     wrong += not right
                     row = f"{stage:<16} {workers:>7} {processes:>9}  {fault:<16} {code:>4} {seconds:>9.1f} s"

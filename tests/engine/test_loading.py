@@ -83,19 +83,29 @@ def test_a_worker_heeds_sigterm_from_its_first_moment() -> None:
 
 def test_workers_end_when_an_error_leaves_the_block() -> None:
     before = set(multiprocessing.active_children())
-    with pytest.raises(KeyError), Loader(Numbers(), 1, 2, torch.device("cpu"), persistent_workers=True) as loader:
-        for _ in loader:
-            assert len(set(multiprocessing.active_children()) - before) == 2
-            raise KeyError
+    loader = Loader(Numbers(), 1, 2, torch.device("cpu"), persistent_workers=True)
+
+    def fail() -> None:
+        with loader:
+            for _ in loader:
+                assert len(set(multiprocessing.active_children()) - before) == 2
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert set(multiprocessing.active_children()) == before
-    assert len(list(loader)) == 100  # and can be used again
+    with loader:  # can be used again
+        assert len(list(loader)) == 100
 
 
 def test_a_child_of_a_training_process_ends_at_sigterm() -> None:
     with stop_on_signals():
+        reader, writer = os.pipe()
         forked = os.fork()
         if not forked:
+            os.write(writer, b" ")
             time.sleep(60)
             os._exit(0)
+        os.read(reader, 1)
         os.kill(forked, signal.SIGTERM)
         assert os.WTERMSIG(os.waitpid(forked, 0)[1]) == signal.SIGTERM
