@@ -117,10 +117,9 @@ def main() -> None:
         runs = Runs(Path(folder))
         for stage in arguments.stages or STAGES:
             alone = stage.endswith(("evaluation", "prediction"))
-            limits = {"det-prediction": 0, "det-evaluation": torch.get_num_threads() - 1}
-            most = limits.get(stage, max(arguments.workers))
+            most = {"det-prediction": 0, "det-evaluation": torch.get_num_threads() - 1}
             for processes in [1] if alone else arguments.processes:
-                for workers in [number for number in arguments.workers if number <= most]:
+                for workers in [number for number in arguments.workers if number <= most.get(stage, number)]:
                     fault, code, text, seconds, right = runs.run(stage, workers, processes)
                     wrong += not right
                     row = f"{stage:<16} {workers:>7} {processes:>9}  {fault:<16} {code:>4} {seconds:>9.1f} s"

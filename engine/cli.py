@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import gc
 import io
 import itertools
 import re
@@ -250,4 +251,6 @@ def run(command: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        gc.freeze()  # at its end Python would look for garbage in all that was imported: 0.3 s instead of 1.4 s
     sys.exit(0)
