@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from detection.augmentation import to_input
@@ -28,6 +28,17 @@ from engine.concurrency import one_thread_in_forks
 from engine.distributed import World
 from engine.errors import UserError
 from engine.images import decode_image
+
+_TURN = Image.Transpose
+_TURNS = {  # by EXIF orientation
+    2: _TURN.FLIP_LEFT_RIGHT,
+    3: _TURN.ROTATE_180,
+    4: _TURN.FLIP_TOP_BOTTOM,
+    5: _TURN.TRANSPOSE,
+    6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE,
+    8: _TURN.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +256,13 @@ def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _turned(image: Image.Image) -> Image.Image:
+    """A PIL image with its EXIF orientation applied; ImageOps.exif_transpose also rewrites the EXIF, which may fail."""
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
 def _as_array(image: Any, name: str, bgr: bool, upright: bool) -> np.ndarray:
     """An image as RGB uint8 [H, W, 3]; ``name`` stands for it in errors."""
     if isinstance(image, str | PathLike):
@@ -255,8 +273,8 @@ def _as_array(image: Any, name: str, bgr: bool, upright: bool) -> np.ndarray:
         if image.mode.startswith(("I", "F")):
             raise UserError(f"{name} is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
         try:
-            image, bgr = np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB")), False
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow decodes here what was opened before
+            image, bgr = np.asarray((_turned(image) if upright else image).convert("RGB")), False
+        except Exception as error:  # Pillow decodes here, and damaged EXIF raises many kinds
             raise UserError(f"{name} is a PIL image that cannot be decoded: {error}") from error
     kind = type(image).__name__
     if isinstance(image, np.ndarray | Tensor):

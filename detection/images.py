@@ -76,7 +76,7 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     any depth, images only, by name). Images are told by their suffix; prints how many other files are left out, and
     of which kinds. Raises UserError for a source that gives no image.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for source in sources:
         images, others = _images_of(Path(source))
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(9))
@@ -87,8 +87,9 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
             )
         if others:
             print(printable(f"{source}: {len(images)} images; left out {others.total()} other files ({kinds})"))
-        found.update(dict.fromkeys(images))
-    return list(found)
+        for image in images:
+            found.setdefault(os.path.abspath(image), image)
+    return list(found.values())
 
 
 def _images_of(source: Path) -> tuple[list[Path], Counter[str]]:

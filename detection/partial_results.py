@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 from engine.cli import flatten
 from engine.errors import UserError
+from engine.files import reason
 from engine.locking import lock_file
 
 _KEYS = {"images", "empty", "entries", "unreadable"}
@@ -39,7 +40,7 @@ class PartialResults:
                 self._check(begun, begun_with, resume)
             self._file.truncate(size if self.batches else 0)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read or written ({error.strerror})") from error
+            raise UserError(f"{path}: cannot be read or written ({reason(error)})") from error
         if not self.batches:
             self._write(begun_with)
 
@@ -53,7 +54,7 @@ class PartialResults:
         changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if changed:
             raise UserError(
-                f"{self.path}: the run that was stopped had other {changed[0]}: continue it with the same, choose "
+                f"{self.path}: the stopped run had different {changed[0]}: continue it with the same, choose "
                 "another --output, or remove the file"
             )
 
@@ -68,9 +69,7 @@ class PartialResults:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); the batches before are kept"
-            ) from error
+            raise UserError(f"{self.path}: cannot be written ({reason(error)}); the batches before are kept") from error
 
     def remove(self) -> None:
         """Removes the file, when all results are written elsewhere."""

@@ -11,6 +11,7 @@ from classification.losses import cot_weight_at
 from classification.timm_backbones import check_copies_differ
 from detection.annotations import CocoAnnotations, check_same_categories
 from detection.augmentation import TrainingAugmentation
+from detection.coco_json import category_name
 from detection.config import TrainDetection
 from detection.dataset import Normalize, TrainingImages, collate
 from detection.detector import Detector
@@ -114,9 +115,10 @@ def load_pretrained(model: SSD, path: str, backbone: str, names: Sequence[str]) 
 def _with_own_classes(model: SSD, saved: dict[str, Any], path: str, names: Sequence[str]) -> dict[str, Tensor]:
     """A detector checkpoint's weights, with class heads for ``names``."""
     try:
-        known = [str(category["name"]) for category in saved["meta"]["categories"]]
+        names_there = [str(category["name"]) for category in saved["meta"]["categories"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: does not say its categories ({error!r}); use another checkpoint") from error
+    known = [category_name(name) or name for name in names_there]  # as annotations are read
     own, weights = model.state_dict(), saved["model"]
     # A head's channels are (class, box shape), with the background as class 0: see detection.ssd.
     heads = {key: own[key].unflatten(0, (len(names) + 1, -1)) for key in own if key.startswith("conf.")}

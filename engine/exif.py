@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _ORIENTATION = 274  # the tag
+_TEXTS = (270, 271, 272)  # tags of text that come before it
+_LONGEST = 2**24  # bytes of EXIF that are read: a damaged length takes no gigabytes
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG segments that hold the size
 
 Header = tuple[int | None, int, int]
@@ -69,7 +71,7 @@ def _png(file: BinaryIO) -> Header:
     while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
         end = file.tell() + int.from_bytes(head[:4], "big") + 4
         if head[4:] == b"eXIf":
-            orientation = _orientation(file.read(end - file.tell()))
+            orientation = _orientation(file.read(min(end - file.tell(), _LONGEST)))
             break
         file.seek(end)
     return orientation, width, height
@@ -77,26 +79,28 @@ def _png(file: BinaryIO) -> Header:
 
 def _webp(file: BinaryIO) -> Header:
     head = file.read(18)
-    if head[:4] != b"VP8X" or not head[8] & 8:  # the flag says that there is EXIF
+    if head[:4] != b"VP8X" or len(head) < 18 or not head[8] & 8:  # the flag says that there is EXIF
         return None, 0, 0
     width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (12, 15))
     while len(head := file.read(8)) == 8:
         length = int.from_bytes(head[4:], "little")
         if head[:4] == b"EXIF":
-            return _orientation(file.read(length)), width, height
+            return _orientation(file.read(min(length, _LONGEST))), width, height
         file.seek(length + length % 2, os.SEEK_CUR)
     return None, width, height
 
 
 def _orientation(exif: bytes) -> int | None:
     """The orientation in the first directory of EXIF's TIFF structure; None where there is none."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
+    order = "<" if exif[:2] == b"II" else ">"
+    mark, start = struct.unpack_from(f"{order}2xHI", exif)
+    if mark != 42:
         return None
-    (start,) = struct.unpack_from(f"{order}I", exif, 4)
     (count,) = struct.unpack_from(f"{order}H", exif, start)
     for at in range(start + 2, start + 2 + 12 * count, 12):
-        tag, value = struct.unpack_from(f"{order}H6xH", exif, at)
+        tag, length, place = struct.unpack_from(f"{order}H2xII", exif, at)
         if tag == _ORIENTATION:
-            return value
+            return struct.unpack_from(f"{order}H", exif, at + 8)[0]
+        if tag in _TEXTS and length > 4 and place + length > len(exif):  # OpenCV reads no further either
+            return None
     return None

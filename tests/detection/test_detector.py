@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+import struct
 from pathlib import Path
 
 import cv2
@@ -78,6 +79,18 @@ def test_images_of_every_kind_give_the_same(detector: Detector, tmp_path: Path) 
     mixed = detector.predict([cv2.imread(str(path)), path, Image.open(path)], batch_size=1, bgr=True)
     assert mixed == [expected] * 3
     assert detector.predict([]) == detector.predict(iter(())) == []
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_pil_images_are_turned_as_files_are(detector: Detector, number: int) -> None:
+    # The resolution is text, which Pillow reads but cannot write
+    tags = struct.pack(">HHIHHHHI4s", 0x112, 3, 1, number, 0, 0x11A, 2, 4, b"72\0\0")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + tags + bytes(4)
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, "PNG", exif=exif)
+    from_file, from_pil = detector.predict([buffer.getvalue(), Image.open(buffer)])
+    assert from_file == from_pil
+    assert len(from_file)
 
 
 def test_no_more_images_are_taken_than_a_batch(detector: Detector) -> None:

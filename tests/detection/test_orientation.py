@@ -65,6 +65,10 @@ ODD = {
     "two": PLAIN[:2] + segment(0xE1, EXIF) + segment(0xE1, EXIF.replace(b"\x06", b"\x03")) + PLAIN[2:],
     "fill bytes": PLAIN[:2] + b"\xff\xff" + segment(0xE1, EXIF) + PLAIN[2:],
     "orientation 9": PLAIN[:2] + segment(0xE1, EXIF.replace(b"\x06", b"\x09")) + PLAIN[2:],
+    "a maker's name that lies outside": PLAIN[:2]
+    + segment(0xE1, EXIF[:14] + b"\0\x02\x01\x0f\0\x02\0\0\0\x32\0\0\x27\x0f" + EXIF[16:])
+    + PLAIN[2:],
+    "damaged byte order": PLAIN[:2] + segment(0xE1, EXIF.replace(b"MM", b"M?")) + PLAIN[2:],
     "cut off": PLAIN[:2] + segment(0xE1, EXIF[:20]) + PLAIN[2:],
     "PNG, behind the pixels": late_png(),
     "TIFF, which OpenCV turns always": encoded("TIFF", 6),
@@ -85,7 +89,8 @@ def test_the_header_says_what_opencv_does(tmp_path: Path, case: str) -> None:
 
 def test_other_files_have_no_orientation(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no image")
-    for content in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe1\0\0", ODD["big-endian"][:30], late_png()[:40]):
+    cut = [b"", b"\xff\xd8", b"\xff\xd8\xff\xe1\0\0", ODD["big-endian"][:30], late_png()[:40]]
+    for content in cut + [ODD["WEBP 6"][:end] for end in range(31)]:
         (tmp_path / "cut").write_bytes(content)
         assert read_turned(tmp_path / "cut") is None
     assert read_turned(tmp_path / "text") is read_turned(tmp_path) is read_turned(tmp_path / "absent") is None

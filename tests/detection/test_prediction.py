@@ -149,9 +149,9 @@ def test_a_stopped_run_continues_to_the_same_files(
     stop(replace(config, resume="auto"), monkeypatch, UserError("the disk is full"), 3)
     with pytest.raises(UserError, match=r"part\.jsonl: holds 3 batches of a run that was stopped: add --resume auto"):
         detect(config)
-    with pytest.raises(UserError, match="the run that was stopped had other score_threshold: continue"):
+    with pytest.raises(UserError, match="the stopped run had different score_threshold: continue"):
         detect(replace(config, score_threshold=0.5, resume="auto"))
-    with pytest.raises(UserError, match="the run that was stopped had other sources"):
+    with pytest.raises(UserError, match="the stopped run had different sources"):
         detect(replace(config, sources=[str(photos / "1.jpg")], resume="auto"))
     drawn: list[Path] = []
     save = prediction.save_image
