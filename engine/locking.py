@@ -19,10 +19,10 @@ _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 def lock_folder(folder: Path, name: str = LOCK) -> BinaryIO | None:
-    """Locks a folder until the file that is returned is closed or the process ends, in whatever way.
+    """Locks a folder until the returned file is closed or the process ends, however it ends.
 
-    The lock belongs to this process alone: data workers that outlive it do not hold it. Where the file system has no
-    locks, or nothing can be written, there is no lock.
+    The lock belongs to this process alone: data workers that outlive it do not hold it. Without support by the file
+    system, or where nothing can be written, there is no lock.
 
     Raises:
         UserError: when another process has it.
