@@ -3,8 +3,8 @@
     python benchmarks/damage.py                       # of a small detector
     python benchmarks/damage.py runs/mine/best.pt --bits 200 --others 140
 
-Flips bits, and zeroes, cuts off, doubles, loses and swaps blocks. Prints a line per kind; exit code 1 where anything
-else is read than was written. ``--headers`` flips every bit outside the records' own content.
+Flips bits, and zeroes, cuts off, doubles, loses and swaps blocks. Prints a line per kind; exit code 1 if a damaged
+file is read as something else than was written. ``--headers`` flips every bit outside the records' own content.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tests.fuzz.damage import KINDS, damage, judge_damage
 
 
 def outside_content(path: Path) -> list[int]:
-    """The places of the bytes that are no record's content: headers, padding and directory."""
+    """The positions of the bytes outside the records' content: headers, padding and directory."""
     data = path.read_bytes()
     inside: set[int] = set()
     with zipfile.ZipFile(path) as archive:

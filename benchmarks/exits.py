@@ -1,4 +1,4 @@
-"""Gives runs an image that cannot be used, and sees to it that they end at once.
+"""Gives runs an unusable image, and checks that they end at once.
 
     python -m benchmarks.exits                                       # everything, about ten minutes on two cores
     python -m benchmarks.exits det-validation --workers 1 --processes 2
@@ -8,8 +8,8 @@ are cached; ``-first`` and ``-last`` in the first and last batch of an epoch; ``
 that is not finite, an error of the main process; ``-validation`` after the first epoch; ``-evaluation`` by eval_det.py
 and eval_cls.py; ``det-prediction`` by detect.py. Evaluation and prediction run in one process.
 
-A run is right that prints one line, which names the file, exits with code 2 (torchrun: 1) and has ended, with all
-processes that it started, 10 s after that line. Prints a line per run; exit code 1 where any is not right.
+A run passes if it prints one line that names the file, exits with code 2 (torchrun: 1), and has ended with all its
+processes within 10 s of that line. Prints a line per run; exit code 1 if any fails.
 """
 
 import argparse

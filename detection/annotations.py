@@ -34,7 +34,7 @@ BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w pa
 NO_SIZE = "boxes of zero or negative size dropped"
 OUTSIDE = "boxes outside their image dropped"
 CLIPPED = "boxes partly outside their image clipped"
-STRIPPED = "category names with white space around them, which is left out"
+STRIPPED = "category names with surrounding white space, which is removed"
 UNSIZED = "images of no given width and height, whose boxes are cut at the border when the image is read"
 
 
@@ -148,7 +148,7 @@ def check_same_categories(category_ids: Sequence[int], names: Sequence[str], ann
 
 
 def _read_categories(path: Path, entries: list[dict[str, Any]]) -> tuple[dict[int, str], int]:
-    """Names by id, and of how many the white space around them was removed."""
+    """Names by id, and how many of them had surrounding white space, which is removed."""
     names: dict[int, str] = {}
     stripped = 0
     for index, entry in enumerate(entries):

@@ -40,8 +40,8 @@ class EvalDataSettings:
     Attributes:
         val_annotations: COCO-format ground truth.
         val_images: folder that its file names are relative to.
-        orientation: which layout images are read in that their EXIF orientation turns or mirrors: upright, stored, or
-            auto: the one that the annotations were made in, as their sizes and boxes tell; upright where they do not.
+        orientation: layout in which images with an EXIF rotation are read: upright, stored, or auto, which infers from
+            the annotated sizes and boxes how they were annotated, and is upright where it cannot.
     """
 
     val_annotations: str | None = None
@@ -195,8 +195,8 @@ class EvaluateDetection(RuntimeSettings):
 
     Attributes:
         checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
-        detections: a COCO results file to score instead of running a checkpoint; where its entries have a file_name,
-            that tells their image, else image_id.
+        detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
+            file_name where they have one, else by image_id.
         data: ground truth and images.
         postprocess: how boxes are made from the outputs.
         batch_size: images per forward pass.
@@ -232,9 +232,9 @@ class Detect(RuntimeSettings):
         output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
         device: auto, cpu, cuda or cuda:N.
         seed: prediction draws nothing; present on every command.
-        data: annotations whose image ids and file names are written (by default an image's id is the number in its
-            file's name, or the name), and data.orientation, by default the checkpoint's.
-        resume: auto continues a run in the folder that was stopped, if there is one.
+        data: annotations whose image ids and file names are written (without them an image's id is the number that
+            is its file's name, or else the name), and data.orientation, by default the checkpoint's.
+        resume: auto continues a stopped run in the output folder, if there is one.
     """
 
     checkpoint: str | None = None
@@ -252,7 +252,7 @@ class Detect(RuntimeSettings):
         super().__post_init__()
         _check_batch_size(self.batch_size)
         if self.resume not in ("auto", None):
-            raise UserError(f"resume is {self.resume!r}: auto is all that it can be")
+            raise UserError(f"resume is {self.resume!r}: the only choice is auto")
         if self.data.val_images and not self.data.val_annotations:
             raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
         if not 0 <= self.score_threshold <= 1:

@@ -101,7 +101,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
 class Normalize(nn.Module):
     """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory.
 
-    Both lie on the module's device, so that a compiled or exported network finds them there; no checkpoint holds them.
+    Both are buffers, so that a compiled or exported network has them on its device; checkpoints do not hold them.
     """
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ _TURNS = {  # by EXIF orientation
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in an image. Two are equal where all their values are; they have no hash.
+    """What was found in an image. Two are equal if all their values are; they cannot be hashed.
 
     Attributes:
         boxes: ``[n, 4]`` float32, xyxy in the image's pixels, inside the image.
@@ -135,7 +135,7 @@ class Detector:
         if None in names:
             name = categories[names.index(None)][1]
             raise UserError(
-                f"{source}: has a category of name {show(name)}, which no annotations can have: it is damaged"
+                f"{source}: has a category of name {show(name)}, which annotations cannot have: it is damaged"
             )
         checkpoint.check_members(members, saved, source)
         try:
@@ -159,7 +159,7 @@ class Detector:
                 pixels of that layout.
             score_threshold: lowest fused score that is returned, 0 to 1.
             batch_size: images per forward pass.
-            bgr: the channels of arrays and tensors are blue, green, red. Nothing else is changed by it.
+            bgr: arrays and tensors have their channels in the order blue, green, red. Other images are not affected.
 
         Raises:
             UserError: for an image that cannot be read or has another form, or an argument out of range.
@@ -204,8 +204,8 @@ class Detector:
         on_cpu = self.device.type == "cpu" and isinstance(self.network, FromPixels)
         if os.getpid() != self.process and not on_cpu:
             raise UserError(
-                "this process was forked after the detector was loaded, where only --runtime torch on the CPU works: "
-                "start it by multiprocessing's spawn method"
+                "the detector was loaded before this process was forked, which works only with --runtime torch on the "
+                "CPU: start the process by multiprocessing's spawn method"
             )
         outputs = self.network(inputs.to(self.device, non_blocking=True))
         try:
@@ -230,7 +230,7 @@ def saved_postprocess(saved: dict[str, Any], source: str) -> PostprocessSettings
 
 
 def saved_orientation(saved: dict[str, Any], source: str) -> Orientation:
-    """data.orientation of a checkpoint, auto in those that are older than it; ``source`` names it in the UserError."""
+    """data.orientation of a checkpoint, auto in older ones that lack it; ``source`` names it in the UserError."""
     try:
         return EvalDataSettings(orientation=saved["config"]["data"].get("orientation", "auto")).orientation
     except (AttributeError, KeyError, TypeError, UserError) as error:

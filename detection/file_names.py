@@ -1,4 +1,4 @@
-"""Which annotated image a file name means: other programs see the same file from another folder."""
+"""Matches file names to annotated images; other programs may name the same file from another folder."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class FileNames:
         self._exact: dict[str, list[int]] = {}
         self._by_base: dict[str, list[int]] = {}
         self._claimed: dict[int, str] = {}
+        self.by_base: dict[str, str] = {}  # names matched by base name alone, and what they matched
         for position, image in enumerate(annotations.images):
             self._exact.setdefault(image.file_name, []).append(position)
             self._by_base.setdefault(_parts(image.file_name)[-1], []).append(position)
@@ -49,21 +50,35 @@ class FileNames:
             return f"has file_name {show(name)}, which no image of {truth} has; use its own images"
         if len(fits) > 1:
             first, second = (show(images[position].file_name) for position in fits[:2])
-            return f"has file_name {show(name)}, which fits {first} and {second} of {truth}; give it as it is there"
+            return f"has file_name {show(name)}, which fits {first} and {second} of {truth}; give its name there"
         other, own = self._claimed.setdefault(fits[0], name), images[fits[0]].file_name
         if _parts(other) != _parts(name):
             return f"has file_name {show(name)}, and another {show(other)}: both fit {show(own)} of {truth}"
+        if not _agree(_parts(own), _parts(name)):
+            self.by_base[name] = own
         return fits[0]
+
+    def describe_by_base(self) -> str:
+        """How many names were matched by base name alone, with an example; empty where none was."""
+        if not self.by_base:
+            return ""
+        name, own = next(iter(self.by_base.items()))
+        return f"{len(self.by_base)} file names matched by base name alone, such as {show(name)} as {show(own)}"
 
     def _fits(self, parts: list[str]) -> list[int]:
         same_base = self._by_base.get(parts[-1], [])
         shared: dict[int, list[int]] = {}
         for position in same_base:
             own = _parts(self.annotations.images[position].file_name)
-            least = min(len(own), len(parts))
-            if own[-least:] == parts[-least:]:
-                shared.setdefault(least, []).append(position)
+            if _agree(own, parts):
+                shared.setdefault(min(len(own), len(parts)), []).append(position)
         return shared[max(shared)] if shared else same_base
+
+
+def _agree(one: list[str], other: list[str]) -> bool:
+    """Whether one path ends with the other."""
+    least = min(len(one), len(other))
+    return one[-least:] == other[-least:]
 
 
 def _parts(name: str) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from engine.errors import UserError, printable
 from engine.images import decode_image, read_bytes
 
-# What OpenCV decodes as pictures; of the others, find_images says how many it leaves out.
+# What OpenCV decodes as pictures; find_images says how many other files it skips.
 IMAGE_SUFFIXES = frozenset(
     {
         ".apng",
@@ -73,8 +73,8 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     """The image files that ``sources`` name, each once, in order.
 
     A source is a file, a folder (its images by name, without those of its subfolders) or a glob pattern (``**`` for
-    any depth, images only, by name). Images are told by their suffix; prints how many other files are left out, and
-    of which kinds. Raises UserError for a source that gives no image.
+    any depth, images only, by name). Images are recognized by suffix; the number and kinds of other files are
+    printed. Raises UserError for a source that gives no image.
     """
     found: dict[str, Path] = {}
     for source in sources:
@@ -86,7 +86,7 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
                 f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern"
             )
         if others:
-            print(printable(f"{source}: {len(images)} images; left out {others.total()} other files ({kinds})"))
+            print(printable(f"{source}: {len(images)} images; skipped {others.total()} other files ({kinds})"))
         for image in images:
             found.setdefault(os.path.abspath(image), image)
     return list(found.values())

@@ -1,4 +1,4 @@
-"""In which pixel layout annotated images are read: as stored, or upright by their EXIF orientation."""
+"""The pixel layout in which annotated images are read: as stored, or upright by their EXIF orientation."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 Orientation = Literal["auto", "upright", "stored"]
 
-SETTLED = "images turned by EXIF, read {} as sizes or boxes of such images tell"
+SETTLED = "images with EXIF rotation read {}, as annotated sizes or boxes of such images show"
 OPEN = (
-    "images turned by EXIF, read upright: neither sizes nor boxes tell how they were annotated "
+    "images with EXIF rotation read upright: neither sizes nor boxes show how they were annotated "
     "(if as stored, set data.orientation stored)"
 )
 _SLACK = 1.0  # pixels that a box may pass the border, by rounding
 
 
 def set_layouts(images: Sequence[ImageRecord], truth: Columns, orientation: Orientation) -> Counter[str]:
-    """Sets ``upright``, and ``width`` and ``height`` of that layout, of the images that their EXIF orientation turns.
+    """Decides how images with an EXIF rotation are read: sets their ``upright``, and ``width`` and ``height`` to match.
 
-    ``auto``: an image whose given size is the upright one's alone is read upright. No other size decides: photos that
-    are turned by 180 degrees, mirrored or square have one size in both layouts, and some tools write the stored size
-    with upright boxes (Label Studio 6608), others with stored ones (COCO). An annotation tool does it in one way, so
-    the other images of the file decide together: each upright size, and each image whose boxes leave the stored layout
-    but fit the upright one, speaks for upright; each whose boxes leave only the upright one, for stored. Without a
-    majority they are read upright, as annotation tools show them and ``predict`` reads them.
+    ``auto``: an image whose annotated size fits only the upright layout is read upright. No other size decides: photos
+    that are rotated by 180 degrees, mirrored or square have the same size in both layouts, and some tools write the
+    stored size with upright boxes (Label Studio 6608), others with stored ones (COCO). One tool does the same for all
+    images, so these are decided by a vote of all rotated images of the file: a size or boxes that fit only the upright
+    layout count for upright, boxes that fit only the stored one for stored. Without a majority they are read upright,
+    as annotation tools show them and ``predict`` reads them.
 
     Args:
         images: with ``path``, ``width`` and ``height`` as given; changed in place.
@@ -39,7 +39,7 @@ def set_layouts(images: Sequence[ImageRecord], truth: Columns, orientation: Orie
         orientation: ``upright`` and ``stored`` hold for all images.
 
     Returns:
-        Counts of the images that no size decided, for ``CocoAnnotations.counts``; empty unless ``auto``.
+        Counts of the images that their size did not decide, for ``CocoAnnotations.counts``; empty unless ``auto``.
     """
     turned = [(position, header) for position, image in enumerate(images) if (header := read_turned(image.path))]
     if not turned:

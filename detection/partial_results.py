@@ -1,4 +1,4 @@
-"""What a run of detect.py has found so far, on the disk after every batch."""
+"""What a run of detect.py has found so far, saved after every batch."""
 
 import json
 import os
@@ -14,9 +14,9 @@ _KEYS = {"images", "empty", "entries", "unreadable"}
 
 
 class PartialResults:
-    """The finished batches of a run, a line of JSON each; the first line says what the run was begun with.
+    """The finished batches of a run, a line of JSON each; the first line holds the settings of the run.
 
-    A line is on the disk before the next batch begins. One that a kill or a power cut left unfinished is dropped.
+    A line is on the disk before the next batch begins. A line that a kill or power cut left unfinished is dropped.
 
     Args:
         path: the file.
@@ -47,7 +47,7 @@ class PartialResults:
     def _check(self, begun: dict[str, Any], begun_with: dict[str, Any], resume: bool) -> None:
         if not resume:
             raise UserError(
-                f"{self.path}: holds {len(self.batches)} batches of a run that was stopped: add --resume auto to "
+                f"{self.path}: holds {len(self.batches)} batches of a stopped run: add --resume auto to "
                 "continue it, choose another --output, or remove the file"
             )
         old, new = flatten(begun), flatten(begun_with)

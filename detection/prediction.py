@@ -149,6 +149,8 @@ def _annotated(paths: list[Path], data: EvalDataSettings, detector: Detector) ->
         raise UserError(
             f"{len(problems)} of the {len(paths)} images are not in the annotations, the first: {problems[0]}"
         )
+    if names.by_base:
+        print(f"{data.val_annotations}: {names.describe_by_base()}")
     if not folder:
         annotations.counts += set_layouts(annotations.images, annotations.truth, data.orientation)
     print(f"{data.val_annotations}: {annotations.describe()}")

@@ -59,8 +59,8 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
     """Read a COCO results file of any detector for scoring against ``annotations``, keeping the four keys above.
 
     An entry's image is the one of its ``file_name``, where it has one (see ``FileNames``), else that of its
-    ``image_id``. Beside a file name ``image_id`` may be text or the number in that name: detect.py writes them where it
-    knows no ids. Any other number must be the image's id.
+    ``image_id``. Beside a file name ``image_id`` may be text or the number in that name, as detect.py writes it without
+    annotations. Any other number must be the image's id.
 
     Raises UserError for a file that is not a COCO results file and for malformed entries, entries of images or
     categories that ``annotations`` does not list, and entries that contradict themselves. An empty list is a
@@ -76,8 +76,10 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             if problem:
                 raise entry_error(path, "detections", index, entry, problem)
         raise AssertionError(f"{path}: no entry of it is at fault")
+    if images.names.by_base:
+        print(f"{path}: {images.names.describe_by_base()}")
     if images.renumbered:
-        print(f"{path}: images are told by file_name; image_id is another than {annotations.path} has")
+        print(f"{path}: images are matched by file_name; their image_id differs from {annotations.path}")
     return results
 
 
@@ -106,10 +108,10 @@ class _Images:
     """Positions of images by results entry, or what is wrong with the entry."""
 
     def __init__(self, annotations: CocoAnnotations) -> None:
-        self._annotations, self._names = annotations, FileNames(annotations)
+        self._annotations, self.names = annotations, FileNames(annotations)
         self._positions = {image.id: position for position, image in enumerate(annotations.images)}
         self._named: dict[tuple[str, int | str | None], int | str] = {}
-        self.renumbered = False  # whether an image_id was another than the annotations'
+        self.renumbered = False  # whether an image_id differs from the annotations'
 
     def find(self, entry: dict[str, Any]) -> int | str:
         name, image_id = entry.get("file_name"), entry.get("image_id")
@@ -130,7 +132,7 @@ class _Images:
 
     def _by_name(self, name: str, image_id: int | str | None) -> int | str:
         number = number_in_name(image_id) if isinstance(image_id, str) else image_id
-        position = self._names.find(name, number)
+        position = self.names.find(name, number)
         if isinstance(position, str):
             return position
         own = self._annotations.images[position].id

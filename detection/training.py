@@ -83,8 +83,8 @@ class DetectionTask:
 def load_pretrained(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:
     """Starts ``model`` from a checkpoint, member by member.
 
-    From a classifier everything but the last stage and the classifier is loaded. From a detector everything is, the
-    class heads by class name: a class that the checkpoint does not know starts anew.
+    From a classifier everything but the last stage and the classifier is loaded. From a detector everything is loaded,
+    the class heads by class name: classes that the checkpoint does not have start with fresh weights.
 
     Args:
         model: the network, with fresh weights.

@@ -21,14 +21,14 @@ def check_archive(path: str | Path) -> None:
 
     Raises:
         zipfile.BadZipFile: where they differ, and for what ``torch.save`` never writes: compressed or encrypted
-            records, two of one name, records that together are larger than the file.
+            records, two of the same name, records that together are larger than the file.
         OSError: when it cannot be read.
-        Exception: ``zipfile`` has a few others for damaged archives.
+        Exception: ``zipfile`` raises a few other kinds for damaged archives.
     """
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if len({entry.filename.lower() for entry in entries}) < len(entries):  # torch looks names up without case
-            raise zipfile.BadZipFile("two of its records have one name")
+            raise zipfile.BadZipFile("two of its records have the same name")
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
                 raise zipfile.BadZipFile(f"its record {entry.filename} is compressed")
@@ -40,7 +40,7 @@ def check_archive(path: str | Path) -> None:
             known = own == (entry.CRC, entry.file_size, entry.file_size) or 0xFFFFFFFF in sizes  # of 64 bits
             later = flags & _DESCRIPTOR and own == (0, 0, 0)
             if signature != b"PK\3\4" or (flags, method) != (entry.flag_bits, 0) or not (known or later):
-                raise zipfile.BadZipFile(f"the header of its record {entry.filename} is another than in its directory")
+                raise zipfile.BadZipFile(f"the header of its record {entry.filename} does not match the directory")
         if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
             raise zipfile.BadZipFile("its records are larger than the file")
         damaged = archive.testzip()

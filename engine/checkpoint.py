@@ -29,7 +29,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, path)
     except RuntimeError as error:  # others can come meanwhile, such as a data worker's death
         if any(known in str(error) for known in _WRITER):
-            with open(path, "ab") as file:  # torch does not say why; the system does, asked again
+            with open(path, "ab") as file:  # torch hides the reason; another write tells it
                 file.write(bytes(2**20))
             raise OSError(str(error).partition("\n")[0]) from error
         raise

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def match_classes(names: Sequence[str], pretrained: Sequence[str], source: str) -> list[tuple[int, int]]:
-    """Finds the classes that both networks have, by name, and prints which are kept and which start anew.
+    """Finds the classes that both networks have, by name, and prints which are kept and which are new.
 
-    A name that occurs twice in either list cannot be matched, so its classes start anew.
+    A name that occurs twice in either list cannot be matched, so its classes count as new.
 
     Args:
         names: the new network's classes.

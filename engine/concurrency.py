@@ -76,14 +76,14 @@ def _places(devices: str | None) -> list[torch.device]:
 def one_thread_in_forks() -> None:
     """From now on processes that are forked from this one compute on one thread, as PyTorch's data workers do.
 
-    A forked process has none of the threads of torch and OpenCV, but would wait for them.
+    The threads of torch and OpenCV are not in a forked process, which would wait for them forever.
     """
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(after_in_child=compute_on_one_thread)
 
 
 def compute_on_one_thread() -> None:
-    """Has torch and OpenCV start no threads in this process and wait for none."""
+    """Keeps torch and OpenCV from starting threads in this process and from waiting for any."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # none beside the caller's; 1 would wait for the threads of the process before a fork
 

@@ -37,7 +37,7 @@ def resolve_device(name: str, flag: str = "--device") -> torch.device:
 def use_device(name: str) -> torch.device:
     """`resolve_device` for a whole program: a numbered CUDA device also becomes the current one.
 
-    Otherwise what names no device, such as pinned memory, would take up memory on the first one.
+    Otherwise whatever names no device, such as pinned memory, would also use the first GPU.
     """
     device = resolve_device(name)
     if device.type == "cuda" and device.index is not None:
@@ -49,7 +49,7 @@ def use_device(name: str) -> torch.device:
 def tuned_convolutions(device: torch.device) -> Iterator[None]:
     """On CUDA, cuDNN times its algorithms for each new shape of input and keeps the fastest.
 
-    It pays in training, where all batches have one shape (evaluation adds that of its last batch).
+    This pays off in training, where all batches have the same shape (evaluation adds that of its last batch).
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or device.type == "cuda"

@@ -174,7 +174,7 @@ def processes(device: str, members: int, member_parallel: bool) -> Iterator[tupl
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         store = _store_of_this_start(store, rank, count)
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT)
-    except RuntimeError as error:  # torch.distributed's are such
+    except RuntimeError as error:  # the base class of torch.distributed's errors
         reason = process_fault(str(error)) or str(error).strip().partition("\n")[0]
         raise UserError(f"the {count} processes could not join: {reason}") from error
     try:
@@ -271,17 +271,17 @@ def data_parallel(model: nn.Module, world: World) -> nn.Module:
 
 
 def _average_in_turn(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Averages a part of the gradients over the replicas, before what comes next in the backward pass.
+    """Averages a bucket of gradients over the replicas before the backward pass goes on.
 
-    DDP itself would let it run beside the collectives of the members' group. Collectives of two NCCL communicators at
-    the same time may wait for each other's place on the devices for ever, so here each process has one at a time: none
-    is asynchronous, so each begins behind the one before it in the order of its stream.
+    DDP would overlap it with the collectives of the members' group. Two NCCL communicators in flight at the same time
+    can deadlock, so here each process runs one collective at a time: none is asynchronous, and each follows the one
+    before it on the same stream.
 
-    Nor does any process wait in a circle. Let M be the collectives of the members' group or of all processes, R those
-    of a replica group. The processes issue the same M in the same order, since they all run the same shared layers and
-    the same loop. Those of a replica group have the same member, so they issue the same R between the same two M. Sort
-    all collectives by how many M came before: every process issues its own in this order, so the first one that is not
-    done can always be done.
+    Nor can the processes wait for each other in a circle. Let M be the collectives of the members' group or of all
+    processes, R those of a replica group. All processes issue the same M in the same order, since they run the same
+    shared layers and the same loop. Those of a replica group hold the same member, so they issue the same R between
+    the same two M. Sorted by the number of M before it, every process issues its collectives in this order, so the
+    first unfinished one can always finish.
     """
     average = bucket.buffer().mul_(1 / dist.get_world_size(group))  # as DDP divides
     dist.all_reduce(average, group=group)

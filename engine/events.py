@@ -11,9 +11,9 @@ from engine.files import reason
 
 
 class Events:
-    """The event files of a folder; each process that writes there adds one of its own.
+    """The event files of a folder; each process that writes there adds a file of its own.
 
-    They are written in this thread: torch's SummaryWriter has one of its own, which prints a traceback where it fails.
+    They are written in this thread: torch's SummaryWriter uses another one, which prints a traceback when it fails.
 
     Args:
         folder: the run's folder.
@@ -24,7 +24,7 @@ class Events:
         self._file: Path | None = None
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds an epoch's numbers; what other processes wrote of this epoch and later ones no longer counts.
+        """Adds an epoch's numbers; they replace what earlier processes wrote for this epoch and later ones.
 
         Raises:
             UserError: when they cannot be written.
@@ -51,7 +51,7 @@ class Events:
             ) from error
 
     def refill(self, history: list[dict[str, Any]]) -> None:
-        """Adds what a run that was killed has in its ``history`` (the lines of metrics.jsonl), but not in its events.
+        """Adds what is missing in the events of a killed run, from its ``history`` (the lines of metrics.jsonl).
 
         Raises:
             UserError: when they cannot be read or written.
@@ -60,7 +60,7 @@ class Events:
         missing = [line["epoch"] for line in history if line.keys() - {"epoch"} - shown.get(line["epoch"], {}).keys()]
         for line in history:
             epoch = line["epoch"]
-            if missing and epoch >= missing[0]:  # from there on none of the earlier files counts
+            if missing and epoch >= missing[0]:  # TensorBoard ignores earlier files from there on
                 self.write(epoch, shown.get(epoch, {}) | {name: line[name] for name in line if name != "epoch"})
 
     def _shown(self) -> dict[int, dict[str, float]]:

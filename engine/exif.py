@@ -14,13 +14,13 @@ Header = tuple[int | None, int, int]
 
 
 def read_turned(path: str | Path) -> tuple[int, int, int] | None:
-    """The EXIF orientation of an image file that a viewer turns or mirrors, with its size.
+    """The EXIF orientation and size of an image file that EXIF rotates or mirrors.
 
-    JPEG, PNG and WebP are those where OpenCV leaves a choice: it turns every TIFF and no AVIF.
+    Read from JPEG, PNG and WebP, where OpenCV leaves a choice: it rotates every TIFF and no AVIF.
 
     Returns:
         Orientation (2 to 8; from 5 on width and height change places), width and height as stored. None for all other
-        files, unreadable ones included: what is wrong with them is said when they are decoded.
+        files, also unreadable ones: decoding them will report the error.
     """
     try:
         if not os.path.isfile(path):

@@ -21,14 +21,14 @@ _NCCL_SHARED = ("creating shared memory segment", "attaching to shared memory se
 _NCCL = ("NCCL error", "ncclSystemError", "unhandled system error", "ncclUnhandledCudaError", "unhandled cuda error")
 # What each means; the first that fits.
 _PROCESSES = (
-    (_SILENT, "another process of this run does not answer: it hangs or cannot be reached; see what it says"),
-    (_NCCL_SHARED, "NCCL finds no room in /dev/shm: enlarge it (docker run --shm-size)"),
+    (_SILENT, "another process of this run does not answer: it hangs or cannot be reached; see its output"),
+    (_NCCL_SHARED, "NCCL has no room in /dev/shm: enlarge it (docker run --shm-size)"),
     (_ENDED, "another process of this run has ended: its message says why"),
     (("Duplicate GPU detected",), "two processes have the same GPU: start at most one for each"),
     (
         _NCCL,
-        "NCCL, which connects the GPUs, has failed: set NCCL_DEBUG=INFO in the environment, and it says why (often the "
-        "network interface, which NCCL_SOCKET_IFNAME names)",
+        "NCCL, which connects the GPUs, has failed: set NCCL_DEBUG=INFO in the environment to see why (often a wrong "
+        "network interface: set NCCL_SOCKET_IFNAME)",
     ),
 )
 _WORKER = "DataLoader worker (pid"

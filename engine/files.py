@@ -28,7 +28,7 @@ def refuse_special(path: str | Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """What the system says of a failed write, in plain words where the disk is full."""
+    """Why a write failed, in plain words if the disk is full."""
     plain = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
     return plain.get(error.errno) or error.strerror or str(error)
 

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.concurrency import compute_on_one_thread
 
-_SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")  # of a signal: on Linux
+_SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")  # Linux tells who sent a signal
 
 
 class Loader(DataLoader):
-    """A DataLoader for a network on ``device``; all of divdet's are of this class. ``options`` are further ones of it.
+    """A DataLoader for a network on ``device``, the only kind in divdet. ``options`` go to DataLoader.
 
     Its workers survive signals sent to all processes of a job (see ``start_worker``). They end with the ``with`` block
     that it is used in, also where an error leaves it, and at the latest with this process.
@@ -36,7 +36,7 @@ class Loader(DataLoader):
         self._running: Any = None
 
     def __iter__(self) -> Iterator[Any]:
-        # Workers are started here and inherit the mask: a signal waits until start_worker has said what becomes of it.
+        # Workers are started here and inherit the mask: signals wait until start_worker has set up their handling.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if _SENDER_IS_KNOWN else None
         try:
             self._running = super().__iter__()
@@ -64,12 +64,12 @@ def _context() -> str | None:
 
 
 def start_worker(worker: int) -> None:
-    """What a process that loads data (its number, from 0) does first; a DataLoader's ``worker_init_fn``.
+    """Sets up a data worker (its number, from 0); a DataLoader's ``worker_init_fn``.
 
     Only the parent decides when its workers end, since it needs them to finish a step and save. torchrun and terminals
     signal a process group, so workers leave it. systemd, SLURM and Docker signal every process of a job: workers ignore
-    SIGINT, and SIGTERM unless the parent sent it, which it does when it exits, and then waits for them to end. macOS
-    does not tell who sent a signal, so there they end at every SIGTERM; Windows has no such signals.
+    SIGINT, and SIGTERM unless the parent sent it: it does so when it exits, and then waits for them to end. macOS does
+    not tell who sent a signal, so there they end at every SIGTERM; Windows has no such signals.
 
     A worker computes on one thread: by default each would start one for every core.
     """

@@ -17,7 +17,7 @@ _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 def lock_folder(folder: Path, name: str = LOCK) -> BinaryIO | None:
-    """Locks a folder, by a file in it, until the file that is returned is closed or the process ends.
+    """Locks a folder, by a file in it, until the returned file is closed or the process ends.
 
     Where nothing can be written there is no lock: the first file to be written there says why.
 

@@ -135,10 +135,10 @@ class _Training:
             )
         share = self.batch / max(saved["batch"], 1)
         self.totals = {name: total * share for name, total in saved["totals"].items()}
-        # Of the folder itself, and as measured now: the history may be of another run or other data.
+        # Of this folder, and as measured now: the history may come from another run or other data.
         self.best = saved["best"] if self.folder.best.exists() and self.folder.same_evaluation else -math.inf
         if self.folder.best.exists() and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
-            print("  best.pt starts anew: the evaluation has other data or settings than before")
+            print("  best.pt starts anew: the data or settings of the evaluation have changed")
 
     def train_epoch(self, stopping: Stopping) -> None:
         """What is left of the epoch at hand."""
@@ -165,7 +165,7 @@ class _Training:
             self._step()
             step = self.batch // settings.accumulate
             due = settings.save_every and step % settings.save_every == 0
-            if signal or due or self.batch == self.batches:  # nothing is saved whose losses are not known to be finite
+            if signal or due or self.batch == self.batches:  # only finite losses are saved
                 signal = self._read_reports(stopping, all_of_them=True) or signal
             if signal or due:
                 self._save()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from engine.distributed import World
 
-# Steps by which a report is read late. On a GPU reading at once would make the CPU wait for the step at hand, and the
-# GPU then for the CPU.
+# Steps by which a report is read late. Read at once, the CPU would wait for the GPU to finish the step, and the GPU
+# then for the CPU.
 _LATE = {"cpu": 0, "cuda": 1}
 
 
@@ -23,7 +23,7 @@ class Report:
         names: of the losses.
         values: the sums over batches and processes of the finite losses, then for each name how many processes had one
             that is not finite, then how many have got a signal; on the CPU.
-        arrived: when ``values`` is there; None: it is.
+        arrived: the CUDA event after which ``values`` can be read; None if it can be now.
     """
 
     batches: int
@@ -69,7 +69,7 @@ class LossReports:
         values = self.world.sum(message.double())
         arrived = None
         if values.device.type == "cuda":
-            # Copied now, right behind this step's losses: later it would wait for all that the device is given since.
+            # Copied right behind this step's losses: a later copy would wait for everything queued since.
             arrived, stream = torch.cuda.Event(), torch.cuda.current_stream(values.device)
             values = values.to("cpu", non_blocking=True)
             arrived.record(stream)

@@ -45,7 +45,7 @@ class TrainSettings:
         precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the best that the device
             multiplies in hardware.
         save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
-        keep: checkpoints that are kept: last.pt, and those of the keep - 1 epochs before it as epoch_0012.pt, ….
+        keep: number of checkpoints to keep: last.pt, and those of the keep - 1 epochs before it as epoch_0012.pt, ….
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         workers: processes that load data; 0 loads in the training process.
     """

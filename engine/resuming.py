@@ -1,4 +1,4 @@
-"""What a run continues from: its checkpoint, checked, and compared with the settings and data at hand."""
+"""The checkpoint that a run continues from, checked and compared with the current settings and data."""
 
 import math
 from pathlib import Path
@@ -66,9 +66,9 @@ def compare(found: dict[str, Any], file: Path, config: Any, meta: dict[str, Any]
     Args:
         found: the checkpoint.
         file: where it was read.
-        config: the settings at hand.
+        config: the current settings.
         meta: what checkpoints hold beside the weights.
-        data: fingerprints of the data at hand, by name.
+        data: fingerprints of the current data, by name.
 
     Returns:
         Whether evaluations still measure the same, so that best.pt remains the best.
@@ -91,6 +91,6 @@ def compare(found: dict[str, Any], file: Path, config: Any, meta: dict[str, Any]
         print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else ", a later setting"))
     others = [name for name in data if found["data"].get(name, data[name]) != data[name]]
     for name in others:
-        print(f"  changed: the {name} data (annotations, or the names or sizes of images); the run goes on with them")
+        print(f"  changed: the {name} data (annotations, or the names or sizes of images); the run uses the new ones")
     measure = _MEASURE if "validation" in found["data"] else _MEASURE + _VALIDATION
     return "validation" not in others and not any(key in old and key.startswith(measure) for key in changed)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,7 +48,7 @@ class RunFolder:
         self._lock: BinaryIO | None = None
         if os.path.exists(self.path / LOCK) or (config.resume and os.path.exists(self.last)):
             self._take_lock()
-        #: The epoch that last.pt holds, where it is whole; and the epochs of the older checkpoints of this run.
+        #: The epoch that last.pt holds if it is complete; and the epochs of this run's older checkpoints.
         self._whole: int | None = None
         self._kept: list[int] = []
         self.resumed = self._find_checkpoint()
@@ -67,8 +68,8 @@ class RunFolder:
     def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> None:
         """Creates the folder, which a refused recipe does not leave behind, and writes what a run begins with.
 
-        That is config.yaml in a new folder, and of a run that was killed what its checkpoint has and its metrics.jsonl
-        or events lack. Where nothing is left to train nothing else changes.
+        That is config.yaml in a new folder. In the folder of a killed run, epochs that its checkpoint has and its
+        metrics.jsonl or events lack are added. If nothing is left to train, nothing else changes.
 
         Raises:
             UserError: when the folder cannot be written, or another run has begun there.
@@ -137,14 +138,14 @@ class RunFolder:
         return checkpoint.load(self.last, self.kind).get("origin") == str(file.resolve())
 
     def _find_kept(self, error: UserError) -> tuple[Path, dict[str, Any]]:
-        """The newest sound checkpoint of an earlier epoch, where ``error`` is what is wrong with last.pt."""
+        """The newest intact checkpoint of an earlier epoch; ``error`` says what is wrong with last.pt."""
         for file in self._kept_files():
             try:
                 found = read_run(file, self.kind)
             except UserError as another:
                 print(another)
                 continue
-            print(f"{error}; going on from {file.name}, the newest checkpoint that is sound")
+            print(f"{error}; going on from {file.name}, the newest intact checkpoint")
             return file, found
         raise error
 
@@ -177,7 +178,7 @@ class RunFolder:
             self._write_metrics(history)
 
     def _keep_last(self, epoch: int) -> None:
-        """Keeps last.pt, which is to be replaced, under the name of its epoch."""
+        """Keeps last.pt, which is about to be replaced, under the name of its epoch."""
         file = self._kept_file(epoch)
         remove_unfinished(file)
         write_atomically(file, lambda temporary: _link_or_copy(self.last, temporary))
@@ -214,8 +215,10 @@ class RunFolder:
 
 def _write_changed(text: str, file: Path) -> None:
     """Writes a text file, unless it holds that already."""
-    if not file.exists() or file.read_bytes() != text.encode():
-        write_text(text, file)
+    with suppress(OSError):  # then writing says why
+        if file.read_bytes() == text.encode():
+            return
+    write_text(text, file)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -34,7 +34,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     shared out: each replica has its part of every batch. What an epoch's shuffle has beyond full steps is left out.
 
     A data set smaller than one step is repeated until it fills one. ``number`` is the image's index plus ``length`` for
-    each repetition before, so that each has random numbers of its own; ``number % length`` is the image.
+    each earlier repetition, so that each draws its own random numbers; ``number % length`` is the image.
 
     Attributes:
         epoch: whose order comes next.

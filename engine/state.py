@@ -83,7 +83,7 @@ class WeightAverage:
         current = self.model.state_dict()
         floats = [name for name, value in current.items() if value.is_floating_point()]
         counts = [name for name, value in current.items() if not value.is_floating_point()]
-        # On a GPU one kernel for many tensors
+        # One kernel for many tensors on a GPU
         torch._foreach_lerp_([self.values[name] for name in floats], [current[name] for name in floats], weight)
         if counts:
             torch._foreach_copy_([self.values[name] for name in counts], [current[name] for name in counts])

@@ -29,7 +29,7 @@ class Stopping:
         self.signal, self._since, self._process = 0, 0.0, os.getpid()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a forked process inherits this, but nobody reads what it would note
+        if os.getpid() != self._process:  # inherited by a forked process, where nothing would act on it
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

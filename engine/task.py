@@ -12,8 +12,8 @@ class Task(Protocol):
     Attributes:
         model: this process's part of the network, on its device.
         network: what ``losses`` calls for the network's outputs; the loop puts DDP around the model here.
-        best_metric: the number of ``evaluate()`` that chooses best.pt, higher being better; None where there is nothing
-            to choose by, and the newest epoch is taken.
+        best_metric: the number of ``evaluate()`` that chooses best.pt, higher being better; None where nothing can
+            be measured: best.pt is then the newest epoch's.
         meta: plain values that a checkpoint needs beside the weights (class names, …).
         weight_decay: the decay after dividing (Eq. 6).
     """

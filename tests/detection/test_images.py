@@ -219,7 +219,7 @@ def test_files_that_are_left_out_are_counted_by_kind(tree: Path, capsys: pytest.
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).touch()
     assert [path.name for path in find_images([tree / "mixed"])] == ["c.MPO", "d.avif", "e.jp2"]
-    assert capsys.readouterr().out == f"{tree}/mixed: 3 images; left out 3 other files (2 .heic, 1 without suffix)\n"
+    assert capsys.readouterr().out == f"{tree}/mixed: 3 images; skipped 3 other files (2 .heic, 1 without suffix)\n"
     with pytest.raises(UserError, match=r"none: no image found among 1 files \(1 \.heic\)"):
         find_images([tree / "none"])
 

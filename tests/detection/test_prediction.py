@@ -147,7 +147,7 @@ def test_a_stopped_run_continues_to_the_same_files(
         file.write(b'{"images": 2, "emp')  # as a power cut leaves it
     # Stopped again in the fourth batch: the third has a single readable image.
     stop(replace(config, resume="auto"), monkeypatch, UserError("the disk is full"), 3)
-    with pytest.raises(UserError, match=r"part\.jsonl: holds 3 batches of a run that was stopped: add --resume auto"):
+    with pytest.raises(UserError, match=r"part\.jsonl: holds 3 batches of a stopped run: add --resume auto"):
         detect(config)
     with pytest.raises(UserError, match="the stopped run had different score_threshold: continue"):
         detect(replace(config, score_threshold=0.5, resume="auto"))

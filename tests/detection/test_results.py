@@ -95,12 +95,19 @@ def test_the_file_name_tells_the_image(tmp_path: Path, case: str, image_id: dict
     assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == expected
 
 
+def test_a_match_by_base_name_alone_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = named(tmp_path, "a/1.jpg", "a/2.jpg", "a/3.jpg")
+    rest = {"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    read(tmp_path, [{"file_name": name} | rest for name in ("/data/a/1.jpg", "b/2.jpg", "3.jpg")], annotations)
+    assert "1 file names matched by base name alone, such as 'b/2.jpg' as 'a/2.jpg'" in capsys.readouterr().out
+
+
 def test_the_number_in_a_name_is_no_image_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """detect.py writes it where it knows no ids; here it is the id of another image."""
     annotations = named(tmp_path, "102.jpg", "101.jpg")
     entry = {"image_id": 102, "file_name": "102.jpg", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
     assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == 101
-    assert "images are told by file_name" in capsys.readouterr().out
+    assert "images are matched by file_name" in capsys.readouterr().out
 
 
 CONTRADICTIONS = {

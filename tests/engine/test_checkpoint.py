@@ -145,7 +145,7 @@ def test_records_that_torch_never_writes_are_refused(tmp_path: Path) -> None:
         checkpoint.load(path)
     with pytest.warns(UserWarning, match="Duplicate name"):
         rewrite(zipfile.ZIP_STORED, twice=True)
-    with pytest.raises(UserError, match=r"bad\.pt: damaged.*two of its records have one name"):
+    with pytest.raises(UserError, match=r"bad\.pt: damaged.*two of its records have the same name"):
         checkpoint.load(path)
 
 

@@ -226,7 +226,7 @@ NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp
             NCCL + "unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5\n"
             "ncclSystemError: System call failed.\nLast error:\nError while creating shared memory segment "
             "/dev/shm/nccl-Zq2kVu (size 9637888)",
-            "no room in /dev/shm: enlarge it",
+            "has no room in /dev/shm: enlarge it",
         ),
         (NCCL + "invalid usage\nLast error:\nDuplicate GPU detected : rank 1 and rank 0 both on", "the same GPU"),
         (

@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_does_not_end_a_run_that_keeps_several(
     assert folder.resumed["epoch"] == 3
     lines = capsys.readouterr().out.splitlines()
     assert re.search(r"epoch_0004\.pt: damaged", lines[0])
-    assert re.search(r"last\.pt: damaged.*; going on from epoch_0003\.pt, the newest checkpoint that is", lines[1])
+    assert re.search(r"last\.pt: damaged.*; going on from epoch_0003\.pt, the newest intact checkpoint", lines[1])
     assert kept(tmp_path) == ["epoch_0000.pt", "epoch_0003.pt", "epoch_0004.pt", "last.pt"]
     run_of(tmp_path, range(6, 7), keep=1, resume="auto")
     assert kept(tmp_path) == ["epoch_0000.pt", "last.pt"]
