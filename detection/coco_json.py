@@ -96,7 +96,10 @@ def id_problem(entry: dict[str, Any], key: str) -> str | None:
     """What is wrong with the id under ``key``, or None."""
     if is_id(entry.get(key)):
         return None
-    return f"has {key} {show(entry[key])}, which is not an integer" if key in entry else f"has no {key}"
+    if key not in entry:
+        return f"has no {key}"
+    what = "does not fit 64 bits: renumber the file" if type(entry[key]) is int else "is not an integer"
+    return f"has {key} {show(entry[key])}, which {what}"
 
 
 def show(value: Any) -> str:

@@ -1,7 +1,7 @@
 """A trained detector: from images to boxes in pixels."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Integral, Real
@@ -167,12 +167,14 @@ class Detector:
         array = isinstance(images, np.ndarray | Tensor) and images.ndim in (0, 2, 3)
         if array or isinstance(images, str | bytes | PathLike | Image.Image):
             raise UserError("predict takes a list of images: put the single image into brackets")
-        if not isinstance(images, Iterable):
+        if not isinstance(images, Iterable) or isinstance(images, Mapping):
             raise UserError(f"predict takes a list of images, not {type(images).__name__}")
         if not _is_number(score_threshold, Real) or not 0 <= score_threshold <= 1:
             raise UserError(f"score_threshold is {score_threshold!r}: choose a number from 0 to 1")
         if not _is_number(batch_size, Integral) or batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
+        if not isinstance(bgr, bool):
+            raise UserError(f"bgr is {bgr!r}: choose True (arrays are BGR, as OpenCV reads them) or False (RGB)")
         found: list[Detections] = []
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):

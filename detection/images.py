@@ -74,7 +74,7 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
 
     A source is a file, a folder (its images by name, without those of its subfolders) or a glob pattern (``**`` for
     any depth, images only, by name). Images are recognized by suffix; the number and kinds of other files are
-    printed. Raises UserError for a source that gives no image.
+    printed, and the number of subfolders. Raises UserError for a source that gives no image.
     """
     found: dict[str, Path] = {}
     for source in sources:
@@ -82,14 +82,25 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(9))
         if not images:
             held = f" among {others.total()} files ({kinds})" if others else ""
+            held += f"; subfolders are searched by '{source}/**'" if _subfolders(source) else ""
             raise UserError(
                 f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern"
             )
         if others:
             print(printable(f"{source}: {len(images)} images; skipped {others.total()} other files ({kinds})"))
+        if subfolders := _subfolders(source):
+            print(printable(f"{source}: {subfolders} subfolders are not searched; '{source}/**' would"))
         for image in images:
             found.setdefault(os.path.abspath(image), image)
     return list(found.values())
+
+
+def _subfolders(source: str | Path) -> int:
+    """The number of folders in a source that is one."""
+    if not os.path.isdir(source):
+        return 0
+    with os.scandir(source) as entries:
+        return sum(entry.is_dir() for entry in entries)
 
 
 def _images_of(source: Path) -> tuple[list[Path], Counter[str]]:

@@ -24,6 +24,7 @@ from engine.errors import UserError
 from engine.files import make_folder, remove_unfinished, write_json
 from engine.memory import keep_freed_memory
 from engine.progress import progress
+from engine.stopping import Stopped, stop_on_signals
 
 
 def detect(config: Detect) -> list[dict[str, Any]]:
@@ -36,6 +37,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
 
     Raises:
         UserError: for unusable input; for images that cannot be read only after all others are done.
+        Stopped: after SIGINT or SIGTERM, when the batch at hand is saved.
     """
     if not config.checkpoint:
         raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
@@ -60,26 +62,38 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     for name in ["detections.json", *(names[path] for path in paths[done : done + config.batch_size])]:
         remove_unfinished(folder / name)  # of a run that was killed while it wrote
     starts = range(done, len(paths), config.batch_size)
-    for start in progress(starts, "detecting", unit="batch"):
-        images: dict[Path, np.ndarray] = {}
-        unreadable: list[str] = []
-        for path in paths[start : start + config.batch_size]:
-            try:
-                upright = config.data.orientation != "stored"
-                images[path] = read_record(records[path]) if records else read_image(path, orient=upright)
-            except UserError as error:
-                unreadable.append(str(error))
-        found = detector.predict(list(images.values()), config.score_threshold, config.batch_size)
-        entries: list[dict[str, Any]] = []
-        for (path, image), detections in zip(images.items(), found, strict=True):
-            picture = draw_boxes(
-                image, detections.boxes.numpy(), detections.labels.numpy(), detector.names, detections.scores.numpy()
-            )
-            save_image(folder / names[path], picture)
-            file_name = records[path].file_name if records else str(path)
-            entries += _entries(ids[path], file_name, detections, detector.category_ids)
-        empty = sum(not len(detections) for detections in found)
-        partial.add({"images": len(images), "empty": empty, "entries": entries, "unreadable": unreadable})
+    with stop_on_signals() as stopping:
+        for start in progress(starts, "detecting", unit="batch"):
+            images: dict[Path, np.ndarray] = {}
+            unreadable: list[str] = []
+            for path in paths[start : start + config.batch_size]:
+                try:
+                    upright = config.data.orientation != "stored"
+                    images[path] = read_record(records[path]) if records else read_image(path, orient=upright)
+                except UserError as error:
+                    unreadable.append(str(error))
+            found = detector.predict(list(images.values()), config.score_threshold, config.batch_size)
+            entries: list[dict[str, Any]] = []
+            for (path, image), detections in zip(images.items(), found, strict=True):
+                picture = draw_boxes(
+                    image,
+                    detections.boxes.numpy(),
+                    detections.labels.numpy(),
+                    detector.names,
+                    detections.scores.numpy(),
+                )
+                save_image(folder / names[path], picture)
+                file_name = records[path].file_name if records else str(path)
+                entries += _entries(ids[path], file_name, detections, detector.category_ids)
+            empty = sum(not len(detections) for detections in found)
+            partial.add({"images": len(images), "empty": empty, "entries": entries, "unreadable": unreadable})
+            left = len(paths) - start - config.batch_size
+            if stopping.signal and left > 0:
+                raise Stopped(
+                    stopping.signal,
+                    f"stopped, {left} of {len(paths)} images are left; {partial.path} holds what was found: continue "
+                    "with --resume auto",
+                )
     return _finish(partial, folder, config.score_threshold)
 
 

@@ -135,6 +135,8 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
             raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
         annotations = load_annotations(config.data.val_annotations, None)
         results = load_results(config.detections, annotations)
+        covered = len(set(results.image.tolist()))
+        print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
         make_folder(folder)
         unknown = {"postprocess": None, "runtime": None, "precision": None}
         metrics = coco_metrics(annotations, results) | {"members": []} | unknown

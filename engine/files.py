@@ -56,7 +56,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({reason(error)}); the file before it is kept") from error
+        raise UserError(f"{path}: cannot be written ({reason(error)}); an earlier file there is kept") from error
     finally:
         with suppress(OSError):  # a file system that can only be read says so even of a file that is not there
             temporary.unlink(missing_ok=True)

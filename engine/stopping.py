@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the step ends, a checkpoint is written, and the process says how it ended."""
+"""Ctrl-C and SIGTERM in long work: the step or batch ends and is saved, and the process says how it ended."""
 
 import os
 import signal

@@ -274,3 +274,15 @@ def test_nothing_is_printed_of_a_cut_off_png(capfd: pytest.CaptureFixture[str]) 
         read_image(data[:at] + (2**30).to_bytes(4, "big") + data[at + 4 :])
     assert read_image(data + bytes(200)).shape == (HEIGHT, WIDTH, 3)
     assert capfd.readouterr().err == ""
+
+
+def test_subfolders_that_are_not_searched_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "photos/more").mkdir(parents=True)
+    for name in ("a.png", "more/b.png"):
+        cv2.imwrite(str(tmp_path / "photos" / name), np.zeros((4, 4, 3), np.uint8))
+    assert [path.name for path in find_images([tmp_path / "photos"])] == ["a.png"]
+    assert f"{tmp_path}/photos: 1 subfolders are not searched; '{tmp_path}/photos/**' would" in capsys.readouterr().out
+    assert [path.name for path in find_images([f"{tmp_path}/photos/**"])] == ["a.png", "b.png"]
+    (tmp_path / "photos/a.png").unlink()
+    with pytest.raises(UserError, match=r"no image found; subfolders are searched by '.*/photos/\*\*'"):
+        find_images([tmp_path / "photos"])

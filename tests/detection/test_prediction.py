@@ -1,10 +1,13 @@
 """The detect command: sources that cannot be used, ids, what a stop leaves."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from detection.scoring import checkpoint_defaults, evaluate, score
 from engine import checkpoint
 from engine.cli import parse, to_dict
 from engine.errors import UserError
+from engine.stopping import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +168,21 @@ def test_a_stopped_run_continues_to_the_same_files(
     assert sorted(path.name for path in (photos / "stopped").iterdir()) == files
     for name in files:
         assert (photos / "stopped" / name).read_bytes() == (photos / "whole" / name).read_bytes()
+
+
+def test_a_signal_ends_a_run_after_its_batch(trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, save = config_of(trained, photos, "out"), prediction.save_image
+
+    def save_and_signal(*arguments: Any) -> None:
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(prediction, "save_image", save_and_signal)
+    with pytest.raises(Stopped, match=r"6 of 8 images are left; .*part\.jsonl holds what was found") as stop:
+        detect(config)
+    assert stop.value.exit_code == 128 + signal.SIGTERM
+    monkeypatch.setattr(prediction, "save_image", save)
+    assert detect(replace(config, resume="auto"))
 
 
 def test_a_run_is_refused_while_another_one_writes(trained: Path, photos: Path) -> None:

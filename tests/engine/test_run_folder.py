@@ -301,14 +301,14 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
                 pass
         large = RUN | {"model": {"w": torch.zeros(10**5)}}
         writes = (
-            ("last.pt", "the file before it is kept", lambda: folder.write(large, None, best=False)),
-            ("metrics.jsonl", "the file before it is kept", lambda: folder._write_metrics([{"epoch": 1}])),
+            ("last.pt", "an earlier file there is kept", lambda: folder.write(large, None, best=False)),
+            ("metrics.jsonl", "an earlier file there is kept", lambda: folder._write_metrics([{"epoch": 1}])),
             (
                 "TensorBoard's events",
                 "last.pt holds",
                 lambda: [folder.write_events(n, RUN["totals"]) for n in range(99)],
             ),
-            ("detections.json", "the file before it is kept", lambda: write_json([1], disk / "detections.json")),
+            ("detections.json", "an earlier file there is kept", lambda: write_json([1], disk / "detections.json")),
             ("a.png", "is kept", lambda: save_image(disk / "a.png", np.zeros((9, 9, 3), np.uint8))),
         )
         for name, left, write in writes:
