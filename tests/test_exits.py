@@ -51,7 +51,7 @@ def test_a_damaged_validation_image_ends_training_and_evaluation(stopped: Path, 
 
 def test_a_damaged_image_ends_all_processes_of_torchrun(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "images")
-    for path in list((data / "train").rglob("*.*"))[::2]:
+    for path in sorted((data / "val").rglob("*.png"))[::2]:  # those of the first process
         path.write_bytes(b"")
     words = ["--model.backbone=resnet10_16", "--data.dataset=folder", f"--data.root={data}", "--data.image_size=16"]
     words += ["--train.batch_size=2", "--train.workers=1", "--device=cpu", f"--output={tmp_path / 'run'}"]

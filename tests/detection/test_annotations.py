@@ -151,7 +151,7 @@ CASES = {
     "truth for an id": (changed("images", 0, id=True), "images[0] has id True, which is not an integer"),
     "text for an id": (changed("annotations", 0, image_id="7"), "has image_id '7', which is not an integer"),
     "list for an id": (changed("annotations", 0, id=[1]), "annotations[0] has id [1], which is not an integer"),
-    "id beyond 64 bits": (changed("images", 0, id=2**64), "which is not an integer"),
+    "id beyond 64 bits": (changed("images", 0, id=2**64), "which does not fit 64 bits: renumber the file"),
     "no image_id": (without("annotations", "image_id"), "annotations[1] (id 2) has no image_id"),
     "no category_id": (without("annotations", "category_id"), "annotations[1] (id 2) has no category_id"),
     "no bbox": (without("annotations", "bbox"), "annotations[1] (id 2) has no bbox"),
