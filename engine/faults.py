@@ -48,6 +48,9 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, *_HANDING_OVER) as error:
+        # First of all: DataLoader's handler would raise again, wherever the process is, when its next worker dies
+        if hasattr(signal, "SIGCHLD"):  # not on Windows
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(known in text for known in _MEMORY):
             raise UserError(
@@ -60,9 +63,6 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
                 f"or train.batch_size (now {batch_size}), or enlarge it (docker run --shm-size); {kept}"
             ) from error
         if _WORKER in text or isinstance(error, _HANDING_OVER):
-            # DataLoader's handler would raise again, wherever the process is, when its next worker dies
-            if hasattr(signal, "SIGCHLD"):  # not on Windows
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             raise UserError(
                 f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
                 f"{kept}"
