@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from detection.synthetic import generate
-from tests.classification.generated import write_folder
 from tests.processes import ROOT, command, end_after_error, environment
 
 LIMIT = 40  # seconds, on a busy machine; what hangs does so for ever
@@ -49,13 +48,9 @@ def test_a_damaged_validation_image_ends_training_and_evaluation(stopped: Path, 
     check_end(words, 2, "000003.jpg", OMP_NUM_THREADS="2")  # of which one is left to a worker
 
 
-def test_a_damaged_image_ends_all_processes_of_torchrun(tmp_path: Path) -> None:
-    data = write_folder(tmp_path / "images")
-    for path in sorted((data / "val").rglob("*.png"))[::2]:  # those of the first process
-        path.write_bytes(b"")
-    words = ["--model.backbone=resnet10_16", "--data.dataset=folder", f"--data.root={data}", "--data.image_size=16"]
-    words += ["--train.batch_size=2", "--train.workers=1", "--device=cpu", f"--output={tmp_path / 'run'}"]
-    check_end(command("train_cls.py", *words, processes=2), 1, "is empty")
+def test_a_damaged_image_ends_all_processes_of_torchrun(recipe: list[str], tmp_path: Path) -> None:
+    words = command("train_det.py", *recipe, "--train.workers=2", f"--output={tmp_path / 'run'}", processes=2)
+    check_end(words, 1, "000003.jpg")
 
 
 FORKING = """
