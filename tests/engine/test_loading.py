@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from engine.distributed import World
+from engine.errors import UserError
 from engine.loading import Loader
 from engine.loop import training_loader
 from engine.optimization import TrainSettings
@@ -81,21 +82,30 @@ def test_a_worker_heeds_sigterm_from_its_first_moment() -> None:
     assert not stopping.signal
 
 
-def test_workers_end_when_an_error_leaves_the_block() -> None:
+class Damaged(Numbers):
+    def __getitem__(self, index: int) -> int:
+        raise UserError("damaged")
+
+
+def use(loader: Loader) -> list:
+    with loader:
+        return list(loader)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_end_when_an_error_leaves_the_block(persistent: bool) -> None:
     before = set(multiprocessing.active_children())
-    loader = Loader(Numbers(), 1, 2, torch.device("cpu"), persistent_workers=True)
-
-    def fail() -> None:
-        with loader:
-            for _ in loader:
-                assert len(set(multiprocessing.active_children()) - before) == 2
-                raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
+    with pytest.raises(UserError, match="damaged") as caught:
+        use(Loader(Damaged(), 1, 2, torch.device("cpu"), persistent_workers=persistent))
+    assert caught.tb  # which keeps DataLoader's iterator
     assert set(multiprocessing.active_children()) == before
-    with loader:  # can be used again
-        assert len(list(loader)) == 100
+
+
+def test_a_loader_can_be_used_again() -> None:
+    loader = Loader(Numbers(), 1, 1, torch.device("cpu"), persistent_workers=True)
+    first, second = use(loader), use(loader)
+    assert len(first) == len(second) == 100
+    assert first[0] != second[0]  # of another worker
 
 
 def test_a_child_of_a_training_process_ends_at_sigterm() -> None:
