@@ -1,6 +1,8 @@
 """Command lines and recipes: what a user sees when something in them is wrong."""
 
+import io
 import re
+import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -134,3 +136,12 @@ def test_recipe_that_is_no_text_is_named(tmp_path: Path, form: str) -> None:
     file.write_bytes(b"train:\n  epochs: \x9a\n")
     with pytest.raises(UserError, match=r"recipe\.yaml: not a YAML file"):
         parse(Config, form.format(file).split())
+
+
+def test_a_log_of_another_encoding_loses_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "cp1252"))  # of a Windows pipe
+    with pytest.raises(SystemExit):
+        run(lambda: print("score ≥ 0.3"))
+    sys.stdout.flush()
+    assert written.getvalue().split(b"\n")[0].rstrip() == b"score \\u2265 0.3"
