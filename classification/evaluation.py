@@ -19,6 +19,7 @@ from engine.concurrency import beside, concurrent
 from engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
 from engine.distributed import World
 from engine.errors import UserError
+from engine.faults import explained
 from engine.files import make_folder, write_json
 from engine.loading import Loader
 from engine.memory import keep_freed_memory
@@ -194,7 +195,8 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     mean, std = (torch.tensor(meta[key], device=device) for key in ("mean", "std"))
     model = model.to(device, memory_format=torch.channels_last).eval()
     model.concurrent = concurrent(model.branches(), config.concurrency, config.devices, device)
-    with Loader(views, config.batch_size, config.workers, device) as loader:
+    faults = explained(config.batch_size, config.workers, "nothing was written", section="")
+    with faults, Loader(views, config.batch_size, config.workers, device) as loader:
         metrics = measure(model, loader, mean, std, len(meta["classes"]), config.precision)
     metrics["checkpoint"] = str(config.checkpoint)
     if config.others:

@@ -19,6 +19,7 @@ from engine.cli import flatten
 from engine.devices import use_device
 from engine.distributed import World
 from engine.errors import UserError
+from engine.faults import explained
 from engine.files import make_folder, write_json
 from engine.loading import Loader
 from engine.memory import keep_freed_memory
@@ -149,7 +150,8 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         print(f"{config.data.val_annotations}: {annotations.describe()}")
         make_folder(folder)  # before the long part
         workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
-        metrics, evaluator = score(detector, annotations, config.batch_size, workers)
+        with explained(config.batch_size, None, "nothing was written", section=""):
+            metrics, evaluator = score(detector, annotations, config.batch_size, workers)
         metrics["postprocess"] = asdict(detector.resolved_settings())
         metrics["runtime"], metrics["precision"] = config.runtime, config.precision
         save_results(evaluator.results(), annotations, folder / "detections.json")

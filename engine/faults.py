@@ -37,14 +37,17 @@ _HANDING_OVER = (ConnectionResetError, ConnectionRefusedError, EOFError)
 
 
 @contextmanager
-def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
+def explained(batch_size: int, workers: int | None, kept: str, section: str = "train.") -> Iterator[None]:
     """Turns a lack of memory, the death of a data worker and that of another process into a UserError.
 
     Args:
-        batch_size: train.batch_size, which is named.
-        workers: train.workers, likewise.
+        batch_size: images per batch; named in the message, as is the next.
+        workers: processes that load data; None where no setting says how many.
         kept: what is left of the run, as a clause.
+        section: where these settings stand: ``train.``, or nothing for the fields of an evaluation.
     """
+    smaller = f"{section}batch_size (now {batch_size})"
+    fewer = smaller if workers is None else f"{section}workers (now {workers})"
     try:
         yield
     except (MemoryError, RuntimeError, *_HANDING_OVER) as error:
@@ -54,18 +57,17 @@ def explained(batch_size: int, workers: int, kept: str) -> Iterator[None]:
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(known in text for known in _MEMORY):
             raise UserError(
-                f"out of memory: lower train.batch_size (now {batch_size}; train.accumulate makes up for it) or choose "
-                f"a smaller backbone; {kept}"
+                f"out of memory: lower {smaller}{' (train.accumulate makes up for it)' if section else ''} or choose a "
+                f"smaller backbone; {kept}"
             ) from error
         if _SHARED_MEMORY in text:
             raise UserError(
-                f"/dev/shm, through which loaded images are handed over, is full: lower train.workers (now {workers}) "
-                f"or train.batch_size (now {batch_size}), or enlarge it (docker run --shm-size); {kept}"
+                f"/dev/shm, through which loaded images are handed over, is full: lower {fewer} or "
+                f"{smaller}, or enlarge it (docker run --shm-size); {kept}"
             ) from error
         if _WORKER in text or isinstance(error, _HANDING_OVER):
             raise UserError(
-                f"a process that loads data was killed, often for lack of memory: lower train.workers (now {workers}); "
-                f"{kept}"
+                f"a process that loads data was killed, often for lack of memory: lower {fewer}; {kept}"
             ) from error
         if fault := process_fault(text):
             raise UserError(f"{fault}; {kept}") from error

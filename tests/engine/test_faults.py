@@ -155,6 +155,16 @@ def test_killed_data_worker_is_one_line(start: Start, tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+def test_killed_data_worker_of_an_evaluation_names_its_settings() -> None:
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    for workers, setting in ((2, r"workers \(now 2\)"), (None, r"batch_size \(now 16\)")):
+        with (
+            pytest.raises(UserError, match=f"was killed.*: lower {setting}; nothing was written"),
+            explained(16, workers, "nothing was written", section=""),
+        ):
+            raise killed
+
+
 def test_failed_evaluation_does_not_cost_the_epoch(start: Start, tmp_path: Path) -> None:
     damaged = write_npz(tmp_path / "damaged.npz", train=32)
     arrays = dict(np.load(damaged))
@@ -246,7 +256,10 @@ def test_what_happens_between_processes_is_one_line(text: str, line: str) -> Non
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_lack_of_memory_says_what_to_lower(error: Exception) -> None:
-    with pytest.raises(UserError, match=r"lower train\.batch_size \(now 32;.*kept"), explained(32, 2, "all is kept"):
+    with (
+        pytest.raises(UserError, match=r"lower train\.batch_size .*accumulate.*kept"),
+        explained(32, 2, "all is kept"),
+    ):
         raise error
     with pytest.raises(RuntimeError, match="another fault"), explained(32, 2, ""):
         raise RuntimeError("another fault")
