@@ -83,6 +83,8 @@ def compare(found: dict[str, Any], file: Path, config: Any, meta: dict[str, Any]
         key = fixed[0]
         raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with that")
     differing = [key for key in meta if found["meta"].get(key) != meta[key]]
+    if differing and differing[0] not in found["meta"]:
+        raise UserError(f"{file}: comes from an earlier version, which did not save {differing[0]}; start a new run")
     if differing:
         raise UserError(f"{file}: was trained with other {differing[0]}; resume with the same data and settings")
     inside = f" and batch {found['batch']} of the next" if found["batch"] else ""

@@ -17,12 +17,12 @@ from detection.default_boxes import ssd300_default_boxes
 from detection.loss import multibox_loss
 from detection.matching import Matcher
 from detection.runtimes import FromPixels
-from detection.synthetic import generate
 from engine.cli import to_yaml
 from engine.distributed import World
 from engine.loss_report import LossReports
 from engine.optimization import TrainSettings, build_optimizer
 from engine.state import WeightAverage
+from tests.detection.generated import shapes
 from tests.processes import column, command, environment, run
 
 GPUS = torch.cuda.device_count()
@@ -114,14 +114,7 @@ def test_the_compiled_network_is_recorded_as_a_cuda_graph() -> None:
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector of two members, 2 epochs of 2 steps."""
     folder = tmp_path_factory.mktemp("recipe")
-    generate(folder / "shapes", 8, 5, seed=0)
-    images, annotations = folder / "shapes/images", folder / "shapes/annotations"
-    data = detection.DataSettings(
-        val_annotations=str(annotations / "instances_val.json"),
-        val_images=str(images / "val"),
-        train_annotations=str(annotations / "instances_train.json"),
-        train_images=str(images / "train"),
-    )
+    data = shapes(folder / "shapes")
     train = detection.DetectionTrainSettings(epochs=2, batch_size=4, lr=1e-3, workers=1, ema=0.9, warmup_epochs=0.5)
     config = detection.TrainDetection(detection.ModelSettings("resnet10_16", 2), data, train, device=DEVICE)
     (folder / "recipe.yaml").write_text(to_yaml(config))

@@ -14,9 +14,9 @@ import yaml
 from classification.config import ClassificationTrainSettings, ModelSettings, TrainClassification
 from classification.config import DataSettings as ClassificationData
 from detection import config as detection
-from detection.synthetic import generate
 from engine.cli import to_yaml
 from tests.classification.generated import write_npz
+from tests.detection.generated import shapes
 from tests.processes import column, run
 
 STEPS = 5
@@ -34,14 +34,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         device="cpu",
     )
     (folder / "train_cls.yaml").write_text(to_yaml(classifier))
-    generate(folder / "shapes", 8, 5, seed=0)
-    images, annotations = folder / "shapes/images", folder / "shapes/annotations"
-    data = detection.DataSettings(
-        val_annotations=str(annotations / "instances_val.json"),
-        val_images=str(images / "val"),
-        train_annotations=str(annotations / "instances_train.json"),
-        train_images=str(images / "train"),
-    )
+    data = shapes(folder / "shapes")
     detector = detection.TrainDetection(
         detection.ModelSettings("resnet10_16", 2),
         data,

@@ -6,53 +6,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch.nn import functional as F
 from torchvision.transforms.v2.functional import normalize
 
 from classification.config import (
-    ClassificationTrainSettings,
-    DataSettings,
     EvalDataSettings,
     EvaluateClassification,
     ModelSettings,
-    TrainClassification,
 )
 from classification.ensemble import create_ensemble
-from classification.evaluation import INPUT, evaluate, load_ensemble
+from classification.evaluation import INPUT, evaluate
 from classification.training import CoTraining, load_pretrained, train
 from engine import checkpoint
 from engine.cli import to_dict
 from engine.distributed import World
 from engine.errors import UserError
 from tests.classification.generated import CLASSES, encoded, generated_images, write_folder, write_npz
+from tests.classification.recipes import recipe
 from tests.classification.stopping import train_until
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_npz(tmp_path_factory.mktemp("data") / "images.npz")
-
-
-def recipe(data: Path, output: Path, epochs: int = 1, **others: object) -> TrainClassification:
-    dataset = "npz" if data.suffix == ".npz" else "folder"
-    return TrainClassification(
-        model=ModelSettings("resnet10_16", 2),
-        data=DataSettings(dataset=dataset, root=str(data), image_size=16, auto_augment="cifar10", erasing=0.5),
-        train=ClassificationTrainSettings(
-            epochs=epochs, batch_size=8, lr=0.05, cot_warmup_epochs=2, mixup=0.2, label_smoothing=0.1, workers=0
-        ),
-        output=str(output),
-        device="cpu",
-        **others,
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two epochs, all augmentation and regularisation on."""
-    output = tmp_path_factory.mktemp("runs") / "two"
-    train(recipe(npz, output, epochs=2))
-    return output
 
 
 def test_run_folder_holds_what_the_contract_names(trained: Path, npz: Path) -> None:
@@ -99,34 +69,6 @@ def test_network_learns_and_evaluation_agrees(npz: Path, tmp_path: Path) -> None
     assert [member["top1"] for member in metrics["members"]] == [last["top1_member1"], last["top1_member2"]]
     assert set(metrics["combine"]) == {"mean", "mean_softmax", "max", "max_softmax", "geometric"}
     assert (metrics["images"], metrics["top5"]) == (12, 100)
-
-
-def test_metrics_equal_those_counted_by_hand(trained: Path, npz: Path) -> None:
-    metrics = evaluate(
-        EvaluateClassification(str(trained / "last.pt"), EvalDataSettings("npz", str(npz)), batch_size=5, workers=0)
-    )
-    net, found = load_ensemble(trained / "last.pt")
-    images, labels = generated_images(12, seed=1)
-    mean, std = (torch.tensor(found["meta"][key])[:, None, None] for key in ("mean", "std"))
-    with torch.no_grad():
-        logits = net.eval()((torch.from_numpy(images).movedim(-1, 1) / 255 - mean) / std)
-    labels = torch.from_numpy(labels)
-
-    def percent(scores: torch.Tensor) -> float:
-        return 100 * (scores.argmax(1) == labels).double().mean().item()
-
-    p = logits.softmax(-1)
-    expected = {
-        "mean": logits.mean(0),
-        "mean_softmax": p.mean(0),
-        "max": logits.amax(0),
-        "max_softmax": p.amax(0),
-        "geometric": p.prod(0).sqrt(),
-    }
-    assert metrics["combine"] == pytest.approx({name: percent(scores) for name, scores in expected.items()})
-    assert metrics["top1"] == metrics["combine"]["mean"]
-    assert [member["top1"] for member in metrics["members"]] == pytest.approx([percent(one) for one in logits])
-    assert metrics["cosine_similarity"] == pytest.approx(F.cosine_similarity(*logits, dim=-1).mean().item(), abs=1e-5)
 
 
 def test_resumed_run_ends_with_the_same_weights(npz: Path, tmp_path: Path, trained: Path) -> None:
@@ -219,30 +161,6 @@ def test_members_may_start_alike_and_then_learn_from_kl(npz: Path, tmp_path: Pat
     assert all(torch.equal(first, second) for first, second in zip(*members, strict=True))
 
 
-def test_several_checkpoints_are_combined_as_single_models(trained: Path, npz: Path, tmp_path: Path) -> None:
-    config = recipe(npz, tmp_path / "other")
-    train(replace(config, seed=1, model=ModelSettings("resnet10_16", 3)))
-    paths = [str(trained / "last.pt"), str(tmp_path / "other/last.pt")]
-    data = EvalDataSettings("npz", str(npz))
-    metrics = evaluate(EvaluateClassification(paths[0], data, paths[1:], workers=0, output=str(tmp_path)))
-    images, labels = generated_images(12, seed=1)
-    ensembles = [load_ensemble(path) for path in paths]
-    mean, std = (torch.tensor(ensembles[0][1]["meta"][key])[:, None, None] for key in ("mean", "std"))
-    with torch.no_grad():
-        inputs = (torch.from_numpy(images).movedim(-1, 1) / 255 - mean) / std
-        means = torch.stack([net.eval()(inputs).mean(0) for net, _ in ensembles])
-    right = (means.mean(0).argmax(1) == torch.from_numpy(labels)).double().mean().item()
-    assert metrics["top1"] == pytest.approx(100 * right)
-    assert len(metrics["members"]) == 2
-    single = evaluate(EvaluateClassification(paths[1], data=data, workers=0, output=str(tmp_path / "single")))
-    assert metrics["members"][1] == {key: single[key] for key in ("top1", "top5")}
-    assert metrics["others"] == paths[1:]
-    folder = recipe(write_folder(tmp_path / "data", size=32), tmp_path / "larger")
-    train(replace(folder, data=replace(folder.data, image_size=32)))
-    with pytest.raises(UserError, match="has other image_size than"):
-        evaluate(EvaluateClassification(paths[0], data, [str(tmp_path / "larger/last.pt")], workers=0))
-
-
 def test_one_member_trains_alone(npz: Path, tmp_path: Path) -> None:
     config = recipe(npz, tmp_path)
     last = train(replace(config, model=ModelSettings("resnet10_16", 1)))
@@ -328,93 +246,3 @@ def test_corrupt_image_met_in_training_is_named_in_one_line(tmp_path: Path, work
     (tmp_path / "data/train/red/002.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"^\S*002\.png: not an image, or one that is damaged[^\n]*$"):
         train(config)
-
-
-def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path: Path) -> None:
-    data = EvalDataSettings("npz", str(npz))
-    other = write_npz(tmp_path / "other.npz", classes=np.array(["a", "b", "c"]))
-    with pytest.raises(UserError, match="classes differ"):
-        evaluate(EvaluateClassification(str(trained / "last.pt"), EvalDataSettings("npz", str(other)), workers=0))
-    found = checkpoint.load(trained / "best.pt")
-    changes = (
-        ({"model": {}}, r"bad\.pt: its model\.members is 2, but it holds 0 weights"),
-        ({"model": dict(list(found["model"].items())[1:])}, "missing"),
-        ({"model": found["model"] | {"extra": torch.zeros(1)}}, "unexpected"),
-        ({"meta": {}}, "incomplete"),
-        ({"config": None}, "incomplete"),
-        ({"kind": "detection"}, "detection"),
-        ({"model": {key: value * float("nan") for key, value in found["model"].items()}}, "not finite"),
-    )
-    for change, message in changes:
-        torch.save(found | change, tmp_path / "bad.pt")
-        with pytest.raises(UserError, match=message):
-            evaluate(EvaluateClassification(str(tmp_path / "bad.pt"), data, workers=0))
-    assert not (tmp_path / "metrics.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value", "message"),
-    [
-        ("meta", "mean", [0.5, 0.5], "mean or std|incomplete"),
-        ("meta", "std", [0.2, 0.0, 0.2], "mean or std"),
-        ("meta", "std", [0.2, 0.2, float("nan")], "mean or std"),
-        ("meta", "image_size", 0, "image_size"),
-        ("meta", "image_size", -5, "image_size"),
-        ("meta", "image_size", "32", "image_size"),
-        ("meta", "image_size", float("inf"), "image_size"),
-        ("meta", "crop", "round", "crop"),
-        ("meta", "classes", [[1], [2], [3]], "classes"),
-        ("config", "members", float("inf"), "incomplete"),
-        ("config", "members", 10**12, "members"),
-        ("config", "dropout", 5, "dropout"),
-        ("config", "backbone", "resnet11", "unknown backbone"),
-    ],
-)
-def test_damaged_descriptions_are_refused_naming_the_file(
-    trained: Path, tmp_path: Path, section: str, key: str, value: object, message: str
-) -> None:
-    found = checkpoint.load(trained / "best.pt")
-    (found["meta"] if section == "meta" else found["config"]["model"])[key] = value
-    torch.save(found, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match=rf"bad\.pt: .*({message})"):
-        load_ensemble(tmp_path / "bad.pt")
-
-
-def test_a_replaced_evaluation_is_said(trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    config = EvaluateClassification(str(trained / "best.pt"), EvalDataSettings("npz", str(npz)), output=str(tmp_path))
-    config.workers = 0
-    evaluate(config)
-    assert "earlier one is replaced" not in capsys.readouterr().out
-    evaluate(replace(config, checkpoint=str(trained / "last.pt")))
-    assert f"{tmp_path / 'metrics.json'}: the earlier one is replaced" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [
-        (ModelSettings, "members", 0),
-        (ModelSettings, "dropout", 1.0),
-        (ModelSettings, "drop_path", -0.1),
-        (DataSettings, "rand_augment_magnitude", 31),
-        (DataSettings, "flip", 1.5),
-        (DataSettings, "erasing", -0.1),
-        (DataSettings, "padding", -1),
-        (DataSettings, "image_size", 0),
-        (DataSettings, "limit", 0),
-        (ClassificationTrainSettings, "cot_weight", -1.0),
-        (ClassificationTrainSettings, "cot_warmup_epochs", float("nan")),
-        (ClassificationTrainSettings, "mixup", float("inf")),
-        (ClassificationTrainSettings, "label_smoothing", 1.0),
-        (ClassificationTrainSettings, "epochs", 0),
-        (EvaluateClassification, "batch_size", 0),
-        (TrainClassification, "seed", -1),
-    ],
-)
-def test_values_out_of_range_are_refused_naming_the_key(section: type, key: str, value: object) -> None:
-    with pytest.raises(UserError, match=key):
-        section(**{key: value})
-
-
-def test_download_is_for_cifar_alone() -> None:
-    with pytest.raises(UserError, match=r"data\.download"):
-        DataSettings(dataset="imagenet", download=True)

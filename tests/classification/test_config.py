@@ -1,0 +1,43 @@
+"""Values that no recipe can have."""
+
+import pytest
+
+from classification.config import (
+    ClassificationTrainSettings,
+    DataSettings,
+    EvaluateClassification,
+    ModelSettings,
+    TrainClassification,
+)
+from engine.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (ModelSettings, "members", 0),
+        (ModelSettings, "dropout", 1.0),
+        (ModelSettings, "drop_path", -0.1),
+        (DataSettings, "rand_augment_magnitude", 31),
+        (DataSettings, "flip", 1.5),
+        (DataSettings, "erasing", -0.1),
+        (DataSettings, "padding", -1),
+        (DataSettings, "image_size", 0),
+        (DataSettings, "limit", 0),
+        (ClassificationTrainSettings, "cot_weight", -1.0),
+        (ClassificationTrainSettings, "cot_warmup_epochs", float("nan")),
+        (ClassificationTrainSettings, "mixup", float("inf")),
+        (ClassificationTrainSettings, "label_smoothing", 1.0),
+        (ClassificationTrainSettings, "epochs", 0),
+        (EvaluateClassification, "batch_size", 0),
+        (TrainClassification, "seed", -1),
+    ],
+)
+def test_values_out_of_range_are_refused_naming_the_key(section: type, key: str, value: object) -> None:
+    with pytest.raises(UserError, match=key):
+        section(**{key: value})
+
+
+def test_download_is_for_cifar_alone() -> None:
+    with pytest.raises(UserError, match=r"data\.download"):
+        DataSettings(dataset="imagenet", download=True)
