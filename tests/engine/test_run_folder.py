@@ -90,6 +90,17 @@ def test_a_damaged_run_is_refused(tmp_path: Path, entry: dict) -> None:
         RunFolder(config, "detection", {})
 
 
+def test_a_run_with_other_data_or_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save(RUN | {"meta": {"classes": ["a"]}}, path)
+    config = RunConfig(output=str(tmp_path), resume="auto")
+    assert RunFolder(config, "detection", {"classes": ["a"]}).resumed is not None
+    with pytest.raises(UserError, match=r"last\.pt: was trained with other classes; resume with the same"):
+        RunFolder(config, "detection", {"classes": ["b"]})
+    with pytest.raises(UserError, match=r"last\.pt: comes from an earlier version, which did not save std; start"):
+        RunFolder(config, "detection", {"classes": ["a"], "std": [1.0]})
+
+
 def test_a_run_that_continues_another_folders_is_continued_itself_when_it_starts_again(tmp_path: Path) -> None:
     torch.save(RUN, tmp_path / "old.pt")
     config = RunConfig(output=str(tmp_path / "new"), resume=str(tmp_path / "old.pt"))
