@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from detection import create_ssd
-from engine import checkpoint
+from divdet.engine import checkpoint
 from tests.fuzz.damage import KINDS, damage, judge_damage
 
 

@@ -30,15 +30,15 @@ from torchvision.transforms import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine
-from classification.datasets import IMAGENET_STATISTICS
-from detection.annotations import ImageRecord, load_annotations
-from detection.augmentation import TrainingAugmentation
-from detection.config import DataSettings
-from detection.dataset import EvaluationImages, Normalize, TrainingImages, collate, read_record
+from classification.data.datasets import IMAGENET_STATISTICS
+from detection.data.augmentation import TrainingAugmentation
+from detection.data.coco import ImageRecord, load_annotations
+from detection.data.dataset import EvaluationImages, Normalize, TrainingImages, collate, read_record
 from detection.default_boxes import ssd300_default_boxes
-from detection.matching import Matcher
-from engine.memory import keep_freed_memory
-from engine.timing import side_by_side, table
+from detection.training.config import DataSettings
+from detection.training.matcher import Matcher
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.timing import side_by_side, table
 
 SIZE = 300
 BATCH = 32

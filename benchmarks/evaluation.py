@@ -107,9 +107,9 @@ def table_of(folder: Path, category_ids: np.ndarray) -> np.ndarray:
 
 
 def ours(folder: Path, start: str) -> Callable[[], list[float]]:
-    from detection.annotations import load_annotations
-    from detection.evaluation import METRICS, CocoEvaluator, evaluate
-    from detection.results import load_results
+    from detection.data.coco import load_annotations
+    from detection.data.coco_results import load_results
+    from detection.evaluation.coco_metrics import METRICS, CocoEvaluator, evaluate
 
     annotations = load_annotations(folder / "truth.json", None)
     CocoEvaluator(annotations).metrics()  # loads the compiled code

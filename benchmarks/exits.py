@@ -23,8 +23,8 @@ from pathlib import Path
 import cv2
 import torch
 
-from detection.synthetic import generate
-from engine.sampling import EpochSampler
+from detection.data.synthetic import generate
+from divdet.engine.sampling import EpochSampler
 from tests.processes import command, end_after_error, run
 
 LIMIT = 10  # seconds

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine
 from detection.fusion import ConfType, fuse_images, weighted_boxes_fusion
-from engine.timing import side_by_side
+from divdet.engine.timing import side_by_side
 
 LABELS = {
     "80 classes": np.full(80, 1 / 80),

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import atheris
 
 # Python code is traced where it is imported here; C code (OpenCV, torch) is not.
-with atheris.instrument_imports(include=["detection", "classification", "engine", "zipfile", "numpy.lib", "json"]):
+with atheris.instrument_imports(include=["detection", "classification", "divdet", "zipfile", "numpy.lib", "json"]):
     from tests.fuzz.judging import HANG, judge
     from tests.fuzz.kinds import KINDS
 

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 from benchmarks.machine import describe, machine
 from detection import Detections, Detector, create_ssd
-from detection.augmentation import to_input
-from detection.config import RuntimeSettings
-from detection.dataset import Normalize
+from detection.data.augmentation import to_input
+from detection.data.dataset import Normalize
 from detection.images import find_images, read_image
 from detection.postprocess import PostprocessSettings
-from detection.runtimes import create_network
-from engine.memory import keep_freed_memory
-from engine.timing import side_by_side, table
+from detection.runtimes.backends import create_network
+from detection.training.config import RuntimeSettings
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.timing import side_by_side, table
 
 PLAIN = "PyTorch, as created"
 WAYS = {

@@ -56,7 +56,7 @@ def start(layout: str, data: Path, output: Path, kills: int) -> subprocess.Popen
     words = [str(ROOT / "tools/train_cls.py"), "--output", str(output), "--resume=auto", f"--data.root={data}"]
     words += ["--data.dataset=npz", "--data.image_size=24", "--model.backbone=resnet10_16", "--device=cpu"]
     words += [f"--train.epochs={EPOCHS}", "--train.batch_size=4", "--train.accumulate=2", "--train.save_every=1"]
-    words += ["--train.ema=0.99", "--train.workers=1", "--train.mixup=0.2", "--train.evaluate_every=2"]
+    words += ["--train.ema_decay=0.99", "--train.workers=1", "--train.mixup=0.2", "--train.evaluate_every=2"]
     processes, own, _ = LAYOUTS[layout]
     words += own
     if processes > 1:

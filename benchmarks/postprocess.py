@@ -24,10 +24,10 @@ from torchvision.ops import box_convert, box_iou
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine
-from detection.box_coding import decode, encode
 from detection.default_boxes import ssd300_default_boxes
+from detection.models.box_coder import decode, encode
 from detection.postprocess import Boxes, PostprocessSettings, postprocess
-from engine.timing import side_by_side, table
+from divdet.engine.timing import side_by_side, table
 
 DEFAULT_BOXES = ssd300_default_boxes()
 TORCHVISION = PostprocessSettings(0.01, candidates_per_class=400, nms_iou=0.45, max_per_member=200)

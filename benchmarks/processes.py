@@ -27,20 +27,20 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import classification.training
-import detection.training
+import detection.training.train
 from classification.config import TrainClassification
-from detection.config import TrainDetection
-from detection.synthetic import generate
-from engine.cli import parse
-from engine.loop import _Training
-from engine.stopping import Stopping
+from detection.data.synthetic import generate
+from detection.training.config import TrainDetection
+from divdet.engine.cli import parse
+from divdet.engine.loop import _Training
+from divdet.engine.stopping import Stopping
 from tests.classification.generated import write_npz
 from tests.processes import ROOT, column, run
 
 STEPS = 20
 TASKS = {
     "train_cls": (TrainClassification, classification.training.train),
-    "train_det": (TrainDetection, detection.training.train),
+    "train_det": (TrainDetection, detection.training.train.train),
 }
 LOSSES = ("train_loss", "train_ce", "train_cot", "train_localisation", "train_classification")
 COMMON = ["--device=cpu", "--train.workers=0", "--train.precision=float32"]

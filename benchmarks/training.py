@@ -27,20 +27,20 @@ from torchvision.models.detection.ssd import SSDHead
 
 from benchmarks.machine import describe, machine
 from detection import create_ssd
-from detection.augmentation import TrainingAugmentation
-from detection.config import DataSettings, DetectionTrainSettings
-from detection.dataset import Normalize, TrainingImages, collate
+from detection.data.augmentation import TrainingAugmentation
+from detection.data.dataset import Normalize, TrainingImages, collate
+from detection.data.synthetic import generate
 from detection.default_boxes import BOXES_PER_CELL, ssd300_default_boxes
-from detection.loss import multibox_loss
-from detection.matching import Matcher
-from detection.scoring import read_annotations
-from detection.synthetic import generate
-from engine.devices import autocast, precision_dtype, resolve_device
-from engine.distributed import World
-from engine.loop import training_loader
-from engine.memory import keep_freed_memory
-from engine.optimization import build_optimizer
-from engine.timing import side_by_side, table
+from detection.evaluation.evaluate import read_annotations
+from detection.training.config import DataSettings, DetectionTrainSettings
+from detection.training.matcher import Matcher
+from detection.training.multibox_loss import multibox_loss
+from divdet.engine.devices import autocast, precision_dtype, resolve_device
+from divdet.engine.distributed import World
+from divdet.engine.loop import training_loader
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.optimization import build_optimizer
+from divdet.engine.timing import side_by_side, table
 
 CLASSES = 80
 PLAIN = "plain loop"

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from classification.dividing import WeightDecayDividing
+from classification.backbones.dividing import WeightDecayDividing
 from classification.losses import Divergence
-from engine.concurrency import Concurrency
-from engine.devices import Precision
-from engine.errors import UserError
-from engine.optimization import TrainSettings, check_not_negative
+from divdet.engine.concurrency import Concurrency
+from divdet.engine.devices import Precision
+from divdet.engine.errors import UserError
+from divdet.engine.optimization import TrainSettings, check_not_negative
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
 Interpolation = Literal["bicubic", "bilinear", "area"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classification.backbones import create_members
-from engine.concurrency import Runner
-from engine.distributed import present
-from engine.errors import UserError
+from classification.backbones.registry import create_members
+from divdet.engine.concurrency import Runner
+from divdet.engine.distributed import present
+from divdet.engine.errors import UserError
 
 Combination = Literal["mean", "max", "geometric"]
 
@@ -22,7 +22,7 @@ class Ensemble(nn.Module):
     """S independent networks; ``members`` is an nn.ModuleList.
 
     Attributes:
-        concurrent: runs ``branches()`` at once in evaluation mode (see ``engine.concurrency``); None: in sequence.
+        concurrent: runs ``branches()`` at once in evaluation mode (see ``divdet.engine.concurrency``).
     """
 
     def __init__(self, members: nn.ModuleList) -> None:

@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from classification.config import EvaluateClassification, Interpolation
-from classification.datasets import check_classes, load_images
+from classification.data.datasets import check_classes, load_images
+from classification.data.views import EvaluationViews, normalize
 from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosine_similarity, create_ensemble
 from classification.probabilities import BINS, calibration_error, calibration_sums, error_sums, squared_error_terms
-from classification.views import EvaluationViews, normalize
-from engine import checkpoint as checkpoints
-from engine.concurrency import beside, concurrent
-from engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
-from engine.distributed import World
-from engine.errors import UserError
-from engine.faults import explained
-from engine.files import make_folder, write_json
-from engine.loading import Loader
-from engine.memory import keep_freed_memory
-from engine.progress import progress
+from divdet.engine import checkpoint as checkpoints
+from divdet.engine.concurrency import beside, concurrent
+from divdet.engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
+from divdet.engine.distributed import World
+from divdet.engine.errors import UserError
+from divdet.engine.faults import explained
+from divdet.engine.files import make_folder, write_json
+from divdet.engine.loading import Loader
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.progress import progress
 
 # Name in metrics.json -> arguments of ``combine`` (Table VI)
 RULES: dict[str, dict[str, Any]] = {
@@ -92,7 +92,7 @@ def measure(
         sums["errors"] += errors
         sums["products"] += products
     # Each process of a replica has counted all members.
-    total = world.sum(torch.cat([value.flatten() for value in sums.values()])).cpu() / world.members
+    total = world.all_reduce(torch.cat([value.flatten() for value in sums.values()])).cpu() / world.members
     parts = total.split([value.numel() for value in sums.values()])
     sums = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
     images = round(sums["images"].item())

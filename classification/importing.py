@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.backbones import create_members, find_dataset
-from classification.class_names import CIFAR10, CIFAR100, IMAGENET, SVHN
+from classification.backbones.registry import create_members, find_dataset
 from classification.config import DataSettings, ModelSettings, TrainClassification
+from classification.data.class_names import CIFAR10, CIFAR100, IMAGENET, SVHN
+from classification.data.views import network_inputs
 from classification.released import is_unused, own_names
-from classification.views import network_inputs
-from engine import checkpoint
-from engine.cli import to_dict
-from engine.errors import UserError
+from divdet.engine import checkpoint
+from divdet.engine.cli import to_dict
+from divdet.engine.errors import UserError
 
 _CLASSES = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "imagenet": IMAGENET}
 # Image sizes in pixels of the published ImageNet networks that do not take 224.

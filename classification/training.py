@@ -10,28 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from classification.backbones.dividing import divide_weight_decay
+from classification.backbones.timm_models import PREFIX, check_copies_differ, output_shape, statistics
 from classification.config import TrainClassification
-from classification.datasets import default_image_size, load_training_images
-from classification.dividing import divide_weight_decay
+from classification.data.datasets import default_image_size, load_training_images
+from classification.data.fingerprint import fingerprint
+from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
-from classification.fingerprint import fingerprint
 from classification.losses import co_training_loss, cot_weight_at
-from classification.timm_backbones import PREFIX, check_copies_differ, output_shape, statistics
-from classification.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
-from engine.checkpoint import load_weights
-from engine.class_rows import match_classes, take_rows
-from engine.devices import resolve_precision
-from engine.distributed import World, keep_own, processes
-from engine.errors import UserError
-from engine.loading import Loader
-from engine.loop import fit, training_loader
-from engine.run_folder import RunFolder
-from engine.sampling import derived_seed
+from divdet.engine.checkpoint import load_weights
+from divdet.engine.class_rows import match_classes, take_rows
+from divdet.engine.devices import resolve_precision
+from divdet.engine.distributed import World, keep_own, processes
+from divdet.engine.errors import UserError
+from divdet.engine.loading import Loader
+from divdet.engine.loop import fit, training_loader
+from divdet.engine.run_folder import RunFolder
+from divdet.engine.sampling import derived_seed
 
 
 class CoTraining:
-    """What the training loop needs to co-train an ensemble (`engine.task.Task`).
+    """What the training loop needs to co-train an ensemble (`divdet.engine.task.Task`).
 
     Args:
         model: the ensemble, on its device.
@@ -124,7 +124,9 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
     )
     # The first process alone compares and saves it.
-    data = {"training": fingerprint(images), "validation": fingerprint(evaluation_images)} if world.is_first else {}
+    data = {}
+    if world.is_main_process:
+        data = {"training": fingerprint(images), "validation": fingerprint(evaluation_images)}
     folder = RunFolder(config, "classification", meta, data)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_ensemble(

@@ -1,7 +1,7 @@
 """SSD300 on divided backbones: data, training, post-processing, fusion, evaluation."""
 
-import engine  # noqa: F401 - before OpenCV and torch are loaded
+import divdet.engine  # noqa: F401 - before OpenCV and torch are loaded
 from detection.detector import Detections, Detector
-from detection.ssd import SSD, create_ssd
+from detection.models.ssd import SSD, create_ssd
 
 __all__ = ["SSD", "Detections", "Detector", "create_ssd"]

@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from classification.resnet import DETECTION_INPUT
+from classification.backbones.resnet import DETECTION_INPUT
 
 # One entry per feature map, all lengths in pixels. Liu et al., "SSD", Sec. 3.1, with the scales for COCO.
 MAP_SIZES = (38, 19, 10, 5, 3, 1)

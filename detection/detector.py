@@ -14,20 +14,20 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from detection.augmentation import to_input
-from detection.coco_json import category_name, show
-from detection.config import EvalDataSettings, RuntimeSettings
+from detection.data.augmentation import to_input
+from detection.data.coco_json import category_name, show
+from detection.data.orientation import Orientation
 from detection.default_boxes import ssd300_default_boxes
 from detection.images import read_image
-from detection.orientation import Orientation
+from detection.models.ssd import SSD, create_ssd
 from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
-from detection.runtimes import FromPixels, Network, create_network, runtime_device
-from detection.ssd import SSD, create_ssd
-from engine import checkpoint
-from engine.concurrency import one_thread_in_forks
-from engine.distributed import World
-from engine.errors import UserError
-from engine.images import decode_image
+from detection.runtimes.backends import FromPixels, Network, create_network, runtime_device
+from detection.training.config import EvalDataSettings, RuntimeSettings
+from divdet.engine import checkpoint
+from divdet.engine.concurrency import one_thread_in_forks
+from divdet.engine.distributed import World
+from divdet.engine.errors import UserError
+from divdet.engine.images import decode_image
 
 _TURN = Image.Transpose
 _TURNS = {  # by EXIF orientation
@@ -214,7 +214,7 @@ class Detector:
             members = member_boxes(*outputs, self.default_boxes, self.resolved_settings())
         except UserError as error:
             raise UserError(f"{self.source}: {error}" if self.source else str(error)) from error
-        members = (world or World()).member_objects(members)
+        members = (world or World()).gather_member_objects(members)
         return members, fuse(members, self.settings)
 
     def resolved_settings(self) -> PostprocessSettings:

@@ -86,7 +86,8 @@ def fuse_images(
         raise ValueError(f"conf_type is {conf_type!r}; it must be one of {', '.join(get_args(ConfType))}")
     if not 0 <= iou_thr <= 1:
         raise ValueError(f"iou_thr is {iou_thr}; it must lie in 0..1")
-    from detection import _compiled, _fusion_kernel  # here, because numba takes long to import
+    from detection.kernels import compiled as _compiled  # here, because numba takes long to import
+    from detection.kernels import wbf as _fusion_kernel
 
     overflows = allows_overflow and conf_type == "avg"
     rule = _fusion_kernel.OVERFLOWING_AVG if overflows else get_args(ConfType).index(conf_type)

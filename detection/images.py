@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import UserError, printable
-from engine.images import decode_image, read_bytes
+from divdet.engine.errors import UserError, printable
+from divdet.engine.images import decode_image, read_bytes
 
 # What OpenCV decodes as pictures; find_images says how many other files it skips.
 IMAGE_SUFFIXES = frozenset(

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detection.box_coding import CENTRE_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
 from detection.fusion import ConfType, fuse_images
-from engine.errors import UserError
+from detection.models.box_coder import CENTRE_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
+from divdet.engine.errors import UserError
 
 # What another thread is worth its cost for: 0.3 ms of fusing or suppressing, 0.6 of scanning; to begin takes it 0.1.
 _A_THREADS_BOXES, _A_THREADS_LOGITS = 2000, 2_000_000
@@ -147,7 +147,7 @@ def member_boxes(
             f"deltas {tuple(deltas.shape)}, logits {tuple(logits.shape)}, default boxes {tuple(default_boxes.shape)}: "
             "expected [S, N, A, 4], [S, N, A, classes + 1], [A, 4]"
         )
-    from detection import _compiled  # here, because numba takes long to import
+    from detection.kernels import compiled as _compiled  # here, because numba takes long to import
 
     num_members, num_images, num_boxes, num_scores = logits.shape
     pictures = num_members * num_images  # a picture per member
@@ -178,7 +178,7 @@ def _work_on_cpu(
     Not by PyTorch's operations: those share work of a millisecond out to all cores, and wait for ten where another
     program has one.
     """
-    from detection import _postprocess_kernel
+    from detection.kernels import nms as _postprocess_kernel
 
     threshold = settings.score_threshold
     offset = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
@@ -210,7 +210,7 @@ def _work_on_device(
     ``bound``: how many scores above the threshold there is room for; default: 4096 a picture. Where there are more, a
     second pass has room for all.
     """
-    from detection import _postprocess_kernel
+    from detection.kernels import nms as _postprocess_kernel
 
     pictures = len(results[-1])
     bound = pictures * 4096 if bound is None else bound

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from detection import Detector, create_ssd
-from detection import config as detection
-from detection.dataset import Normalize
+from detection.data.dataset import Normalize
 from detection.default_boxes import ssd300_default_boxes
-from detection.loss import multibox_loss
-from detection.matching import Matcher
-from detection.runtimes import FromPixels
-from engine.cli import to_yaml
-from engine.distributed import World
-from engine.loss_report import LossReports
-from engine.optimization import TrainSettings, build_optimizer
-from engine.state import WeightAverage
+from detection.runtimes.backends import FromPixels
+from detection.training.matcher import Matcher
+from detection.training.multibox_loss import multibox_loss
+from detection.training.train import config as detection
+from divdet.engine.cli import to_yaml
+from divdet.engine.distributed import World
+from divdet.engine.loss_report import LossReports
+from divdet.engine.optimization import TrainSettings, build_optimizer
+from divdet.engine.state import ModelEMA
 from tests.detection.generated import shapes
 from tests.processes import column, command, environment, run
 
@@ -46,7 +46,7 @@ def test_a_training_step_waits_for_nothing() -> None:
     device = torch.device(DEVICE)
     model = create_ssd("resnet10_16", 2, 3).to(device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(model, TrainSettings(), 1e-4)
-    average, reports = WeightAverage(model, 0.9), LossReports(World(), device)
+    average, reports = ModelEMA(model, 0.9), LossReports(World(), device)
     matcher, normalize = Matcher(ssd300_default_boxes().to(device)), Normalize().to(device)
     pinned = [part.pin_memory() for part in batch()]
 
@@ -83,7 +83,7 @@ def test_targets_losses_and_averages_are_those_of_the_cpu() -> None:
         gradients = torch.autograd.grad(losses["loss"], outputs)
         torch.manual_seed(0)
         model = create_ssd("resnet10_16", 2, 3).to(name)
-        average = WeightAverage(model, 0.9)
+        average = ModelEMA(model, 0.9)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(2)
@@ -115,7 +115,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector of two members, 2 epochs of 2 steps."""
     folder = tmp_path_factory.mktemp("recipe")
     data = shapes(folder / "shapes")
-    train = detection.DetectionTrainSettings(epochs=2, batch_size=4, lr=1e-3, workers=1, ema=0.9, warmup_epochs=0.5)
+    train = detection.DetectionTrainSettings(epochs=2, batch_size=4, lr=1e-3, workers=1, ema_decay=0.9)
+    train.warmup_epochs = 0.5
     config = detection.TrainDetection(detection.ModelSettings("resnet10_16", 2), data, train, device=DEVICE)
     (folder / "recipe.yaml").write_text(to_yaml(config))
     return folder / "recipe.yaml"
@@ -152,8 +153,8 @@ def test_only_the_named_device_is_used(recipe: Path, tmp_path: Path) -> None:
     run("train_det.py", "--config", recipe, "--output", tmp_path, "--device=cuda:1", "--train.epochs=1")
     code = f"""
 import torch
-from detection.scoring import evaluate
-from detection.config import EvaluateDetection
+from detection.evaluation.evaluate import evaluate
+from detection.training.config import EvaluateDetection
 evaluate(EvaluateDetection({str(tmp_path / "last.pt")!r}, device="cuda:1"))
 print(torch.cuda.current_device(), torch.cuda.memory_reserved(0))
 """

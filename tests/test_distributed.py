@@ -13,8 +13,8 @@ import yaml
 
 from classification.config import ClassificationTrainSettings, ModelSettings, TrainClassification
 from classification.config import DataSettings as ClassificationData
-from detection import config as detection
-from engine.cli import to_yaml
+from detection.training.train import config as detection
+from divdet.engine.cli import to_yaml
 from tests.classification.generated import write_npz
 from tests.detection.generated import shapes
 from tests.processes import column, run
@@ -104,7 +104,7 @@ def test_detectors_members_co_train_across_processes(recipes: Path) -> None:
 
 
 def test_accumulated_batches_are_one_batch_where_statistics_are_frozen(recipes: Path) -> None:
-    common = ("--train.batch_norm=frozen", "--train.ema=0.9", "--train.lr=0.005")
+    common = ("--train.batch_norm=frozen", "--train.ema_decay=0.9", "--train.lr=0.005")
     one = trained(recipes, "train_cls", "frozen", *common)
     arguments = (*common, "--train.batch_size=2", "--train.accumulate=2")
     check_equal(one, trained(recipes, "train_cls", "accumulated", *arguments, processes=2))

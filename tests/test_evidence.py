@@ -14,9 +14,9 @@ from benchmarks.evidence import page
 from benchmarks.evidence.figures import Figures
 from benchmarks.evidence.resampling import RESAMPLES, resampled_ap
 from benchmarks.evidence.rows import ROWS, Row
-from detection.annotations import load_annotations
-from detection.results import load_results
-from engine.errors import UserError
+from detection.data.coco import load_annotations
+from detection.data.coco_results import load_results
+from divdet.engine.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detection.synthetic import generate
+from detection.data.synthetic import generate
 from tests.processes import ROOT, command, end_after_error, environment
 
 LIMIT = 40  # seconds, on a busy machine; what hangs does so for ever
@@ -57,7 +57,7 @@ FORKING = """
 import os, signal, sys, warnings
 import cv2, torch
 from detection import Detector
-from detection.config import RuntimeSettings
+from detection.training.config import RuntimeSettings
 from detection.images import find_images
 
 warnings.simplefilter("ignore")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from classification.config import EvalDataSettings
-from classification.datasets import load_images
-from classification.fingerprint import fingerprint as of_classes
-from detection.annotations import load_annotations
-from detection.fingerprint import fingerprint as of_objects
-from engine.fingerprint import digest, file_sizes
+from classification.data.datasets import load_images
+from classification.data.fingerprint import fingerprint as of_classes
+from detection.data.coco import load_annotations
+from detection.data.fingerprint import fingerprint as of_objects
+from divdet.engine.fingerprint import digest, file_sizes
 from tests.classification.generated import write_folder, write_npz
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from benchmarks.evidence.rows import PROTOCOLS, Row
-from classification.backbones import find_backbone, member_specs
+from classification.backbones.registry import find_backbone, member_specs
 from classification.config import EvaluateClassification, TrainClassification
-from detection.benchmark_command import Benchmark
-from detection.config import TrainDetection
-from detection.importing import ImportCheckpoint
-from detection.summary_command import Summary
-from engine.cli import parse
-from engine.errors import UserError
+from detection.models.released import ImportCheckpoint
+from detection.training.config import TrainDetection
+from divdet.commands.benchmark import Benchmark
+from divdet.commands.summary import Summary
+from divdet.engine.cli import parse
+from divdet.engine.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

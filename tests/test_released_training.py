@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classification.backbones import DATASETS
+from classification.backbones.registry import DATASETS
 from classification.config import TrainClassification
-from classification.views import CROP_RATIO, network_inputs, random_rectangle
-from detection.config import TrainDetection
-from engine.cli import flatten, parse, to_dict
+from classification.data.views import CROP_RATIO, network_inputs, random_rectangle
+from detection.training.config import TrainDetection
+from divdet.engine.cli import flatten, parse, to_dict
 
 ROOT = Path(__file__).parents[1]
 FACTS = json.loads((Path(__file__).parent / "released_training.json").read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ def test_rows_of_the_tables_are_those_of_the_released_networks(command: str, mon
         del expected[ABLATED[flag]]
     assert not differences(found, expected, dataset)
     if found["train.schedule"] == "step":
-        assert found["train.step_epochs"] == FACTS["milestones"][found["model.backbone"]]
+        assert found["train.milestones"] == FACTS["milestones"][found["model.backbone"]]
 
 
 def test_rows_of_1800_epochs_are_among_them() -> None:
@@ -95,9 +95,9 @@ def test_rows_of_1800_epochs_are_among_them() -> None:
 
 def test_other_numbers_can_be_reached() -> None:
     for recipe, milestones in FACTS["milestones"].items():
-        words = ["--train.schedule", "step", "--train.step_epochs", str(milestones)]
+        words = ["--train.schedule", "step", "--train.milestones", str(milestones)]
         found = resolved(["--config", str(ROOT / f"configs/cls/{recipe}.yaml"), *words])
-        assert found["train.step_epochs"] == milestones
+        assert found["train.milestones"] == milestones
     config = (ROOT / "configs/cls/efficientnet_b7.yaml").read_text()
     for name, values in FACTS["efficientnet_by_size"].items():
         listed = ", ".join(f"{value:g}".lstrip("0") for value in values)

@@ -1,7 +1,7 @@
-"""Times a large network against its members, in sequence and at once (see detection/benchmark_command.py)."""
+"""Times a large network against its members, in sequence and at once (see divdet/commands/benchmark.py)."""
 
-from detection.benchmark_command import Benchmark, print_benchmark
-from engine.cli import parse, run
+from divdet.commands.benchmark import Benchmark, print_benchmark
+from divdet.engine.cli import parse, run
 
 if __name__ == "__main__":
     run(lambda: print_benchmark(parse(Benchmark)))

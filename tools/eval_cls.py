@@ -2,7 +2,7 @@
 
 from classification.config import EvaluateClassification
 from classification.evaluation import checkpoint_data, evaluate
-from engine.cli import parse, run
+from divdet.engine.cli import parse, run
 
 if __name__ == "__main__":
     run(lambda: evaluate(parse(EvaluateClassification, defaults=checkpoint_data)))

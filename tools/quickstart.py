@@ -1,7 +1,7 @@
-"""Runs the whole pipeline on generated data (see detection/quickstart.py)."""
+"""Runs the whole pipeline on generated data (see divdet/commands/quickstart.py)."""
 
-from detection.quickstart import Quickstart, quickstart
-from engine.cli import parse, run
+from divdet.commands.quickstart import Quickstart, quickstart
+from divdet.engine.cli import parse, run
 
 if __name__ == "__main__":
     run(lambda: quickstart(parse(Quickstart)))

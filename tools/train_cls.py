@@ -2,7 +2,7 @@
 
 from classification.config import TrainClassification
 from classification.training import train
-from engine.cli import parse, run
+from divdet.engine.cli import parse, run
 
 if __name__ == "__main__":
     run(lambda: train(parse(TrainClassification)))

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.evidence.rows import METRIC
-from detection.coco_json import read_json
-from engine.errors import UserError
+from detection.data.coco_json import read_json
+from divdet.engine.errors import UserError
 
 Result = dict[str, Any]
 LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "stem", "members", "how", "batch_size")

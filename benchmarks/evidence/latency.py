@@ -18,13 +18,13 @@ from torch import nn
 
 from benchmarks.evidence.networks import Network
 from benchmarks.machine import machine
-from detection.coco_json import read_json
-from engine.cli import run
-from engine.concurrency import Graphs, concurrent
-from engine.devices import autocast, precision_dtype, resolve_device
-from engine.files import write_json
-from engine.memory import keep_freed_memory
-from engine.timing import side_by_side
+from detection.data.coco_json import read_json
+from divdet.engine.cli import run
+from divdet.engine.concurrency import Graphs, concurrent
+from divdet.engine.devices import autocast, precision_dtype, resolve_device
+from divdet.engine.files import write_json
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.timing import side_by_side
 
 HERE = Path(__file__).parent
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from classification.backbones.resnet import DETECTION_INPUT
 from classification.ensemble import create_ensemble
 from classification.evaluation import FORM_DATASETS
-from classification.resnet import DETECTION_INPUT
-from detection.ssd import create_ssd
-from engine.cost import count_cost
+from detection.models.ssd import create_ssd
+from divdet.engine.cost import count_cost
 
 
 @dataclass(frozen=True)

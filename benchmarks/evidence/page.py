@@ -22,9 +22,9 @@ from matplotlib import pyplot
 
 from benchmarks.evidence.figures import Figures, Result, value
 from benchmarks.evidence.rows import METRIC, PROTOCOLS
-from detection.evaluation import METRICS
-from engine.cli import run
-from engine.files import make_folder
+from detection.evaluation.coco_metrics import METRICS
+from divdet.engine.cli import run
+from divdet.engine.files import make_folder
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from detection.annotations import CocoAnnotations, Columns
-from detection.evaluation import evaluate
-from detection.results import Results
+from detection.data.coco import CocoAnnotations, Columns
+from detection.data.coco_results import Results
+from detection.evaluation.coco_metrics import evaluate
 
 RESAMPLES = 400
 

@@ -133,7 +133,7 @@ _WIDE = (
     "--train.cot_warmup_epochs=10",
     *_FAST,
 )
-_COCO = ("--train.epochs=30", "--train.step_epochs=[20,25]", *_FAST)
+_COCO = ("--train.epochs=30", "--train.milestones=[20,25]", *_FAST)
 
 GPU = [
     *_divided("wrn16_8", "cifar10.npz", "cls/wrn16_8.yaml", *_CIFAR),

@@ -29,16 +29,16 @@ from benchmarks.evidence.networks import of_checkpoint
 from benchmarks.evidence.resampling import resampled_ap
 from benchmarks.evidence.rows import METRIC, PROTOCOLS, ROWS, Row
 from benchmarks.machine import machine
-from detection.annotations import load_annotations
-from detection.coco_json import read_json
-from detection.dataset import EvaluationImages, Normalize
+from detection.data.coco import load_annotations
+from detection.data.coco_json import read_json
+from detection.data.coco_results import load_results
+from detection.data.dataset import EvaluationImages, Normalize
 from detection.detector import Detector, to_pixels
-from detection.evaluation import CocoEvaluator
+from detection.evaluation.coco_metrics import CocoEvaluator
 from detection.fusion import ConfType
 from detection.postprocess import fuse, member_boxes
-from detection.results import load_results
-from engine.cli import run
-from engine.files import make_folder, write_json
+from divdet.engine.cli import run
+from divdet.engine.files import make_folder, write_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/evidence/results"

@@ -9,7 +9,7 @@ from classification.config import (
     ModelSettings,
     TrainClassification,
 )
-from engine.errors import UserError
+from divdet.engine.errors import UserError
 
 
 @pytest.mark.parametrize(

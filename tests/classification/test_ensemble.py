@@ -4,7 +4,7 @@ import torch
 
 from classification import combine, create_ensemble
 from classification.ensemble import cosine_similarity
-from engine.errors import UserError
+from divdet.engine.errors import UserError
 
 
 def test_members_are_independent() -> None:

@@ -15,8 +15,8 @@ from classification.ensemble import Ensemble
 from classification.evaluation import describe, evaluate, load_ensemble, measure
 from classification.probabilities import calibration_error, calibration_sums, error_sums, squared_error_terms
 from classification.training import train
-from engine import checkpoint
-from engine.errors import UserError
+from divdet.engine import checkpoint
+from divdet.engine.errors import UserError
 from tests.classification.generated import generated_images, write_folder, write_npz
 from tests.classification.recipes import recipe
 

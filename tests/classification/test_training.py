@@ -16,10 +16,10 @@ from classification.config import (
 from classification.ensemble import create_ensemble
 from classification.evaluation import INPUT, evaluate
 from classification.training import CoTraining, load_pretrained, train
-from engine import checkpoint
-from engine.cli import to_dict
-from engine.distributed import World
-from engine.errors import UserError
+from divdet.engine import checkpoint
+from divdet.engine.cli import to_dict
+from divdet.engine.distributed import World
+from divdet.engine.errors import UserError
 from tests.classification.generated import CLASSES, encoded, generated_images, write_folder, write_npz
 from tests.classification.recipes import recipe
 from tests.classification.stopping import train_until

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from detection.config import DataSettings
-from detection.synthetic import generate
+from detection.data.synthetic import generate
+from detection.training.config import DataSettings
 
 
 def shapes(folder: Path) -> DataSettings:

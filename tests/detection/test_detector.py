@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from detection import Detector, create_ssd
-from detection.config import EvaluateDetection, ModelSettings, TrainDetection
 from detection.detector import Detections
+from detection.evaluation.evaluate import checkpoint_defaults
 from detection.postprocess import PostprocessSettings
-from detection.scoring import checkpoint_defaults
-from engine.cli import to_dict
-from engine.errors import UserError
+from detection.training.config import EvaluateDetection, ModelSettings, TrainDetection
+from divdet.engine.cli import to_dict
+from divdet.engine.errors import UserError
 
 
 def test_damaged_descriptions_are_refused_naming_the_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from detection.images import IMAGE_SUFFIXES, find_images, read_image
-from engine.errors import UserError
+from divdet.engine.errors import UserError
 
 HEIGHT, WIDTH = 37, 53
 FORMATS = {"a.jpg": "JPEG", "a.png": "PNG", "a.webp": "WEBP", "a.bmp": "BMP", "a.tif": "TIFF", "a.gif": "GIF"}

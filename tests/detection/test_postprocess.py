@@ -16,12 +16,12 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_convert, nms
 
-from detection import _compiled
-from detection import _postprocess_kernel as kernel
 from detection import postprocess as module
 from detection.default_boxes import ssd300_default_boxes
+from detection.kernels import compiled as _compiled
+from detection.kernels import nms as kernel
 from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes, postprocess
-from engine.errors import UserError
+from divdet.engine.errors import UserError
 
 
 def released_outputs(seed: int) -> tuple[Tensor, Tensor]:

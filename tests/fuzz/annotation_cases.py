@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detection.annotations import CocoAnnotations, load_annotations
-from detection.augmentation import TrainingAugmentation
-from detection.config import DataSettings
-from detection.dataset import TrainingImages, collate, read_record
-from detection.evaluation import CocoEvaluator, evaluate, format_metrics
-from detection.results import Results as Detections
-from detection.results import load_results
+from detection.data.augmentation import TrainingAugmentation
+from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.coco_results import Results as Detections
+from detection.data.coco_results import load_results
+from detection.data.dataset import TrainingImages, collate, read_record
+from detection.evaluation.coco_metrics import CocoEvaluator, evaluate, format_metrics
+from detection.training.config import DataSettings
 from tests.fuzz.mutation import as_json, damaged, document
 
 GROUND_TRUTH: dict[str, Any] = {

@@ -22,16 +22,16 @@ from torch import Tensor
 import classification.training
 from classification.config import EvalDataSettings, EvaluateClassification, TrainClassification
 from classification.evaluation import checkpoint_data, evaluate
-from detection.config import EvaluateDetection, TrainDetection
 from detection.detector import Detector
-from detection.drawing import draw_boxes
-from detection.importing import ImportCheckpoint, import_checkpoint
-from detection.scoring import checkpoint_defaults
-from detection.ssd import create_ssd
-from engine import checkpoint
-from engine.cli import parse, to_dict
-from engine.files import write_json
-from engine.loop import _Training
+from detection.evaluation.evaluate import checkpoint_defaults
+from detection.models.released import ImportCheckpoint, import_checkpoint
+from detection.models.ssd import create_ssd
+from detection.training.config import EvaluateDetection, TrainDetection
+from detection.visual.drawing import draw_boxes
+from divdet.engine import checkpoint
+from divdet.engine.cli import parse, to_dict
+from divdet.engine.files import write_json
+from divdet.engine.loop import _Training
 from tests.fuzz.mutation import damaged, document, value
 from tests.fuzz.recipe_cases import classification_recipe, detection_recipe, train_without_steps, write_folders
 

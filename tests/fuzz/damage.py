@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from engine import checkpoint
-from engine.errors import UserError
+from divdet.engine import checkpoint
+from divdet.engine.errors import UserError
 
 KINDS = ("bit", "zeros", "cut", "twice", "lost", "swapped")
 

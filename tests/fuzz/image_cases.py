@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from classification.config import DataSettings
-from classification.datasets import default_image_size, load_training_images
-from classification.views import EvaluationViews, TrainingViews
-from detection.augmentation import to_input
+from classification.data.datasets import default_image_size, load_training_images
+from classification.data.views import EvaluationViews, TrainingViews
+from detection.data.augmentation import to_input
 from detection.images import read_image
 from tests.fuzz.mutation import TEXTS, damaged
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.errors import UserError
+from divdet.engine.errors import UserError
 
 HANG = 10.0  # seconds; what goes on for three times as long is stopped
 # What OpenCV's own libraries print of a damaged image, which no setting of theirs silences.

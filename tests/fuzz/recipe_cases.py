@@ -15,23 +15,23 @@ import torch
 import yaml
 
 import classification.training
-import detection.training
+import detection.training.train
 from classification.config import EvaluateClassification, TrainClassification
 from classification.evaluation import checkpoint_data
-from detection.config import Detect, EvaluateDetection, TrainDetection
 from detection.default_boxes import ssd300_default_boxes
+from detection.evaluation.evaluate import checkpoint_defaults, evaluate
 from detection.images import find_images
-from detection.importing import ImportCheckpoint
-from detection.loss import multibox_loss
+from detection.models.released import ImportCheckpoint
 from detection.postprocess import postprocess
-from detection.quickstart import Quickstart
-from detection.scoring import checkpoint_defaults, evaluate
-from detection.summary_command import Summary, print_summary
-from engine import cli
-from engine.cli import parse, to_yaml
-from engine.devices import resolve_device
-from engine.loop import _Training
-from engine.optimization import learning_rate
+from detection.training.config import Detect, EvaluateDetection, TrainDetection
+from detection.training.multibox_loss import multibox_loss
+from divdet.commands.quickstart import Quickstart
+from divdet.commands.summary import Summary, print_summary
+from divdet.engine import cli
+from divdet.engine.cli import parse, to_yaml
+from divdet.engine.devices import resolve_device
+from divdet.engine.loop import _Training
+from divdet.engine.optimization import learning_rate
 from tests.fuzz.annotation_cases import GROUND_TRUTH, RESULTS, compile_evaluation, write_images
 from tests.fuzz.image_cases import valid_images
 from tests.fuzz.mutation import DEEP, LONG, damaged, document, expanded, value
@@ -44,7 +44,8 @@ def classification_recipe(root: Path) -> dict[str, Any]:
         "data": {"dataset": "folder", "root": str(root / "classes"), "image_size": 16, "crop": "padded", "padding": 4}
         | {"flip": 0.5, "auto_augment": "rand", "rand_augment_operations": 1, "erasing": 0.5, "limit": 3},
         "train": {"epochs": 2, "batch_size": 2, "lr": 0.1, "warmup_epochs": 0.5, "cot_warmup_epochs": 1, "workers": 0}
-        | {"mixup": 0.2, "label_smoothing": 0.1, "ema": 0.9, "clip_gradient": 1.0, "accumulate": 2, "save_every": 1},
+        | {"mixup": 0.2, "label_smoothing": 0.1, "ema_decay": 0.9, "clip_gradient": 1.0, "accumulate": 2}
+        | {"save_every": 1},
         "output": str(root / "output"),
         "seed": 1,
         "device": "cpu",
@@ -57,8 +58,8 @@ def detection_recipe(root: Path) -> dict[str, Any]:
     return {
         "model": {"backbone": "resnet10_16", "members": 2},
         "data": sets | {"zoom_out": 0.5, "zoom_out_ratio": 2.0, "iou_crop": 0.5, "flip": 0.5, "photometric": False},
-        "train": {"epochs": 3, "batch_size": 2, "lr": 0.02, "schedule": "step", "step_epochs": [1, 2], "workers": 0}
-        | {"negative_ratio": 3.0, "cot_weight": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "precision": "float32"},
+        "train": {"epochs": 3, "batch_size": 2, "lr": 0.02, "schedule": "step", "milestones": [1, 2], "workers": 0}
+        | {"neg_to_pos_ratio": 3.0, "cot_weight": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "precision": "float32"},
         "postprocess": {"score_threshold": 0.1, "candidates_per_class": 20, "nms_iou": 0.45, "max_per_member": 30}
         | {"fusion_iou": 0.6, "fusion_skip": 0.0001, "fusion_conf": "avg"},
         "output": str(root / "output"),
@@ -100,7 +101,7 @@ def _settings_used(task: Any, loader: Any, settings: Any, *rest: Any) -> dict[st
         postprocess(deltas, logits, ssd300_default_boxes(), task.config.postprocess)
         classes = torch.zeros(1, 20, dtype=torch.int64)
         classes[0, 3] = 1
-        multibox_loss(deltas[:, :, :20], logits[:, :, :20], deltas[0, :, :20], classes, settings.negative_ratio)
+        multibox_loss(deltas[:, :, :20], logits[:, :, :20], deltas[0, :, :20], classes, settings.neg_to_pos_ratio)
     training.optimizer.step()
     training.average.update()
     training.folder.close()
@@ -109,7 +110,7 @@ def _settings_used(task: Any, loader: Any, settings: Any, *rest: Any) -> dict[st
 
 def train_without_steps(config: TrainClassification | TrainDetection) -> None:
     """The train tools, all but their steps."""
-    where = classification.training if isinstance(config, TrainClassification) else detection.training
+    where = classification.training if isinstance(config, TrainClassification) else detection.training.train
     with patch.object(where, "fit", _settings_used):
         where.train(config)
 
@@ -162,7 +163,7 @@ _FRAGMENTS = (
         "print_config: true",
         "help: true",
     ),
-    *("model: {class_path: subprocess.Popen, init_args: {args: [touch, owned]}}", "train: {step_epochs: [[1]]}"),
+    *("model: {class_path: subprocess.Popen, init_args: {args: [touch, owned]}}", "train: {milestones: [[1]]}"),
 )
 
 

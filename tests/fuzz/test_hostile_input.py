@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import UserError
+from divdet.engine.errors import UserError
 from tests.fuzz.judging import judge
 from tests.fuzz.kinds import KINDS
 

@@ -1,0 +1,255 @@
+"""The backbones by name, and the members that each is divided into."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from torch import nn
+
+from classification.backbones.densenet import DenseNetSpec
+from classification.backbones.dividing import check_members, divide_drop_probability, divide_growth_rate, divide_width
+from classification.backbones.efficientnet import EfficientNetSpec
+from classification.backbones.pyramidnet import PyramidNetSpec
+from classification.backbones.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
+from classification.backbones.shake_shake import ShakeShakeSpec
+from classification.backbones.timm_models import PREFIX, TimmSpec, timm_specs
+from classification.backbones.width_rules import resnet, resnext, se_resnet50, small, wide, wide_bottleneck
+from divdet.engine.errors import UserError
+
+
+class BackboneSpec(Protocol):
+    """What a family must offer for its networks to stand in ``BACKBONES``."""
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms it exists in: ``cifar``, ``imagenet``."""
+
+    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Module:
+        """One of S members. ``dropout`` is already divided."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The form of network that a data set takes, its number of classes, and the side of its images in pixels."""
+
+    form: str
+    num_classes: int
+    image_size: int
+
+
+DATASETS = {
+    "cifar10": Dataset("cifar", 10, 32),
+    "cifar100": Dataset("cifar", 100, 32),
+    "svhn": Dataset("cifar", 10, 32),
+    "imagenet": Dataset("imagenet", 1000, 224),
+}
+
+CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
+# Hu et al. 2018; the published CIFAR networks have a reduction of 4.
+SENET = {"reduction": 16, "ceil_pool": True}
+
+
+def small_resnet(blocks: int, width: int) -> ResNetSpec:
+    """Four stages of ``blocks`` basic blocks in both forms; ``width`` is that of the first."""
+    return ResNetSpec(BOTH, BasicBlock, (blocks,) * 4, small(width))
+
+
+def wrn(blocks: int, factor: int) -> ResNetSpec:
+    """WRN for CIFAR: three stages of ``blocks`` basic blocks."""
+    return ResNetSpec(CIFAR, BasicBlock, (blocks,) * 3, wide(factor))
+
+
+def resnext29(groups: int) -> ResNetSpec:
+    """ResNeXt-29 for CIFAR with 64 channels per group in the first stage."""
+    return ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(groups, per_group=64))
+
+
+@dataclass(frozen=True)
+class WidthSweep:
+    """Networks that differ only in width (Fig. 1). ``build`` takes the width, from ``smallest`` to ``largest``; an
+    integer if ``smallest`` is one.
+    """
+
+    build: Callable[..., BackboneSpec]
+    smallest: float
+    largest: float
+
+
+# Name with the width in brackets -> its networks. The largest has 1.4 billion parameters.
+WIDTH_SWEEPS = {
+    "resnet10_<w>": WidthSweep(partial(small_resnet, 1), 2, 512),
+    "resnet18_<w>": WidthSweep(partial(small_resnet, 2), 2, 512),
+    "wrn16_<k>": WidthSweep(partial(wrn, 2), 1, 50),
+    "wrn28_<k>": WidthSweep(partial(wrn, 4), 1, 50),
+    "wrn40_<k>": WidthSweep(partial(wrn, 6), 1, 50),
+    "resnext29_<c>x64d": WidthSweep(resnext29, 1, 256),
+    "efficientnet_w<factor>": WidthSweep(partial(EfficientNetSpec, depth=1.0), 0.1, 16.0),
+}
+
+BACKBONES: dict[str, BackboneSpec] = {
+    # Networks of the paper: form, block, blocks per stage, dividing rule
+    "resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), resnet(64, expansion=4, given={2: 44})),
+    "resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4)),
+    "resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4)),
+    "wrn16_8": wrn(2, 8),
+    "wrn28_10": wrn(4, 10),
+    "wrn40_10": wrn(6, 10),
+    "wrn50_2": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(2)),
+    "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(3)),
+    "resnext29_8x64d": resnext29(8),
+    "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, per_group=4)),
+    "se_resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4), {"reduction": 4}),
+    "se_resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4), {"reduction": 4}),
+    "se_resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), se_resnet50, SENET),
+    "se_resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, 4, stem_out=64), SENET),
+    "se_resnext101_64x4d_B": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, 4), SENET),
+    "senet154": ResNetSpec(IMAGENET, SENetBottleneck, (3, 8, 36, 3), resnext(64, 4), SENET | {"shortcut_kernel": 3}),
+    "densenet_bc_190": DenseNetSpec(31, partial(divide_growth_rate, 40)),
+    "pyramidnet272": PyramidNetSpec(30, alpha=200, drop_path=0.5),
+    "shake_shake26_2x96d": ShakeShakeSpec(4, lambda members: 64 if members == 2 else divide_width(96, members)),
+    # Tan and Le's coefficients of width and depth
+    "efficientnet_b0": EfficientNetSpec(1.0, 1.0),
+    "efficientnet_b1": EfficientNetSpec(1.0, 1.1),
+    "efficientnet_b2": EfficientNetSpec(1.1, 1.2),
+    "efficientnet_b3": EfficientNetSpec(1.2, 1.4),
+    "efficientnet_b4": EfficientNetSpec(1.4, 1.8),
+    "efficientnet_b5": EfficientNetSpec(1.6, 2.2),
+    "efficientnet_b6": EfficientNetSpec(1.8, 2.6),
+    "efficientnet_b7": EfficientNetSpec(2.0, 3.1),
+    # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, stem included
+    "resnet10_16": small_resnet(1, 16),
+    "resnet10_24": small_resnet(1, 24),
+    "resnet10_32": small_resnet(1, 32),
+    "resnet18_32": small_resnet(2, 32),
+    "resnet18_64": small_resnet(2, 64),
+}
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> UserError:
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    return UserError(
+        f"unknown {kind} {name!r}: " + (f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}")
+    )
+
+
+def find_dataset(name: str) -> Dataset:
+    """Raises UserError for a name that is not in ``DATASETS``."""
+    if name not in DATASETS:
+        raise _unknown("dataset", name, list(DATASETS))
+    return DATASETS[name]
+
+
+def find_backbone(name: str, form: str | None = None) -> BackboneSpec:
+    """The network of a name in ``BACKBONES``, or in ``WIDTH_SWEEPS`` with a number in place of the brackets.
+
+    Raises UserError for any other name (listing close ones), an impossible width, or a network without that form.
+    """
+    spec = BACKBONES.get(name) or _of_width(name)
+    if spec is None:
+        raise _unknown("backbone", name, [*BACKBONES, *WIDTH_SWEEPS])
+    if form is not None and form not in spec.forms:
+        others = ", ".join(other for other, s in BACKBONES.items() if form in s.forms)
+        raise UserError(f"{name} has no {form} form, only {spec.forms[0]}; those with {form} are: {others}")
+    return spec
+
+
+def _of_width(name: str) -> BackboneSpec | None:
+    for pattern, sweep in WIDTH_SWEEPS.items():
+        before, width, after = re.split("[<>]", pattern)
+        found = re.fullmatch(rf"{before}(-?[0-9]+(?:\.[0-9]+)?){after}", name)
+        if not found:
+            continue
+        number, whole = float(found[1]), isinstance(sweep.smallest, int)
+        if not sweep.smallest <= number <= sweep.largest or (whole and "." in found[1]):
+            kind = "a whole number" if whole else "a number"
+            raise UserError(
+                f"backbone {name}: {width} of {pattern} must be {kind} from {sweep.smallest:g} to {sweep.largest:g}"
+            )
+        return sweep.build(int(number) if whole else number)
+    return None
+
+
+def default_dataset(backbone: str) -> str:
+    """The data set that a network's cost is stated for: cifar100 if it has that form, else imagenet.
+
+    Raises UserError as `find_backbone` does.
+    """
+    small = not backbone.startswith(PREFIX) and "cifar" in find_backbone(backbone).forms
+    return "cifar100" if small else "imagenet"
+
+
+def member_specs(backbone: str, members: int, form: str) -> list[BackboneSpec]:
+    """What each of S members is built from: all from the network that is divided, or each from its model of timm.
+
+    Raises UserError as `find_backbone` and `classification.backbones.timm_models.timm_specs`.
+    """
+    check_members(members)
+    return timm_specs(backbone, members) if backbone.startswith(PREFIX) else [find_backbone(backbone, form)] * members
+
+
+def create_members(
+    backbone: str,
+    members: int,
+    num_classes: int,
+    dataset: str,
+    dropout: float = 0.0,
+    drop_path: float | None = None,
+    pretrained: bool = False,
+) -> nn.ModuleList:
+    """S independently initialised classifiers, each [N,3,H,W] -> logits [N,num_classes].
+
+    Args:
+        backbone: a name that `find_backbone` knows; or ``timm:<model>``, of which the members are undivided copies; or
+            ``timm:<model>,<model>,…``, one for each member.
+        members: S, at least 1.
+        dataset: a name of ``DATASETS``; picks stem and strides.
+        dropout: probability before the classifier in the large network; each member has dropout/√S.
+        drop_path: probability that the large network's last block is dropped (ShakeDrop, stochastic depth), divided
+            likewise; None takes the network's own.
+        pretrained: start timm's models from the weights that timm fetches: then copies begin alike.
+
+    Raises UserError for an unknown name, a form that the backbone lacks, an S that its rule does not allow, or weights
+    that cannot be fetched.
+    """
+    if num_classes < 1:
+        raise UserError(f"num_classes must be at least 1, not {num_classes}")
+    form = find_dataset(dataset).form
+    specs = _with_weights(member_specs(backbone, members, form), backbone, pretrained)
+    if drop_path is not None:
+        if not hasattr(specs[0], "drop_path"):
+            others = ", ".join(other for other, s in BACKBONES.items() if hasattr(s, "drop_path"))
+            raise UserError(f"{backbone} drops no blocks, so drop_path must stay unset; those that do are: {others}")
+        specs = [replace(spec, drop_path=drop_path) for spec in specs]
+    p = divide_drop_probability(dropout, members)
+    return nn.ModuleList(spec.build(members, form, num_classes, p) for spec in specs)
+
+
+def create_feature_extractors(backbone: str, members: int, pretrained: bool = False) -> nn.ModuleList:
+    """S independently initialised feature extractors of SSD300, each [N,3,300,300] -> [N,C,38,38].
+
+    ``from_classifier`` of each takes the weights that it shares with the classifier of the same name (of a built-in
+    one ``layer0`` … ``layer3``). Arguments and errors as `create_members`; UserError also for a backbone without an
+    ImageNet form or of another family than the residual networks and timm's.
+    """
+
+    def fits(spec: BackboneSpec) -> bool:
+        return isinstance(spec, ResNetSpec) and "imagenet" in spec.forms
+
+    if not backbone.startswith(PREFIX) and not fits(find_backbone(backbone)):
+        fit = [name for name, spec in BACKBONES.items() if fits(spec)]
+        raise UserError(f"{backbone} has no form for SSD300; those that have one are timm's and: {', '.join(fit)}")
+    specs = _with_weights(member_specs(backbone, members, "imagenet"), backbone, pretrained)
+    return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for spec in specs)
+
+
+def _with_weights(specs: list[BackboneSpec], backbone: str, pretrained: bool) -> list[BackboneSpec]:
+    if not pretrained:
+        return specs
+    if not isinstance(specs[0], TimmSpec):
+        raise UserError(f"pretrained is timm, but {backbone} is not one of its models: give a checkpoint, or nothing")
+    return [replace(spec, pretrained=True) for spec in specs]

@@ -1,0 +1,296 @@
+"""What the members see of an image: random views in training (paper, Sec. III-B a), one plain view in evaluation.
+
+Views are uint8 until they reach the network's device, where `normalize`, `erase` and `mixup` work on the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from classification.config import DataSettings, Interpolation
+from classification.data.datasets import IMAGENET_STATISTICS, STATISTICS, ImageSet, Statistics
+from divdet.engine.sampling import derived_seed
+
+SMALL = 64  # pixels up to which an image is cropped after padding, and takes the CIFAR form of a network
+EVALUATION_RESIZE = 1.15  # shorter side / centre crop, where training uses resized crops
+CROP_RATIO = (3 / 4, 4 / 3)
+POLICIES = {policy.value: policy for policy in v2.AutoAugmentPolicy}  # cifar10, imagenet, svhn
+_GRAY = [128, 128, 128]  # fill of the policies' geometric operations
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_NOTHING = (0, 0, 0, 0)
+
+
+class TrainingViews(Dataset):
+    """``views[key]`` -> uint8 [V,H,W,3], int64 [V,4], label: random views of an image, and for each view the rectangle
+    (top, left, height, width; height 0 for none) that `erase` sets to zero after normalization. Keys are those of an
+    ``EpochSampler``.
+
+    V is S, or 1 where all members see the same view. A view is a function of (seed, key, member) alone; the process's
+    random state is left as it was.
+
+    Args:
+        images: the training images.
+        settings: the augmentation.
+        size: H = W, in pixels.
+        members: S.
+    """
+
+    def __init__(self, images: ImageSet, settings: DataSettings, size: int, members: int, seed: int) -> None:
+        self.images, self.settings, self.size, self.seed = images, settings, size, seed
+        self.crop = crop_kind(settings, size)
+        self.views = members if settings.different_views else 1
+        self.interpolation, self.erased = settings.interpolation or "bicubic", tuple(settings.erased().values())
+        self.auto_augment = None
+        if settings.auto_augment == "rand":
+            self.auto_augment = RandAugment(
+                settings.rand_augment_operations,
+                settings.rand_augment_magnitude,
+                settings.rand_augment_levels,
+                fill=_GRAY,
+                deviation=settings.rand_augment_deviation,
+            )
+        elif settings.auto_augment != "none":
+            self.auto_augment = v2.AutoAugment(POLICIES[settings.auto_augment], fill=_GRAY)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        epoch, number = key
+        index = number % len(self)
+        image = self.images.read(index)
+        if self.crop != "resized":
+            image = centre_crop(image, self.size, 1.0, self.interpolation)
+        seeds = [derived_seed(self.seed, "views", epoch, number, member) for member in range(self.views)]
+        views, erased = zip(*(self._view(image, seed) for seed in seeds), strict=True)
+        return torch.from_numpy(np.stack(views)), torch.tensor(erased), int(self.images.labels[index])
+
+    def _view(self, image: np.ndarray, seed: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+        settings, random = self.settings, np.random.default_rng(seed)
+        if self.crop == "padded":
+            image = padded_crop(image, settings.padding, random)
+        elif self.crop == "resized":
+            image = resized_crop(image, self.size, settings.crop_area, self.interpolation, random)
+        if random.random() < settings.flip:
+            image = image[:, ::-1]
+        if self.auto_augment:
+            with _torch_seed(seed):
+                image = self.auto_augment(Image.fromarray(np.ascontiguousarray(image)))
+        erased = None
+        if random.random() < settings.erasing:
+            erased = random_rectangle(self.size, self.size, *self.erased, random)
+        return np.asarray(image), erased or _NOTHING
+
+
+class EvaluationViews(Dataset):
+    """``views[index]`` -> uint8 [H,W,3], label: the centre of the image, H = W = ``size``. See `centre_crop`."""
+
+    def __init__(self, images: ImageSet, size: int, resize: float, interpolation: Interpolation) -> None:
+        self.images, self.size, self.resize, self.interpolation = images, size, resize, interpolation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        view = centre_crop(self.images.read(index), self.size, self.resize, self.interpolation)
+        return torch.from_numpy(np.ascontiguousarray(view)), int(self.images.labels[index])
+
+
+def network_inputs(settings: DataSettings, size: int, statistics: Statistics | None = None) -> dict[str, Any]:
+    """A checkpoint's description of the network's inputs: ``settings`` with all defaults filled in.
+
+    Args:
+        settings: the data settings.
+        size: H = W, in pixels.
+        statistics: default mean and standard deviation; None takes the data set's.
+
+    Returns:
+        ``crop``, ``image_size``, ``eval_resize``, ``interpolation``, ``mean``, ``std`` (see `DataSettings`).
+    """
+    crop = crop_kind(settings, size)
+    mean, std = statistics or STATISTICS.get(settings.dataset, IMAGENET_STATISTICS)
+    return {
+        "crop": crop,
+        "image_size": size,
+        "eval_resize": settings.eval_resize or (EVALUATION_RESIZE if crop == "resized" else 1.0),
+        "interpolation": settings.interpolation or "bicubic",
+        "mean": settings.mean or list(mean),
+        "std": settings.std or list(std),
+    }
+
+
+def crop_kind(settings: DataSettings, size: int) -> str:
+    """``settings.crop``, with auto resolved by the size of the network's input."""
+    if settings.crop != "auto":
+        return settings.crop
+    return "padded" if size <= SMALL else "resized"
+
+
+def centre_crop(image: np.ndarray, size: int, resize: float, interpolation: Interpolation) -> np.ndarray:
+    """The centre [size,size,3] of an image [H,W,3] whose shorter side was resized to ``int(resize * size)``.
+
+    Rounds as torchvision's ``Resize`` and ``CenterCrop``; with ``area`` as earlier versions did, for the networks
+    trained with them.
+    """
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    if max(height, width) > 16 * shorter:  # what is cut off in the end would first be enlarged, to gigabytes
+        height, width = min(height, 16 * shorter), min(width, 16 * shorter)
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        image = image[top : top + height, left : left + width]
+    if interpolation == "area":
+        scale = size * resize / shorter
+        height, width = (max(round(side * scale), size) for side in (height, width))
+        top, left = (height - size) // 2, (width - size) // 2
+    else:
+        target = int(resize * size)
+        height, width = (int(target * side / shorter) for side in (height, width))
+        top, left = round((height - size) / 2), round((width - size) / 2)
+    if (height, width) != image.shape[:2]:
+        image = _resize(image, height, width, interpolation)
+    return image[top : top + size, left : left + size]
+
+
+def padded_crop(image: np.ndarray, padding: int, random: np.random.Generator) -> np.ndarray:
+    """A random part of the image's own size, after padding it with black on all sides."""
+    height, width = image.shape[:2]
+    top, left = random.integers(2 * padding + 1, size=2)
+    padded = np.zeros((height + 2 * padding, width + 2 * padding, 3), np.uint8)
+    padded[padding : padding + height, padding : padding + width] = image
+    return padded[top : top + height, left : left + width]
+
+
+def resized_crop(
+    image: np.ndarray,
+    size: int,
+    area: Sequence[float],
+    interpolation: Interpolation,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """A random crop of ``area`` (shares of the image) and aspect 3:4 to 4:3, resized to [size,size,3].
+
+    Where no draw fits, as in long images, it is the largest centre crop of such an aspect, as in torchvision.
+    """
+    height, width = image.shape[:2]
+    rectangle = random_rectangle(height, width, area, CROP_RATIO, random)
+    if rectangle is None:
+        h, w = min(height, round(width / CROP_RATIO[0])), min(width, round(height * CROP_RATIO[1]))
+        rectangle = (height - h) // 2, (width - w) // 2, h, w
+    top, left, h, w = rectangle
+    return _resize(image[top : top + h, left : left + w], size, size, interpolation)
+
+
+def random_rectangle(
+    height: int,
+    width: int,
+    area: Sequence[float],
+    ratio: Sequence[float],
+    random: np.random.Generator,
+) -> tuple[int, int, int, int] | None:
+    """Top, left, height, width of a random rectangle inside [height,width].
+
+    Its share of the area is uniform in ``area``, its height / width log-uniform in ``ratio``. None if none of ten draws
+    fits.
+    """
+    for _ in range(10):
+        pixels = height * width * random.uniform(*area)
+        sides = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        h, w = round(math.sqrt(pixels * sides)), round(math.sqrt(pixels / sides))
+        if 0 < h <= height and 0 < w <= width:
+            return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
+    return None
+
+
+class RandAugment(v2.RandAugment):
+    """torchvision's RandAugment with a magnitude drawn for each operation, from a normal distribution around
+    ``magnitude`` clipped to the scale (timm's ``mstd``). Strengths between two magnitudes are interpolated.
+    """
+
+    def __init__(self, *args: Any, deviation: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.deviation = deviation
+
+    def _get_random_item(self, dct: dict[str, Any]) -> tuple[str, tuple[Callable[..., Tensor | None], bool]]:
+        name, (strengths, signed) = super()._get_random_item(dct)
+        if not self.deviation:
+            return name, (strengths, signed)
+        drawn = float(torch.normal(float(self.magnitude), self.deviation, ()))
+        position = min(max(drawn, 0.0), self.num_magnitude_bins - 1.0)
+
+        def interpolated(*args: int) -> Tensor | None:
+            found = strengths(*args)
+            if found is None:
+                return None
+            strength = np.interp(position, range(len(found)), found.numpy())
+            return torch.full((len(found),), strength)  # the base class takes entry ``magnitude``
+
+        return name, (interpolated, signed)
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory: (pixel / 255 - mean) / std."""
+    return ((images / 255 - mean) / std).movedim(-1, -3)
+
+
+def erase(images: Tensor, rectangles: Tensor) -> Tensor:
+    """Sets a rectangle of each normalised image to zero, in place.
+
+    Args:
+        images: float [...,3,H,W].
+        rectangles: int [...,4]: top, left, height, width.
+
+    Returns:
+        ``images``.
+    """
+    top, left, height, width = rectangles[..., None].unbind(-2)  # each [...,1]
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+    in_rows, in_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
+    return images.masked_fill_((in_rows[..., None] & in_columns[..., None, :]).unsqueeze(-3), 0)
+
+
+def mixup(images: Tensor, labels: Tensor, num_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Mixes each image with its neighbour in the shuffled batch: one draw for the batch and all its views.
+
+    Args:
+        images: float [S,N,3,H,W] or [N,3,H,W].
+        labels: int64 [N].
+        alpha: of the Beta distribution of the mixing share, drawn from PyTorch's CPU generator.
+
+    Returns:
+        Mixed images, and class probabilities [N,C].
+    """
+    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    targets = F.one_hot(labels, num_classes).float()
+    return images.lerp(images.roll(1, -4), 1 - share), targets.lerp(targets.roll(1, 0), 1 - share)
+
+
+def _resize(image: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
+    if interpolation != "area":
+        return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+    shrinking = height * width < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+
+
+@contextmanager
+def _torch_seed(seed: int) -> Iterator[None]:
+    """Seeds the CPU generator, which torchvision draws from, and puts its state back: torch.manual_seed would take
+    longer than the transformation, since it also visits every other device.
+    """
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)

@@ -1,0 +1,116 @@
+"""COCO-format images as the network's inputs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, get_worker_info
+
+from detection.data.augmentation import MEAN, STD, TrainingAugmentation, to_input
+from detection.data.coco import CocoAnnotations, ImageRecord, clip_boxes
+from detection.images import read_image
+from divdet.engine.progress import progress
+from divdet.engine.sampling import derived_seed
+
+CACHE_BYTES = 4 * 2**30
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def read_record(record: ImageRecord) -> np.ndarray:
+    """The image of a record, ``[H, W, 3]`` uint8 RGB, in the pixel layout that its boxes assume."""
+    size = (record.width, record.height) if record.width and record.height else None
+    return read_image(record.path, size, record.upright)
+
+
+class TrainingImages(Dataset):
+    """Augmented training images, indexed by an ``EpochSampler``'s keys; crowds are left out of the targets.
+
+    Args:
+        annotations: the ground truth.
+        augmentation: makes a view of an image.
+        seed: of the run.
+        cache: keep decoded images in this process's memory, as many as fit into ``CACHE_BYTES``; prints how many.
+    """
+
+    def __init__(
+        self, annotations: CocoAnnotations, augmentation: TrainingAugmentation, seed: int, cache: bool
+    ) -> None:
+        self.records = annotations.images
+        self.augmentation = augmentation
+        self.seed = seed
+        self.cached: dict[int, np.ndarray] = {}
+        if cache:
+            self._fill_cache()
+
+    def _fill_cache(self) -> None:
+        room = CACHE_BYTES
+        for index, record in enumerate(progress(self.records, "caching images", unit="image")):
+            image = read_record(record)
+            room -= image.nbytes
+            if room < 0:
+                print(f"data.cache: the first {index} of {len(self)} images fill its {CACHE_BYTES / 2**30:g} GiB")
+                return
+            self.cached[index] = image
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, number = key
+        index = number % len(self)
+        record = self.records[index]
+        image = self.cached[index] if index in self.cached else read_record(record)
+        boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
+        kept = kept & ~record.crowd
+        seed = derived_seed(self.seed, "augmentation", epoch, number)
+        return self.augmentation(image, boxes[kept], record.labels[kept], seed)
+
+
+class EvaluationImages(Dataset):
+    """Images as inputs, in order: ``(input [300, 300, 3] uint8, width, height)``."""
+
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int, int]:
+        image = read_record(self.records[index])
+        return to_input(image), image.shape[1], image.shape[0]
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: images ``[N, V, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded with 0, labels ``[N, M]`` with -1."""
+    images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
+    count = max(len(labels) for _, _, labels in samples)
+    boxes = torch.zeros(len(samples), count, 4)
+    labels = torch.full((len(samples), count), -1, dtype=torch.int64)
+    for row, (_, own_boxes, own_labels) in enumerate(samples):
+        boxes[row, : len(own_labels)] = torch.from_numpy(own_boxes)
+        labels[row, : len(own_labels)] = torch.from_numpy(own_labels)
+    if get_worker_info() is not None:
+        # It is handed over through there. Where that is full, only an error that is raised here reaches the training.
+        for part in (images, boxes, labels):
+            part.share_memory_()
+    return images, boxes, labels
+
+
+class Normalize(nn.Module):
+    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory.
+
+    Both are buffers, so that a compiled or exported network has them on its device; checkpoints do not hold them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(STD), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Row by row: by pixel, torch would compute in steps of 3.
+        width = images.shape[-2]
+        mean, std = self.mean.repeat(width), self.std.repeat(width)
+        return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)

@@ -1,0 +1,52 @@
+"""What a detector with a divided backbone costs."""
+
+from typing import Any
+
+import torch
+
+from classification.backbones.cost import member_costs, per_member
+from classification.backbones.registry import member_specs
+from classification.backbones.resnet import DETECTION_INPUT
+from detection.models.ssd import create_ssd
+from divdet.engine.cost import count_cost
+from divdet.engine.errors import UserError
+
+
+def check_no_image_size(given: int | None) -> None:
+    """Raises UserError where a size of SSD300's images is asked for: it is part of the network."""
+    if given is not None:
+        raise UserError(f"--image_size is for --task cls: SSD300's images are {DETECTION_INPUT} pixels a side")
+
+
+def summarise(backbone: str, members: int, num_classes: int = 80) -> dict[str, Any]:
+    """Cost of SSD300 with S members on one 300 × 300 image, head outputs included, post-processing not.
+
+    Returns ``params``, of which ``params_per_member`` (one backbone; a list where the members differ) and
+    ``params_shared`` (extra layers, heads, adapters); ``gflops`` (the paper's convention), of which
+    ``gflops_members`` (all backbones) and ``gflops_shared`` (each member runs the shared layers); ``macs``;
+    ``torch_gflops`` (by torch's counter); where members differ in channels, ``params_adapters`` too. No weight is
+    allocated.
+
+    Raises:
+        UserError: as ``create_ssd``.
+    """
+    shape = (1, 3, DETECTION_INPUT, DETECTION_INPUT)
+    with torch.device("meta"):
+        model = create_ssd(backbone, members, num_classes)
+    whole = count_cost(model, shape)
+    specs = member_specs(backbone, members, "imagenet")
+    costs = member_costs(specs, lambda index: count_cost(model.members[index], shape))
+    in_members = sum(cost.gflops for cost in costs)
+    found = {
+        "params": whole.params,
+        "params_per_member": per_member(costs),
+        "params_shared": whole.params - sum(cost.params for cost in costs),
+        "gflops": whole.gflops,
+        "gflops_members": in_members,
+        "gflops_shared": whole.gflops - in_members,
+        "macs": whole.macs,
+        "torch_gflops": whole.torch_gflops,
+    }
+    if model.adapters is not None:
+        found["params_adapters"] = sum(p.numel() for p in model.adapters.parameters())
+    return found

@@ -1,0 +1,144 @@
+"""SSD300 on S backbones: one member each, extra layers and heads shared (paper, Sec. V and Fig. 7)."""
+
+import torch
+from torch import Tensor, nn
+
+from classification.backbones.registry import create_feature_extractors
+from detection.default_boxes import BOXES_PER_CELL
+from divdet.engine.concurrency import Runner
+from divdet.engine.distributed import present
+
+_CHANNELS = 1024  # of the paper's backbones
+# Inner and output channels of the five extra blocks behind a backbone of that many channels.
+_EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256))
+
+
+class SSD(nn.Module):
+    """S backbones under shared extra layers and heads.
+
+    The members' feature maps are stacked along the batch before the shared layers, which therefore run once: in
+    training their batch normalisation takes its statistics over all members' features together and updates its
+    running statistics once a step. So training normalises as evaluation does, by one set of statistics for all
+    members; the released code runs the shared layers member by member, normalising each by its own statistics in
+    training but all by their mixture in evaluation. With evaluation statistics both compute the same. The gradient
+    of a shared weight is the sum over the members' losses, as in the released code.
+
+    Attributes:
+        concurrent: runs ``branches()`` at once in evaluation mode (see ``divdet.engine.concurrency``).
+
+    Args:
+        members: S backbones, ``[N, 3, 300, 300] -> [N, C, 38, 38]`` each, with ``out_channels``. Where
+            they differ in C, each gets a 1×1 convolution to the largest.
+        num_classes: foreground classes; the class logits have one more, background at index 0.
+    """
+
+    def __init__(self, members: nn.ModuleList, num_classes: int) -> None:
+        super().__init__()
+        self.members = members
+        self.num_classes = num_classes
+        self.concurrent: Runner | None = None
+        own = [member.out_channels[-1] for member in members]
+        channels = [max(own)]
+        # Members that differ in channels come to the widest one's.
+        self.adapters = nn.ModuleList(nn.Conv2d(c, max(own), 1) for c in own) if len(set(own)) > 1 else None
+        self.extras = nn.ModuleList()
+        for level, (inner, outer) in enumerate(_EXTRA_CHANNELS):
+            scaled = [_scale(width, channels[0]) for width in (inner, outer)]
+            self.extras.append(_extra_block(channels[-1], *scaled, strided=level < 3))
+            channels.append(scaled[1])
+        levels = list(zip(channels, BOXES_PER_CELL, strict=True))
+        self.loc = nn.ModuleList(nn.Conv2d(c, 4 * a, 3, padding=1) for c, a in levels)
+        self.conf = nn.ModuleList(nn.Conv2d(c, (num_classes + 1) * a, 3, padding=1) for c, a in levels)
+        for layer in self.extras.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight)
+        for head in (*self.loc, *self.conf):
+            if channels[0] >= _CHANNELS:
+                nn.init.xavier_uniform_(head.weight)
+            else:  # Behind few channels Xavier starts at several times the loss.
+                nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw head outputs of every member.
+
+        Args:
+            images: ``[N, 3, 300, 300]``, normalised, which every member sees; or ``[S, N, 3, 300, 300]``, each its own.
+
+        Returns:
+            Box deltas ``[S, N, 8732, 4]`` and class logits ``[S, N, 8732, num_classes + 1]``; boxes in the order of
+            ``ssd300_default_boxes``. Where other members are `Elsewhere`, of those that are here.
+        """
+        views = images if images.dim() == 5 else [images] * len(self.members)
+        if self.concurrent is not None and not self.training:
+            return self.concurrent(list(views))
+        features = {number: member(views[number]) for number, member in present(self.members)}
+        if self.adapters is not None:
+            features = {number: self.adapters[number](x) for number, x in features.items()}
+        shape = (len(features), views[0].shape[0])  # not len(): an exported graph holds it open
+        deltas, logits = _heads(torch.cat(list(features.values())), self.extras, self.loc, self.conf)
+        return deltas.unflatten(0, shape), logits.unflatten(0, shape)
+
+    def branches(self) -> list[nn.Module]:
+        """For each member its backbone, adapter, and the shared layers: a view -> its deltas and logits ``[N, …]``."""
+        return [_Branch(self, number) for number in range(len(self.members))]
+
+
+class _Branch(nn.Module):
+    def __init__(self, ssd: SSD, number: int) -> None:
+        super().__init__()
+        self.member = ssd.members[number]
+        self.adapter = ssd.adapters[number] if ssd.adapters is not None else nn.Identity()
+        self.extras, self.loc, self.conf = ssd.extras, ssd.loc, ssd.conf
+
+    def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        return _heads(self.adapter(self.member(view)), self.extras, self.loc, self.conf)
+
+
+def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretrained: bool = False) -> SSD:
+    """SSD300 on a divided backbone, with fresh weights.
+
+    Args:
+        backbone: a name of ``classification.backbones.registry`` that exists with the ImageNet stem; ``timm:<model>``,
+            of which the members are undivided copies; or ``timm:<model>,<model>,…``, one for each member.
+        members: S, the number of networks that the backbone is divided into.
+        num_classes: foreground classes.
+        pretrained: start timm's backbones from the weights that timm fetches.
+
+    Raises:
+        UserError: for an unknown backbone, a division that its rule does not allow, or weights that cannot be fetched.
+    """
+    return SSD(create_feature_extractors(backbone, members, pretrained), num_classes)
+
+
+def _scale(width: int, channels: int) -> int:
+    # The paper's widths behind 1024 channels; behind a smaller backbone the shared layers shrink with it.
+    return width if channels >= _CHANNELS else max(32, -(-width * channels // _CHANNELS // 8) * 8)
+
+
+def _extra_block(channels: int, inner: int, outer: int, strided: bool) -> nn.Sequential:
+    size = {"stride": 2, "padding": 1} if strided else {}
+    return nn.Sequential(
+        nn.Conv2d(channels, inner, 1, bias=False),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inner, outer, 3, bias=False, **size),
+        nn.BatchNorm2d(outer),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _heads(features: Tensor, extras: nn.ModuleList, loc: nn.ModuleList, conf: nn.ModuleList) -> tuple[Tensor, Tensor]:
+    """Deltas ``[N, 8732, 4]`` and logits ``[N, 8732, num_classes + 1]`` of features ``[N, C, 38, 38]``."""
+    levels = [features]
+    for extra in extras:
+        levels.append(extra(levels[-1]))
+    classes = conf[0].out_channels // BOXES_PER_CELL[0]
+    deltas = [_per_box(head(level), 4) for head, level in zip(loc, levels, strict=True)]
+    logits = [_per_box(head(level), classes) for head, level in zip(conf, levels, strict=True)]
+    return torch.cat(deltas, dim=1), torch.cat(logits, dim=1)
+
+
+def _per_box(output: Tensor, values: int) -> Tensor:
+    # A head's channels are (value, box shape), value outermost, as in the released checkpoints.
+    return output.unflatten(1, (values, -1)).permute(0, 2, 3, 4, 1).flatten(1, 3)

@@ -1,0 +1,72 @@
+"""The multibox loss of S members (Liu et al. 2016, Eq. 1 to 3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from classification.losses import js_divergence
+from detection.training.matcher import rows_of
+
+
+def multibox_loss(
+    deltas: Tensor,
+    logits: Tensor,
+    target_deltas: Tensor,
+    target_classes: Tensor,
+    neg_to_pos_ratio: float = 3.0,
+    cot_weight: float | None = None,
+) -> dict[str, Tensor]:
+    """Localisation plus classification, per image over its positives, mean over the batch, sum over members.
+
+    Localisation is smooth L1 (β 1) at positives. Classification is cross-entropy at positives and at the
+    ``neg_to_pos_ratio`` × positives hardest negatives of the image. Both are divided by the image's number of
+    positives, as in the released code (torchvision divides by the batch's positives: learning rates do not transfer).
+    An image without objects supervises as though it had one positive: its ``neg_to_pos_ratio`` hardest negatives,
+    divided by one (the released code ignores such images). All is computed in float32, and nothing waits for a GPU.
+
+    Args:
+        deltas: ``[S, N, A, 4]``.
+        logits: ``[S, N, A, C + 1]``, background at index 0.
+        target_deltas: ``[N, A, 4]``.
+        target_classes: ``[N, A]``, 0 background.
+        neg_to_pos_ratio: mined negatives per positive.
+        cot_weight: λ of the members' Jensen-Shannon divergence (Eq. 8), which the paper has for classifiers only: at
+            each default box that is positive or that any member mined, divided as the classification loss is. None
+            leaves it out.
+
+    Returns:
+        Scalars ``loss`` (to be differentiated), ``localisation`` and ``classification``, sums over the members, and
+        ``cot`` (without λ) where there is a λ.
+    """
+    members, images, anchors, _ = logits.shape
+    positive = target_classes > 0
+    positives = positive.sum(dim=1).clamp(min=1)
+    weight = 1.0 / (positives * images)
+
+    share = (positive * weight[:, None]).flatten()  # [N * A], of the loss; 0 at what does not count
+    rows = rows_of(positive)
+    found, wanted_deltas = deltas.flatten(1, 2)[:, rows].float(), target_deltas.flatten(0, 1)[rows].float()
+    distance = F.smooth_l1_loss(found, wanted_deltas.expand_as(found), reduction="none")
+    localisation = (distance.sum(-1) * share[rows]).sum()
+
+    values = logits.detach().float()
+    background = (values.logsumexp(-1) - values[..., 0]).masked_fill(positive, -torch.inf).flatten(0, 1)  # [S * N, A]
+    wanted = (neg_to_pos_ratio * positives).long().clamp(max=anchors).repeat(members)
+    most = int(wanted.max()) if wanted.device.type == "cpu" else anchors
+    hardest = background.topk(most, dim=1).indices
+    mined = torch.zeros_like(background, dtype=torch.bool)
+    mined.scatter_(1, hardest, torch.arange(most, device=logits.device) < wanted[:, None])
+    used = mined.unflatten(0, (members, images)) & ~positive | positive  # [S, N, A]
+    rows = rows_of(used)
+    share = (used * weight[:, None]).flatten()
+    classes = target_classes.expand_as(used).flatten()
+    entropy = F.cross_entropy(logits.flatten(0, 2)[rows].float(), classes[rows], reduction="none")
+    classification = (entropy * share[rows]).sum()
+    losses = {"loss": localisation + classification, "localisation": localisation, "classification": classification}
+    if cot_weight is None:
+        return losses
+    used_by_any = used.any(dim=0)
+    rows = rows_of(used_by_any)
+    share = (used_by_any * weight[:, None]).flatten()
+    cot = (js_divergence(logits.flatten(1, 2)[:, rows]) * share[rows]).sum()
+    return losses | {"loss": losses["loss"] + cot_weight * cot, "cot": cot}

@@ -1,0 +1,183 @@
+"""Training of SSD300 with S members."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classification.backbones.timm_models import check_copies_differ
+from classification.losses import cot_weight_at
+from detection.data.augmentation import TrainingAugmentation
+from detection.data.coco import CocoAnnotations, check_same_categories
+from detection.data.coco_json import category_name
+from detection.data.dataset import Normalize, TrainingImages, collate
+from detection.data.fingerprint import fingerprint
+from detection.detector import Detector
+from detection.evaluation.evaluate import read_annotations, read_ground_truth, score
+from detection.models.ssd import SSD, create_ssd
+from detection.training.config import TrainDetection
+from detection.training.matcher import Matcher
+from detection.training.multibox_loss import multibox_loss
+from divdet.engine import checkpoint
+from divdet.engine.class_rows import match_classes, take_rows
+from divdet.engine.devices import resolve_precision
+from divdet.engine.distributed import World, keep_own, processes
+from divdet.engine.errors import UserError
+from divdet.engine.loop import fit, training_loader
+from divdet.engine.run_folder import RunFolder
+from divdet.engine.sampling import derived_seed
+
+
+class DetectionTask:
+    """What the training loop needs of detection (see ``divdet.engine.task.Task``)."""
+
+    def __init__(
+        self,
+        config: TrainDetection,
+        detector: Detector,
+        training: CocoAnnotations,
+        ground_truth: CocoAnnotations,
+        meta: dict[str, Any],
+        world: World,
+    ) -> None:
+        self.config, self.detector, self.ground_truth, self.meta = config, detector, ground_truth, meta
+        self.training, self.world = training, world
+        self.best_metric = None if ground_truth.truth.crowd.all() else "AP"
+        self.model = self.network = detector.model
+        self.weight_decay = config.train.weight_decay
+        self.matcher = Matcher(detector.default_boxes)
+        self.normalize = Normalize().to(detector.device)
+
+    def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
+        """The multibox loss of a batch of ``collate``."""
+        images, boxes, labels = (part.to(self.detector.device, non_blocking=True) for part in batch)
+        views = self.normalize(images.transpose(0, 1).contiguous())
+        self.world.reseed()
+        outputs = self.network(views if len(views) > 1 else views[0])
+        settings, targets = self.config.train, self.matcher(boxes, labels)
+        if settings.cot_weight and len(self.model.members) > 1:
+            weight = cot_weight_at(epoch, settings.cot_weight, settings.cot_warmup_epochs)
+            outputs = [self.world.gather_members(output) for output in outputs]
+            return multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio, weight)
+        own = multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio)
+        if self.world.members == 1:
+            return own
+        total = self.world.gather_members(torch.stack(list(own.values()))[None]).sum(0)
+        return dict(zip(own, total, strict=True))
+
+    def evaluate(self) -> dict[str, Any]:
+        """The 12 COCO numbers of the fused boxes, and each member's AP."""
+        self.model.eval()
+        settings = self.config.train
+        metrics, _ = score(self.detector, self.ground_truth, settings.batch_size, settings.workers, self.world)
+        members = {f"AP_member{i + 1}": member["AP"] for i, member in enumerate(metrics["members"])}
+        return {name: value for name, value in metrics.items() if isinstance(value, float)} | members
+
+    def name(self, index: int) -> str:
+        """What a user calls a training image."""
+        return str(self.training.images[index].path)
+
+
+def load_pretrained(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:
+    """Starts ``model`` from a checkpoint, member by member.
+
+    From a classifier everything but the last stage and the classifier is loaded. From a detector everything is loaded,
+    the class heads by class name: classes that the checkpoint does not have start with fresh weights.
+
+    Args:
+        model: the network, with fresh weights.
+        path: the checkpoint.
+        backbone: ``model.backbone``.
+        names: class names by label.
+
+    Raises:
+        UserError: for another backbone or number of members, or any missing or mismatched weight.
+    """
+    saved = checkpoint.load(path)
+    for key, own in (("backbone", backbone), ("members", len(model.members))):
+        try:
+            trained = saved["config"]["model"][key]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: does not say its model.{key}; use another checkpoint") from error
+        if trained != own:
+            raise UserError(f"{path}: was trained with model.{key} = {trained}, not {own}; set model.{key} to match")
+    if saved["kind"] == "detection":
+        checkpoint.load_weights(model, _with_own_classes(model, saved, path, names), path)
+        return
+    for number, member in enumerate(model.members):
+        prefix = f"members.{number}."
+        weights = {key.removeprefix(prefix): value for key, value in saved["model"].items() if key.startswith(prefix)}
+        checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number + 1})")
+
+
+def _with_own_classes(model: SSD, saved: dict[str, Any], path: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """A detector checkpoint's weights, with class heads for ``names``."""
+    try:
+        names_there = [str(category["name"]) for category in saved["meta"]["categories"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: does not say its categories ({error!r}); use another checkpoint") from error
+    known = [category_name(name) or name for name in names_there]  # as annotations are read
+    own, weights = model.state_dict(), saved["model"]
+    # A head's channels are (class, box shape), with the background as class 0: see detection.models.ssd.
+    heads = {key: own[key].unflatten(0, (len(names) + 1, -1)) for key in own if key.startswith("conf.")}
+    expected = {key: rows[:1].expand(len(known) + 1, *rows.shape[1:]).flatten(0, 1) for key, rows in heads.items()}
+    checkpoint.check_weights(own | expected, weights, path)
+    pairs = [(0, 0), *((new + 1, old + 1) for new, old in match_classes(names, known, path))]
+    saved_heads = {key: weights[key].unflatten(0, (len(known) + 1, -1)) for key in heads}
+    return weights | {key: take_rows(rows, saved_heads[key], pairs).flatten(0, 1) for key, rows in heads.items()}
+
+
+def train(config: TrainDetection) -> dict[str, Any]:
+    """Trains a detector; returns the last epoch's metrics. ``divdet.engine.run_folder`` describes the run's folder."""
+    with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
+        return _train(config, world, device)
+
+
+def _train(config: TrainDetection, world: World, device: torch.device) -> dict[str, Any]:
+    if config.model.members * config.train.batch_size < 2:
+        raise UserError("train.batch_size is 1 with one member: batch normalisation needs at least 2 images a step")
+    precision = resolve_precision(config.train.precision, device, training=True)
+    config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
+    data = config.data
+    keys = ("data.train_annotations", "data.train_images")
+    training = read_annotations(data.train_annotations, data.train_images, *keys, data.orientation)
+    ground_truth = read_ground_truth(data)
+    check_same_categories(training.category_ids, training.names, ground_truth)
+    if all(record.crowd.all() for record in training.images):
+        raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
+    print(f"training on {data.train_annotations}: {training.describe()}")
+    print(f"evaluating on {data.val_annotations}: {ground_truth.describe()}")
+    if ground_truth.truth.crowd.all():
+        print(f"note: {data.val_annotations} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
+
+    categories = zip(training.category_ids, training.names, strict=True)
+    meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
+    # The first process alone compares and saves it.
+    prints = {}
+    if world.is_main_process:
+        prints = {"training": fingerprint(training), "validation": fingerprint(ground_truth)}
+    folder = RunFolder(config, "detection", meta, prints)
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    fetched = config.model.pretrained == "timm" and not folder.resumed
+    if fetched:
+        check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
+    model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
+    if config.model.pretrained not in (None, "timm") and not folder.resumed:
+        load_pretrained(model, config.model.pretrained, config.model.backbone, training.names)
+    if config.train.cot_weight and config.model.members == 1:
+        print("note: train.cot_weight does nothing with one member")
+    start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
+    if folder.resumed:
+        start = "as resumed"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
+    keep_own(model.members, world)
+    if model.adapters is not None:
+        keep_own(model.adapters, world)
+    detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
+    task = DetectionTask(config, detector, training, ground_truth, meta, world)
+    images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)
+    loader = training_loader(images, config.train, config.seed, device, world, collate_fn=collate)
+    return fit(task, loader, config.train, folder, device, world)

@@ -1,0 +1,269 @@
+"""The benchmark command: a Table VIII and Fig. 5 of the paper for any backbone and S, on the machine at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from classification.backbones.cost import choose_image_size
+from classification.backbones.registry import BACKBONES, default_dataset, find_dataset
+from classification.backbones.resnet import DETECTION_INPUT
+from classification.backbones.timm_models import output_shape
+from classification.ensemble import create_ensemble
+from detection.default_boxes import ssd300_default_boxes
+from detection.models.cost import check_no_image_size
+from detection.models.ssd import create_ssd
+from detection.postprocess import PostprocessSettings, postprocess
+from divdet.commands.benchmark_table import POSTPROCESSED, Row, describe, draw
+from divdet.engine.concurrency import Concurrency, Graphs, concurrent, threads_of
+from divdet.engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
+from divdet.engine.errors import UserError
+from divdet.engine.files import make_folder, write_json
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.timing import side_by_side
+
+# Scores above the threshold, of each member on an image: no fewer than a trained detector has.
+CANDIDATES = 1000
+
+
+@dataclass
+class Benchmark:
+    """Times one large network, its S members in sequence, and its members at once, with random weights.
+
+    Attributes:
+        task: cls or det.
+        backbone: name of the backbone before dividing.
+        members: S.
+        dataset: cifar10, cifar100, svhn or imagenet (cls; default cifar100 where the backbone has that form); coco, or
+            the number of foreground classes (det).
+        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
+        concurrency: what is timed beside the members in sequence: streams, graph, devices or threads; default: all that
+            this machine has.
+        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
+        batch_sizes: images at a time, separated by commas; default 1,8,32,100 on a GPU and 1,8 on a CPU.
+        rounds: every way is timed once in each, so that a machine's drift meets all; at least 2.
+        seconds: about how long one way runs in a round; at least one call.
+        precision: auto (float32), float32, bf16 or fp16 (mixed precision by autocast).
+        json: print one JSON object.
+        output: folder for benchmark.json and, with matplotlib, benchmark.png; default: write nothing.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of weights and images.
+    """
+
+    task: Literal["cls", "det"] = "cls"
+    backbone: str | None = None
+    members: int = 2
+    dataset: str | None = None
+    image_size: int | None = None
+    concurrency: Concurrency | None = None
+    devices: str | None = None
+    batch_sizes: str | None = None
+    rounds: int = 5
+    seconds: float = 0.3
+    precision: Precision = "auto"
+    json: bool = False
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise UserError(f"members is {self.members}: choose at least 2; the network of one is timed beside them")
+        if self.rounds < 2:
+            raise UserError(f"rounds is {self.rounds}: choose at least 2")
+        if not 0 < self.seconds < 3600:
+            raise UserError(f"seconds is {self.seconds}: choose more than 0 and less than 3600")
+
+
+def print_benchmark(config: Benchmark) -> None:
+    """Prints the table, or JSON, and writes them where ``output`` is given.
+
+    Raises:
+        UserError: for an unknown name, a division that the backbone's rule does not allow, a bad image size, or a mode
+            of concurrency that this machine lacks.
+    """
+    device = use_device(config.device)
+    keep_freed_memory()
+    if device.type == "cpu" and (load := os.getloadavg()[0]) > 0.5 * _cores():
+        print(
+            f"note: a load of {load:.1f} on {_cores()} cores: beside other programs, times and ratios are far off",
+            file=sys.stderr,
+        )
+    sizes = _batch_sizes(config, device)
+    if config.precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16: is for a GPU; on a CPU use float32 or bf16")
+    torch.manual_seed(config.seed)
+    single, divided = (_network(config, members, device) for members in (1, config.members))
+    runners, missing = _runners(config, divided, device)
+    folder = make_folder(config.output) if config.output else None  # before the time is spent
+    rows = [row for size in sizes for row in _time(config, single, divided, runners, size, device)]
+    found = {
+        "task": config.task,
+        "backbone": config.backbone,
+        "members": config.members,
+        "image_size": _image_size(config),
+        "precision": resolve_precision(config.precision, device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cores()} CPU cores",
+        "torch": torch.__version__,
+        "rows": [asdict(row) for row in rows],
+        "missing": missing,
+    }
+    print(json.dumps(found) if config.json else describe(found))
+    if folder:
+        write_json(found, folder / "benchmark.json")
+        draw(found, folder / "benchmark.png")
+
+
+def _cores() -> int:
+    return torch.get_num_threads() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0))
+
+
+def _batch_sizes(config: Benchmark, device: torch.device) -> list[int]:
+    listed = config.batch_sizes or ("1,8,32,100" if device.type == "cuda" else "1,8")
+    words = [word.strip() for word in listed.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise UserError(f"--batch_sizes {listed}: give numbers of images from 1, separated by commas")
+    return list(dict.fromkeys(int(word) for word in words))
+
+
+def _network(config: Benchmark, members: int, device: torch.device) -> nn.Module:
+    if not config.backbone:
+        raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
+    size = _image_size(config)
+    if config.task == "det":
+        network = create_ssd(config.backbone, members, _foreground(config.dataset))
+    else:
+        dataset = find_dataset(_dataset(config))
+        network = create_ensemble(config.backbone, members, dataset.num_classes, _dataset(config))
+        output_shape(network, config.backbone, size)
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    if config.task == "det":
+        _find_candidates(network, torch.randn(1, 3, size, size, device=device))
+    return network
+
+
+def _foreground(dataset: str | None) -> int:
+    if dataset in (None, "coco"):
+        return 80
+    if dataset.isascii() and dataset.isdigit() and int(dataset):
+        return int(dataset)
+    raise UserError(f"--dataset {dataset}: give coco or the number of foreground classes")
+
+
+def _dataset(config: Benchmark) -> str:
+    return config.dataset or default_dataset(config.backbone)
+
+
+def _image_size(config: Benchmark) -> int:
+    if config.task == "det":
+        check_no_image_size(config.image_size)
+        return DETECTION_INPUT
+    return choose_image_size(config.image_size, find_dataset(_dataset(config)))
+
+
+@torch.inference_mode()
+def _find_candidates(network: nn.Module, image: Tensor) -> None:
+    """Sets the class heads so that each member has about ``CANDIDATES`` scores above the threshold, not none or all."""
+    _, logits = network(image)
+    scale = 3 / logits.std().clamp(min=1e-12)
+    values, background = logits * scale, logits.new_zeros(logits.shape[-1])
+    low, high = 0.0, 60.0
+    for _ in range(20):
+        background[0] = (low + high) / 2
+        scores = (values + background).softmax(-1)[..., 1:]
+        many = (scores > PostprocessSettings().score_threshold).sum() > CANDIDATES * len(logits)
+        low, high = (float(background[0]), high) if many else (low, float(background[0]))
+    for head in network.conf:
+        shapes = head.out_channels // (network.num_classes + 1)
+        head.weight *= scale
+        head.bias *= scale
+        head.bias[:shapes] += background[0]  # channels are (class, box shape)
+
+
+def _runners(
+    config: Benchmark, network: nn.Module, device: torch.device
+) -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
+    """What runs the members at once, by name, and why the other modes cannot."""
+    runners, missing = {}, {}
+    for how in get_args(Concurrency)[1:] if config.concurrency is None else (config.concurrency,):
+        if how == "sequential":
+            continue
+        devices = config.devices if how == "devices" else None
+        try:
+            runners[how] = concurrent(network.branches(), how, devices, device)
+        except UserError as error:
+            if config.concurrency:
+                raise
+            missing[how] = str(error)
+    if config.devices and "devices" not in runners:
+        raise UserError(missing.get("devices", f"--devices {config.devices}: is for --concurrency devices"))
+    return runners, missing
+
+
+def _time(
+    config: Benchmark,
+    single: nn.Module,
+    divided: nn.Module,
+    runners: dict[str, Callable[..., Any]],
+    size: int,
+    device: torch.device,
+) -> list[Row]:
+    side = _image_size(config)
+    images = torch.randn(size, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    dtype = precision_dtype(config.precision, device)
+    default_boxes, settings = ssd300_default_boxes().to(device), PostprocessSettings()
+
+    def call(network: nn.Module, runner: Callable[..., Any] | None, boxes: bool = False) -> Any:
+        network.concurrent = runner
+        with torch.inference_mode(), autocast(dtype, device):
+            outputs = network(images)
+        if boxes:
+            return postprocess(*outputs, default_boxes, settings)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return outputs
+
+    calls: dict[str, tuple[nn.Module, Callable[..., Any] | None]] = {"single network": (single, None)}
+    calls |= {"members in sequence": (divided, None)}
+    if "graph" in runners:  # what a graph brings without anything running at once
+        calls |= {"single network, graph": (single, Graphs(single.branches(), device, parallel=False))}
+        calls |= {"members in sequence, graph": (divided, Graphs(divided.branches(), device, parallel=False))}
+    calls |= {f"members at once, {how}": (divided, runner) for how, runner in runners.items()}
+    differences = {}
+    for name, (network, runner) in calls.items():
+        if network is divided:
+            with threads_of(runner):
+                wanted = call(divided, None)
+            differences[name] = _difference(name, call(network, runner), wanted, strict=device.type == "cpu")
+    rows = []
+    for suffix, boxes in [("", False), (POSTPROCESSED, True)] if config.task == "det" else [("", False)]:
+        ways = {name: lambda one=one, boxes=boxes: call(*one, boxes) for name, one in calls.items()}
+        timings = side_by_side(ways, "members in sequence", config.rounds, config.seconds)
+        rows += [
+            Row(
+                timing.name + suffix,
+                size,
+                timing.median,
+                1000 * size / timing.median,
+                timing.ratio,
+                differences.get(timing.name),
+            )
+            for timing in timings
+        ]
+    return rows
+
+
+def _difference(name: str, found: Any, wanted: Any, strict: bool) -> float:
+    pairs = [(found, wanted)] if isinstance(wanted, Tensor) else list(zip(found, wanted, strict=True))
+    worst = max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
+    # On a GPU TF32 and half precision differ by algorithm.
+    if not worst <= (1e-5 if strict and wanted[0].dtype == torch.float32 else 5e-2):
+        raise UserError(f"{name}: its outputs differ from those in sequence by {worst:.2g} of the largest")
+    return worst

@@ -1,0 +1,91 @@
+"""Where and in which precision a network runs."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+
+from divdet.engine.errors import UserError
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+_DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str, flag: str = "--device") -> torch.device:
+    """``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``; errors name ``flag``.
+
+    Raises:
+        UserError: for a device that does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"{flag} {name}: unknown; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"{flag} {name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"{flag} {name}: not supported; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def use_device(name: str) -> torch.device:
+    """`resolve_device` for a whole program: a numbered CUDA device also becomes the current one.
+
+    Otherwise whatever names no device, such as pinned memory, would also use the first GPU.
+    """
+    device = resolve_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def tuned_convolutions(device: torch.device) -> Iterator[None]:
+    """On CUDA, cuDNN times its algorithms for each new shape of input and keeps the fastest.
+
+    This pays off in training, where all batches have the same shape (evaluation adds that of its last batch).
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def check_compiler(what: str) -> None:
+    """Raises UserError, in the name of ``what``, where torch.compile would find no C++ compiler."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not shutil.which(compiler):
+        raise UserError(f"{what} needs a C++ compiler, and {compiler} is not there: install it, or set CXX")
+
+
+def precision_dtype(precision: Precision, device: torch.device, training: bool = False) -> torch.dtype | None:
+    """The autocast dtype, or None for plain float32."""
+    return _DTYPES[resolve_precision(precision, device, training)]
+
+
+def resolve_precision(precision: Precision, device: torch.device, training: bool = False) -> Precision:
+    """What ``auto`` means on a device.
+
+    In training what the device multiplies in hardware: bf16, on an older CUDA device fp16, on a CPU without AMX
+    float32. In evaluation float32 (on CUDA with PyTorch's setting of TF32 for convolutions, on by default).
+    """
+    if precision != "auto":
+        return precision
+    if not training:
+        return "float32"
+    if device.type == "cpu":
+        return "bf16" if torch.cpu._is_amx_tile_supported() else "float32"  # torch 2.11 has no public name for it
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager:
+    """A context of mixed precision in ``dtype``; of nothing for None."""
+    return torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()

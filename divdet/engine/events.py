@@ -1,0 +1,78 @@
+"""TensorBoard's events of a run."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from divdet.engine.errors import UserError
+from divdet.engine.files import reason
+
+
+class Events:
+    """The event files of a folder; each process that writes there adds a file of its own.
+
+    They are written in this thread: torch's SummaryWriter uses another one, which prints a traceback when it fails.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: Path | None = None
+
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        """Adds an epoch's numbers; they replace what earlier processes wrote for this epoch and later ones.
+
+        Raises:
+            UserError: when they cannot be written.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # slow to import
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        now = time.time()
+        events = []
+        if self._file is None:
+            self._file = self.folder / f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
+            events.append(Event(wall_time=now, file_version="brain.Event:2"))
+            events.append(Event(wall_time=now, step=epoch, session_log=SessionLog(status=SessionLog.START)))
+        numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        events.append(Event(wall_time=now, step=epoch, summary=Summary(value=numbers)))
+        try:
+            with open(self._file, "ab") as file:
+                for event in events:
+                    RecordWriter(file).write(event.SerializeToString())
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: TensorBoard's events cannot be written ({reason(error)}); last.pt holds the epoch"
+            ) from error
+
+    def refill(self, history: list[dict[str, Any]]) -> None:
+        """Adds what is missing in the events of a killed run, from its ``history`` (the lines of metrics.jsonl).
+
+        Raises:
+            UserError: when they cannot be read or written.
+        """
+        shown = self._shown() if any(self.folder.glob("events.out.tfevents.*")) else {}
+        missing = [line["epoch"] for line in history if line.keys() - {"epoch"} - shown.get(line["epoch"], {}).keys()]
+        for line in history:
+            epoch = line["epoch"]
+            if missing and epoch >= missing[0]:  # TensorBoard ignores earlier files from there on
+                self.write(epoch, shown.get(epoch, {}) | {name: line[name] for name in line if name != "epoch"})
+
+    def _shown(self) -> dict[int, dict[str, float]]:
+        """The numbers that TensorBoard shows, by epoch."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+
+        try:
+            events = EventAccumulator(str(self.folder), {"scalars": 0}).Reload()
+        except OSError as error:
+            raise UserError(f"{self.folder}: TensorBoard's events cannot be read ({reason(error)})") from error
+        shown: dict[int, dict[str, float]] = {}
+        for name in events.Tags()["scalars"]:
+            for event in events.Scalars(name):
+                shown.setdefault(event.step, {})[name] = event.value
+        return shown

@@ -1,0 +1,79 @@
+"""What goes wrong in long runs, in one line that says what to do."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from divdet.engine.errors import UserError
+
+_MEMORY = ("DefaultCPUAllocator: not enough memory", "can't allocate memory", "CUDA out of memory")
+_MEMORY += ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cuda failure 2 'out of memory'")
+_MEMORY += ("Cuda failure 'out of memory'", "Failed to CUDA calloc", "Failed to CUDA host alloc")  # NCCL's
+_SHARED_MEMORY = "unable to allocate shared memory"
+# What gloo, NCCL and their store say.
+_SILENT = ("Watchdog caught collective operation timeout", "Timed out", "wait timeout after", "Socket Timeout")
+_SILENT += ("Application timeout caused pair closure", "processes have started within")
+_ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_ENDED += ("ncclRemoteError", "remote process exited", "NCCL communicator was aborted")
+_NCCL_SHARED = ("creating shared memory segment", "attaching to shared memory segment")
+_NCCL = ("NCCL error", "ncclSystemError", "unhandled system error", "ncclUnhandledCudaError", "unhandled cuda error")
+# What each means; the first that fits.
+_PROCESSES = (
+    (_SILENT, "another process of this run does not answer: it hangs or cannot be reached; see its output"),
+    (_NCCL_SHARED, "NCCL has no room in /dev/shm: enlarge it (docker run --shm-size)"),
+    (_ENDED, "another process of this run has ended: its message says why"),
+    (("Duplicate GPU detected",), "two processes have the same GPU: start at most one for each"),
+    (
+        _NCCL,
+        "NCCL, which connects the GPUs, has failed: set NCCL_DEBUG=INFO in the environment to see why (often a wrong "
+        "network interface: set NCCL_SOCKET_IFNAME)",
+    ),
+)
+_WORKER = "DataLoader worker (pid"
+# What is left where a data worker dies in the middle of handing over a batch; torch.distributed has errors of its own.
+_HANDING_OVER = (ConnectionResetError, ConnectionRefusedError, EOFError)
+
+
+@contextmanager
+def explained(batch_size: int, workers: int | None, kept: str, section: str = "train.") -> Iterator[None]:
+    """Turns a lack of memory, the death of a data worker and that of another process into a UserError.
+
+    Args:
+        batch_size: images per batch; named in the message, as is the next.
+        workers: processes that load data; None where no setting says how many.
+        kept: what is left of the run, as a clause.
+        section: where these settings stand: ``train.``, or nothing for the fields of an evaluation.
+    """
+    smaller = f"{section}batch_size (now {batch_size})"
+    fewer = smaller if workers is None else f"{section}workers (now {workers})"
+    try:
+        yield
+    except (MemoryError, RuntimeError, *_HANDING_OVER) as error:
+        # First of all: DataLoader's handler would raise again, wherever the process is, when its next worker dies
+        if hasattr(signal, "SIGCHLD"):  # not on Windows
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(known in text for known in _MEMORY):
+            raise UserError(
+                f"out of memory: lower {smaller}{' (train.accumulate makes up for it)' if section else ''} or choose a "
+                f"smaller backbone; {kept}"
+            ) from error
+        if _SHARED_MEMORY in text:
+            raise UserError(
+                f"/dev/shm, through which loaded images are handed over, is full: lower {fewer} or "
+                f"{smaller}, or enlarge it (docker run --shm-size); {kept}"
+            ) from error
+        if _WORKER in text or isinstance(error, _HANDING_OVER):
+            raise UserError(
+                f"a process that loads data was killed, often for lack of memory: lower {fewer}; {kept}"
+            ) from error
+        if fault := process_fault(text):
+            raise UserError(f"{fault}; {kept}") from error
+        raise
+
+
+def process_fault(text: str) -> str | None:
+    """What an error of gloo, NCCL or their store means, in one line; None for any other error."""
+    return next((meaning for signs, meaning in _PROCESSES if any(sign in text for sign in signs)), None)

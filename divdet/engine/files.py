@@ -1,0 +1,86 @@
+"""Files that are whole at every moment."""
+
+import errno
+import json
+import os
+import stat
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from divdet.engine.errors import UserError
+
+
+def refuse_special(path: str | Path) -> None:
+    """Raises UserError where ``path`` is a device or a named pipe, which may have no end or never begin.
+
+    Pipes of the shell, ``<(…)``, end by themselves.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # what reads it says more
+        return
+    named = stat.S_ISFIFO(mode) and not str(path).startswith(("/dev/", "/proc/"))
+    if named or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise UserError(f"{path}: a named pipe or a device, not a file")
+
+
+def reason(error: OSError) -> str:
+    """Why a write failed, in plain words if the disk is full."""
+    plain = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+    return plain.get(error.errno) or error.strerror or str(error)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Creates a folder and its parents.
+
+    Raises:
+        UserError: when it cannot be created.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be created ({reason(error)}); choose another --output") from error
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls ``write(temporary path)``, then moves the file into place: a reader sees the old or the new one."""
+    temporary = path.with_name(f"{_unfinished(path)}{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "r+b") as file:  # Windows refuses to sync what is open for reading only
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({reason(error)}); an earlier file there is kept") from error
+    finally:
+        with suppress(OSError):  # a file system that can only be read says so even of a file that is not there
+            temporary.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> str:
+    number = zlib.crc32(os.fsencode(path.name))  # the name itself may be as long as the file system allows
+    return f".{number:08x}."
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what killed processes left of writing ``path``; call it where no other process writes it."""
+    for left in path.parent.glob(f"{_unfinished(path)}*.tmp"):
+        try:
+            left.unlink()
+        except OSError as error:
+            raise UserError(f"{left}: is left of a killed run and cannot be removed ({error.strerror})") from error
+
+
+def write_text(text: str, path: Path) -> None:
+    """Writes UTF-8 text atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(value: Any, path: Path, indent: int | None = 2) -> None:
+    """Writes JSON atomically; NaN and infinity are refused, since JSON has none."""
+    write_text(json.dumps(value, indent=indent, allow_nan=False), path)

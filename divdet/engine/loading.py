@@ -1,0 +1,92 @@
+"""Processes that load data."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from divdet.engine.concurrency import compute_on_one_thread
+
+_SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")  # Linux tells who sent a signal
+
+
+class Loader(DataLoader):
+    """A DataLoader for a network on ``device``, the only kind in divdet. ``options`` go to DataLoader.
+
+    Its workers survive signals sent to all processes of a job (see ``start_worker``). They end with the ``with`` block
+    that it is used in, also where an error leaves it, and at the latest with this process.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, workers: int, device: torch.device, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            batch_size,
+            num_workers=workers,
+            worker_init_fn=start_worker,
+            pin_memory=device.type == "cuda",
+            multiprocessing_context=_context() if workers else None,
+            **options,
+        )
+        self._running: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        # Workers are started here and inherit the mask: signals wait until start_worker has set up their handling.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if _SENDER_IS_KNOWN else None
+        try:
+            self._running = super().__iter__()
+        finally:
+            if before is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._running
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # An error's traceback keeps the iterator. Python's garbage collector closes the workers' queues first, after
+        # which torch waits five seconds for each worker.
+        if self.num_workers and self._running is not None:
+            self._running._shutdown_workers()
+        self._running = self._iterator = None
+
+
+def _context() -> str | None:
+    # Forked workers share this process's memory, such as cached images. From Python 3.14 on they would get copies by
+    # default. Another method that the user has set is kept.
+    default = multiprocessing.get_all_start_methods()[0]
+    return "fork" if sys.platform == "linux" and multiprocessing.get_start_method() == default else None
+
+
+def start_worker(worker: int) -> None:
+    """Sets up a data worker (its number, from 0); a DataLoader's ``worker_init_fn``.
+
+    Only the parent decides when its workers end, since it needs them to finish a step and save. torchrun and terminals
+    signal a process group, so workers leave it. systemd, SLURM and Docker signal every process of a job: workers ignore
+    SIGINT, and SIGTERM unless the parent sent it: it does so when it exits, and then waits for them to end. macOS does
+    not tell who sent a signal, so there they end at every SIGTERM; Windows has no such signals.
+
+    A worker computes on one thread: by default each would start one for every core.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if _SENDER_IS_KNOWN:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread that waits for it
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    compute_on_one_thread()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent asks for it by SIGTERM, or within a second of the parent's own end."""
+    parent, reaper = multiprocessing.parent_process().pid, os.getppid()
+    while os.getppid() == reaper:
+        sent = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if sent and sent.si_pid == parent:
+            break
+    os._exit(0)

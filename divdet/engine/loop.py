@@ -1,0 +1,304 @@
+"""The training loop that classification and detection share, in one process or many."""
+
+import math
+import time
+from contextlib import closing, nullcontext
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from divdet.engine import batch_norm, checkpoint
+from divdet.engine.cli import to_dict
+from divdet.engine.devices import autocast, check_compiler, precision_dtype, tuned_convolutions
+from divdet.engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
+from divdet.engine.errors import UserError
+from divdet.engine.faults import explained
+from divdet.engine.loading import Loader
+from divdet.engine.loss_report import LossReports, Report
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
+from divdet.engine.progress import progress
+from divdet.engine.run_folder import RunFolder
+from divdet.engine.sampling import EpochSampler, derived_seed
+from divdet.engine.state import ModelEMA, load_momentum, momentum, not_finite, own_entries, whole
+from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
+from divdet.engine.task import Task
+
+
+def training_loader(
+    dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
+) -> Loader:
+    """A loader of full, shuffled batches; ``dataset[(epoch, number)]`` gives an image (see ``EpochSampler``)."""
+    shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
+    options |= {"sampler": EpochSampler(len(dataset), *shape), "persistent_workers": settings.workers > 0}
+    return Loader(dataset, settings.batch_size, settings.workers, device, **options)
+
+
+def fit(
+    task: Task, loader: Loader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
+) -> dict[str, Any]:
+    """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
+
+    The random numbers of a step come from (seed, step) alone, so resuming needs no generator's state.
+
+    Raises:
+        UserError: when the loss is not finite, or memory or disk run out; the last checkpoint stays as it was.
+        Stopped: after SIGINT or SIGTERM, when the step at hand is done and saved.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    if settings.warmup_epochs >= settings.epochs:
+        print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
+    kept = f"{folder.last} holds the last checkpoint, if one was written"
+    faults = explained(settings.batch_size, settings.workers, kept)
+    with stop_on_signals() as stopping, faults, closing(folder), loader, tuned_convolutions(device):
+        training = _Training(task, loader, settings, folder, device, world)
+        if training.epoch >= settings.epochs:
+            print(f"the run already has {training.epoch} epochs: nothing to do")
+        while training.epoch < settings.epochs:
+            training.train_epoch(stopping)
+            training.finish_epoch(stopping)
+    return training.history[-1]
+
+
+class _Training:
+    """A run between its first and its last step.
+
+    Attributes:
+        epoch: whole epochs done, evaluation included.
+        batch: batches done of the epoch at hand.
+        totals: sums of the losses over those batches.
+        history: a line of metrics.jsonl for each whole epoch.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        loader: Loader,
+        settings: TrainSettings,
+        folder: RunFolder,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.task, self.loader, self.settings, self.folder = task, loader, settings, folder
+        self.device, self.world = device, world
+        self.sampler: EpochSampler = loader.sampler
+        self.batches = self.sampler.batches  # of an epoch
+        # Several times faster in mixed precision: the convolutions' own layout.
+        self.model = task.model.to(memory_format=torch.channels_last)
+        batch_norm.prepare(self.model, settings.batch_norm, world)
+        self.dtype = precision_dtype(settings.precision, device, training=True)
+        scaled = self.dtype is torch.float16
+        self.optimizer = build_optimizer(self.model, settings, task.weight_decay, scaled)
+        self.scaler = build_scaler(device, scaled, world)
+        self.epoch = self.batch = 0
+        self.totals: dict[str, float] = {}
+        self.history: list[dict[str, Any]] = []
+        self.reports = LossReports(world, device)
+        self.best = -math.inf
+        if folder.resumed:
+            self._resume(folder.resumed)
+        else:
+            self.average = ModelEMA(self.model, settings.ema_decay)
+        places = world.all_gather_objects((self.epoch, self.batch, self.average.steps, self.sampler.layout))
+        if any(place != places[0] for place in places):
+            raise UserError(
+                f"{folder.path}: the processes found different checkpoints or data: all nodes must see the same folders"
+            )
+        self.replica = data_parallel(self.model, world)
+        if settings.compile:
+            check_compiler("train.compile")
+        # Beside the model, whose keys stay as they are and which evaluates as it is.
+        task.network = torch.compile(self.replica) if settings.compile else self.replica
+        if world.is_main_process:
+            folder.begin(self.history, trains=self.epoch < settings.epochs)
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        source = f"the checkpoint of {self.folder.path}"
+        weights = own_entries(saved["model"], self.model)
+        trained = own_entries(saved["trained"], self.model) or weights
+        checkpoint.check_weights(self.model.state_dict(), weights, source)
+        checkpoint.load_weights(self.model, trained, source)
+        self.average = ModelEMA(self.model, self.settings.ema_decay)
+        if self.settings.ema_decay and saved["average_steps"]:
+            self.average.load(weights, saved["average_steps"])
+        load_momentum(self.optimizer, self.model, saved["optimizer"], source)
+        if saved["scaler"]:  # empty where the run so far had no fp16
+            self.scaler.load_state_dict(saved["scaler"])
+        self.epoch, self.history = saved["epoch"], list(saved["history"])
+        self.batch = self.sampler.batch_after(saved["batch"], saved["layout"])
+        if saved["batch"] and saved["layout"] != self.sampler.layout:
+            print(
+                f"  a step has other images than before: the epoch goes on after batch {self.batch} of {self.batches}"
+            )
+        share = self.batch / max(saved["batch"], 1)
+        self.totals = {name: total * share for name, total in saved["totals"].items()}
+        # Of this folder, and as measured now: the history may come from another run or other data.
+        self.best = saved["best"] if self.folder.best.exists() and self.folder.same_evaluation else -math.inf
+        if self.folder.best.exists() and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
+            print("  best.pt starts anew: the data or settings of the evaluation have changed")
+
+    def train_epoch(self, stopping: Stopping) -> None:
+        """What is left of the epoch at hand."""
+        began, settings = time.perf_counter(), self.settings
+        self.sampler.epoch, self.sampler.start = self.epoch, self.batch
+        self.model.train()
+        if settings.batch_norm == "frozen":
+            batch_norm.freeze(self.model)
+        title = f"epoch {self.epoch + 1}/{settings.epochs}"
+        bar = progress(self.loader, title, unit="batch", total=self.batches, initial=self.batch)
+        collected: list[dict[str, Tensor]] = []
+        for batch in bar if self.batch < self.batches else ():
+            if not collected:
+                self.optimizer.zero_grad(set_to_none=True)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, *self._span(self.batch))
+            collected.append(self._backward(batch, len(collected) + 1 == settings.accumulate))
+            self.batch += 1
+            if len(collected) < settings.accumulate:
+                continue
+            self.reports.add(collected, self.batch, stopping.signal)
+            collected = []
+            signal = self._read_reports(stopping)
+            self._step()
+            step = self.batch // settings.accumulate
+            due = settings.save_every and step % settings.save_every == 0
+            if signal or due or self.batch == self.batches:  # only finite losses are saved
+                signal = self._read_reports(stopping, all_of_them=True) or signal
+            if signal or due:
+                self._save()
+            if signal:
+                self._stop(signal)
+            if self.totals:
+                done = self.batch - len(self.reports.unread) * settings.accumulate
+                bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}")
+        self.seconds = time.perf_counter() - began
+
+    def _stop(self, number: int) -> NoReturn:
+        self.world.broadcast_from_main(lambda: None)  # it is done with writing
+        where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
+        raise Stopped(number, f"stopped {where}; {self.folder.last} holds it: continue with --resume auto")
+
+    def _span(self, batch: int) -> tuple[float, float]:
+        """Where the step of a batch begins and ends, in epochs: its batches share the rate and λ."""
+        first = batch - batch % self.settings.accumulate
+        return self.epoch + first / self.batches, self.epoch + (first + self.settings.accumulate) / self.batches
+
+    def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
+        """Adds a batch's gradients; they are averaged over the replicas with the ``last`` one of a step."""
+        torch.manual_seed(derived_seed(self.folder.config.seed, "step", self.epoch * self.batches + self.batch))
+        replica = self.replica
+        alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
+        with alone:
+            with autocast(self.dtype, self.device):
+                losses = self.task.losses(batch, self._span(self.batch)[1])
+            self.scaler.scale(losses["loss"] / self.settings.accumulate).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _read_reports(self, stopping: Stopping, all_of_them: bool = False) -> int:
+        """Adds the losses of the reports that are due, averaged over the processes, to the totals.
+
+        Returns the number of a signal that any process has got, or 0.
+        """
+        stop = False
+        for report in self.reports.due(all_of_them):
+            values, bad, signalled = report.wait()
+            if bad:
+                self._refuse(bad[0], report)
+            for name, value in values.items():
+                self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
+            stop |= signalled
+        return max(self.world.all_gather_objects(stopping.signal)) if stop else 0
+
+    def _refuse(self, name: str, report: Report) -> None:
+        images: list[str] = []
+        for row in (~torch.isfinite(report.losses).all(1)).nonzero().flatten().tolist():
+            batch = report.batches - len(report.losses) + row
+            images += map(self.task.name, self.sampler.images(batch))
+        images = sorted({image for part in self.world.all_gather_objects(images) for image in part})
+        shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
+        raise UserError(
+            f"the {name} is not finite at epoch {self.epoch + 1}, batch {report.batches}: lower train.lr or check the "
+            f"data; {self._kept()}; the batch's images: {shown}"
+        )
+
+    def _kept(self) -> str:
+        exists = self.folder.last.exists()
+        return f"{self.folder.last} holds the last checkpoint" if exists else "there is no checkpoint yet"
+
+    def _step(self) -> None:
+        if self.world.member_group is not None:
+            sum_gradients(shared_parameters(self.model), self.world.member_group)
+        if self.settings.clip_gradient:
+            self.scaler.unscale_(self.optimizer)
+            clip_gradient(self.model, self.settings.clip_gradient, self.world)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update()
+
+    def finish_epoch(self, stopping: Stopping) -> None:
+        """Evaluates, saves and logs the epoch whose batches are done."""
+        settings, metric = self.settings, self.task.best_metric
+        evaluated = (self.epoch + 1) % settings.evaluate_every == 0 or self.epoch + 1 == settings.epochs
+        if evaluated and self.batch:
+            self._save()  # a kill during the evaluation does not cost the epoch
+        rate = learning_rate(settings, *self._span(self.batches - 1))  # of the epoch's last step
+        line: dict[str, Any] = {"epoch": self.epoch + 1, "lr": rate}
+        line |= {f"train_{name}": total / self.batches for name, total in self.totals.items()}
+        with self.average.applied():
+            share_buffers(self.model, self.world)
+            if evaluated:
+                line |= {k: v for k, v in self.task.evaluate().items() if isinstance(v, int | float)}
+        best = metric is None or line.get(metric, -math.inf) > self.best
+        if best and metric:
+            self.best = line[metric]
+        self.history.append(line)
+        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+        self._save(best=best, finished=True)
+        if self.world.is_main_process:
+            values = {key: value for key, value in line.items() if key != "epoch"}
+            self.folder.write_events(self.epoch, values | {"seconds": self.seconds})
+        print(_describe(line, metric, self.seconds), flush=True)
+        signal = max(self.world.all_gather_objects(stopping.signal))
+        if signal and self.epoch < settings.epochs:
+            self._stop(signal)
+
+    def _save(self, best: bool = False, finished: bool = False) -> None:
+        """Writes the run as it stands; ``finished`` also writes the metrics of a whole epoch."""
+        weights = whole(self.model.state_dict(), self.world)
+        average = whole(self.average.values, self.world)
+        held = whole(momentum(self.optimizer, self.model), self.world)
+        if not self.world.is_main_process:
+            return
+        bad = [name for part in (weights, average, held) for name in not_finite(part)]
+        if bad:  # saved, it would be what every resumed run begins with
+            raise UserError(
+                f"{bad[0]} is not finite after epoch {self.epoch + 1}, batch {self.batch}: lower train.lr, or set "
+                f"train.clip_gradient; {self._kept()}"
+            )
+        state = {
+            "kind": self.folder.kind,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "layout": self.sampler.layout,
+            "totals": self.totals,
+            "model": average or weights,
+            "trained": weights if average else {},
+            "average_steps": self.average.steps,
+            "optimizer": held,
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "config": to_dict(self.folder.config),
+            "meta": self.task.meta,
+        }
+        self.folder.write(state, self.history if finished else None, best=best, keep=self.settings.keep)
+
+
+def _describe(line: dict[str, Any], metric: str | None, seconds: float) -> str:
+    text = f"epoch {line['epoch']:>3}  lr {line['lr']:.2e}  loss {line['train_loss']:.4f}"
+    if metric in line:
+        text += f"  {metric} {line[metric]:.4g}"
+    return f"{text}  {seconds:.1f} s"

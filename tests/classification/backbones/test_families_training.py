@@ -1,0 +1,75 @@
+"""Every family co-trains on CIFAR-10's photos and resumes exactly, in networks of a few blocks."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from classification.backbones.densenet import DenseNetSpec
+from classification.backbones.dividing import divide_growth_rate, divide_width
+from classification.backbones.efficientnet import EfficientNetSpec
+from classification.backbones.pyramidnet import PyramidNetSpec
+from classification.backbones.registry import BACKBONES
+from classification.backbones.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
+from classification.backbones.shake_shake import ShakeShakeSpec
+from classification.backbones.width_rules import resnet, resnext, wide
+from classification.config import ClassificationTrainSettings, DataSettings, ModelSettings, TrainClassification
+from classification.training import train
+from divdet.engine import checkpoint
+from tests.classification.stopping import train_until
+
+CIFAR = ("cifar",)
+TINY = {
+    "resnet": ResNetSpec(CIFAR, Bottleneck, (1, 1, 1), resnet(16, expansion=4)),
+    "se_resnet": ResNetSpec(CIFAR, Bottleneck, (1, 1, 1), resnet(16, expansion=4), {"reduction": 4}),
+    "senet": ResNetSpec(CIFAR, SENetBottleneck, (1, 1, 1), resnext(4, per_group=8), {"reduction": 16}),
+    "wrn": ResNetSpec(CIFAR, BasicBlock, (1, 1, 1), wide(2)),
+    "resnext": ResNetSpec(CIFAR, Bottleneck, (1, 1, 1), resnext(4, per_group=8)),
+    "densenet": DenseNetSpec(2, partial(divide_growth_rate, 12)),
+    "pyramidnet": PyramidNetSpec(1, alpha=48, drop_path=0.5),
+    "shake_shake": ShakeShakeSpec(1, partial(divide_width, 16)),
+    "efficientnet": EfficientNetSpec(0.25, 0.25),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first images of each split of CIFAR-10."""
+    arrays = {}
+    with np.load(shared / "data/cifar10.npz") as whole:
+        for split, count in (("train", 24), ("test", 8)):
+            arrays[f"{split}_offsets"] = whole[f"{split}_offsets"][: count + 1]
+            arrays[f"{split}_bytes"] = whole[f"{split}_bytes"][: arrays[f"{split}_offsets"][-1]]
+            arrays[f"{split}_labels"] = whole[f"{split}_labels"][:count]
+        arrays["classes"] = whole["classes"]
+    path = tmp_path_factory.mktemp("data") / "photos.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_family_learns_and_resumes_exactly(
+    photos: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "tiny", TINY[family])
+
+    def recipe(output: str, **others: object) -> TrainClassification:
+        return TrainClassification(
+            model=ModelSettings("tiny", 2, dropout=0.1),
+            data=DataSettings(dataset="npz", root=str(photos), image_size=16, padding=1),
+            train=ClassificationTrainSettings(epochs=3, batch_size=8, lr=0.05, cot_warmup_epochs=2, workers=0),
+            output=str(tmp_path / output),
+            device="cpu",
+            **others,
+        )
+
+    train(recipe("straight"))
+    lines = [json.loads(line) for line in (tmp_path / "straight/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["train_ce"] < 0.95 * lines[0]["train_ce"]
+    train_until(recipe("resumed"), step=7)  # in the third epoch of three steps
+    train(recipe("resumed", resume="auto"))
+    first, second = (checkpoint.load(tmp_path / run / "last.pt")["model"] for run in ("straight", "resumed"))
+    assert all(torch.equal(first[key], second[key]) for key in first)

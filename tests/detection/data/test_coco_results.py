@@ -1,0 +1,151 @@
+"""What a results file may hold, and what a user sees where it holds something else."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.coco_results import Results, load_results
+from divdet.engine.errors import UserError
+
+GOOD = {"image_id": 2**40 + 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+BAD_RESULTS = {
+    "not a list": ({"images": []}, "the results file is an object, not a list"),
+    "not objects": ([[1, 2]], "the results file[0] is a list, not an object"),
+    "unknown image": ([GOOD, {**GOOD, "image_id": 5}], "detections[1] has image_id 5, which"),
+    "unknown category": ([{**GOOD, "category_id": 2}], "detections[0] has category_id 2, which"),
+    "text id": ([{**GOOD, "image_id": "5"}], "has image_id '5', which is not an integer"),
+    "no image": ([{key: GOOD[key] for key in ("category_id", "bbox", "score")}], "detections[0] has no image_id"),
+    "no bbox": ([{key: GOOD[key] for key in ("image_id", "category_id", "score")}], "detections[0] has no bbox"),
+    "no score": ([{key: GOOD[key] for key in ("image_id", "category_id", "bbox")}], "detections[0] has no score"),
+    "NaN score": ([{**GOOD, "score": math.nan}], "has score nan, which is not a finite number"),
+    "endless score": ([{**GOOD, "score": 10**400}], "which is not a finite number"),
+    "null score": ([{**GOOD, "score": None}], "has score None, which is not a finite number"),
+    "infinite box": ([{**GOOD, "bbox": [1, 2, math.inf, 4]}], "which is not four finite numbers"),
+    "three numbers": ([{**GOOD, "bbox": [1, 2, 4]}], "which is not four finite numbers"),
+    "true for a number": ([{**GOOD, "bbox": [1, 2, True, 4]}], "which is not four finite numbers"),
+    "true for an id": ([{**GOOD, "category_id": True}], "has category_id True, which is not an integer"),
+    "text for a box": ([{**GOOD, "bbox": "1234"}], "which is not four finite numbers"),
+    "an object for a score": ([{**GOOD, "score": {}}], "which is not a finite number"),
+    "negative width": ([{**GOOD, "bbox": [1, 2, -3, 4]}], "of negative size"),
+    "far away": ([{**GOOD, "bbox": [1e10, 2, 3, 4]}], "which is not four finite numbers"),
+}
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> CocoAnnotations:
+    """Two images, one of an id beyond float32; categories with gaps between their ids."""
+    images = [{"id": number, "width": 99, "height": 99, "file_name": f"{number}.jpg"} for number in (7, 2**40 + 1)]
+    categories = [{"id": number, "name": f"thing {number}"} for number in (1, 3, 17)]
+    (tmp_path / "truth.json").write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    return load_annotations(tmp_path / "truth.json", None)
+
+
+def read(folder: Path, results: Any, annotations: CocoAnnotations) -> Results:
+    (folder / "results.json").write_text(json.dumps(results))
+    return load_results(folder / "results.json", annotations)
+
+
+@pytest.mark.parametrize("case", BAD_RESULTS)
+def test_bad_results_are_one_clear_line(tmp_path: Path, annotations: CocoAnnotations, case: str) -> None:
+    content, expected = BAD_RESULTS[case]
+    with pytest.raises(UserError) as error:
+        read(tmp_path, content, annotations)
+    assert str(error.value).startswith(f"{tmp_path / 'results.json'}: ")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path, annotations: CocoAnnotations) -> None:
+    assert len(read(tmp_path, [], annotations)) == 0
+    loaded = read(tmp_path, [{**GOOD, "segmentation": [], "id": 0}], annotations)
+    assert annotations.images[loaded.image[0]].id == GOOD["image_id"]
+    assert annotations.category_ids[loaded.label[0]] == GOOD["category_id"]
+    assert loaded.bbox.tolist() == [GOOD["bbox"]]
+    assert loaded.score.tolist() == [GOOD["score"]]
+
+
+def named(folder: Path, *names: str) -> CocoAnnotations:
+    """Ground truth of images 101, 102, …, by file name."""
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names, 101)]
+    categories = [{"id": 3, "name": "box"}, {"id": 4, "name": "disc"}]
+    (folder / "named.json").write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    return load_annotations(folder / "named.json", None)
+
+
+MATCHES = {
+    "the same name": (("a.jpg", "b.jpg"), "b.jpg", 102),
+    "the image folder before it": (("a/1.jpg", "b/1.jpg"), "/data/b/1.jpg", 102),
+    "the image folder in the annotations": (("val/1.jpg", "val/2.jpg"), "2.jpg", 102),
+    "most folders in common": (("1.jpg", "b/1.jpg"), "/data/b/1.jpg", 102),
+    "another folder": (("a/1.jpg", "a/2.jpg"), "photos/2.jpg", 102),
+    "a path of Windows": (("a/1.jpg", "b/1.jpg"), "D:\\data\\b\\1.jpg", 102),
+}
+
+
+@pytest.mark.parametrize("case", MATCHES)
+@pytest.mark.parametrize("image_id", [{}, {"image_id": "b_2"}, {"image_id": 102}])
+def test_the_file_name_tells_the_image(tmp_path: Path, case: str, image_id: dict) -> None:
+    names, name, expected = MATCHES[case]
+    annotations = named(tmp_path, *names)
+    entry = {"file_name": name, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5} | image_id
+    assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == expected
+
+
+def test_a_match_by_base_name_alone_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotations = named(tmp_path, "a/1.jpg", "a/2.jpg", "a/3.jpg")
+    rest = {"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    read(tmp_path, [{"file_name": name} | rest for name in ("/data/a/1.jpg", "b/2.jpg", "3.jpg")], annotations)
+    assert "1 file names matched by base name alone, such as 'b/2.jpg' as 'a/2.jpg'" in capsys.readouterr().out
+
+
+def test_the_number_in_a_name_is_no_image_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """detect.py writes it where it knows no ids; here it is the id of another image."""
+    annotations = named(tmp_path, "102.jpg", "101.jpg")
+    entry = {"image_id": 102, "file_name": "102.jpg", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == 101
+    assert "images are matched by file_name" in capsys.readouterr().out
+
+
+CONTRADICTIONS = {
+    "another image's id": (
+        {"image_id": 101, "file_name": "b.jpg"},
+        "which contradict each other: that file is image 102",
+    ),
+    "an unknown id": ({"image_id": 7, "file_name": "b.jpg"}, "which contradict each other"),
+    "another image's id as text": ({"image_id": "101", "file_name": "b.jpg"}, "which contradict each other"),
+    "an unknown file": ({"image_id": 101, "file_name": "c.jpg"}, "has file_name 'c.jpg', which no image of"),
+    "two that fit": ({"file_name": "1.jpg"}, "has file_name '1.jpg', which fits 'x/1.jpg' and 'y/1.jpg' of"),
+    "two that fit, and a number of the name": ({"image_id": 1, "file_name": "1.jpg"}, "which fits 'x/1.jpg' and"),
+    "no name": ({"image_id": 101, "file_name": 5}, "has file_name 5, which is not text"),
+    "no number": ({"image_id": 1.5, "file_name": "b.jpg"}, "has image_id 1.5, which is not an integer"),
+    "another category's name": ({"image_id": 101, "category": "disc"}, "category 'disc', which has another id in"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_entries_that_contradict_themselves_are_refused(tmp_path: Path, case: str) -> None:
+    keys, expected = CONTRADICTIONS[case]
+    annotations = named(tmp_path, "a.jpg", "b.jpg", "x/1.jpg", "y/1.jpg")
+    with pytest.raises(UserError) as error:
+        read(tmp_path, [{"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5} | keys], annotations)
+    assert expected in str(error.value)
+
+
+def test_two_files_are_not_one_image(tmp_path: Path) -> None:
+    annotations = named(tmp_path, "val/1.jpg")
+    rest = {"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    with pytest.raises(
+        UserError, match=r"detections\[1\] has file_name 'train/1.jpg', and another 'val/1.jpg': both fit"
+    ):
+        read(tmp_path, [{"file_name": "val/1.jpg"} | rest, {"file_name": "train/1.jpg"} | rest], annotations)
+
+
+def test_a_file_that_is_listed_twice_goes_by_its_ids(tmp_path: Path) -> None:
+    annotations = named(tmp_path, "a.jpg", "a.jpg")
+    rest = {"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    entries = [{"image_id": number, "file_name": "a.jpg"} | rest for number in (102, 101)]
+    assert read(tmp_path, entries, annotations).image.tolist() == [1, 0]

@@ -1,0 +1,316 @@
+"""The COCO numbers, against pycocotools and the COCO API's published ones."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detection.data import coco_results as results_module
+from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.coco_results import Results, load_results, save_results
+from detection.evaluation.coco_metrics import METRICS, CocoEvaluator, evaluate, format_metrics
+
+PUBLISHED = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
+
+
+def reference(truth: dict, results: list[dict]) -> tuple[list[float], list[float], str]:
+    """pycocotools' 12 numbers, AP by category in ascending id, and printed summary; ids from 1 as it needs them."""
+    truth = {**truth, "annotations": [{**entry, "id": i} for i, entry in enumerate(truth["annotations"], 1)]}
+    coco = COCO()
+    coco.dataset = truth
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(printed):
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = [values[values > -1].mean() if (values > -1).any() else None for values in precision.transpose(2, 0, 1)]
+    return list(evaluation.stats), per_class, printed.getvalue()
+
+
+def load(folder: Path, truth: dict) -> CocoAnnotations:
+    path = folder / "truth.json"
+    path.write_text(json.dumps(truth))
+    return load_annotations(path, None)
+
+
+def columns(folder: Path, results: list[dict], annotations: CocoAnnotations) -> Results:
+    path = folder / "results.json"
+    path.write_text(json.dumps(results))
+    return load_results(path, annotations)
+
+
+def written(evaluator: CocoEvaluator, folder: Path) -> list[dict]:
+    save_results(evaluator.results(), evaluator.annotations, folder / "written.json")
+    return json.loads((folder / "written.json").read_text())
+
+
+def random_set(seed: int, scale: float = 200) -> tuple[dict, list[dict]]:
+    """Crowds, empty images, gaps in the category ids, an annotation of id 0, ids beyond float32, tied scores."""
+    rng = np.random.default_rng(seed)
+    image_ids = [int(i) for i in 2**24 + rng.permutation(40) * 3 + 1] + [2**40 + 1]
+    category_ids = [90, 1, 3, 17, 64]
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 800, "height": 800} for i in image_ids],
+        "categories": [{"id": i, "name": f"thing {i}"} for i in category_ids],
+        "annotations": [],
+    }
+    results = []
+    for image_id in image_ids[:-4]:
+        for _ in range(rng.integers(0, 12)):
+            x, y, w, h = (rng.uniform(0, [500, 500, scale, scale]) + 1).round(2).tolist()
+            entry = {"image_id": image_id, "category_id": int(rng.choice(category_ids[:4])), "bbox": [x, y, w, h]}
+            number, crowd = len(truth["annotations"]), int(rng.random() < 0.1)
+            truth["annotations"].append({**entry, "id": number, "area": round(w * h * 0.7, 2), "iscrowd": crowd})
+            for _ in range(rng.integers(0, 4)):
+                box = (np.array([x, y, w, h]) + rng.normal(0, 0.1, 4) * [w, h, w, h]).round(2)
+                box[2:] = box[2:].clip(0.5)
+                category = entry["category_id"] if rng.random() < 0.8 else int(rng.choice(category_ids))
+                score = float(rng.integers(1, 10) / 10)
+                results.append({**entry, "category_id": category, "bbox": box.tolist(), "score": score})
+    for image_id in (image_ids[-1], image_ids[-2]):
+        for score in (0.9, 0.2):
+            results.append({"image_id": image_id, "category_id": 3, "bbox": [5, 5, 50, 50], "score": score})
+    return truth, results
+
+
+def added(annotations: CocoAnnotations, results: list[dict]) -> CocoEvaluator:
+    evaluator = CocoEvaluator(annotations)
+    for image_id in {entry["image_id"] for entry in results}:
+        own = [entry for entry in results if entry["image_id"] == image_id]
+        sides = np.array([entry["bbox"] for entry in own])
+        boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)
+        labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
+        evaluator.add(image_id, boxes, [entry["score"] for entry in own], labels)
+    return evaluator
+
+
+def test_published_numbers(shared: Path) -> None:
+    folder = shared / "data/coco_eval_fixture"
+    annotations = load_annotations(folder / "instances_val2014_100.json", None)
+    path = folder / "instances_val2014_fakebbox100_results.json"
+    entries = json.loads(path.read_text())
+    metrics = evaluate(annotations, load_results(path, annotations))
+    assert tuple(round(metrics[key], 3) for key in METRICS) == PUBLISHED
+    assert metrics["images"] == 100
+    numbers, per_class, printed = reference(json.loads(annotations.path.read_text()), entries)
+    assert [metrics[key] for key in METRICS] == numbers
+    assert list(metrics["per_class"].values()) == per_class
+    assert format_metrics(metrics) + "\n" == printed
+    assert added(annotations, entries).metrics() == metrics
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scale", [30, 200])
+def test_equals_pycocotools(tmp_path: Path, seed: int, scale: float) -> None:
+    truth, results = random_set(seed, scale)
+    annotations = load(tmp_path, truth)
+    numbers, per_class, printed = reference(truth, results)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == numbers
+    assert numbers[0] > 0.05
+    assert list(metrics["per_class"].values()) == per_class
+    assert metrics["per_class"]["thing 64"] is None
+    assert metrics["images"] == 41
+    assert format_metrics(metrics) + "\n" == printed
+    assert added(annotations, results).metrics() == metrics
+
+
+def test_images_and_categories_of_neighbouring_large_ids_stay_apart(tmp_path: Path) -> None:
+    """Float32 merges the first two, float64 the next two."""
+    image_ids, category_ids = [900_000_001, 900_000_002, 2**53, 2**53 + 1, 2**63 - 1], [2**53 + 1, 2**53, -3]
+    rng = np.random.default_rng(0)
+    entries = [
+        {"image_id": image, "category_id": category, "bbox": [*rng.integers(0, 40, 2).tolist(), 30, 30]}
+        for image in image_ids
+        for category in category_ids
+    ]
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 99, "height": 99} for i in image_ids],
+        "categories": [{"id": i, "name": f"thing {i}"} for i in category_ids],
+        "annotations": [{**entry, "id": n, "area": 900, "iscrowd": 0} for n, entry in enumerate(entries, 1)],
+    }
+    results = [{**entry, "score": score} for entry, score in zip(entries, rng.random(15).tolist(), strict=True)]
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
+    assert metrics["AP"] == 1
+
+
+def test_a_lone_true_positive_has_pycocotools_precision(tmp_path: Path) -> None:
+    """1 / (1 + 2**-52): its sum of true and false ones is never zero."""
+    truth, results = random_set(6)
+    truth["annotations"], results = truth["annotations"][:1], [{**truth["annotations"][0], "score": 0.5}]
+    truth["annotations"][0]["iscrowd"] = 0
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
+    assert metrics["AP"] < 1
+
+
+def test_of_equal_overlaps_the_later_object_is_taken(tmp_path: Path) -> None:
+    """The first detection could take either object, the second only the later one, which is then gone."""
+    objects, found = ([0, 0, 20, 10], [4, 0, 20, 10]), (([2, 0, 20, 10], 0.9), ([6, 0, 20, 10], 0.8))
+    own = {"image_id": 1, "category_id": 1}
+    truth = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 99, "height": 99}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{**own, "id": n, "bbox": box, "area": 200, "iscrowd": 0} for n, box in enumerate(objects, 1)],
+    }
+    results = [{**own, "bbox": box, "score": score} for box, score in found]
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
+    assert metrics["AP75"] == pytest.approx(51 / 101)
+
+
+def test_more_detections_than_count(tmp_path: Path) -> None:
+    """150 of one category in one image, many of equal score, and a hundred objects: 100 detections are scored."""
+    rng = np.random.default_rng(1)
+    image = {"id": 7, "file_name": "7.jpg", "width": 900, "height": 900}
+    sides = np.concatenate([rng.uniform(0, 600, (100, 2)), rng.uniform(8, 200, (100, 2))], axis=1).round(1)
+    truth = {
+        "images": [image, {**image, "id": 3}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": n, "image_id": 7, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": int(n % 9 == 0)}
+            for n, box in enumerate(sides.tolist(), 1)
+        ],
+    }
+    found = (sides[rng.integers(0, 100, 150)] + rng.normal(0, 3, (150, 4))).clip(1).round(2).tolist()
+    scores = (rng.integers(1, 5, 150) / 5).tolist()
+    results = [
+        {"image_id": 3 if n % 10 == 0 else 7, "category_id": 1, "bbox": box, "score": score}
+        for n, (box, score) in enumerate(zip(found, scores, strict=True))
+    ]
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    numbers = reference(truth, results)[0]
+    assert [metrics[key] for key in METRICS] == numbers
+    assert numbers[0] > 0.01
+
+
+def test_unsound_ground_truth_counts_as_in_pycocotools(tmp_path: Path) -> None:
+    truth, results = random_set(5)
+    truth["annotations"][3]["bbox"][2] = 0
+    truth["annotations"][8]["bbox"][3] = -4
+    results.append({**results[0], "bbox": [truth["annotations"][3]["bbox"][0], 5, 0, 0]})
+    annotations = load(tmp_path, truth)
+    metrics = evaluate(annotations, columns(tmp_path, results, annotations))
+    assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
+
+
+def test_saved_results_score_the_very_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, results = random_set(7)
+    annotations = load(tmp_path, truth)
+    evaluator = CocoEvaluator(annotations)
+    rng = np.random.default_rng(0)
+    for image in annotations.images:
+        own = [entry for entry in results if entry["image_id"] == image.id]
+        if own:
+            sides = np.array([entry["bbox"] for entry in own]) + rng.uniform(0, 0.01, (len(own), 4))
+            boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1).astype(np.float32)
+            labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
+            evaluator.add(image.id, boxes, rng.random(len(own)).astype(np.float32), labels)
+    monkeypatch.setattr(results_module, "_PIECE", 7)  # several pieces, and a rest
+    saved = tmp_path / "detections.json"
+    save_results(evaluator.results(), annotations, saved)
+    loaded = load_results(saved, annotations)
+    assert evaluate(annotations, loaded) == evaluator.metrics()
+    entries = json.loads(saved.read_text())
+    assert len(loaded) == len(entries) > 100
+    assert all(value == round(value, 2) for entry in entries for value in entry["bbox"])
+    assert len(saved.read_text()) < 115 * len(entries)
+    assert [entry["image_id"] for entry in entries] == [
+        image.id for image in annotations.images for _ in range(len(evaluator.detections.get(image.id, [[], []])[1]))
+    ]
+
+
+def test_results_hold_category_ids_and_sides(tmp_path: Path) -> None:
+    truth, _ = random_set(0)
+    annotations = load(tmp_path, truth)
+    evaluator = CocoEvaluator(annotations)
+    evaluator.add(2**40 + 1, [[1.234, 2, 11.238, 22.5]], [0.1234567], [4])
+    expected = {"image_id": 2**40 + 1, "category_id": 90, "bbox": [1.23, 2.0, 10.0, 20.5], "score": 0.123457}
+    assert written(evaluator, tmp_path) == [expected]
+
+
+def test_perfect_detections_score_one_and_a_repeated_image_counts_once(tmp_path: Path) -> None:
+    truth, _ = random_set(1)
+    for entry in truth["annotations"]:
+        entry["iscrowd"] = 0
+    annotations = load(tmp_path, truth)
+    evaluator = CocoEvaluator(annotations)
+    for _ in range(2):
+        for image in annotations.images:
+            evaluator.add(image.id, image.boxes, np.ones(len(image.boxes)), image.labels)
+    metrics = evaluator.metrics()
+    assert len(evaluator.results()) == len(truth["annotations"])
+    assert metrics["AP"] == pytest.approx(1)
+    evaluator.add(annotations.images[0].id, np.zeros((0, 4)), [], [])
+    assert len(evaluator.results()) == len(truth["annotations"]) - len(annotations.images[0].boxes)
+
+
+def test_no_detections_score_zero(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    truth, _ = random_set(2)
+    metrics = CocoEvaluator(load(tmp_path, truth)).metrics()
+    assert metrics["AP"] == metrics["AP50"] == metrics["AR100"] == 0
+    assert metrics["per_class"] == {"thing 1": 0, "thing 3": 0, "thing 17": 0, "thing 64": None, "thing 90": 0}
+    assert capfd.readouterr().out == ""
+
+
+def test_no_ground_truth_gives_minus_one(tmp_path: Path) -> None:
+    truth, results = random_set(2)
+    truth["annotations"] = []
+    annotations = load(tmp_path, truth)
+    for found in (results, []):
+        metrics = evaluate(annotations, columns(tmp_path, found, annotations))
+        assert [metrics[key] for key in METRICS] == [-1] * 12
+        assert set(metrics["per_class"].values()) == {None}
+    assert json.dumps(metrics)
+
+
+def test_false_detections_on_images_without_objects_count(tmp_path: Path) -> None:
+    truth, _ = random_set(3)
+    annotations = load(tmp_path, truth)
+    boxes = {image.id: image for image in annotations.images}
+    evaluator = CocoEvaluator(annotations)
+    for image in boxes.values():
+        evaluator.add(image.id, image.boxes, np.full(len(image.boxes), 0.5), image.labels)
+    before = evaluator.metrics()["AP"]
+    empty = next(image.id for image in annotations.images if len(image.boxes) == 0)
+    evaluator.add(empty, [[0, 0, 90, 90]] * 4, [0.9] * 4, [0, 1, 2, 4])
+    assert evaluator.metrics()["AP"] < before - 0.005
+
+
+def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
+    truth, results = random_set(4)
+    for category in truth["categories"]:
+        category["name"] = "thing" if category["id"] < 10 else f"thing {category['id']}"
+    annotations = load(tmp_path, truth)
+    per_class = evaluate(annotations, columns(tmp_path, results, annotations))["per_class"]
+    assert list(per_class) == ["thing (id 1)", "thing (id 3)", "thing 17", "thing 64", "thing 90"]
+
+
+def test_add_refuses_what_cannot_be_scored(tmp_path: Path) -> None:
+    evaluator = CocoEvaluator(load(tmp_path, random_set(0)[0]))
+    known = 2**40 + 1
+    with pytest.raises(KeyError, match="image id 5 is not in"):
+        evaluator.add(5, [[0, 0, 1, 1]], [0.5], [0])
+    with pytest.raises(ValueError, match="not finite"):
+        evaluator.add(known, [[0, 0, math.nan, 1]], [0.5], [0])
+    with pytest.raises(ValueError, match="not finite"):
+        evaluator.add(known, [[0, 0, 1, 1]], [math.inf], [0])
+    with pytest.raises(ValueError, match="labels outside 0 to 4"):
+        evaluator.add(known, [[0, 0, 1, 1]], [0.5], [5])
+    with pytest.raises(ValueError, match="1 boxes, 2 scores, 1 labels"):
+        evaluator.add(known, [[0, 0, 1, 1]], [0.5, 0.6], [0])

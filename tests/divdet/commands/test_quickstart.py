@@ -1,0 +1,22 @@
+"""What the quickstart does with an earlier run; the pipeline itself is tested part by part."""
+
+from pathlib import Path
+
+import pytest
+
+from divdet.commands.quickstart import Quickstart, quickstart
+from divdet.engine.errors import UserError
+
+
+def test_earlier_run_is_kept_where_the_data_is_refused(tmp_path: Path) -> None:
+    for name, text in {"data/generated.json": "{bad", "detector/best.pt": "weights"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"generated\.json: not readable as JSON"):
+        quickstart(Quickstart(output=str(tmp_path), device="cpu"))
+    assert (tmp_path / "detector/best.pt").read_text() == "weights"
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        quickstart(Quickstart(output=str(tmp_path / ("x" * 300)), device="cpu"))

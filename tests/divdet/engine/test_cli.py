@@ -1,0 +1,147 @@
+"""Command lines and recipes: what a user sees when something in them is wrong."""
+
+import io
+import re
+import sys
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from divdet.engine.cli import parse, run, to_yaml
+from divdet.engine.errors import UserError
+
+NAMES = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass
+class Section:
+    """A section.
+
+    Attributes:
+        epochs: a number.
+    """
+
+    epochs: int = 3
+    steps: list[int] = field(default_factory=list)
+    limit: int | None = 5
+    rate: float = 0.5
+
+
+@dataclass
+class Config:
+    """A command."""
+
+    train: Section = field(default_factory=Section)
+    output: str | None = None
+    seed: int = 0
+
+
+def test_yaml_then_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("train:\n  epochs: 7\n")
+    assert parse(Config, ["--config", str(file)]).train.epochs == 7
+    config = parse(Config, ["--config", str(file), "--train.epochs", "9"])
+    assert config.train.epochs == 9
+    assert config.output == str(Path("runs/recipe"))
+    file.write_text(to_yaml(config))
+    assert parse(Config, ["--config", str(file)]) == config
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--train.epoch", "3"], ["--train.epochs", "many"], ["--nonsense"], ["--config", "absent.yaml"]]
+)
+def test_bad_usage_is_one_line_and_code_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: parse(Config, arguments))
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("rate", "train.rate: Expected a number. Got value: x"),
+        ("limit", "train.limit: Expected one of whole number, null. Got value: x"),
+    ],
+)
+def test_a_wrong_type_is_said_in_plain_words(key: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)} "):
+        parse(Config, [f"--train.{key}", "x"])
+
+
+@pytest.mark.parametrize("recipe", ["train: {epoch: 7}", "trian: {epochs: 7}", "train: {max_epochs: 7}"])
+def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe)
+    with pytest.raises(UserError, match=r"(epoch'|epochs'|trian).*did you mean train\.epochs\?"):
+        parse(Config, ["--config", str(file)])
+    with pytest.raises(UserError, match=r"did you mean train\.epochs\?"):
+        parse(Config, ["--train.epoch=7"])
+
+
+def test_empty_section_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("output: here\ntrain:\n")
+    with pytest.raises(UserError, match="train is empty"):
+        parse(Config, ["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("seed: null", "seed is null"),
+        ("train: {epochs: null}", r"train\.epochs is null: give it a value"),
+        ("train: {steps: null}", r"train\.steps is null"),
+        ('output: "a\\0b"', r"recipe\.yaml: .*line 1: a null character"),
+        ('train: "a\\0b"', r"recipe\.yaml: .*line 1: a null character"),
+        ("train: " + "x/" * 5000, r"recipe\.yaml: .*train.* … .*x/x/x"),
+        ("train: 5", "train is 5: it is a section"),
+        ("train: [1]", r"train is \[1\]: it is a section"),
+        ("a: &a [*a]", r"recipe\.yaml: .*an alias \(\*name\) stands inside what it names"),
+        ("train: &a {b: *a}", "stands inside what it names"),
+        ("train: {steps: " + "[" * 1000, "nested too deeply"),
+        ("output: here\ntrain:\n  rate: 1" + "0" * 400, r"recipe\.yaml: .*line 3: a number of 401 digits"),
+        ("train: {steps: [" + "0, " * 2000 + "]}", r"recipe\.yaml: .*line 1: a list of 2000 values is too long"),
+        ("a: &a []\n" + "".join(f"{b}: &{b} [{'*' + a + ',*' + a}]\n" for a, b in pairwise(NAMES)), "too many"),
+    ],
+)
+def test_a_recipe_of_another_form_is_refused(tmp_path: Path, recipe: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe)
+    with pytest.raises(UserError, match=message) as caught:
+        parse(Config, ["--config", str(file)])
+    assert "\n" not in str(caught.value)
+
+
+def test_null_is_taken_where_it_means_something_and_aliases_too(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("seed: &n 7\noutput: null\ntrain:\n  epochs: *n\n  limit: null\n  steps: [*n, 8]\n")
+    assert parse(Config, ["--config", str(file)]) == Config(Section(7, [7, 8], None), str(Path("runs/recipe")), 7)
+
+
+def test_numbers_without_end_and_recipes_in_place_of_a_file_on_the_command_line() -> None:
+    with pytest.raises(UserError, match=r"--train\.epochs=1000.*…: a number of so many digits is too large"):
+        parse(Config, ["--train.epochs=1" + "0" * 400])
+    assert parse(Config, ["--config", "{seed: 3}"]) == parse(Config, ["--seed=3"])
+
+
+@pytest.mark.parametrize("form", ["--config {}", "--config={}"])
+def test_recipe_that_is_no_text_is_named(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(b"train:\n  epochs: \x9a\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml: not a YAML file"):
+        parse(Config, form.format(file).split())
+
+
+def test_a_log_of_another_encoding_loses_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "cp1252"))  # of a Windows pipe
+    with pytest.raises(SystemExit):
+        run(lambda: print("score ≥ 0.3"))
+    sys.stdout.flush()
+    assert written.getvalue().split(b"\n")[0].rstrip() == b"score \\u2265 0.3"

@@ -1,0 +1,80 @@
+"""Which device a program uses."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from detection.evaluation.coco_metrics import evaluate as scoring
+from detection.training.config import Detect, EvaluateDetection
+from divdet.commands import detect as prediction
+from divdet.commands import quickstart
+from divdet.commands.benchmark import Benchmark, print_benchmark
+from divdet.engine.devices import use_device
+from divdet.engine.distributed import processes
+from divdet.engine.errors import UserError
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """The devices that were made the current one, on a machine that seems to have two."""
+    found: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    return found
+
+
+def test_a_numbered_device_becomes_the_current_one(current: list[torch.device]) -> None:
+    assert use_device("cuda:1") == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
+    for name in ("cpu", "cuda", "auto"):
+        use_device(name)
+    assert len(current) == 1
+    with pytest.raises(UserError, match="--device cuda:2: this machine has 2 CUDA devices"):
+        use_device("cuda:2")
+    with processes("cuda:1", 1, False) as (_, device):
+        assert current[1:] == [device] == [torch.device("cuda:1")]
+
+
+class ReachedError(Exception):
+    """The command has come to its work."""
+
+
+def reached(*_: object) -> None:
+    raise ReachedError
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "command"),
+    [
+        (scoring, "Detector.load", lambda: scoring.evaluate(EvaluateDetection("a.pt", device="cuda:1"))),
+        (prediction, "Detector.load", lambda: prediction.detect(Detect("a.pt", [__file__], device="cuda:1"))),
+        (quickstart, "generate", lambda: quickstart.quickstart(quickstart.Quickstart(device="cuda:1", output="none"))),
+    ],
+)
+def test_every_command_sets_its_device(
+    module: object, name: str, command: Callable[[], object], current: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{module.__name__}.{name}", reached)
+    monkeypatch.setattr(prediction, "find_images", lambda sources: [__file__])
+    with pytest.raises(ReachedError):
+        command()
+    assert current == [torch.device("cuda:1")]
+
+
+def test_benchmarks_and_evaluation_of_classifiers_set_their_device(
+    current: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from classification import evaluation
+    from classification.config import EvaluateClassification
+
+    monkeypatch.setattr(evaluation, "load_ensemble", reached)
+    monkeypatch.setattr("divdet.commands.benchmark._batch_sizes", reached)
+    for command in (
+        lambda: evaluation.evaluate(EvaluateClassification("a.pt", device="cuda:1")),
+        lambda: print_benchmark(Benchmark(device="cuda:1")),
+    ):
+        with pytest.raises(ReachedError):
+            command()
+    assert current == [torch.device("cuda:1")] * 2

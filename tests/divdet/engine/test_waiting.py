@@ -1,0 +1,56 @@
+"""OpenMP's threads spin for a short time only, beside other programs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from divdet.engine import waiting
+
+
+@pytest.mark.parametrize(("running", "taken"), [(1, False), (2, True), (9, True)])
+def test_another_running_program_takes_a_core(
+    running: int, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: len(os.sched_getaffinity(0)))
+    (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/321 12345\n")
+    assert waiting.cores_are_taken(tmp_path / "loadavg") is taken
+    monkeypatch.setattr(os, "cpu_count", lambda: len(os.sched_getaffinity(0)) + running)  # there are others for it
+    assert not waiting.cores_are_taken(tmp_path / "loadavg")
+
+
+def test_an_unknown_load_is_none(tmp_path: Path) -> None:
+    assert not waiting.cores_are_taken(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken", "expected"),
+    [
+        ({}, True, {"GOMP_SPINCOUNT": "10000"}),
+        ({}, False, {}),
+        ({"GOMP_SPINCOUNT": "7"}, True, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, True, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_the_users_own_setting_stays(
+    given: dict[str, str], taken: bool, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(waiting, "cores_are_taken", lambda: taken)
+    waiting.settle_waiting()
+    assert {name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ} == expected
+
+
+@pytest.mark.parametrize("package", ["engine", "classification", "detection"])
+def test_it_is_settled_before_torch_is_loaded(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", f"import {package}"], capture_output=True, text=True, check=True
+    )
+    loaded = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    assert "divdet.engine.waiting" in loaded
+    assert "torch" not in loaded[: loaded.index("divdet.engine.waiting")]
