@@ -33,9 +33,10 @@ from benchmarks.machine import describe, machine
 from classification.data.datasets import IMAGENET_STATISTICS
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import ImageRecord, load_annotations
-from detection.data.dataset import EvaluationImages, Normalize, TrainingImages, collate, read_record
+from detection.data.dataset import EvaluationImages, TrainingImages, collate, read_record
 from detection.default_boxes import ssd300_default_boxes
-from detection.training.config import DataSettings
+from detection.preprocess import Normalize
+from detection.settings import DataSettings
 from detection.training.matcher import Matcher
 from divdet.engine.memory import keep_freed_memory
 from divdet.engine.timing import side_by_side, table

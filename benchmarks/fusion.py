@@ -18,7 +18,8 @@ from torchvision.ops import batched_nms
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine
-from detection.fusion import ConfType, fuse_images, weighted_boxes_fusion
+from detection.fusion import fuse_images, weighted_boxes_fusion
+from detection.settings import ConfType
 from divdet.engine.timing import side_by_side
 
 LABELS = {

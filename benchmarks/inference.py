@@ -25,12 +25,10 @@ from torch import Tensor, nn
 
 from benchmarks.machine import describe, machine
 from detection import Detections, Detector, create_ssd
-from detection.data.augmentation import to_input
-from detection.data.dataset import Normalize
 from detection.images import find_images, read_image
-from detection.postprocess import PostprocessSettings
+from detection.preprocess import Normalize, to_input
 from detection.runtimes.backends import create_network
-from detection.training.config import RuntimeSettings
+from detection.settings import PostprocessSettings, RuntimeSettings
 from divdet.engine.memory import keep_freed_memory
 from divdet.engine.timing import side_by_side, table
 

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.machine import describe, machine
 from detection.default_boxes import ssd300_default_boxes
 from detection.models.box_coder import decode, encode
-from detection.postprocess import Boxes, PostprocessSettings, postprocess
+from detection.postprocess import Boxes, postprocess
+from detection.settings import PostprocessSettings
 from divdet.engine.timing import side_by_side, table
 
 DEFAULT_BOXES = ssd300_default_boxes()

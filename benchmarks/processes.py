@@ -28,9 +28,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import classification.training
 import detection.training.train
-from classification.config import TrainClassification
+from classification.settings import TrainClassification
 from detection.data.synthetic import generate
-from detection.training.config import TrainDetection
+from detection.settings import TrainDetection
 from divdet.engine.cli import parse
 from divdet.engine.loop import _Training
 from divdet.engine.stopping import Stopping

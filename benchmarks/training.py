@@ -28,11 +28,12 @@ from torchvision.models.detection.ssd import SSDHead
 from benchmarks.machine import describe, machine
 from detection import create_ssd
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.dataset import Normalize, TrainingImages, collate
+from detection.data.dataset import TrainingImages, collate
 from detection.data.synthetic import generate
 from detection.default_boxes import BOXES_PER_CELL, ssd300_default_boxes
 from detection.evaluation.evaluate import read_annotations
-from detection.training.config import DataSettings, DetectionTrainSettings
+from detection.preprocess import Normalize
+from detection.settings import DataSettings, DetectionTrainSettings
 from detection.training.matcher import Matcher
 from detection.training.multibox_loss import multibox_loss
 from divdet.engine.devices import autocast, precision_dtype, resolve_device

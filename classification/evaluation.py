@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from classification.config import EvaluateClassification, Interpolation
 from classification.data.datasets import check_classes, load_images
 from classification.data.views import EvaluationViews, normalize
 from classification.ensemble import Ensemble, EnsembleOfEnsembles, combine, cosine_similarity, create_ensemble
 from classification.probabilities import BINS, calibration_error, calibration_sums, error_sums, squared_error_terms
+from classification.settings import EvaluateClassification, Interpolation
 from divdet.engine import checkpoint as checkpoints
 from divdet.engine.concurrency import beside, concurrent
-from divdet.engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
+from divdet.engine.devices import autocast, precision_dtype, resolve_precision, use_device
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
 from divdet.engine.loading import Loader
-from divdet.engine.memory import keep_freed_memory
 from divdet.engine.progress import progress
+from divdet.engine.settings import Precision
 
 # Name in metrics.json -> arguments of ``combine`` (Table VI)
 RULES: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 # What an Ensemble's dataset argument is for each form of the network
 FORM_DATASETS = {"cifar": "cifar10", "imagenet": "imagenet"}
-# Keys of a checkpoint's meta that describe the inputs, as in `classification.config.EvalDataSettings`
+# Keys of a checkpoint's meta that describe the inputs, as in `classification.settings.EvalDataSettings`
 INPUT = ("image_size", "eval_resize", "interpolation", "mean", "std")
 
 
@@ -179,7 +179,6 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     if config.checkpoint is None:
         raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
     device = use_device(config.device)
-    keep_freed_memory()
     model, found = load_ensemble(config.checkpoint)
     meta = input_meta(found["meta"], config)
     if config.others:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from classification.backbones.registry import create_members, find_dataset
-from classification.config import DataSettings, ModelSettings, TrainClassification
 from classification.data.class_names import CIFAR10, CIFAR100, IMAGENET, SVHN
 from classification.data.views import network_inputs
 from classification.released import is_unused, own_names
+from classification.settings import DataSettings, ModelSettings, TrainClassification
 from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError

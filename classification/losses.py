@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Divergence = Literal["js", "kl"]
+from classification.settings import Divergence
 
 
 def js_divergence(logits: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ from torch.utils.data import Subset
 
 from classification.backbones.dividing import divide_weight_decay
 from classification.backbones.timm_models import PREFIX, check_copies_differ, output_shape, statistics
-from classification.config import TrainClassification
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.fingerprint import fingerprint
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
+from classification.settings import TrainClassification
 from divdet.engine.checkpoint import load_weights
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.devices import resolve_precision

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from numbers import Integral, Real
 from os import PathLike, fspath
@@ -14,15 +14,15 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from detection.data.augmentation import to_input
 from detection.data.coco_json import category_name, show
-from detection.data.orientation import Orientation
 from detection.default_boxes import ssd300_default_boxes
+from detection.detections import Detections
 from detection.images import read_image
 from detection.models.ssd import SSD, create_ssd
-from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes
+from detection.postprocess import Boxes, fuse, member_boxes
+from detection.preprocess import to_input
 from detection.runtimes.backends import FromPixels, Network, create_network, runtime_device
-from detection.training.config import EvalDataSettings, RuntimeSettings
+from detection.settings import EvalDataSettings, Orientation, PostprocessSettings, RuntimeSettings
 from divdet.engine import checkpoint
 from divdet.engine.concurrency import one_thread_in_forks
 from divdet.engine.distributed import World
@@ -39,32 +39,6 @@ _TURNS = {  # by EXIF orientation
     7: _TURN.TRANSVERSE,
     8: _TURN.ROTATE_90,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """What was found in an image. Two are equal if all their values are; they cannot be hashed.
-
-    Attributes:
-        boxes: ``[n, 4]`` float32, xyxy in the image's pixels, inside the image.
-        scores: ``[n]`` float32 in 0…1, descending.
-        labels: ``[n]`` int64, 0-based.
-        names: the n class names.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Detections):
-            return NotImplemented
-        columns = (self.boxes, other.boxes), (self.scores, other.scores), (self.labels, other.labels)
-        return self.names == other.names and all(a.dtype == b.dtype and a.equal(b) for a, b in columns)
 
 
 class Detector:

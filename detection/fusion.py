@@ -7,12 +7,12 @@ there).
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NoReturn, get_args
+from typing import NoReturn, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
+from detection.settings import ConfType
 
 
 def weighted_boxes_fusion(

@@ -2,71 +2,22 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detection.fusion import ConfType, fuse_images
+from detection.fusion import fuse_images
 from detection.models.box_coder import CENTRE_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
+from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
 
 # What another thread is worth its cost for: 0.3 ms of fusing or suppressing, 0.6 of scanning; to begin takes it 0.1.
 _A_THREADS_BOXES, _A_THREADS_LOGITS = 2000, 2_000_000
-
-
-@dataclass
-class PostprocessSettings:
-    """Every threshold between the network's outputs and the final boxes.
-
-    The defaults are those of the paper's released code, whose suppression also drops a box at an IoU of exactly nms_iou
-    (torchvision's and this one do not). torchvision's SSD300 uses score_threshold 0.01, candidates_per_class 400 (it
-    takes the best per class before suppression as well), nms_iou 0.45, max_per_member 200, and no fusion. Results are
-    comparable only under equal settings.
-
-    Args:
-        score_threshold: a class score (softmax over classes and background) must be strictly higher; 0 to 1.
-        candidates_per_class: best-scoring boxes of each class and image that enter suppression; at least 1.
-        nms_iou: a box goes if its IoU with a better one of its class is strictly above this; 0 to 1.
-        max_per_member: best boxes that each member keeps per image; null means 200 times the number of members.
-        fusion_iou: IoU above which boxes of several members are fused; 0 to 1.
-        fusion_skip: boxes of lower score are left out of the fusion; 0 to 1.
-        fusion_conf: how fused scores are computed, see detection.fusion.
-    """
-
-    score_threshold: float = 0.05
-    candidates_per_class: int = 200
-    nms_iou: float = 0.5
-    max_per_member: int | None = None
-    fusion_iou: float = 0.5
-    fusion_skip: float = 1e-4
-    fusion_conf: ConfType = "avg"
-
-    def __post_init__(self) -> None:
-        for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 <= value <= 1):
-                raise UserError(f"postprocess.{name} is {value!r}: choose a value from 0 to 1")
-        for name, kinds in (("candidates_per_class", (int,)), ("max_per_member", (int, type(None)))):
-            if type(getattr(self, name)) not in kinds:
-                raise UserError(f"postprocess.{name} is {getattr(self, name)!r}: choose a whole number")
-        if not 1 <= self.candidates_per_class < 2**31:
-            raise UserError(
-                f"postprocess.candidates_per_class is {self.candidates_per_class}: choose at least 1 and below 2^31"
-            )
-        if self.max_per_member is not None and not 1 <= self.max_per_member < 2**31:
-            raise UserError(
-                f"postprocess.max_per_member is {self.max_per_member}: choose at least 1 and below 2^31, or null"
-            )
-        if self.fusion_conf not in get_args(ConfType):
-            raise UserError(
-                f"postprocess.fusion_conf is {self.fusion_conf!r}: choose one of {', '.join(get_args(ConfType))}"
-            )
 
 
 _Results = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]

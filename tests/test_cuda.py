@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from detection import Detector, create_ssd
-from detection.data.dataset import Normalize
+from detection import settings as detection
 from detection.default_boxes import ssd300_default_boxes
+from detection.preprocess import Normalize
 from detection.runtimes.backends import FromPixels
 from detection.training.matcher import Matcher
 from detection.training.multibox_loss import multibox_loss
-from detection.training.train import config as detection
 from divdet.engine.cli import to_yaml
 from divdet.engine.distributed import World
 from divdet.engine.loss_report import LossReports
-from divdet.engine.optimization import TrainSettings, build_optimizer
+from divdet.engine.optimization import build_optimizer
+from divdet.engine.settings import TrainSettings
 from divdet.engine.state import ModelEMA
 from tests.detection.generated import shapes
 from tests.processes import column, command, environment, run
@@ -153,8 +154,8 @@ def test_only_the_named_device_is_used(recipe: Path, tmp_path: Path) -> None:
     run("train_det.py", "--config", recipe, "--output", tmp_path, "--device=cuda:1", "--train.epochs=1")
     code = f"""
 import torch
-from detection.evaluation.evaluate import evaluate
-from detection.training.config import EvaluateDetection
+from divdet.commands.eval_det import evaluate
+from divdet.commands.settings import EvaluateDetection
 evaluate(EvaluateDetection({str(tmp_path / "last.pt")!r}, device="cuda:1"))
 print(torch.cuda.current_device(), torch.cuda.memory_reserved(0))
 """

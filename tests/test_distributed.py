@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from classification.config import ClassificationTrainSettings, ModelSettings, TrainClassification
-from classification.config import DataSettings as ClassificationData
-from detection.training.train import config as detection
+from classification.settings import ClassificationTrainSettings, ModelSettings, TrainClassification
+from classification.settings import DataSettings as ClassificationData
+from detection import settings as detection
 from divdet.engine.cli import to_yaml
 from tests.classification.generated import write_npz
 from tests.detection.generated import shapes

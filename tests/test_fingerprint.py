@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from classification.config import EvalDataSettings
 from classification.data.datasets import load_images
 from classification.data.fingerprint import fingerprint as of_classes
+from classification.settings import EvalDataSettings
 from detection.data.coco import load_annotations
 from detection.data.fingerprint import fingerprint as of_objects
 from divdet.engine.fingerprint import digest, file_sizes

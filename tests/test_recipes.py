@@ -9,11 +9,9 @@ import torch
 
 from benchmarks.evidence.rows import PROTOCOLS, Row
 from classification.backbones.registry import find_backbone, member_specs
-from classification.config import EvaluateClassification, TrainClassification
-from detection.models.released import ImportCheckpoint
-from detection.training.config import TrainDetection
-from divdet.commands.benchmark import Benchmark
-from divdet.commands.summary import Summary
+from classification.settings import EvaluateClassification, TrainClassification
+from detection.settings import TrainDetection
+from divdet.commands.settings import Benchmark, ImportCheckpoint, Summary
 from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
 

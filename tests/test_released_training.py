@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from classification.backbones.registry import DATASETS
-from classification.config import TrainClassification
 from classification.data.views import CROP_RATIO, network_inputs, random_rectangle
-from detection.training.config import TrainDetection
+from classification.settings import TrainClassification
+from detection.settings import TrainDetection
 from divdet.engine.cli import flatten, parse, to_dict
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,6 @@
-"""Times a large network against its members, in sequence and at once (see divdet/commands/benchmark.py)."""
+"""``divdet benchmark``: see divdet/commands/__init__.py."""
 
-from divdet.commands.benchmark import Benchmark, print_benchmark
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: print_benchmark(parse(Benchmark)))
+    main("benchmark")

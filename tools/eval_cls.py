@@ -1,8 +1,6 @@
-"""Evaluates members and ensemble of a train_cls.py checkpoint (see classification/evaluation.py)."""
+"""``divdet eval-cls``: see divdet/commands/__init__.py."""
 
-from classification.config import EvaluateClassification
-from classification.evaluation import checkpoint_data, evaluate
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: evaluate(parse(EvaluateClassification, defaults=checkpoint_data)))
+    main("eval-cls")

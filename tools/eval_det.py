@@ -1,8 +1,6 @@
-"""Prints a detector's 12 COCO numbers, or those of a results file (see detection/evaluation/evaluate.py)."""
+"""``divdet eval-det``: see divdet/commands/__init__.py."""
 
-from detection.evaluation.evaluate import checkpoint_defaults, evaluate
-from detection.training.config import EvaluateDetection
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: evaluate(parse(EvaluateDetection, defaults=checkpoint_defaults)))
+    main("eval-det")

@@ -1,7 +1,6 @@
-"""Imports the paper's published checkpoints (see detection/models/released.py)."""
+"""``divdet import-checkpoint``: see divdet/commands/__init__.py."""
 
-from detection.models.released import ImportCheckpoint, import_checkpoint
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: import_checkpoint(parse(ImportCheckpoint)))
+    main("import-checkpoint")

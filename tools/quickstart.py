@@ -1,7 +1,6 @@
-"""Runs the whole pipeline on generated data (see divdet/commands/quickstart.py)."""
+"""``divdet quickstart``: see divdet/commands/__init__.py."""
 
-from divdet.commands.quickstart import Quickstart, quickstart
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: quickstart(parse(Quickstart)))
+    main("quickstart")

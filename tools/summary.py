@@ -1,7 +1,6 @@
-"""Prints what a divided network costs (see classification/backbones/cost.py and detection/models/cost.py)."""
+"""``divdet summary``: see divdet/commands/__init__.py."""
 
-from divdet.commands.summary import Summary, print_summary
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: print_summary(parse(Summary)))
+    main("summary")

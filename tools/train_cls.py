@@ -1,8 +1,6 @@
-"""Co-trains S divided networks (see classification/training.py)."""
+"""``divdet train-cls``: see divdet/commands/__init__.py."""
 
-from classification.config import TrainClassification
-from classification.training import train
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: train(parse(TrainClassification)))
+    main("train-cls")

@@ -1,8 +1,6 @@
-"""Trains SSD300 with S members on COCO-format data (see detection/training/train.py)."""
+"""``divdet train-det``: see divdet/commands/__init__.py."""
 
-from detection.training.config import TrainDetection
-from detection.training.train import train
-from divdet.engine.cli import parse, run
+from divdet.commands import main
 
 if __name__ == "__main__":
-    run(lambda: train(parse(TrainDetection)))
+    main("train-det")

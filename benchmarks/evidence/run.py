@@ -32,11 +32,12 @@ from benchmarks.machine import machine
 from detection.data.coco import load_annotations
 from detection.data.coco_json import read_json
 from detection.data.coco_results import load_results
-from detection.data.dataset import EvaluationImages, Normalize
+from detection.data.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
 from detection.evaluation.coco_metrics import CocoEvaluator
-from detection.fusion import ConfType
 from detection.postprocess import fuse, member_boxes
+from detection.preprocess import Normalize
+from detection.settings import ConfType
 from divdet.engine.cli import run
 from divdet.engine.files import make_folder, write_json
 

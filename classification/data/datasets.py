@@ -14,8 +14,8 @@ import numpy as np
 from torch.distributed import is_torchelastic_launched
 from torchvision import datasets as torchvision_datasets
 
-from classification.config import DataSettings, EvalDataSettings
 from classification.data.class_names import IMAGENET, SVHN
+from classification.settings import DataSettings, EvalDataSettings
 from divdet.engine.checkpoint import is_text
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from classification.config import DataSettings, Interpolation
 from classification.data.datasets import IMAGENET_STATISTICS, STATISTICS, ImageSet, Statistics
+from classification.settings import DataSettings, Interpolation
 from divdet.engine.sampling import derived_seed
 
 SMALL = 64  # pixels up to which an image is cropped after padding, and takes the CIFAR form of a network

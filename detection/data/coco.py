@@ -26,7 +26,8 @@ from detection.data.coco_json import (
     read_json,
     show,
 )
-from detection.data.orientation import Orientation, set_layouts
+from detection.data.orientation import set_layouts
+from detection.settings import Orientation
 from divdet.engine.errors import UserError
 
 BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w passes the border by rounding alone

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from detection.data.augmentation import MEAN, STD, TrainingAugmentation, to_input
+from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import CocoAnnotations, ImageRecord, clip_boxes
 from detection.images import read_image
+from detection.preprocess import to_input
 from divdet.engine.progress import progress
 from divdet.engine.sampling import derived_seed
 
@@ -98,19 +99,3 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     return images, boxes, labels
 
 
-class Normalize(nn.Module):
-    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory.
-
-    Both are buffers, so that a compiled or exported network has them on its device; checkpoints do not hold them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(STD), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        # Row by row: by pixel, torch would compute in steps of 3.
-        width = images.shape[-2]
-        mean, std = self.mean.repeat(width), self.std.repeat(width)
-        return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)

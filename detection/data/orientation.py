@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detection.settings import Orientation
 from divdet.engine.exif import read_turned
 
 if TYPE_CHECKING:
     from detection.data.coco import Columns, ImageRecord
-
-Orientation = Literal["auto", "upright", "stored"]
 
 SETTLED = "images with EXIF rotation read {}, as annotated sizes or boxes of such images show"
 OPEN = (

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from classification.backbones.resnet import DETECTION_INPUT
-from detection.data.dataset import Normalize
 from detection.models.ssd import SSD
+from detection.preprocess import Normalize
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn
-from detection.training.config import RuntimeSettings
+from detection.settings import RuntimeSettings
 from divdet.engine.concurrency import beside, concurrent
 from divdet.engine.devices import check_compiler, resolve_device
 from divdet.engine.errors import UserError

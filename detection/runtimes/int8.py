@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.augmentation import to_input
 from detection.images import find_images, read_image
+from detection.preprocess import to_input
 from detection.runtimes.backends import FromPixels, library, to_openvino
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically

@@ -12,12 +12,13 @@ from classification.losses import cot_weight_at
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import CocoAnnotations, check_same_categories
 from detection.data.coco_json import category_name
-from detection.data.dataset import Normalize, TrainingImages, collate
+from detection.data.dataset import TrainingImages, collate
 from detection.data.fingerprint import fingerprint
 from detection.detector import Detector
 from detection.evaluation.evaluate import read_annotations, read_ground_truth, score
 from detection.models.ssd import SSD, create_ssd
-from detection.training.config import TrainDetection
+from detection.preprocess import Normalize
+from detection.settings import TrainDetection
 from detection.training.matcher import Matcher
 from detection.training.multibox_loss import multibox_loss
 from divdet.engine import checkpoint

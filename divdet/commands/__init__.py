@@ -1,0 +1,104 @@
+"""The commands: ``divdet NAME …`` and ``tools/name.py …``. Arguments are read before torch is imported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any, NoReturn
+
+from divdet.engine.cli import parse, run
+from divdet.engine.memory import keep_freed_memory
+from divdet.engine.waiting import settle_waiting
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        help: what it does, in a line.
+        settings: its dataclass of arguments, as ``module:name``, in a module that does not import torch.
+        function: called with them, as ``module:name``.
+        defaults: for ``divdet.engine.cli.parse``, as ``module:name``.
+        positional: the field that takes the positional arguments.
+    """
+
+    help: str
+    settings: str
+    function: str
+    defaults: str | None = None
+    positional: str | None = None
+
+    def parse(self, argv: Sequence[str] | None = None, prog: str | None = None) -> Any:
+        """The settings that the arguments give; see ``divdet.engine.cli.parse``."""
+        defaults = (lambda read: resolve_name(self.defaults)(read)) if self.defaults else None
+        return parse(resolve_name(self.settings), argv, prog=prog, positional=self.positional, defaults=defaults)
+
+    def call(self, settings: Any) -> Any:
+        """Runs the command; returns what its function does."""
+        return resolve_name(self.function)(settings)
+
+
+_SETTINGS = "divdet.commands.settings"
+COMMANDS = {
+    "train-det": Command(
+        "trains a detector on COCO-format data", "detection.settings:TrainDetection", "detection.training.train:train"
+    ),
+    "eval-det": Command(
+        "prints the 12 COCO numbers of a detector, or of a results file",
+        f"{_SETTINGS}:EvaluateDetection",
+        "divdet.commands.eval_det:evaluate",
+        defaults="divdet.commands.eval_det:checkpoint_defaults",
+    ),
+    "detect": Command(
+        "finds objects in images",
+        f"{_SETTINGS}:Detect",
+        "divdet.commands.detect:detect",
+        defaults="divdet.commands.eval_det:checkpoint_defaults",
+        positional="sources",
+    ),
+    "train-cls": Command(
+        "co-trains divided classifiers", "classification.settings:TrainClassification", "classification.training:train"
+    ),
+    "eval-cls": Command(
+        "evaluates members and ensemble of a classifier",
+        "classification.settings:EvaluateClassification",
+        "classification.evaluation:evaluate",
+        defaults="classification.evaluation:checkpoint_data",
+    ),
+    "summary": Command(
+        "counts what a divided network costs", f"{_SETTINGS}:Summary", "divdet.commands.summary:print_summary"
+    ),
+    "benchmark": Command(
+        "times a network against its members, in sequence and at once",
+        f"{_SETTINGS}:Benchmark",
+        "divdet.commands.benchmark:print_benchmark",
+    ),
+    "quickstart": Command(
+        "runs the whole pipeline on generated images",
+        f"{_SETTINGS}:Quickstart",
+        "divdet.commands.quickstart:quickstart",
+    ),
+    "import-checkpoint": Command(
+        "imports the paper's published weights",
+        f"{_SETTINGS}:ImportCheckpoint",
+        "divdet.commands.import_checkpoint:import_checkpoint",
+    ),
+}
+
+
+def main(name: str, argv: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Runs a command and ends the process (see ``divdet.engine.cli.run``).
+
+    Args:
+        name: of ``COMMANDS``.
+        argv: its arguments; by default the process's own.
+        prog: what the user calls it; by default the script's name.
+    """
+
+    def call() -> None:
+        settle_waiting()  # before torch is loaded
+        settings = COMMANDS[name].parse(argv, prog)
+        keep_freed_memory()
+        COMMANDS[name].call(settings)
+
+    run(call)

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,66 +20,19 @@ from classification.ensemble import create_ensemble
 from detection.default_boxes import ssd300_default_boxes
 from detection.models.cost import check_no_image_size
 from detection.models.ssd import create_ssd
-from detection.postprocess import PostprocessSettings, postprocess
+from detection.postprocess import postprocess
+from detection.settings import PostprocessSettings
 from divdet.commands.benchmark_table import POSTPROCESSED, Row, describe, draw
-from divdet.engine.concurrency import Concurrency, Graphs, concurrent, threads_of
-from divdet.engine.devices import Precision, autocast, precision_dtype, resolve_precision, use_device
+from divdet.commands.settings import Benchmark
+from divdet.engine.concurrency import Graphs, concurrent, threads_of
+from divdet.engine.devices import autocast, precision_dtype, resolve_precision, use_device
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder, write_json
-from divdet.engine.memory import keep_freed_memory
+from divdet.engine.settings import Concurrency
 from divdet.engine.timing import side_by_side
 
 # Scores above the threshold, of each member on an image: no fewer than a trained detector has.
 CANDIDATES = 1000
-
-
-@dataclass
-class Benchmark:
-    """Times one large network, its S members in sequence, and its members at once, with random weights.
-
-    Attributes:
-        task: cls or det.
-        backbone: name of the backbone before dividing.
-        members: S.
-        dataset: cifar10, cifar100, svhn or imagenet (cls; default cifar100 where the backbone has that form); coco, or
-            the number of foreground classes (det).
-        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
-        concurrency: what is timed beside the members in sequence: streams, graph, devices or threads; default: all that
-            this machine has.
-        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
-        batch_sizes: images at a time, separated by commas; default 1,8,32,100 on a GPU and 1,8 on a CPU.
-        rounds: every way is timed once in each, so that a machine's drift meets all; at least 2.
-        seconds: about how long one way runs in a round; at least one call.
-        precision: auto (float32), float32, bf16 or fp16 (mixed precision by autocast).
-        json: print one JSON object.
-        output: folder for benchmark.json and, with matplotlib, benchmark.png; default: write nothing.
-        device: auto, cpu, cuda or cuda:N.
-        seed: of weights and images.
-    """
-
-    task: Literal["cls", "det"] = "cls"
-    backbone: str | None = None
-    members: int = 2
-    dataset: str | None = None
-    image_size: int | None = None
-    concurrency: Concurrency | None = None
-    devices: str | None = None
-    batch_sizes: str | None = None
-    rounds: int = 5
-    seconds: float = 0.3
-    precision: Precision = "auto"
-    json: bool = False
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.members < 2:
-            raise UserError(f"members is {self.members}: choose at least 2; the network of one is timed beside them")
-        if self.rounds < 2:
-            raise UserError(f"rounds is {self.rounds}: choose at least 2")
-        if not 0 < self.seconds < 3600:
-            raise UserError(f"seconds is {self.seconds}: choose more than 0 and less than 3600")
 
 
 def print_benchmark(config: Benchmark) -> None:
@@ -90,7 +43,6 @@ def print_benchmark(config: Benchmark) -> None:
             of concurrency that this machine lacks.
     """
     device = use_device(config.device)
-    keep_freed_memory()
     if device.type == "cpu" and (load := os.getloadavg()[0]) > 0.5 * _cores():
         print(
             f"note: a load of {load:.1f} on {_cores()} cores: beside other programs, times and ratios are far off",

@@ -14,15 +14,16 @@ from detection.data.coco_results import rounded
 from detection.data.dataset import read_record
 from detection.data.file_names import FileNames, number_in_name
 from detection.data.orientation import set_layouts
-from detection.detector import Detections, Detector
+from detection.detections import Detections
+from detection.detector import Detector
 from detection.images import find_images, read_image
-from detection.training.config import Detect, EvalDataSettings
+from detection.settings import EvalDataSettings
 from detection.visual.drawing import draw_boxes, save_image
 from divdet.commands.partial_results import PartialResults
+from divdet.commands.settings import Detect
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder, remove_unfinished, write_json
-from divdet.engine.memory import keep_freed_memory
 from divdet.engine.progress import progress
 from divdet.engine.stopping import Stopped, stop_on_signals
 
@@ -44,7 +45,6 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
     paths = find_images(config.sources)
-    keep_freed_memory()
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     records = _annotated(paths, config.data, detector) if config.data.val_annotations else {}

@@ -3,56 +3,26 @@
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classification.config import ClassificationTrainSettings, TrainClassification
-from classification.config import DataSettings as ClassificationData
-from classification.config import ModelSettings as ClassificationModel
+from classification.settings import ClassificationTrainSettings, TrainClassification
+from classification.settings import DataSettings as ClassificationData
+from classification.settings import ModelSettings as ClassificationModel
 from classification.training import train as co_train
 from detection.data.coco import load_annotations
 from detection.data.synthetic import generate
 from detection.detector import Detector
-from detection.evaluation.evaluate import evaluate
-from detection.postprocess import PostprocessSettings
-from detection.training.config import (
-    DataSettings,
-    DetectionTrainSettings,
-    EvaluateDetection,
-    ModelSettings,
-    TrainDetection,
-)
+from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, PostprocessSettings, TrainDetection
 from detection.training.train import train
 from detection.visual.comparison import draw_comparisons
+from divdet.commands.eval_det import evaluate
+from divdet.commands.settings import EvaluateDetection, Quickstart
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 
 BACKBONE, MEMBERS = "resnet10_24", 2
 _PARTS = ("backbones", "detector", "pictures")
-
-
-@dataclass
-class Quickstart:
-    """Divides, co-trains, detects, fuses and evaluates on generated images of textured shapes; needs no download.
-
-    Attributes:
-        size: training images to generate; a quarter as many are generated for validation.
-        epochs: passes of the detector over the training images.
-        output: the folder; a run that it holds is replaced, the generated data is kept where it fits.
-        device: auto, cpu, cuda or cuda:N.
-        seed: of data, weights and augmentation.
-    """
-
-    size: int = 400
-    epochs: int = 10
-    output: str = "runs/quickstart"
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.size < 100 or self.epochs < 1 or self.seed < 0:
-            raise UserError("--size must be at least 100, --epochs at least 1 and --seed at least 0")
 
 
 def quickstart(config: Quickstart) -> dict[str, Any]:

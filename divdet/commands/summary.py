@@ -1,44 +1,17 @@
 """The summary command: the cost of a classifier or a detector as a table or JSON."""
 
 import json
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from classification.backbones.cost import summarise as summarise_classifier
 from classification.backbones.registry import BACKBONES, default_dataset
 from detection.models.cost import check_no_image_size
 from detection.models.cost import summarise as summarise_detector
+from divdet.commands.settings import Summary
 from divdet.engine.errors import UserError
 
 # The paper's S, and one beyond
 DIVISIONS = (1, 2, 4, 8)
-
-
-@dataclass
-class Summary:
-    """Prints parameters and operations of a backbone divided into S members, as classifier or as SSD300 detector.
-
-    Attributes:
-        task: cls or det.
-        backbone: name of the backbone before dividing.
-        members: S; default: 1, 2, 4 and 8 side by side, or the length of a list of timm's models.
-        dataset: cifar10, cifar100, svhn or imagenet (cls); coco, or the number of foreground classes (det).
-        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
-        json: print one JSON object; without members it lists the ``divisions`` that are possible and those ``refused``.
-        output: counting writes nothing; present on every command.
-        device: counting needs none; present on every command.
-        seed: counting draws nothing; present on every command.
-    """
-
-    task: Literal["cls", "det"] = "cls"
-    backbone: str | None = None
-    members: int | None = None
-    dataset: str | None = None
-    image_size: int | None = None
-    json: bool = False
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
 
 
 def print_summary(config: Summary) -> None:

@@ -2,11 +2,6 @@
 
 import os
 
-from divdet.engine.waiting import settle_waiting
-
 # OpenCV reads its limit of an image's pixels when it is loaded, so this comes first. Its own is a billion, 3 GB; the
 # largest camera photos have 200 million.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")
-
-# Before torch is loaded
-settle_waiting()

@@ -1,6 +1,6 @@
 """Whose statistics batch normalisation uses in training."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from divdet.engine.distributed import World, is_shared
 from divdet.engine.errors import UserError
-
-BatchNorm = Literal["own", "sync", "frozen"]
+from divdet.engine.settings import BatchNorm
 
 
 class _Sum(torch.autograd.Function):

@@ -21,6 +21,8 @@ from divdet.engine.stopping import Stopped
 
 Config = TypeVar("Config")
 
+RECIPES = Path(__file__).parents[1] / "configs"  # cls/NAME.yaml, det/NAME.yaml
+
 _read_yaml = get_loader("yaml")
 _MOST_DIGITS = 300  # of a whole number, which may become a float
 _DEEPEST = 100  # brackets inside brackets; reading takes the square of their number
@@ -125,6 +127,7 @@ def parse(
     config_class: type[Config],
     argv: Sequence[str] | None = None,
     *,
+    prog: str | None = None,
     positional: str | None = None,
     defaults: Callable[[Config], dict[str, Any]] | None = None,
 ) -> Config:
@@ -134,6 +137,7 @@ def parse(
         config_class: a dataclass whose fields may be dataclasses themselves (the sections); its docstring is
             the command's description.
         argv: the arguments, by default the process's own.
+        prog: the command's name in messages, by default the script's.
         positional: the field that takes the positional arguments (a list of strings).
         defaults: given a first reading, returns defaults as ``{"section.key": value}`` for a second one: how a
             checkpoint's own settings come below the config file and the command line.
@@ -142,8 +146,8 @@ def parse(
         UserError: for an unknown key, a wrong type, or an unreadable YAML file.
         SystemExit: with code 0 for ``--help`` and ``--print_config``.
     """
-    parser = _parser(config_class, positional)
-    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(config_class, prog, positional)
+    argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type is bool}
     argv = [
         f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
@@ -163,9 +167,18 @@ def parse(
     return _build(parser, read, config_class)
 
 
-def _parser(config_class: type, positional: str | None) -> _Parser:
-    parser = _Parser(description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="a YAML file of these fields")
+def _with_recipe_files(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the file of a recipe that ``--config`` names, such as ``bccd``."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    for place, name in enumerate(words[1:], 1):
+        if words[place - 1] == "--config" and re.fullmatch(r"\w+", name) and not os.path.exists(name):
+            words[place] = next(map(str, RECIPES.glob(f"*/{name}.yaml")), name)
+    return words
+
+
+def _parser(config_class: type, prog: str | None, positional: str | None) -> _Parser:
+    parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="a YAML file of these fields, or the name of a recipe")
     if positional:
         parser.add_argument(positional, nargs="*", help="see above")
     parser.add_class_arguments(config_class, skip={positional} if positional else None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from divdet.engine.devices import resolve_device
 from divdet.engine.errors import UserError
+from divdet.engine.settings import Concurrency
 
-Concurrency = Literal["sequential", "streams", "graph", "devices", "threads"]
 # What a member's whole part of the network gives for its view: a tensor, or several.
 Output = Any
 Runner = Callable[[Sequence[Tensor]], Output]

@@ -5,13 +5,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
 
 import torch
 
 from divdet.engine.errors import UserError
+from divdet.engine.settings import Precision
 
-Precision = Literal["auto", "float32", "bf16", "fp16"]
 _DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -17,11 +17,11 @@ from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.loading import Loader
 from divdet.engine.loss_report import LossReports, Report
-from divdet.engine.memory import keep_freed_memory
-from divdet.engine.optimization import TrainSettings, build_optimizer, build_scaler, clip_gradient, learning_rate
+from divdet.engine.optimization import build_optimizer, build_scaler, clip_gradient, learning_rate
 from divdet.engine.progress import progress
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import EpochSampler, derived_seed
+from divdet.engine.settings import TrainSettings
 from divdet.engine.state import ModelEMA, load_momentum, momentum, not_finite, own_entries, whole
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
 from divdet.engine.task import Task
@@ -47,8 +47,6 @@ def fit(
         UserError: when the loss is not finite, or memory or disk run out; the last checkpoint stays as it was.
         Stopped: after SIGINT or SIGTERM, when the step at hand is done and saved.
     """
-    if device.type == "cpu":
-        keep_freed_memory()
     if settings.warmup_epochs >= settings.epochs:
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
     kept = f"{folder.last} holds the last checkpoint, if one was written"

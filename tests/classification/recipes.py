@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from classification.config import ClassificationTrainSettings, DataSettings, ModelSettings, TrainClassification
+from classification.settings import ClassificationTrainSettings, DataSettings, ModelSettings, TrainClassification
 
 
 def recipe(data: Path, output: Path, epochs: int = 1, **others: object) -> TrainClassification:

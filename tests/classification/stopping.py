@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from classification.config import TrainClassification
+from classification.settings import TrainClassification
 from classification.training import train
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from classification.config import EvalDataSettings, EvaluateClassification, ModelSettings
 from classification.ensemble import Ensemble
 from classification.evaluation import describe, evaluate, load_ensemble, measure
 from classification.probabilities import calibration_error, calibration_sums, error_sums, squared_error_terms
+from classification.settings import EvalDataSettings, EvaluateClassification, ModelSettings
 from classification.training import train
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError

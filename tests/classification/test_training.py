@@ -8,13 +8,13 @@ import torch
 import yaml
 from torchvision.transforms.v2.functional import normalize
 
-from classification.config import (
+from classification.ensemble import create_ensemble
+from classification.evaluation import INPUT, evaluate
+from classification.settings import (
     EvalDataSettings,
     EvaluateClassification,
     ModelSettings,
 )
-from classification.ensemble import create_ensemble
-from classification.evaluation import INPUT, evaluate
 from classification.training import CoTraining, load_pretrained, train
 from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict

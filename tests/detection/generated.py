@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from detection.data.synthetic import generate
-from detection.training.config import DataSettings
+from detection.settings import DataSettings
 
 
 def shapes(folder: Path) -> DataSettings:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from detection import Detector, create_ssd
 from detection.detector import Detections
-from detection.evaluation.evaluate import checkpoint_defaults
-from detection.postprocess import PostprocessSettings
-from detection.training.config import EvaluateDetection, ModelSettings, TrainDetection
+from detection.settings import ModelSettings, PostprocessSettings, TrainDetection
+from divdet.commands.eval_det import checkpoint_defaults
+from divdet.commands.settings import EvaluateDetection
 from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError
 

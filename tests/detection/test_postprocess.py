@@ -20,7 +20,8 @@ from detection import postprocess as module
 from detection.default_boxes import ssd300_default_boxes
 from detection.kernels import compiled as _compiled
 from detection.kernels import nms as kernel
-from detection.postprocess import Boxes, PostprocessSettings, fuse, member_boxes, postprocess
+from detection.postprocess import Boxes, fuse, member_boxes, postprocess
+from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
 
 

@@ -16,7 +16,7 @@ from detection.data.coco_results import Results as Detections
 from detection.data.coco_results import load_results
 from detection.data.dataset import TrainingImages, collate, read_record
 from detection.evaluation.coco_metrics import CocoEvaluator, evaluate, format_metrics
-from detection.training.config import DataSettings
+from detection.settings import DataSettings
 from tests.fuzz.mutation import as_json, damaged, document
 
 GROUND_TRUTH: dict[str, Any] = {

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 import classification.training
-from classification.config import EvalDataSettings, EvaluateClassification, TrainClassification
 from classification.evaluation import checkpoint_data, evaluate
+from classification.settings import EvalDataSettings, EvaluateClassification, TrainClassification
 from detection.detector import Detector
-from detection.evaluation.evaluate import checkpoint_defaults
-from detection.models.released import ImportCheckpoint, import_checkpoint
 from detection.models.ssd import create_ssd
-from detection.training.config import EvaluateDetection, TrainDetection
+from detection.settings import TrainDetection
 from detection.visual.drawing import draw_boxes
+from divdet.commands.eval_det import checkpoint_defaults
+from divdet.commands.import_checkpoint import import_checkpoint
+from divdet.commands.settings import EvaluateDetection, ImportCheckpoint
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse, to_dict
 from divdet.engine.files import write_json

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from classification.config import DataSettings
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.views import EvaluationViews, TrainingViews
-from detection.data.augmentation import to_input
+from classification.settings import DataSettings
 from detection.images import read_image
+from detection.preprocess import to_input
 from tests.fuzz.mutation import TEXTS, damaged
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)

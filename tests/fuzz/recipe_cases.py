@@ -16,17 +16,16 @@ import yaml
 
 import classification.training
 import detection.training.train
-from classification.config import EvaluateClassification, TrainClassification
 from classification.evaluation import checkpoint_data
+from classification.settings import EvaluateClassification, TrainClassification
 from detection.default_boxes import ssd300_default_boxes
-from detection.evaluation.evaluate import checkpoint_defaults, evaluate
 from detection.images import find_images
-from detection.models.released import ImportCheckpoint
 from detection.postprocess import postprocess
-from detection.training.config import Detect, EvaluateDetection, TrainDetection
+from detection.settings import TrainDetection
 from detection.training.multibox_loss import multibox_loss
-from divdet.commands.quickstart import Quickstart
-from divdet.commands.summary import Summary, print_summary
+from divdet.commands.eval_det import checkpoint_defaults, evaluate
+from divdet.commands.settings import Detect, EvaluateDetection, ImportCheckpoint, Quickstart, Summary
+from divdet.commands.summary import print_summary
 from divdet.engine import cli
 from divdet.engine.cli import parse, to_yaml
 from divdet.engine.devices import resolve_device

@@ -16,7 +16,7 @@ from classification.backbones.registry import BACKBONES
 from classification.backbones.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
 from classification.backbones.shake_shake import ShakeShakeSpec
 from classification.backbones.width_rules import resnet, resnext, wide
-from classification.config import ClassificationTrainSettings, DataSettings, ModelSettings, TrainClassification
+from classification.settings import ClassificationTrainSettings, DataSettings, ModelSettings, TrainClassification
 from classification.training import train
 from divdet.engine import checkpoint
 from tests.classification.stopping import train_until

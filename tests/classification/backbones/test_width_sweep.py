@@ -12,7 +12,8 @@ from classification.backbones.registry import (
     find_backbone,
 )
 from detection.models.ssd import create_ssd
-from divdet.commands.summary import Summary, print_summary
+from divdet.commands.settings import Summary
+from divdet.commands.summary import print_summary
 from divdet.engine.errors import UserError
 
 

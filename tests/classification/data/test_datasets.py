@@ -11,8 +11,8 @@ import scipy.io
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from classification.config import DataSettings
 from classification.data.datasets import default_image_size, load_images, load_training_images
+from classification.settings import DataSettings
 from divdet.engine.errors import UserError
 from divdet.engine.images import decode_image
 from tests.classification.generated import CLASSES, encoded, generated_images, write_folder, write_npz

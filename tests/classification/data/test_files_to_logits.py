@@ -14,13 +14,13 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
-from classification.config import EvalDataSettings, EvaluateClassification, TrainClassification
 from classification.data.class_names import CIFAR10, CIFAR100, SVHN
 from classification.data.datasets import load_images
 from classification.data.views import CROP_RATIO, EvaluationViews, TrainingViews, erase, network_inputs, normalize
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import evaluate, load_ensemble
 from classification.importing import import_classifier, published_image_size
+from classification.settings import EvalDataSettings, EvaluateClassification, TrainClassification
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse
 from divdet.engine.errors import UserError

@@ -12,7 +12,6 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
-from classification.config import DataSettings
 from classification.data.datasets import ImageSet, load_images
 from classification.data.views import (
     CROP_RATIO,
@@ -28,6 +27,7 @@ from classification.data.views import (
     random_rectangle,
     resized_crop,
 )
+from classification.settings import DataSettings
 from divdet.engine.errors import UserError
 from divdet.engine.sampling import derived_seed
 from tests.classification.generated import CLASSES, generated_images, write_npz

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from classification.backbones.resnet import DETECTION_INPUT
-from detection.data.augmentation import MEAN, TrainingAugmentation, Window, resize_window, to_input
-from detection.training.config import DataSettings
+from detection.data.augmentation import TrainingAugmentation
+from detection.preprocess import MEAN, Window, resize_window, to_input
+from detection.settings import DataSettings
 
 GEOMETRY = {"photometric": False}
 

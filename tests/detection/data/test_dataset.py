@@ -11,8 +11,9 @@ from PIL import Image
 from detection.data import dataset
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import CocoAnnotations, load_annotations
-from detection.data.dataset import Normalize, TrainingImages, collate
-from detection.training.config import DataSettings
+from detection.data.dataset import TrainingImages, collate
+from detection.preprocess import Normalize
+from detection.settings import DataSettings
 from divdet.engine.sampling import EpochSampler
 
 

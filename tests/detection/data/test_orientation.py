@@ -13,7 +13,8 @@ from detection.data.coco import CocoAnnotations, load_annotations
 from detection.data.dataset import read_record
 from detection.data.orientation import OPEN, SETTLED
 from detection.images import read_image
-from detection.training.config import DataSettings, Detect, EvalDataSettings
+from detection.settings import DataSettings, EvalDataSettings
+from divdet.commands.settings import Detect
 from divdet.engine.errors import UserError
 from divdet.engine.exif import read_turned
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from classification.config import EvaluateClassification
 from classification.data.class_names import CIFAR100
 from classification.evaluation import checkpoint_data, load_ensemble
+from classification.settings import EvaluateClassification
 from detection import Detector, create_ssd
-from detection.models.released import ImportCheckpoint, import_checkpoint
 from detection.training.train import load_pretrained
+from divdet.commands.import_checkpoint import import_checkpoint
+from divdet.commands.settings import ImportCheckpoint
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 from tests.reference import assert_probe, deterministic_images, deterministic_weights, released

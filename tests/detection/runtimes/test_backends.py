@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from detection import Detector, create_ssd
-from detection.data.augmentation import to_input
-from detection.data.dataset import Normalize
-from detection.evaluation.evaluate import evaluate
 from detection.images import read_image
+from detection.preprocess import Normalize, to_input
 from detection.runtimes.backends import FromPixels, create_network, runtime_device
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn, fusible
-from detection.training.config import EvaluateDetection, ModelSettings, RuntimeSettings, TrainDetection
+from detection.settings import ModelSettings, RuntimeSettings, TrainDetection
+from divdet.commands.eval_det import evaluate
+from divdet.commands.settings import EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse, to_dict
 from divdet.engine.errors import UserError

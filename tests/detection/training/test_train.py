@@ -12,19 +12,13 @@ import torch
 
 from detection import Detector, create_ssd
 from detection.detector import to_pixels
-from detection.evaluation.evaluate import evaluate
-from detection.postprocess import Boxes, PostprocessSettings
-from detection.training.config import (
-    DataSettings,
-    Detect,
-    DetectionTrainSettings,
-    EvaluateDetection,
-    ModelSettings,
-    TrainDetection,
-)
+from detection.postprocess import Boxes
+from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, PostprocessSettings, TrainDetection
 from detection.training.train import load_pretrained, train
 from detection.visual.drawing import save_image
 from divdet.commands.detect import detect
+from divdet.commands.eval_det import evaluate
+from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from detection.default_boxes import ssd300_default_boxes
-from detection.postprocess import PostprocessSettings
+from detection.settings import PostprocessSettings
 from divdet.commands import benchmark as benchmark_command
-from divdet.commands.benchmark import CANDIDATES, Benchmark, print_benchmark
+from divdet.commands.benchmark import CANDIDATES, print_benchmark
+from divdet.commands.settings import Benchmark
 from divdet.engine.errors import UserError
 from divdet.engine.timing import side_by_side
 

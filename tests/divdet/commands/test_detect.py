@@ -16,10 +16,12 @@ from PIL import Image
 from detection import Detector, create_ssd
 from detection.data.coco import load_annotations
 from detection.evaluation.coco_metrics import METRICS
-from detection.evaluation.evaluate import checkpoint_defaults, evaluate, score
-from detection.training.config import Detect, EvalDataSettings, EvaluateDetection, ModelSettings, TrainDetection
+from detection.evaluation.evaluate import score
+from detection.settings import EvalDataSettings, ModelSettings, TrainDetection
 from divdet.commands import detect as prediction
 from divdet.commands.detect import detect
+from divdet.commands.eval_det import checkpoint_defaults, evaluate
+from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse, to_dict
 from divdet.engine.errors import UserError

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from divdet.commands.quickstart import Quickstart, quickstart
+from divdet.commands.quickstart import quickstart
+from divdet.commands.settings import Quickstart
 from divdet.engine.errors import UserError
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from classification.backbones.cost import summarise
 from divdet.commands import summary as summary_command
-from divdet.commands.summary import Summary, print_summary
+from divdet.commands.settings import Summary
+from divdet.commands.summary import print_summary
 from divdet.engine.errors import UserError
 
 

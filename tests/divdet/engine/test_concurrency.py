@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from classification import create_ensemble
-from classification.config import EvaluateClassification
 from classification.ensemble import EnsembleOfEnsembles
+from classification.settings import EvaluateClassification
 from detection.models.ssd import SSD
-from detection.training.config import Detect, EvaluateDetection
+from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine.cli import parse
 from divdet.engine.concurrency import Runner, beside, concurrent, threads_of
 from divdet.engine.errors import UserError

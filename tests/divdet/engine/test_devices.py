@@ -5,11 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from detection.evaluation.coco_metrics import evaluate as scoring
-from detection.training.config import Detect, EvaluateDetection
 from divdet.commands import detect as prediction
-from divdet.commands import quickstart
-from divdet.commands.benchmark import Benchmark, print_benchmark
+from divdet.commands import eval_det, quickstart
+from divdet.commands.benchmark import print_benchmark
+from divdet.commands.settings import Benchmark, Detect, EvaluateDetection
 from divdet.engine.devices import use_device
 from divdet.engine.distributed import processes
 from divdet.engine.errors import UserError
@@ -48,7 +47,7 @@ def reached(*_: object) -> None:
 @pytest.mark.parametrize(
     ("module", "name", "command"),
     [
-        (scoring, "Detector.load", lambda: scoring.evaluate(EvaluateDetection("a.pt", device="cuda:1"))),
+        (eval_det, "Detector.load", lambda: eval_det.evaluate(EvaluateDetection("a.pt", device="cuda:1"))),
         (prediction, "Detector.load", lambda: prediction.detect(Detect("a.pt", [__file__], device="cuda:1"))),
         (quickstart, "generate", lambda: quickstart.quickstart(quickstart.Quickstart(device="cuda:1", output="none"))),
     ],
@@ -67,7 +66,7 @@ def test_benchmarks_and_evaluation_of_classifiers_set_their_device(
     current: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from classification import evaluation
-    from classification.config import EvaluateClassification
+    from classification.settings import EvaluateClassification
 
     monkeypatch.setattr(evaluation, "load_ensemble", reached)
     monkeypatch.setattr("divdet.commands.benchmark._batch_sizes", reached)

@@ -17,7 +17,7 @@ from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.loading import Loader
 from divdet.engine.loop import training_loader
-from divdet.engine.optimization import TrainSettings
+from divdet.engine.settings import TrainSettings
 from divdet.engine.stopping import stop_on_signals
 
 

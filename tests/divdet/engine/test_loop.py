@@ -17,8 +17,8 @@ from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.loss_report import LossReports
-from divdet.engine.optimization import TrainSettings
 from divdet.engine.run_folder import RunFolder
+from divdet.engine.settings import TrainSettings
 from divdet.engine.state import not_finite
 from divdet.engine.stopping import Stopped
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from divdet.engine.errors import UserError
-from divdet.engine.optimization import TrainSettings, build_optimizer, learning_rate
+from divdet.engine.optimization import build_optimizer, learning_rate
+from divdet.engine.settings import TrainSettings
 
 
 def test_learning_rate_of_the_paper() -> None:

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from classification.config import (
+from classification.ensemble import Ensemble
+from classification.settings import (
     ClassificationTrainSettings,
     DataSettings,
     ModelSettings,
     TrainClassification,
 )
-from classification.ensemble import Ensemble
 from classification.training import train
 from divdet.engine import checkpoint
-from divdet.engine.optimization import TrainSettings, build_optimizer
+from divdet.engine.optimization import build_optimizer
+from divdet.engine.settings import TrainSettings
 from tests.classification.generated import write_npz
 from tests.classification.stopping import train_until
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from classification.config import (
+from classification.settings import (
     ClassificationTrainSettings,
     DataSettings,
     EvaluateClassification,

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from classification.backbones.dividing import WeightDecayDividing
-from classification.losses import Divergence
-from divdet.engine.concurrency import Concurrency
-from divdet.engine.devices import Precision
 from divdet.engine.errors import UserError
-from divdet.engine.optimization import TrainSettings, check_not_negative
+from divdet.engine.settings import Concurrency, Precision, TrainSettings, check_not_negative
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
+Divergence = Literal["js", "kl"]
 Interpolation = Literal["bicubic", "bilinear", "area"]
 
 # Erased rectangles of the released networks: area as a share of the image, and height / width. Other data sets take the

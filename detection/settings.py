@@ -1,14 +1,63 @@
-"""What a detector's recipe consists of."""
+"""What a detector's recipe consists of. Nothing here imports torch: command lines read their arguments first."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from detection.data.orientation import Orientation
-from detection.postprocess import PostprocessSettings
-from divdet.engine.concurrency import Concurrency
 from divdet.engine.errors import UserError
-from divdet.engine.optimization import TrainSettings, check_not_negative
+from divdet.engine.settings import Concurrency, TrainSettings, check_not_negative
+
+ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
+Orientation = Literal["auto", "upright", "stored"]
+
+
+@dataclass
+class PostprocessSettings:
+    """Every threshold between the network's outputs and the final boxes.
+
+    The defaults are those of the paper's released code, whose suppression also drops a box at an IoU of exactly nms_iou
+    (torchvision's and this one do not). torchvision's SSD300 uses score_threshold 0.01, candidates_per_class 400 (it
+    takes the best per class before suppression as well), nms_iou 0.45, max_per_member 200, and no fusion. Results are
+    comparable only under equal settings.
+
+    Args:
+        score_threshold: a class score (softmax over classes and background) must be strictly higher; 0 to 1.
+        candidates_per_class: best-scoring boxes of each class and image that enter suppression; at least 1.
+        nms_iou: a box goes if its IoU with a better one of its class is strictly above this; 0 to 1.
+        max_per_member: best boxes that each member keeps per image; null means 200 times the number of members.
+        fusion_iou: IoU above which boxes of several members are fused; 0 to 1.
+        fusion_skip: boxes of lower score are left out of the fusion; 0 to 1.
+        fusion_conf: how fused scores are computed, see detection.fusion.
+    """
+
+    score_threshold: float = 0.05
+    candidates_per_class: int = 200
+    nms_iou: float = 0.5
+    max_per_member: int | None = None
+    fusion_iou: float = 0.5
+    fusion_skip: float = 1e-4
+    fusion_conf: ConfType = "avg"
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise UserError(f"postprocess.{name} is {value!r}: choose a value from 0 to 1")
+        for name, kinds in (("candidates_per_class", (int,)), ("max_per_member", (int, type(None)))):
+            if type(getattr(self, name)) not in kinds:
+                raise UserError(f"postprocess.{name} is {getattr(self, name)!r}: choose a whole number")
+        if not 1 <= self.candidates_per_class < 2**31:
+            raise UserError(
+                f"postprocess.candidates_per_class is {self.candidates_per_class}: choose at least 1 and below 2^31"
+            )
+        if self.max_per_member is not None and not 1 <= self.max_per_member < 2**31:
+            raise UserError(
+                f"postprocess.max_per_member is {self.max_per_member}: choose at least 1 and below 2^31, or null"
+            )
+        if self.fusion_conf not in get_args(ConfType):
+            raise UserError(
+                f"postprocess.fusion_conf is {self.fusion_conf!r}: choose one of {', '.join(get_args(ConfType))}"
+            )
 
 
 @dataclass
@@ -92,6 +141,51 @@ class DataSettings(EvalDataSettings):
             raise UserError("data.different_views needs data.photometric: the views differ in nothing else")
 
 
+Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
+RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
+_PRECISIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("float32", "bf16", "fp16"),
+    "compile": ("float32", "bf16", "fp16"),
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "int8"),
+}
+
+
+@dataclass(kw_only=True)
+class RuntimeSettings:
+    """What runs the network.
+
+    Attributes:
+        runtime: torch; compile (torch.compile: minutes at first, for every batch size); onnxruntime or openvino (CPU,
+            each an extra to install).
+        precision: float32; bf16 or fp16 of torch and compile; int8 of openvino, which costs some accuracy.
+        calibration: folder of images that int8 takes the range of values from, at most 100; default: the training
+            images of the checkpoint.
+        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
+            threads (a CPU).
+        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
+    """
+
+    runtime: Runtime = "torch"
+    precision: RuntimePrecision = "float32"
+    calibration: str | None = None
+    concurrency: Concurrency = "sequential"
+    devices: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.runtime not in get_args(Runtime):
+            raise UserError(f"runtime is {self.runtime!r}: choose one of {', '.join(get_args(Runtime))}")
+        if self.precision not in _PRECISIONS[self.runtime]:
+            choices = ", ".join(_PRECISIONS[self.runtime])
+            raise UserError(f"precision is {self.precision!r}: runtime {self.runtime} takes {choices}")
+        if self.concurrency not in get_args(Concurrency):
+            raise UserError(f"concurrency is {self.concurrency!r}: choose one of {', '.join(get_args(Concurrency))}")
+        if self.concurrency != "sequential" and self.runtime != "torch":
+            raise UserError(f"concurrency is {self.concurrency!r}: that takes runtime torch, not {self.runtime}")
+        if self.devices and self.concurrency != "devices":
+            raise UserError(f"devices is {self.devices!r}: that takes concurrency devices, not {self.concurrency}")
+
+
 @dataclass
 class DetectionTrainSettings(TrainSettings):
     """SSD300's rate, batch and epochs on COCO (paper, Sec. V); the COCO recipes add its steps of the rate.
@@ -142,123 +236,3 @@ class TrainDetection:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}: it must be 0 or more")
-
-
-Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
-RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
-_PRECISIONS: dict[str, tuple[str, ...]] = {
-    "torch": ("float32", "bf16", "fp16"),
-    "compile": ("float32", "bf16", "fp16"),
-    "onnxruntime": ("float32",),
-    "openvino": ("float32", "int8"),
-}
-
-
-@dataclass(kw_only=True)
-class RuntimeSettings:
-    """What runs the network.
-
-    Attributes:
-        runtime: torch; compile (torch.compile: minutes at first, for every batch size); onnxruntime or openvino (CPU,
-            each an extra to install).
-        precision: float32; bf16 or fp16 of torch and compile; int8 of openvino, which costs some accuracy.
-        calibration: folder of images that int8 takes the range of values from, at most 100; default: the training
-            images of the checkpoint.
-        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
-            threads (a CPU).
-        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
-    """
-
-    runtime: Runtime = "torch"
-    precision: RuntimePrecision = "float32"
-    calibration: str | None = None
-    concurrency: Concurrency = "sequential"
-    devices: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.runtime not in get_args(Runtime):
-            raise UserError(f"runtime is {self.runtime!r}: choose one of {', '.join(get_args(Runtime))}")
-        if self.precision not in _PRECISIONS[self.runtime]:
-            choices = ", ".join(_PRECISIONS[self.runtime])
-            raise UserError(f"precision is {self.precision!r}: runtime {self.runtime} takes {choices}")
-        if self.concurrency not in get_args(Concurrency):
-            raise UserError(f"concurrency is {self.concurrency!r}: choose one of {', '.join(get_args(Concurrency))}")
-        if self.concurrency != "sequential" and self.runtime != "torch":
-            raise UserError(f"concurrency is {self.concurrency!r}: that takes runtime torch, not {self.runtime}")
-        if self.devices and self.concurrency != "devices":
-            raise UserError(f"devices is {self.devices!r}: that takes concurrency devices, not {self.concurrency}")
-
-
-@dataclass
-class EvaluateDetection(RuntimeSettings):
-    """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
-
-    Attributes:
-        checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
-        detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
-            file_name where they have one, else by image_id.
-        data: ground truth and images.
-        postprocess: how boxes are made from the outputs.
-        batch_size: images per forward pass.
-        output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
-        device: auto, cpu, cuda or cuda:N.
-        seed: evaluation draws nothing; present on every command.
-    """
-
-    checkpoint: str | None = None
-    detections: str | None = None
-    data: EvalDataSettings = field(default_factory=EvalDataSettings)
-    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
-    batch_size: int = 16
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_batch_size(self.batch_size)
-
-
-@dataclass
-class Detect(RuntimeSettings):
-    """Draws what a detector finds in images.
-
-    Attributes:
-        checkpoint: a train_det.py checkpoint.
-        sources: image files, folders or globs.
-        score_threshold: lowest score that is drawn and written.
-        postprocess: how boxes are made from the outputs; default: the checkpoint's.
-        batch_size: images per forward pass.
-        output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
-        device: auto, cpu, cuda or cuda:N.
-        seed: prediction draws nothing; present on every command.
-        data: annotations whose image ids and file names are written (without them an image's id is the number that
-            is its file's name, or else the name), and data.orientation, by default the checkpoint's.
-        resume: auto continues a stopped run in the output folder, if there is one.
-    """
-
-    checkpoint: str | None = None
-    sources: list[str] = field(default_factory=list)
-    score_threshold: float = 0.3
-    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
-    batch_size: int = 8
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
-    data: EvalDataSettings = field(default_factory=EvalDataSettings)
-    resume: Literal["auto"] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_batch_size(self.batch_size)
-        if self.resume not in ("auto", None):
-            raise UserError(f"resume is {self.resume!r}: the only choice is auto")
-        if self.data.val_images and not self.data.val_annotations:
-            raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
-        if not 0 <= self.score_threshold <= 1:
-            raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: it must be at least 1")

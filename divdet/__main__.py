@@ -1,0 +1,27 @@
+"""``divdet COMMAND …``, and ``python -m divdet COMMAND …``."""
+
+import sys
+
+from divdet.commands import COMMANDS, main
+
+
+def run() -> None:
+    """The console script: the first argument names the command."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: divdet COMMAND [options]; divdet COMMAND --help says more\n")
+        print("\n".join(f"  {name:<18} {command.help}" for name, command in COMMANDS.items()))
+        return
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(version("divdet"))
+        return
+    if name not in COMMANDS:
+        print(f"error: divdet {name}: no such command; one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    main(name, sys.argv[2:], f"divdet {name}")
+
+
+if __name__ == "__main__":
+    run()

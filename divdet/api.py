@@ -1,0 +1,64 @@
+"""Training and evaluation from Python: what the commands of these names do."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from divdet.commands import COMMANDS
+from divdet.engine.cli import flatten
+
+
+def train(recipe: str | Path | None = None, *, task: Literal["det", "cls"] = "det", **settings: Any) -> dict[str, Any]:
+    """Trains a detector, or co-trains divided classifiers.
+
+    Args:
+        recipe: a YAML file, or the name of a recipe such as ``bccd``; by default the fields' defaults.
+        task: det or cls.
+        settings: fields that replace the recipe's; sections are dicts.
+
+    Returns:
+        The last epoch's metrics.
+
+    Raises:
+        UserError: for settings or data that cannot be used.
+        Stopped: after SIGINT or SIGTERM, when the step at hand is saved.
+
+    Example:
+        >>> import divdet
+        >>> data = {"train_annotations": "train.json", "train_images": "images"}
+        >>> data |= {"val_annotations": "val.json", "val_images": "images"}
+        >>> divdet.train("bccd", data=data, output="runs/mine")["AP"]  # doctest: +SKIP
+        0.55
+    """
+    return _run(f"train-{task}", settings, *(["--config", str(recipe)] if recipe else []))
+
+
+def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
+    """Evaluates a checkpoint on its own validation data, or on that of ``settings``.
+
+    Args:
+        checkpoint: of a detector or of classifiers.
+        settings: fields of ``divdet eval-det`` or ``divdet eval-cls``; sections are dicts.
+
+    Returns:
+        What the command writes as metrics.json.
+
+    Raises:
+        UserError: for a checkpoint, settings or data that cannot be used.
+
+    Example:
+        >>> import divdet
+        >>> divdet.evaluate("runs/mine/best.pt", runtime="onnxruntime")["AP50"]  # doctest: +SKIP
+        0.88
+    """
+    from divdet.engine.checkpoint import load
+
+    kind = load(checkpoint)["kind"]
+    return _run(f"eval-{kind[:3]}", settings, "--checkpoint", str(checkpoint))
+
+
+def _run(name: str, settings: dict[str, Any], *words: str) -> dict[str, Any]:
+    options = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flatten(settings).items()
+    ]
+    return COMMANDS[name].call(COMMANDS[name].parse([*words, *options], f"divdet {name}"))

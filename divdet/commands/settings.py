@@ -1,0 +1,207 @@
+"""What the commands take, but for the training recipes. Nothing here imports torch: arguments are read first."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from detection.settings import EvalDataSettings, PostprocessSettings, RuntimeSettings
+from divdet.engine.errors import UserError
+from divdet.engine.settings import Concurrency, Precision
+
+
+@dataclass
+class EvaluateDetection(RuntimeSettings):
+    """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
+
+    Attributes:
+        checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
+        detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
+            file_name where they have one, else by image_id.
+        data: ground truth and images.
+        postprocess: how boxes are made from the outputs.
+        batch_size: images per forward pass.
+        output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
+        device: auto, cpu, cuda or cuda:N.
+        seed: evaluation draws nothing; present on every command.
+    """
+
+    checkpoint: str | None = None
+    detections: str | None = None
+    data: EvalDataSettings = field(default_factory=EvalDataSettings)
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    batch_size: int = 16
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_batch_size(self.batch_size)
+
+
+@dataclass
+class Detect(RuntimeSettings):
+    """Draws what a detector finds in images.
+
+    Attributes:
+        checkpoint: a train_det.py checkpoint.
+        sources: image files, folders or globs.
+        score_threshold: lowest score that is drawn and written.
+        postprocess: how boxes are made from the outputs; default: the checkpoint's.
+        batch_size: images per forward pass.
+        output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
+        device: auto, cpu, cuda or cuda:N.
+        seed: prediction draws nothing; present on every command.
+        data: annotations whose image ids and file names are written (without them an image's id is the number that
+            is its file's name, or else the name), and data.orientation, by default the checkpoint's.
+        resume: auto continues a stopped run in the output folder, if there is one.
+    """
+
+    checkpoint: str | None = None
+    sources: list[str] = field(default_factory=list)
+    score_threshold: float = 0.3
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    batch_size: int = 8
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+    data: EvalDataSettings = field(default_factory=EvalDataSettings)
+    resume: Literal["auto"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_batch_size(self.batch_size)
+        if self.resume not in ("auto", None):
+            raise UserError(f"resume is {self.resume!r}: the only choice is auto")
+        if self.data.val_images and not self.data.val_annotations:
+            raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
+        if not 0 <= self.score_threshold <= 1:
+            raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+
+
+@dataclass
+class ImportCheckpoint:
+    """Turns one of the paper's published checkpoints into one that every tool here takes.
+
+    Attributes:
+        source: the published file.
+        task: cls or det.
+        backbone: name of the network before dividing.
+        members: S.
+        dataset: what it was trained on: cifar10, cifar100, svhn or imagenet (cls); coco (det).
+        output: the checkpoint to write.
+        device: importing needs none; present on every command.
+        seed: importing draws nothing; present on every command.
+    """
+
+    source: str | None = None
+    task: Literal["cls", "det"] = "cls"
+    backbone: str | None = None
+    members: int = 1
+    dataset: str | None = None
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass
+class Quickstart:
+    """Divides, co-trains, detects, fuses and evaluates on generated images of textured shapes; needs no download.
+
+    Attributes:
+        size: training images to generate; a quarter as many are generated for validation.
+        epochs: passes of the detector over the training images.
+        output: the folder; a run that it holds is replaced, the generated data is kept where it fits.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of data, weights and augmentation.
+    """
+
+    size: int = 400
+    epochs: int = 10
+    output: str = "runs/quickstart"
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 100 or self.epochs < 1 or self.seed < 0:
+            raise UserError("--size must be at least 100, --epochs at least 1 and --seed at least 0")
+
+
+@dataclass
+class Summary:
+    """Prints parameters and operations of a backbone divided into S members, as classifier or as SSD300 detector.
+
+    Attributes:
+        task: cls or det.
+        backbone: name of the backbone before dividing.
+        members: S; default: 1, 2, 4 and 8 side by side, or the length of a list of timm's models.
+        dataset: cifar10, cifar100, svhn or imagenet (cls); coco, or the number of foreground classes (det).
+        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
+        json: print one JSON object; without members it lists the ``divisions`` that are possible and those ``refused``.
+        output: counting writes nothing; present on every command.
+        device: counting needs none; present on every command.
+        seed: counting draws nothing; present on every command.
+    """
+
+    task: Literal["cls", "det"] = "cls"
+    backbone: str | None = None
+    members: int | None = None
+    dataset: str | None = None
+    image_size: int | None = None
+    json: bool = False
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass
+class Benchmark:
+    """Times one large network, its S members in sequence, and its members at once, with random weights.
+
+    Attributes:
+        task: cls or det.
+        backbone: name of the backbone before dividing.
+        members: S.
+        dataset: cifar10, cifar100, svhn or imagenet (cls; default cifar100 where the backbone has that form); coco, or
+            the number of foreground classes (det).
+        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
+        concurrency: what is timed beside the members in sequence: streams, graph, devices or threads; default: all that
+            this machine has.
+        devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
+        batch_sizes: images at a time, separated by commas; default 1,8,32,100 on a GPU and 1,8 on a CPU.
+        rounds: every way is timed once in each, so that a machine's drift meets all; at least 2.
+        seconds: about how long one way runs in a round; at least one call.
+        precision: auto (float32), float32, bf16 or fp16 (mixed precision by autocast).
+        json: print one JSON object.
+        output: folder for benchmark.json and, with matplotlib, benchmark.png; default: write nothing.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of weights and images.
+    """
+
+    task: Literal["cls", "det"] = "cls"
+    backbone: str | None = None
+    members: int = 2
+    dataset: str | None = None
+    image_size: int | None = None
+    concurrency: Concurrency | None = None
+    devices: str | None = None
+    batch_sizes: str | None = None
+    rounds: int = 5
+    seconds: float = 0.3
+    precision: Precision = "auto"
+    json: bool = False
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise UserError(f"members is {self.members}: choose at least 2; the network of one is timed beside them")
+        if self.rounds < 2:
+            raise UserError(f"rounds is {self.rounds}: choose at least 2")
+        if not 0 < self.seconds < 3600:
+            raise UserError(f"seconds is {self.seconds}: choose more than 0 and less than 3600")
