@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
 
-from detection.visual.architecture import draw_architecture
+from docs.architecture_picture import draw_architecture
 
 
 def filled_parts(picture: np.ndarray) -> list[np.ndarray]:
