@@ -1,4 +1,4 @@
-"""The benchmark command: a Table VIII and Fig. 5 of the paper for any backbone and S, on the machine at hand."""
+"""The benchmark command: Table VIII and Fig. 5 of the paper for any backbone and S, on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, get_args
 
 import torch
@@ -22,7 +21,7 @@ from detection.models.cost import check_no_image_size
 from detection.models.ssd import create_ssd
 from detection.postprocess import postprocess
 from detection.settings import PostprocessSettings
-from divdet.commands.benchmark_table import POSTPROCESSED, Row, describe, draw
+from divdet.commands.benchmark_table import POSTPROCESSED, describe, draw
 from divdet.commands.settings import Benchmark
 from divdet.engine.concurrency import Graphs, concurrent, threads_of
 from divdet.engine.devices import autocast, precision_dtype, resolve_precision, use_device
@@ -64,7 +63,7 @@ def print_benchmark(config: Benchmark) -> None:
         "precision": resolve_precision(config.precision, device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cores()} CPU cores",
         "torch": torch.__version__,
-        "rows": [asdict(row) for row in rows],
+        "rows": rows,
         "missing": missing,
     }
     print(json.dumps(found) if config.json else describe(found))
@@ -166,7 +165,14 @@ def _time(
     runners: dict[str, Callable[..., Any]],
     size: int,
     device: torch.device,
-) -> list[Row]:
+) -> list[dict[str, Any]]:
+    """The rows of one batch size.
+
+    Each has ``way``, ``batch_size``, ``milliseconds`` of a batch (median over the rounds), ``per_second`` (images),
+    ``speedup`` (median over the rounds of the members' time in sequence by this way's: above 1 is faster) and
+    ``difference`` (largest deviation from the outputs in sequence, by the largest output; None for the single network,
+    which computes something else).
+    """
     side = _image_size(config)
     images = torch.randn(size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     dtype = precision_dtype(config.precision, device)
@@ -199,14 +205,14 @@ def _time(
         ways = {name: lambda one=one, boxes=boxes: call(*one, boxes) for name, one in calls.items()}
         timings = side_by_side(ways, "members in sequence", config.rounds, config.seconds)
         rows += [
-            Row(
-                timing.name + suffix,
-                size,
-                timing.median,
-                1000 * size / timing.median,
-                timing.ratio,
-                differences.get(timing.name),
-            )
+            {
+                "way": timing.name + suffix,
+                "batch_size": size,
+                "milliseconds": timing.median,
+                "per_second": 1000 * size / timing.median,
+                "speedup": timing.ratio,
+                "difference": differences.get(timing.name),
+            }
             for timing in timings
         ]
     return rows

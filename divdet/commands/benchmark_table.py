@@ -1,60 +1,40 @@
-"""What the benchmark command says: a Markdown table and a picture of its rows."""
+"""The benchmark's rows as a Markdown table and as a picture."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 POSTPROCESSED = " + boxes"
 
 
-@dataclass
-class Row:
-    """One way at one batch size.
-
-    Attributes:
-        way: what ran; with ``POSTPROCESSED`` up to the boxes.
-        batch_size: images at a time.
-        milliseconds: of a batch, the median over the rounds.
-        per_second: images.
-        speedup: the median, over the rounds, of the members' time in sequence by this way's: above 1 is faster.
-        difference: largest deviation of the outputs from those in sequence with as many threads an operation, by the
-            largest output; None for the single network, which computes something else.
-    """
-
-    way: str
-    batch_size: int
-    milliseconds: float
-    per_second: float
-    speedup: float
-    difference: float | None
+def title(found: dict[str, Any]) -> str:
+    """What was timed."""
+    what = "SSD300" if found["task"] == "det" else "classifier"
+    network = f"{found['backbone']}, {what} at {found['image_size']} pixels, S={found['members']}"
+    return f"{network}, {found['precision']}, {found['device']}"
 
 
 def describe(found: dict[str, Any]) -> str:
-    """The result as a Markdown table, and the modes that this machine lacks."""
-    what = "SSD300" if found["task"] == "det" else "classifier"
+    """The rows as a Markdown table, and the modes that this machine lacks."""
     lines = [
-        f"{found['backbone']}, {what} at {found['image_size']} pixels, S={found['members']}, {found['precision']}, "
-        f"{found['device']}, torch {found['torch']}",
+        f"{title(found)}, torch {found['torch']}",
         "",
         "| batch | | ms a batch | ms an image | images/s | times in sequence | deviation |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
-        difference = "" if row["difference"] is None else f"{row['difference']:.1g}"
-        lines.append(
-            f"| {row['batch_size']} | {row['way']} | {row['milliseconds']:.4g} "
-            f"| {row['milliseconds'] / row['batch_size']:.4g} | {row['per_second']:.4g} | {row['speedup']:.3g} "
-            f"| {difference} |"
-        )
+        size, ms, difference = row["batch_size"], row["milliseconds"], row["difference"]
+        numbers = (f"{number:.4g}" for number in (ms, ms / size, row["per_second"]))
+        cells = [str(size), row["way"], *numbers, f"{row['speedup']:.3g}", "" if difference is None else f"{difference:.1g}"]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"not timed: {reason}" for reason in found["missing"].values())]
     return "\n".join(lines).rstrip()
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Images a second by batch size, without the boxes' part."""
+    """Plots images per second by batch size, post-processing left out."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -66,9 +46,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
         rows = [row for row in found["rows"] if row["way"] == way]
         axes.plot([row["batch_size"] for row in rows], [row["per_second"] for row in rows], marker="o", label=way)
     axes.set(xlabel="images at a time", ylabel="images a second", xscale="log", ylim=(0, None))
-    axes.set_title(
-        f"{found['backbone']}, {found['image_size']} pixels, S={found['members']}, {found['precision']}, "
-        f"{found['device']}"
-    )
+    axes.set_title(title(found))
     axes.legend()
     figure.savefig(path, dpi=120)
