@@ -42,7 +42,7 @@ TASKS = {
     "train_cls": (TrainClassification, classification.training.train),
     "train_det": (TrainDetection, detection.training.train.train),
 }
-LOSSES = ("train_loss", "train_ce", "train_cot", "train_localisation", "train_classification")
+LOSSES = ("train_loss", "train_ce", "train_cot", "train_localization", "train_classification")
 COMMON = ["--device=cpu", "--train.workers=0", "--train.precision=float32"]
 
 

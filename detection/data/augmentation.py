@@ -1,4 +1,4 @@
-"""SSD's augmentation: one geometric step from the stored image to the network's input, then photometric noise."""
+"""SSD's augmentation: one geometric step from the image to the network's input, then photometric distortion."""
 
 import cv2
 import numpy as np
@@ -10,15 +10,15 @@ from detection.settings import DataSettings
 
 _LEAST_IOU = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 40
-# A box of less than one input pixel shows nothing, and the logarithm of its size would outweigh all others.
+# A box below one input pixel shows nothing, and the logarithm of its size would dominate the loss.
 _LEAST_SIDE = 1 / DETECTION_INPUT
 
 
 class TrainingAugmentation:
-    """Photometric noise, zoom-out, IoU crop and flip of SSD (Liu et al. 2016, Sec. 2.2 and 3.6; torchvision's values).
+    """SSD's photometric distortion, zoom-out, IoU crop and flip (Liu et al. 2016, Sec. 2.2, 3.6; torchvision's values).
 
-    Zoom-out and crop only choose a window, so that one resize makes the input; the photometric operations run on its
-    300 x 300 pixels instead of on the stored image.
+    Zoom-out and crop only choose a window, so the image is resized once. Photometric operations run on the 300 x 300
+    input instead of the full image.
     """
 
     def __init__(self, settings: DataSettings, members: int = 1) -> None:
@@ -34,12 +34,11 @@ class TrainingAugmentation:
             image: ``[H, W, 3]`` uint8 RGB.
             boxes: ``[n, 4]`` xyxy in pixels, inside the image.
             labels: ``[n]``.
-            seed: decides everything that is drawn.
+            seed: determines all random draws.
 
         Returns:
-            The input ``[V, 300, 300, 3]`` uint8, V being S where each member has its own photometric view and 1
-            where all have the same; the boxes that are left (of at least one input pixel a side) ``[m, 4]``
-            xyxy in [0, 1], their labels ``[m]``.
+            The input ``[V, 300, 300, 3]`` uint8 (V = S if each member gets its own photometric view, else 1), the
+            remaining boxes ``[m, 4]`` xyxy in [0, 1], at least one input pixel a side, and their labels ``[m]``.
         """
         random = np.random.default_rng(seed)
         height, width = image.shape[:2]
@@ -53,10 +52,10 @@ class TrainingAugmentation:
         if random.random() < self.settings.iou_crop:
             window = _iou_crop(window, boxes, random)
         view, (scale_x, scale_y, shift_x, shift_y) = resize_window(image, window, DETECTION_INPUT)
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         low = (window.x, window.y)
         high = (window.x + window.width, window.y + window.height)
-        inside = ((centres > low) & (centres < high)).all(axis=1)
+        inside = ((centers > low) & (centers < high)).all(axis=1)
         boxes = boxes[inside] * (scale_x, scale_y, scale_x, scale_y) + (shift_x, shift_y, shift_x, shift_y)
         boxes = (boxes / DETECTION_INPUT).clip(0, 1).astype(np.float32)
         solid = (boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE).all(axis=1)
@@ -69,14 +68,14 @@ class TrainingAugmentation:
 
 
 def _iou_crop(window: Window, boxes: np.ndarray, random: np.random.Generator) -> Window:
-    """SSD's crop: a box whose centre lies inside overlaps it by the drawn IoU (Caffe's asks for no centre).
+    """SSD's crop: some box with its center inside overlaps the crop by the drawn IoU (Caffe ignores centers).
 
-    Sides are 0.3 to 1 of the window's, the aspect ratio 0.5 to 2. An option that fails 40 times is drawn
-    anew; "the whole window" is one of the options, so the loop ends.
+    Sides are 0.3 to 1 of the window's, the aspect ratio 0.5 to 2. After 40 failed trials another IoU is drawn. The
+    whole window is one of the options, so the loop ends.
     """
     if not len(boxes):
         return window
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     while True:
         least = _LEAST_IOU[random.integers(len(_LEAST_IOU))]
@@ -88,11 +87,11 @@ def _iou_crop(window: Window, boxes: np.ndarray, random: np.random.Generator) ->
         high = low + sides * (window.width, window.height)
         size = high - low
         aspect = size[:, 0] / size[:, 1]
-        held = ((centres > low[:, None]) & (centres < high[:, None])).all(axis=2)
+        held = ((centers > low[:, None]) & (centers < high[:, None])).all(axis=2)
         inner = np.minimum(boxes[:, 2:], high[:, None]) - np.maximum(boxes[:, :2], low[:, None])
         inner = inner.clip(min=0).prod(axis=2)
         iou = inner / (areas + size.prod(axis=1)[:, None] - inner)
-        # torchvision's rule: of the boxes whose centre is inside, the best overlaps enough.
+        # torchvision's rule: the best box with its center inside overlaps enough.
         good = (aspect > 0.5) & (aspect < 2) & held.any(axis=1) & (np.where(held, iou, -1).max(axis=1) >= least)
         if good.any():
             first = int(good.argmax())

@@ -20,19 +20,19 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def read_record(record: ImageRecord) -> np.ndarray:
-    """The image of a record, ``[H, W, 3]`` uint8 RGB, in the pixel layout that its boxes assume."""
+    """Reads a record's image, ``[H, W, 3]`` uint8 RGB, in the layout (EXIF) in which it was annotated."""
     size = (record.width, record.height) if record.width and record.height else None
     return read_image(record.path, size, record.upright)
 
 
 class TrainingImages(Dataset):
-    """Augmented training images, indexed by an ``EpochSampler``'s keys; crowds are left out of the targets.
+    """Augmented training images, indexed by the keys of ``EpochSampler``. Crowd boxes are left out of the targets.
 
     Args:
         annotations: the ground truth.
-        augmentation: makes a view of an image.
-        seed: of the run.
-        cache: keep decoded images in this process's memory, as many as fit into ``CACHE_BYTES``; prints how many.
+        augmentation: applied to each image.
+        seed: the run's seed.
+        cache: keep decoded images in memory, as many as fit in ``CACHE_BYTES``.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TrainingImages(Dataset):
 
 
 class EvaluationImages(Dataset):
-    """Images as inputs, in order: ``(input [300, 300, 3] uint8, width, height)``."""
+    """Evaluation images in order: ``(input [300, 300, 3] uint8, width, height)``."""
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
         self.records = records
@@ -84,7 +84,7 @@ class EvaluationImages(Dataset):
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: images ``[N, V, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded with 0, labels ``[N, M]`` with -1."""
+    """Stacks: images ``[N, V, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded by 0, labels ``[N, M]`` by -1."""
     images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
     count = max(len(labels) for _, _, labels in samples)
     boxes = torch.zeros(len(samples), count, 4)
@@ -93,7 +93,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         boxes[row, : len(own_labels)] = torch.from_numpy(own_boxes)
         labels[row, : len(own_labels)] = torch.from_numpy(own_labels)
     if get_worker_info() is not None:
-        # It is handed over through there. Where that is full, only an error that is raised here reaches the training.
+        # Workers return batches in shared memory. If it is full, only an error raised here reaches the main process.
         for part in (images, boxes, labels):
             part.share_memory_()
     return images, boxes, labels

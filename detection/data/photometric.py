@@ -1,42 +1,42 @@
-"""Changes of colour: SSD's four (Liu et al. 2016, Sec. 2.2), by torchvision's formulas and ranges, on uint8 images.
+"""SSD's photometric distortion (Liu et al. 2016, Sec. 2.2), with torchvision's formulas and ranges.
 
-``image`` is ``[H, W, 3]`` uint8 RGB, contiguous, and so is each result. It is within a few of 256 levels of
-torchvision's: hues have 256 steps.
+Images are ``[H, W, 3]`` uint8 RGB, contiguous. Results are within a few of 256 levels of torchvision's, since OpenCV's
+hue has 256 steps.
 """
 
 import cv2
 import numpy as np
 
-_GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
-_PROBABILITY = 0.5  # of a change at all
+_GRAY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue, ITU-R BT.601
+_PROBABILITY = 0.5  # that an image is distorted at all
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = (0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.05, 0.05)
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies every value."""
+    """Scales all values."""
     return cv2.convertScaleAbs(image, alpha=factor)
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies every value's distance from the image's mean gray."""
+    """Scales each value's distance from the image's mean gray."""
     mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
     return cv2.addWeighted(image, factor, image, 0, mean * (1 - factor))
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies every value's distance from its pixel's gray."""
+    """Scales each value's distance from its pixel's gray."""
     return cv2.transform(image, np.eye(3) * factor + _GRAY * (1 - factor))
 
 
 def adjust_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """Turns every hue by a share of the colour circle, -0.5 to 0.5."""
+    """Shifts all hues by a fraction of the color circle, -0.5 to 0.5."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # uint8 goes around the circle
+    hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # uint8 wraps around
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
 def jitter(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """All four in random order, each by a random amount, or (one time in two) the image itself."""
+    """Applies all four in random order by random amounts, with probability 0.5; otherwise returns the image."""
     if random.random() >= _PROBABILITY:
         return image
     changes = (

@@ -1,4 +1,4 @@
-"""A generated detection data set of :mod:`detection.data.synthetic_scenes` in COCO format, without a download."""
+"""A detection data set of drawn scenes in COCO format, generated without a download."""
 
 import json
 import math
@@ -17,30 +17,32 @@ from divdet.engine.progress import progress
 CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, as COCO's
 CROP_SIZE = 64
 _SPLITS = ("train", "val")
-_FORMAT = 2  # raise it when the same parameters give other pictures
+_FORMAT = 2  # increase it when the same arguments give other images
 
 
 def generate(folder: Path, train_images: int, val_images: int, seed: int = 0, image_size: int = 300) -> None:
-    """Writes the data set, or keeps the one that is there where it was made with the same arguments.
+    """Writes the data set, unless ``folder`` already holds it with the same arguments.
 
-    Under ``folder``: ``images/{train,val}/*.jpg``, ``annotations/instances_{train,val}.json`` (COCO format),
-    ``crops/{train,val}/<class name>/*.jpg`` (every object with some surroundings, 64 x 64 pixels, for classification)
-    and ``generated.json`` (the arguments). Image i of a split depends on ``seed``, the split, i and ``image_size``
-    only, byte for byte.
+    ``folder`` gets ``images/{train,val}/*.jpg``, ``annotations/instances_{train,val}.json`` (COCO format),
+    ``crops/{train,val}/<class name>/*.jpg`` (each object with a margin, 64 x 64 pixels, for classification) and
+    ``generated.json`` (the arguments). Image i of a split depends only on ``seed``, the split, i and ``image_size``.
 
     Args:
-        folder: a new or empty folder, or one that an earlier call filled; its earlier content is then replaced.
-        train_images: number of images in the training split, at least 1.
-        val_images: number of images in the validation split, at least 1.
-        seed: any integer from 0.
-        image_size: mean side of the images in pixels, at least 64; the sides vary around it.
+        folder: new, empty, or filled by an earlier call, whose content is then replaced.
+        train_images: images in the training split, at least 1.
+        val_images: images in the validation split, at least 1.
+        seed: at least 0.
+        image_size: mean side of the images in pixels, at least 64.
 
     Raises:
-        UserError: on arguments out of range, a folder that holds other files, or a failure to write.
+        UserError: for arguments out of range, a folder with other files, or a failure to write.
     """
-    least_values = (1, 1, 0, 64)
-    given = {"train_images": train_images, "val_images": val_images, "seed": seed, "image_size": image_size}
-    for (name, value), least in zip(given.items(), least_values, strict=True):
+    for name, value, least in (
+        ("train_images", train_images, 1),
+        ("val_images", val_images, 1),
+        ("seed", seed, 0),
+        ("image_size", image_size, 64),
+    ):
         if value < least:
             raise UserError(f"{name} = {value}: must be at least {least}")
     counts = dict(zip(_SPLITS, (train_images, val_images), strict=True))
@@ -56,7 +58,7 @@ def generate(folder: Path, train_images: int, val_images: int, seed: int = 0, im
 
 
 def _claim(folder: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the folder holds the complete set; otherwise empties it of an earlier one and marks it as begun."""
+    """Returns whether the folder holds the complete set; otherwise removes an earlier one and marks it as begun."""
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "generated.json"
     if mark.is_file():
@@ -111,11 +113,11 @@ def _write_jpeg(path: Path, image: np.ndarray) -> None:
 
 
 def crop(image: np.ndarray, box: np.ndarray, margin: float = 0.1) -> np.ndarray:
-    """The square around ``box`` (xyxy pixels) with a margin of its longer side, [64, 64, 3]; edges are mirrored."""
+    """Crops the square around ``box`` (xyxy pixels) plus a margin of its longer side, [64, 64, 3]; edges reflect."""
     side = max(float((box[2:] - box[:2]).max()), 1.0) * (1 + 2 * margin)
     scale = CROP_SIZE / side
     shift = CROP_SIZE / 2 - scale * (box[:2] + box[2:]) / 2
-    # Pixel i covers i to i + 1, so its centre stands at i + 0.5 on both sides of the map.
+    # The center of pixel i is i + 0.5 in both images.
     matrix = np.array([[scale, 0, shift[0] + scale / 2 - 0.5], [0, scale, shift[1] + scale / 2 - 0.5]])
     if scale < 1:
         image = cv2.blur(image, (math.ceil(1 / scale),) * 2)

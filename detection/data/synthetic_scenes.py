@@ -1,8 +1,7 @@
 """Drawn scenes with exact boxes: textured shapes on cluttered backgrounds.
 
-The outline decides an object's class; colour, texture, size, rotation and proportions vary freely. Objects may hide
-each other and leave the picture. A box bounds the **visible** part of its object, as COCO's boxes do; no object is
-placed that would hide more than half of another or be so hidden itself. Lines and blobs of no class are the clutter.
+The outline defines an object's class; color, texture, size, rotation and proportions vary. Objects may occlude each
+other, by at most half, and leave the image. Boxes bound the **visible** part, as COCO's do. Clutter is lines and blobs.
 """
 
 import math
@@ -13,28 +12,28 @@ import numpy as np
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")
 MIN_VISIBLE = 0.5
-OBJECTS = (2, 8)  # tried for in an image; what does not fit is left out
-SIZES = (0.1, 0.55)  # an object's longer side in parts of the image's shorter one
+OBJECTS = (2, 8)  # tried per image; those that do not fit are left out
+SIZES = (0.1, 0.55)  # longer side as a fraction of the image's shorter side
 _SUBPIXEL_BITS = 4
 
 
 class SceneObject(NamedTuple):
-    """One object: its class, its whole outline and the pixels of it that can be seen."""
+    """An object's class and masks."""
 
     label: int
-    alpha: np.ndarray  # [H, W] uint8 coverage 0..255 of the whole outline, as far as the picture reaches
-    visible: np.ndarray  # [H, W] bool: at least half covered by this object and by none in front of it
-    full_area: int  # pixels of the whole outline, hidden and outside parts included
+    alpha: np.ndarray  # [H, W] uint8 coverage 0..255 of the outline
+    visible: np.ndarray  # [H, W] bool: at least half covered, and not occluded
+    full_area: int  # pixels of the outline, with occluded and outside parts
 
     @property
     def box(self) -> np.ndarray:
-        """The tight box of the visible pixels, xyxy with an exclusive end, [4] int64."""
+        """Tight box of the visible pixels, xyxy with exclusive end, [4] int64."""
         columns, rows = self.visible.any(0).nonzero()[0], self.visible.any(1).nonzero()[0]
         return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
 def draw_scene(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, list[SceneObject]]:
-    """Draws an image, uint8 RGB [H, W, 3], of 1 to 8 objects (back to front); both follow from the generator alone."""
+    """Draws an image, uint8 RGB [H, W, 3], with 1 to 8 objects, returned back to front."""
     ratio = math.exp(rng.uniform(-0.4, 0.4))
     scale = image_size * rng.uniform(0.85, 1.15)
     height, width = round(scale / math.sqrt(ratio)), round(scale * math.sqrt(ratio))
@@ -46,7 +45,7 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, l
 
 
 def outline(rng: np.random.Generator, label: int) -> list[np.ndarray]:
-    """A random outline of the class: polygons [n, 2] around the origin, the second one a hole."""
+    """Draws a class's outline: polygons [n, 2] around the origin, the second one a hole."""
     if CLASS_NAMES[label] == "disc":
         return [_arc(1.0, 0, 2 * math.pi)]
     if CLASS_NAMES[label] == "square":
@@ -74,13 +73,13 @@ def _corners(radii: list[float]) -> np.ndarray:
 
 
 def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Antialiased coverage, uint8 [height, width]; pixel i spans i to i + 1, edges reach 2/3 pixel too far (OpenCV)."""
+    """Antialiased coverage, uint8 [height, width]; pixel i spans i to i + 1. OpenCV's edges reach 2/3 pixel too far."""
     fixed = [np.round((polygon - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32) for polygon in polygons]
     return cv2.fillPoly(np.zeros((height, width), np.uint8), fixed, 255, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def place_objects(rng: np.random.Generator, height: int, width: int) -> list[SceneObject]:
-    """Places 1 to 8 objects on an empty picture, back to front, none of them hidden by more than half."""
+    """Places 1 to 8 objects, back to front, none occluded by more than half."""
     objects: list[SceneObject] = []
     wanted = int(rng.integers(*OBJECTS, endpoint=True))
     tries = 0
@@ -92,8 +91,8 @@ def place_objects(rng: np.random.Generator, height: int, width: int) -> list[Sce
         polygons = [polygon * [stretch, 1 / stretch] @ turn for polygon in outline(rng, label)]
         low, high = polygons[0].min(0), polygons[0].max(0)
         size = min(height, width) * math.exp(rng.uniform(*np.log(SIZES)))
-        centre = rng.uniform(0.25 * size, np.array([width, height]) - 0.25 * size)
-        polygons = [(polygon - (low + high) / 2) * size / (high - low).max() + centre for polygon in polygons]
+        center = rng.uniform(0.25 * size, np.array([width, height]) - 0.25 * size)
+        polygons = [(polygon - (low + high) / 2) * size / (high - low).max() + center for polygon in polygons]
         corner, side = np.floor(polygons[0].min(0)) - 2, math.ceil(size) + 5
         full_area = int((_fill([polygon - corner for polygon in polygons], side, side) >= 128).sum())
         alpha = _fill(polygons, height, width)
@@ -106,7 +105,7 @@ def place_objects(rng: np.random.Generator, height: int, width: int) -> list[Sce
 
 
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Gradients, soft and sharp blobs and bars of no class, and thin lines, uint8 RGB [height, width, 3]."""
+    """Draws gradients, blobs, bars and thin lines, uint8 RGB [height, width, 3]."""
     grid = (int(rng.integers(2, 5)), int(rng.integers(2, 5)))
     cells = rng.uniform(50, 205, (*grid, 1)) + rng.uniform(-45, 45, (*grid, 3)) * rng.uniform(0.2, 1)
     small = (width // 6 + 1, height // 6 + 1)
@@ -126,7 +125,7 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
 
 
 def _fill_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Blends in a lobed blob or a long bar, partly transparent."""
+    """Draws a transparent blob or bar."""
     height, width = image.shape[:2]
     angles = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     if rng.random() < 0.6:
@@ -136,8 +135,8 @@ def _fill_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
         polygon = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [1, rng.uniform(0.06, 0.2)]
     angle = rng.uniform(0, 2 * math.pi)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    centre = rng.uniform((0, 0), (width, height))
-    alpha = _fill([polygon * rng.uniform(0.05, 0.25) * min(height, width) @ turn + centre], height, width)
+    center = rng.uniform((0, 0), (width, height))
+    alpha = _fill([polygon * rng.uniform(0.05, 0.25) * min(height, width) @ turn + center], height, width)
     _blend(image, alpha, rng.uniform(0.3, 0.9), rng.uniform(20, 235) + rng.uniform(-60, 60, 3))
 
 
@@ -152,17 +151,17 @@ def _draw_line(rng: np.random.Generator, image: np.ndarray) -> None:
     _blend(image, mask, rng.uniform(0.3, 0.9), rng.uniform(0, 255, 3))
 
 
-def _blend(image: np.ndarray, alpha: np.ndarray, opacity: float, colour: np.ndarray) -> None:
-    """Mixes one colour into the uint8 ``image`` in place, by ``alpha`` (uint8 [H, W]) times ``opacity``."""
+def _blend(image: np.ndarray, alpha: np.ndarray, opacity: float, color: np.ndarray) -> None:
+    """Blends a color into the uint8 ``image`` in place, by ``alpha`` (uint8 [H, W]) times ``opacity``."""
     where = np.flatnonzero(alpha)
     pixels = image.reshape(-1, 3)
     weight = alpha.reshape(-1)[where, None] * np.float32(opacity / 255)
     old = pixels[where].astype(np.float32)
-    pixels[where] = np.clip(old + (colour.astype(np.float32) - old) * weight, 0, 255)
+    pixels[where] = np.clip(old + (color.astype(np.float32) - old) * weight, 0, 255)
 
 
 def paint(rng: np.random.Generator, image: np.ndarray, item: SceneObject) -> None:
-    """Paints one object over ``image`` (uint8 RGB) in place, in colours that stand out from what it covers."""
+    """Paints an object onto ``image`` (uint8 RGB) in place, in colors that stand out from the background."""
     x, y, width, height = cv2.boundingRect(item.alpha)
     patch = image[y : y + height, x : x + width]
     alpha = item.alpha[y : y + height, x : x + width]
@@ -172,17 +171,17 @@ def paint(rng: np.random.Generator, image: np.ndarray, item: SceneObject) -> Non
     shades = np.clip(first + np.linspace(0, 1, 256)[:, None] * (second - first), 0, 255).astype(np.uint8)
     slope = rng.uniform(0, 0.4)
     mix = (1 - slope) * _texture(rng, height, width) + slope * _ramp(rng, height, width)
-    colour = shades[(255 * mix).astype(np.uint8)]
+    color = shades[(255 * mix).astype(np.uint8)]
     if rng.random() < 0.4:
         thickness = 2 * max(1, round(0.025 * max(height, width))) + 1
         core = cv2.erode(alpha, np.ones((thickness, thickness), np.uint8))
-        colour[core < 128] = rng.uniform(0.2, 0.6) * first
+        color[core < 128] = rng.uniform(0.2, 0.6) * first
     weight = alpha.astype(np.float32) / 255
-    patch[:] = cv2.blendLinear(colour, np.ascontiguousarray(patch), weight, 1 - weight)
+    patch[:] = cv2.blendLinear(color, np.ascontiguousarray(patch), weight, 1 - weight)
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A linear slope from 0 to 1 in a random direction, float32 [height, width]."""
+    """Linear gradient in a random direction, float32 [height, width]."""
     across, down = rng.uniform(-0.5, 0.5, 2)
     x = np.linspace(-across, across, width, dtype=np.float32)
     y = np.linspace(-down, down, height, dtype=np.float32)[:, None]
@@ -190,7 +189,7 @@ def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One of six textures, weights of the second colour in 0..1, [height, width]."""
+    """One of six textures: weights of the second color in 0..1, [height, width]."""
     kind = int(rng.integers(6))
     if kind == 0:
         return np.zeros((height, width), np.float32)
@@ -210,7 +209,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Camera noise, contrast and brightness; uint8."""
+    """Applies noise, contrast and brightness; uint8."""
     gain, offset, strength = (rng.uniform(*span) for span in ((0.75, 1.1), (-20, 20), (0.02, 0.15)))
     noise = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
     return cv2.addWeighted(image, gain, noise, strength, 128 * (1 - gain - strength) + offset)

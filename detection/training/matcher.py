@@ -1,4 +1,4 @@
-"""Which default box learns which ground truth."""
+"""Matching of default boxes to ground truth."""
 
 import torch
 from torch import Tensor
@@ -8,24 +8,20 @@ from detection.models.box_coder import encode
 
 
 def rows_of(mask: Tensor) -> Tensor | slice:
-    """The rows of flattened default boxes to compute, where only those in ``mask`` matter.
-
-    On a CPU these are the ones in ``mask``. On a GPU they are all rows: counting the mask would make the CPU wait for
-    the GPU's queue.
-    """
+    """Rows of the flattened ``mask`` to compute: on a CPU the true ones; on a GPU all, as counting would sync."""
     return mask.flatten().nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)
 
 
 class Matcher:
-    """Matches ground truth to default boxes: SSD's rule, Liu et al. 2016, Sec. 2.2.
+    """SSD's matching rule (Liu et al. 2016, Sec. 2.2).
 
-    A default box takes the ground truth that it overlaps most, if their IoU is above ``iou``; and each ground
-    truth's best default box is its own whatever the IoU. Where two ground truths share a best default box, the
-    later one of the list keeps it, as in torchvision.
+    A default box is assigned the ground truth with the highest IoU if it exceeds ``iou``. Each ground truth also gets
+    its best default box whatever the IoU. If two ground truths share a best default box, the later one gets it, as in
+    torchvision.
 
     Args:
         default_boxes: ``[A, 4]`` cx, cy, w, h in [0, 1].
-        iou: threshold that the IoU of a positive exceeds.
+        iou: IoU threshold of positives.
     """
 
     def __init__(self, default_boxes: Tensor, iou: float = 0.5) -> None:
@@ -36,17 +32,17 @@ class Matcher:
         self._areas = box_area(self.corners)
 
     def __call__(self, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets of a batch.
+        """Encodes the targets of a batch.
 
         Args:
-            boxes: ``[N, M, 4]`` xyxy in [0, 1], padded behind.
-            labels: ``[N, M]``, 0-based; -1 where padded.
+            boxes: ``[N, M, 4]`` xyxy in [0, 1], padded at the end.
+            labels: ``[N, M]``, 0-based; -1 for padding.
 
         Returns:
-            Box deltas ``[N, A, 4]``, 0 at the background, and classes ``[N, A]``: 0 background, else label + 1.
+            Box deltas ``[N, A, 4]``, 0 for background, and classes ``[N, A]``: 0 for background, else label + 1.
         """
         real = labels >= 0
-        # Image by image: the IoU of a whole batch takes gigabytes where one of its images is crowded.
+        # Per image: a whole batch's IoUs take gigabytes if one image is crowded.
         parts = zip(boxes, real, self._computed(real), strict=True)
         truth = torch.stack([self._match(own[:count], used[:count]) for own, used, count in parts])
         if not labels.shape[1]:
@@ -57,29 +53,29 @@ class Matcher:
         own = boxes[image[rows], learnt.flatten()[rows]]
         deltas = boxes.new_zeros(truth.numel(), 4)
         deltas[rows] = encode(own, self.default_boxes.repeat(len(boxes), 1)[rows]).to(deltas.dtype)
-        # Padding has sides of 0, whose logarithms are not finite
+        # The log of a padded box's size is not finite
         deltas = deltas.unflatten(0, truth.shape).masked_fill(~positive[..., None], 0)
         return deltas, (labels.gather(1, learnt) + 1).masked_fill(~positive, 0)
 
     @staticmethod
     def _computed(real: Tensor) -> list[int]:
-        """How many of each image's boxes to compute: on a CPU the real ones, on a GPU all, as in ``rows_of``."""
+        """Number of boxes to compute per image: on a CPU the real ones, on a GPU all, as in ``rows_of``."""
         return real.sum(dim=1).tolist() if real.device.type == "cpu" else [real.shape[1]] * len(real)
 
     def _match(self, boxes: Tensor, real: Tensor) -> Tensor:
-        """Which of one image's ``real`` boxes ``[M, 4]`` each default box learns ``[A]``, -1 for none."""
+        """Index of the ``real`` box ``[M, 4]`` of one image assigned to each default box ``[A]``, -1 for none."""
         if not len(boxes):
             return torch.full((len(self.corners),), -1, device=boxes.device)
         overlap = self._overlap(boxes).masked_fill_(~real[:, None], -1)
-        best_iou, best_truth = overlap.max(dim=0)  # of every default box
-        best_anchor = overlap.argmax(dim=1)  # of every ground truth
+        best_iou, best_truth = overlap.max(dim=0)  # per default box
+        best_anchor = overlap.argmax(dim=1)  # per ground truth
         position = torch.arange(len(boxes), device=boxes.device).masked_fill(~real, -1)
         claimed = torch.full_like(best_truth, -1).scatter_reduce(0, best_anchor, position, "amax")  # the later truth
         best_truth.masked_fill_(best_iou <= self.iou, -1)
         return torch.where(claimed >= 0, claimed, best_truth)
 
     def _overlap(self, boxes: Tensor) -> Tensor:
-        """IoU ``[M, A]`` with the default boxes: torchvision's ``box_iou`` to the bit, in a third of its time."""
+        """IoU ``[M, A]`` with the default boxes; bit-equal to torchvision's ``box_iou`` in a third of the time."""
         left, top, right, bottom = boxes.T[..., None]
         width = (torch.minimum(right, self._edges[2]) - torch.maximum(left, self._edges[0])).clamp_(min=0)
         height = (torch.minimum(bottom, self._edges[3]) - torch.maximum(top, self._edges[1])).clamp_(min=0)

@@ -16,13 +16,13 @@ def multibox_loss(
     neg_to_pos_ratio: float = 3.0,
     cot_weight: float | None = None,
 ) -> dict[str, Tensor]:
-    """Localisation plus classification, per image over its positives, mean over the batch, sum over members.
+    """Localization plus classification loss: mean over the batch, sum over the members.
 
-    Localisation is smooth L1 (β 1) at positives. Classification is cross-entropy at positives and at the
-    ``neg_to_pos_ratio`` × positives hardest negatives of the image. Both are divided by the image's number of
-    positives, as in the released code (torchvision divides by the batch's positives: learning rates do not transfer).
-    An image without objects supervises as though it had one positive: its ``neg_to_pos_ratio`` hardest negatives,
-    divided by one (the released code ignores such images). All is computed in float32, and nothing waits for a GPU.
+    Localization is smooth L1 (β = 1) at positives. Classification is cross-entropy at positives and at the image's
+    ``neg_to_pos_ratio`` × positives hardest negatives. Both are divided by the image's number of positives, as in the
+    released code. (torchvision divides by the batch's positives, so learning rates do not transfer.) An image without
+    objects counts as one positive: its ``neg_to_pos_ratio`` hardest negatives, divided by one. The released code
+    ignores such images. Everything is computed in float32 and nothing syncs with a GPU.
 
     Args:
         deltas: ``[S, N, A, 4]``.
@@ -30,13 +30,13 @@ def multibox_loss(
         target_deltas: ``[N, A, 4]``.
         target_classes: ``[N, A]``, 0 background.
         neg_to_pos_ratio: mined negatives per positive.
-        cot_weight: λ of the members' Jensen-Shannon divergence (Eq. 8), which the paper has for classifiers only: at
-            each default box that is positive or that any member mined, divided as the classification loss is. None
-            leaves it out.
+        cot_weight: λ of the members' Jensen-Shannon divergence (Eq. 8), which the paper uses for classifiers only. It
+            is taken at each default box that is positive or mined by any member, and divided as the classification
+            loss is. None leaves it out.
 
     Returns:
-        Scalars ``loss`` (to be differentiated), ``localisation`` and ``classification``, sums over the members, and
-        ``cot`` (without λ) where there is a λ.
+        Scalars, summed over the members: ``loss`` (for backward), ``localization``, ``classification``, and ``cot``
+        (without λ) if ``cot_weight`` is given.
     """
     members, images, anchors, _ = logits.shape
     positive = target_classes > 0
@@ -47,7 +47,7 @@ def multibox_loss(
     rows = rows_of(positive)
     found, wanted_deltas = deltas.flatten(1, 2)[:, rows].float(), target_deltas.flatten(0, 1)[rows].float()
     distance = F.smooth_l1_loss(found, wanted_deltas.expand_as(found), reduction="none")
-    localisation = (distance.sum(-1) * share[rows]).sum()
+    localization = (distance.sum(-1) * share[rows]).sum()
 
     values = logits.detach().float()
     background = (values.logsumexp(-1) - values[..., 0]).masked_fill(positive, -torch.inf).flatten(0, 1)  # [S * N, A]
@@ -62,7 +62,7 @@ def multibox_loss(
     classes = target_classes.expand_as(used).flatten()
     entropy = F.cross_entropy(logits.flatten(0, 2)[rows].float(), classes[rows], reduction="none")
     classification = (entropy * share[rows]).sum()
-    losses = {"loss": localisation + classification, "localisation": localisation, "classification": classification}
+    losses = {"loss": localization + classification, "localization": localization, "classification": classification}
     if cot_weight is None:
         return losses
     used_by_any = used.any(dim=0)

@@ -16,10 +16,10 @@ from divdet.engine.files import make_folder
 def draw_comparisons(
     detector: Detector, annotations: CocoAnnotations, folder: Path, count: int, score_threshold: float = 0.3
 ) -> list[Path]:
-    """Draws the first ``count`` images with objects, one file each; returns the files.
+    """Draws the first ``count`` images with objects, one file each; returns the paths.
 
-    Boxes of a score below ``score_threshold`` are left out. A box that one member alone finds keeps half its
-    score in the fusion of two ("avg"), so that it may show in a member's panel only.
+    Boxes with a score below ``score_threshold`` are left out. With ``fusion_conf: avg``, a box found by one of two
+    members keeps half its score, so it may show in that member's panel only.
     """
     folder = make_folder(folder)
     written = []

@@ -27,7 +27,8 @@ def describe(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         size, ms, difference = row["batch_size"], row["milliseconds"], row["difference"]
         numbers = (f"{number:.4g}" for number in (ms, ms / size, row["per_second"]))
-        cells = [str(size), row["way"], *numbers, f"{row['speedup']:.3g}", "" if difference is None else f"{difference:.1g}"]
+        deviation = "" if difference is None else f"{difference:.1g}"
+        cells = [str(size), row["way"], *numbers, f"{row['speedup']:.3g}", deviation]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"not timed: {reason}" for reason in found["missing"].values())]
     return "\n".join(lines).rstrip()

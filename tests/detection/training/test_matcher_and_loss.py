@@ -88,9 +88,9 @@ def test_loss_of_one_image_equals_torchvision(seed: int) -> None:
     )
     targets = Matcher(defaults)(boxes[None], labels[None])
     found = multibox_loss(deltas, logits, *targets)
-    torch.testing.assert_close(found["localisation"], expected["bbox_regression"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["localization"], expected["bbox_regression"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["classification"], expected["classification"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found["loss"], found["localisation"] + found["classification"])
+    torch.testing.assert_close(found["loss"], found["localization"] + found["classification"])
 
 
 def test_loss_is_the_mean_of_images_and_the_sum_of_members() -> None:
@@ -115,7 +115,7 @@ def test_an_image_without_objects_supervises_its_three_hardest_negatives() -> No
     found = multibox_loss(torch.zeros(1, 1, 8732, 4), logits, torch.zeros(1, 8732, 4), none)
     expected = torch.nn.functional.softplus(torch.tensor([5.0, 3.0, 0.0])).sum()
     torch.testing.assert_close(found["classification"], expected)
-    assert found["localisation"] == 0
+    assert found["localization"] == 0
 
 
 def test_co_training_term_is_the_divergence_at_positives_and_mined_negatives() -> None:

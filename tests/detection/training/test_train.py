@@ -170,7 +170,7 @@ def test_members_of_timm_are_co_trained_on_their_own_views(data: DataSettings, t
     config.train.cot_weight, config.train.cot_warmup_epochs = 0.5, 1
     last = train(config)
     assert 0 < last["train_cot"] < 4 * math.log(2)  # at most ln 2 for a positive and each of its three negatives
-    assert last["train_loss"] > last["train_localisation"] + last["train_classification"]
+    assert last["train_loss"] > last["train_localization"] + last["train_classification"]
     detector = Detector.load(tmp_path / "last.pt", "cpu")
     assert len(detector.model.adapters) == 2
     with pytest.raises(UserError, match="copies would never differ"):
