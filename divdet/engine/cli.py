@@ -171,7 +171,7 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
     """The arguments, with the file of a recipe that ``--config`` names, such as ``bccd``."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for place, name in enumerate(words[1:], 1):
-        if words[place - 1] == "--config" and re.fullmatch(r"\w+", name) and not os.path.exists(name):
+        if words[place - 1] == "--config" and re.fullmatch(r"\w+", name) and not os.path.isfile(name):
             words[place] = next(map(str, RECIPES.glob(f"*/{name}.yaml")), name)
     return words
 
