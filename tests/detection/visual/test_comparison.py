@@ -11,7 +11,7 @@ import torch
 from detection.data.coco import CocoAnnotations, load_annotations
 from detection.postprocess import Boxes
 from detection.visual.comparison import draw_comparisons
-from detection.visual.drawing import class_colour, save_image
+from detection.visual.drawing import class_color, save_image
 
 WIDTH, HEIGHT, GREY = 480, 360, 90
 BAR, GAP = round(WIDTH / 14), 6
@@ -79,8 +79,8 @@ def framed(panel: np.ndarray, box: tuple[int, ...]) -> bool:
     return all(side.mean() > 0.95 for side in sides) and not inside.any()
 
 
-def coloured(panel: np.ndarray, label: int) -> bool:
-    return (np.abs(panel - class_colour(label)).max(-1) < 30).sum() > 300  # a label's plate
+def colored(panel: np.ndarray, label: int) -> bool:
+    return (np.abs(panel - class_color(label)).max(-1) < 30).sum() > 300  # a label's plate
 
 
 def test_truth_members_and_fusion_stand_side_by_side(annotations: CocoAnnotations, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_truth_members_and_fusion_stand_side_by_side(annotations: CocoAnnotation
         assert framed(first, FIRST)
         assert framed(fused, FUSED)
         assert not changed(second).any()  # its score is below the threshold
-        assert [coloured(panel, 0) for panel in (truth, first, fused)] == [False, True, True]
-        assert [coloured(panel, 1) for panel in (truth, first, fused)] == [True, False, False]
+        assert [colored(panel, 0) for panel in (truth, first, fused)] == [False, True, True]
+        assert [colored(panel, 1) for panel in (truth, first, fused)] == [True, False, False]
 
 
 def test_a_single_member_has_no_fusion(annotations: CocoAnnotations, tmp_path: Path) -> None:
