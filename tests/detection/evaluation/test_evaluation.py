@@ -221,7 +221,7 @@ def test_saved_results_score_the_very_same(tmp_path: Path, monkeypatch: pytest.M
             boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1).astype(np.float32)
             labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
             evaluator.add(image.id, boxes, rng.random(len(own)).astype(np.float32), labels)
-    monkeypatch.setattr(results_module, "_PIECE", 7)  # several pieces, and a rest
+    monkeypatch.setattr(results_module, "_CHUNK", 7)  # several, and a rest
     saved = tmp_path / "detections.json"
     save_results(evaluator.results(), annotations, saved)
     loaded = load_results(saved, annotations)
