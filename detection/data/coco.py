@@ -178,14 +178,14 @@ def check_same_categories(category_ids: Sequence[int], names: Sequence[str], ann
     """Raise UserError unless the file has exactly the model's categories: the same ids with the same names."""
     model = dict(zip(category_ids, names, strict=True))
     file = dict(zip(annotations.category_ids, annotations.names, strict=True))
-    if model == file:
-        return
-    differing = min(i for i in model.keys() | file.keys() if model.get(i) != file.get(i))
-    raise UserError(
-        f"{annotations.path}: its {len(file)} categories are not the model's {len(model)}: id {differing} is "
-        f"{_named(file.get(differing))} in the file and {_named(model.get(differing))} in the model; "
-        "use annotations with the categories that the model was trained on"
-    )
+    for number in sorted(model.keys() | file.keys()):
+        theirs, own = (show(side[number]) if number in side else "absent" for side in (file, model))
+        if theirs != own:
+            raise UserError(
+                f"{annotations.path}: its {len(file)} categories are not the model's {len(model)}: id {number} is "
+                f"{theirs} in the file and {own} in the model; "
+                "use annotations with the categories that the model was trained on"
+            )
 
 
 def _read_categories(path: Path, entries: Any) -> tuple[dict[int, str], int]:
@@ -324,7 +324,3 @@ def _fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:
 
 def _has_area(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-
-
-def _named(name: str | None) -> str:
-    return "absent" if name is None else show(name)

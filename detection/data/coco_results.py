@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from divdet.engine.files import write_atomically
 
 BOX_DECIMALS = 2  # of pixels: COCO's own precision
 SCORE_DECIMALS = 6
-_CHUNK = 10_000  # entries turned into text at a time
 
 
 @dataclass
@@ -83,22 +83,24 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:
-    """Write a COCO results file atomically, in chunks, so that the text is never in memory as a whole."""
-    image_ids = [image.id for image in annotations.images]
-    category_ids = annotations.category_ids
+    """Write a COCO results file atomically, entry by entry: the text is never in memory as a whole."""
+    columns = (
+        results.image.tolist(),
+        results.label.tolist(),
+        map(np.ndarray.tolist, results.bbox),
+        results.score.tolist(),
+    )
+
+    encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one for every entry
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write("[")
-            for start in range(0, len(results), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                columns = (results.image[part], results.label[part], results.bbox[part], results.score[part])
-                entries = [
-                    {"image_id": image_ids[image], "category_id": category_ids[label], "bbox": bbox, "score": score}
-                    for image, label, bbox, score in zip(*(column.tolist() for column in columns), strict=True)
-                ]
-                file.write((", " if start else "") + json.dumps(entries, allow_nan=False)[1:-1])
-            file.write("]")
+            separator = "["
+            for image, label, bbox, score in zip(*columns, strict=True):
+                entry = {"image_id": annotations.images[image].id, "category_id": annotations.category_ids[label]}
+                file.write(separator + encode(entry | {"bbox": bbox, "score": score}))
+                separator = ", "
+            file.write("]" if len(results) else "[]")
 
     write_atomically(path, write)
 
@@ -120,7 +122,7 @@ class _Lookup:
         self._annotations = annotations
         self._images = {image.id: index for index, image in enumerate(annotations.images)}
         self._labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
-        self._named: dict[tuple[str, int | str | None], int | str] = {}
+        self._image_by_name = cache(self._image_by_name)  # an image has many entries
 
     def problem(self, entry: dict[str, Any]) -> str | None:
         """What is wrong with an entry; where nothing is, its image and label are appended."""
@@ -157,9 +159,7 @@ class _Lookup:
             return f"has file_name {show(name)}, which is not text"
         if type(image_id) not in (int, str, type(None)):
             return f"has image_id {show(image_id)}, which is not an integer"
-        if (name, image_id) not in self._named:
-            self._named[name, image_id] = self._image_by_name(name, image_id)
-        return self._named[name, image_id]
+        return self._image_by_name(name, image_id)
 
     def _image_by_name(self, name: str, image_id: int | str | None) -> int | str:
         number = number_in_name(image_id) if isinstance(image_id, str) else image_id

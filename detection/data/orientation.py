@@ -25,11 +25,11 @@ _SLACK = 1.0  # pixels by which a box may pass the border, from rounding
 def set_layouts(images: Sequence[ImageRecord], truth: Columns, orientation: Orientation) -> Counter[str]:
     """Decide how images with an EXIF rotation are read: sets their ``upright``, and ``width`` and ``height`` to match.
 
-    ``auto`` reads an image upright whose annotated size fits only the upright layout. Other sizes do not decide: after
-    a rotation by 180 degrees, a mirroring, or in a square both layouts have the same size, and the stored size comes
-    with upright boxes (Label Studio, issue 6608) or stored ones (COCO). But one tool treats all images alike, so all
-    rotated images vote: a size or boxes that fit only the upright layout for upright, boxes that fit only the stored
-    one for stored. In a draw they are read upright, as annotation tools show them and ``predict`` reads them.
+    ``auto`` reads an image upright whose annotated size fits only the upright layout. Other sizes do not decide: both
+    layouts may have the same size, and some tools write the stored size with upright boxes (Label Studio, issue 6608).
+    But one tool treats all images alike, so all rotated images vote: a size or boxes that fit only the upright layout
+    for upright, boxes that fit only the stored one for stored. A draw means upright, as annotation tools and
+    ``predict`` show photos.
 
     Args:
         images: with ``path``, ``width`` and ``height`` as given; changed in place.

@@ -25,12 +25,12 @@ class CocoEvaluator:
     Boxes and scores are rounded when they are added, so that the saved results give the very same numbers.
 
     Attributes:
-        detections: boxes (COCO's xywh), scores and labels by image id.
+        detections: by image id.
     """
 
     def __init__(self, annotations: CocoAnnotations) -> None:
         self.annotations = annotations
-        self.detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self.detections: dict[int, Results] = {}
         self._indices = {image.id: index for index, image in enumerate(annotations.images)}
 
     def add(self, image_id: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
@@ -57,17 +57,15 @@ class CocoEvaluator:
             raise ValueError(f"image id {image_id}: boxes or scores are not finite")
         if ((labels < 0) | (labels >= len(self.annotations.names))).any():
             raise ValueError(f"image id {image_id}: labels outside 0 to {len(self.annotations.names) - 1}")
-        self.detections[image_id] = *rounded(boxes, scores), labels
+        index = np.full(len(labels), self._indices[image_id])
+        self.detections[image_id] = Results(index, labels, *rounded(boxes, scores))
 
     def results(self) -> Results:
         """The detections, in the order of the annotations' images."""
-        added = [(index, *self.detections[i]) for i, index in self._indices.items() if i in self.detections]
-        counts = [len(scores) for _, _, scores, _ in added]
+        nothing = Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+        parts = [nothing, *(self.detections[i] for i in self._indices if i in self.detections)]
         return Results(
-            np.repeat(np.array([index for index, *_ in added], np.int64), counts),
-            np.concatenate([np.zeros(0, np.int64), *(labels for *_, labels in added)]),
-            np.concatenate([np.zeros((0, 4)), *(boxes for _, boxes, _, _ in added)]),
-            np.concatenate([np.zeros(0), *(scores for _, _, scores, _ in added)]),
+            *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
         )
 
     def metrics(self) -> dict[str, Any]:
