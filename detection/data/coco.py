@@ -17,11 +17,12 @@ import numpy as np
 
 from detection.data.coco_json import (
     MAX_COORDINATE,
-    bbox_problem,
+    Fault,
+    bbox_of,
     category_name,
-    check_entries,
-    id_problem,
+    id_of,
     is_text,
+    read_entries,
     read_json,
     show,
 )
@@ -192,21 +193,21 @@ def _read_categories(path: Path, entries: Any) -> tuple[dict[int, str], int]:
     """Names by ascending id, and how many of them had surrounding white space."""
     seen: set[int] = set()
 
-    def problem(entry: dict[str, Any]) -> str | None:
-        if found := _own_id_problem(entry, seen, "category"):
-            return found
+    def read(entry: dict[str, Any]) -> tuple[int, str]:
+        number = _own_id(entry, seen, "category")
         if "name" not in entry:
-            return "has no name"
-        if category_name(entry["name"]):
-            return None
-        what = "is empty or holds control characters" if isinstance(entry["name"], str) else "is not text"
-        return f"has name {show(entry['name'])}, which {what}; rename the category"
+            raise Fault("has no name")
+        name = category_name(entry["name"])
+        if name is None:
+            what = "is empty or holds control characters" if isinstance(entry["name"], str) else "is not text"
+            raise Fault(f"has name {show(entry['name'])}, which {what}; rename the category")
+        return number, name
 
-    check_entries(path, "categories", entries, problem)
-    if not entries:
+    names = read_entries(path, "categories", entries, read)
+    if not names:
         raise UserError(f"{path}: lists no categories: add those that the annotations use")
-    names = {entry["id"]: category_name(entry["name"]) for entry in sorted(entries, key=lambda entry: entry["id"])}
-    return names, sum(names[entry["id"]] != entry["name"] for entry in entries)
+    stripped = sum(name != entry["name"] for (_, name), entry in zip(names, entries, strict=True))
+    return dict(sorted(names)), stripped
 
 
 def _read_images(path: Path, entries: Any, images_dir: str | Path | None) -> list[ImageRecord]:
@@ -216,15 +217,28 @@ def _read_images(path: Path, entries: Any, images_dir: str | Path | None) -> lis
         if not os.path.isdir(folder):
             raise UserError(f"{images_dir}: not a folder: it should hold the images of {path}")
     seen: set[int] = set()
-    check_entries(path, "images", entries, lambda entry: _image_problem(entry, seen, folder))
-    if not entries:
-        raise UserError(f"{path}: lists no images: an empty data set can neither be trained on nor evaluated")
-    records = []
-    for entry in entries:
+
+    def read(entry: dict[str, Any]) -> ImageRecord:
+        number = _own_id(entry, seen, "image")
+        for key in ("width", "height"):
+            value = entry.get(key)
+            if value is not None and not (type(value) is int and 0 < value <= MAX_COORDINATE):
+                raise Fault(f"has {key} {show(value)}, which is not a positive integer")
+        if "file_name" not in entry:
+            raise Fault("has no file_name")
         name = entry["file_name"]
-        location = Path(name if images_dir is None else os.path.join(images_dir, name))
-        records.append(ImageRecord(entry["id"], name, location, entry.get("width"), entry.get("height")))
-    missing = [] if folder is None else [record for record in records if not os.path.isfile(record.path)]
+        if not is_text(name):
+            raise Fault(f"has file_name {show(name)}, which is no file's name")
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+            raise Fault(f"has file_name {show(name)}, which leaves the image folder; make it relative to that folder")
+        if folder and not os.path.realpath(os.path.join(folder, name)).startswith(os.path.join(folder, "")):
+            raise Fault(f"has file_name {show(name)}, a link out of the image folder; put the image itself there")
+        return ImageRecord(number, name, Path(images_dir or "", name), entry.get("width"), entry.get("height"))
+
+    records = read_entries(path, "images", entries, read)
+    if not records:
+        raise UserError(f"{path}: lists no images: an empty data set can neither be trained on nor evaluated")
+    missing = [record for record in records if folder and not os.path.isfile(record.path)]
     if missing:
         raise UserError(
             f"{path}: {len(missing)} of its {len(records)} images are not in {images_dir}, the first is "
@@ -233,65 +247,47 @@ def _read_images(path: Path, entries: Any, images_dir: str | Path | None) -> lis
     return records
 
 
-def _image_problem(entry: dict[str, Any], seen: set[int], folder: str | None) -> str | None:
-    if problem := _own_id_problem(entry, seen, "image"):
-        return problem
-    for key in ("width", "height"):
-        value = entry.get(key)
-        if value is not None and not (type(value) is int and 0 < value <= MAX_COORDINATE):
-            return f"has {key} {show(value)}, which is not a positive integer"
-    name = entry.get("file_name")
-    if not is_text(name):
-        return f"has file_name {show(name)}, which is no file's name" if "file_name" in entry else "has no file_name"
-    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        return f"has file_name {show(name)}, which leaves the image folder; make it relative to that folder"
-    if folder is not None and not os.path.realpath(os.path.join(folder, name)).startswith(os.path.join(folder, "")):
-        return f"has file_name {show(name)}, a link out of the image folder; put the image itself there"
-    return None
-
-
 def _read_annotations(path: Path, entries: Any, images: list[ImageRecord], category_ids: list[int]) -> Columns:
-    positions = {image.id: position for position, image in enumerate(images)}
+    indices = {image.id: index for index, image in enumerate(images)}
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
     seen: set[int] = set()
 
-    def problem(entry: dict[str, Any]) -> str | None:
-        found = id_problem(entry, "image_id") or id_problem(entry, "category_id") or bbox_problem(entry)
-        if found is None and "id" in entry:
-            found = _own_id_problem(entry, seen, "annotation")
-        if found:
-            return found
-        for key, known, lists in (("image_id", positions, "images"), ("category_id", labels, "categories")):
-            if entry[key] not in known:
-                one = key.removesuffix("_id")
-                return f"has {key} {entry[key]}, which {lists} does not list; add the {one} or remove the annotation"
-        if entry.get("iscrowd", 0) not in (0, 1):
-            return f"has iscrowd {show(entry['iscrowd'])}, which is neither 0 nor 1"
-        if "area" in entry and not (type(entry["area"]) in (int, float) and abs(entry["area"]) <= MAX_COORDINATE**2):
-            return f"has area {show(entry['area'])}, which is not a finite number"
-        return None
+    def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float, int]:
+        image_id, category_id, bbox = id_of(entry, "image_id"), id_of(entry, "category_id"), bbox_of(entry)
+        if "id" in entry:
+            _own_id(entry, seen, "annotation")
+        if image_id not in indices:
+            raise Fault(f"has image_id {image_id}, which images does not list; add the image or remove the annotation")
+        if category_id not in labels:
+            raise Fault(
+                f"has category_id {category_id}, which categories does not list; "
+                "add the category or remove the annotation"
+            )
+        crowd, area = entry.get("iscrowd", 0), entry.get("area", bbox[2] * bbox[3])
+        if crowd not in (0, 1):
+            raise Fault(f"has iscrowd {show(crowd)}, which is neither 0 nor 1")
+        if not (type(area) in (int, float) and abs(area) <= MAX_COORDINATE**2):
+            raise Fault(f"has area {show(area)}, which is not a finite number")
+        return indices[image_id], labels[category_id], bbox, area, crowd
 
-    check_entries(path, "annotations", entries, problem)
-    bbox = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+    rows = read_entries(path, "annotations", entries, read)
+    image, label, bbox, area, crowd = zip(*rows, strict=True) if rows else ([], [], [], [], [])
     return Columns(
-        np.array([positions[entry["image_id"]] for entry in entries], np.int64),
-        np.array([labels[entry["category_id"]] for entry in entries], np.int64),
-        bbox,
-        np.array(
-            [entry.get("area", size) for entry, size in zip(entries, bbox[:, 2] * bbox[:, 3], strict=True)], float
-        ),
-        np.array([entry.get("iscrowd", 0) for entry in entries], np.int64),
+        np.array(image, np.int64),
+        np.array(label, np.int64),
+        np.array(bbox, np.float64).reshape(-1, 4),
+        np.array(area, np.float64),
+        np.array(crowd, np.int64),
     )
 
 
-def _own_id_problem(entry: dict[str, Any], seen: set[int], kind: str) -> str | None:
-    """What is wrong with the entry's own id; ``seen`` collects the ids."""
-    if problem := id_problem(entry, "id"):
-        return problem
-    if entry["id"] in seen:
-        return f"has id {entry['id']}, which an earlier {kind} has too; ids must be unique"
-    seen.add(entry["id"])
-    return None
+def _own_id(entry: dict[str, Any], seen: set[int], kind: str) -> int:
+    """The entry's id, unlike those that are ``seen``."""
+    number = id_of(entry, "id")
+    if number in seen:
+        raise Fault(f"has id {number}, which an earlier {kind} has too; ids must be unique")
+    seen.add(number)
+    return number
 
 
 def _fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:

@@ -1,7 +1,4 @@
-"""Reading and checking COCO JSON, ground truth and results alike.
-
-A function ``*_problem`` returns what is wrong with an entry as the end of a sentence ("has no bbox"), or None.
-"""
+"""Reading and checking COCO JSON, ground truth and results alike."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import re
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
@@ -24,6 +21,12 @@ _SURROUNDING_SPACE = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff
 _NAME = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
 _NUMBERS = (int, float)
+
+Row = TypeVar("Row")
+
+
+class Fault(Exception):
+    """What is wrong with an entry, as the end of a sentence: "has no bbox"."""
 
 
 def read_json(path: Path) -> Any:
@@ -46,23 +49,30 @@ def read_json(path: Path) -> Any:
             gc.enable()
 
 
-def check_entries(path: Path, key: str, entries: Any, problem: Callable[[dict[str, Any]], str | None]) -> None:
-    """Raise UserError unless ``entries`` is a list of objects without a problem.
+def read_entries(path: Path, key: str, entries: Any, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
+    """Return what ``read`` makes of every entry of a list of objects.
 
     Args:
         path: the file, for the message.
         key: the name of the list, for the message.
         entries: the parsed JSON.
-        problem: called for every entry, in order.
+        read: called for every entry, in order; raises ``Fault``.
+
+    Raises:
+        UserError: for the first entry that is at fault, and for what is not a list of objects.
     """
     if not isinstance(entries, list):
         raise UserError(f"{path}: {key} is {_kind(entries)}, not a list")
+    rows = []
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise UserError(f"{path}: {key}[{index}] is {_kind(entry)}, not an object")
-        if found := problem(entry):
+        try:
+            rows.append(read(entry))
+        except Fault as fault:
             identity = f" (id {entry['id']})" if _is_id(entry.get("id")) else ""
-            raise UserError(f"{path}: {key}[{index}]{identity} {found}")
+            raise UserError(f"{path}: {key}[{index}]{identity} {fault}") from fault
+    return rows
 
 
 def is_number(value: Any) -> bool:
@@ -84,26 +94,27 @@ def category_name(value: Any) -> str | None:
     return name if _NAME.fullmatch(name) else None
 
 
-def bbox_problem(entry: dict[str, Any]) -> str | None:
-    """What is wrong with ``entry["bbox"]``, [x, y, width, height] in pixels."""
+def bbox_of(entry: dict[str, Any]) -> list[float]:
+    """``entry["bbox"]``, [x, y, width, height] in pixels."""
     bbox = entry.get("bbox")
     if type(bbox) is list and len(bbox) == 4:
         x, y, w, h = bbox
         if is_number(x) and is_number(y) and is_number(w) and is_number(h):
-            return None
+            return bbox
     if "bbox" not in entry:
-        return "has no bbox"
-    return f"has bbox {show(bbox)}, which is not four finite numbers [x, y, width, height]"
+        raise Fault("has no bbox")
+    raise Fault(f"has bbox {show(bbox)}, which is not four finite numbers [x, y, width, height]")
 
 
-def id_problem(entry: dict[str, Any], key: str) -> str | None:
-    """What is wrong with the id under ``key``."""
-    if _is_id(entry.get(key)):
-        return None
+def id_of(entry: dict[str, Any], key: str) -> int:
+    """The id under ``key``."""
+    value = entry.get(key)
+    if _is_id(value):
+        return value
     if key not in entry:
-        return f"has no {key}"
-    what = "does not fit 64 bits: renumber the file" if type(entry[key]) is int else "is not an integer"
-    return f"has {key} {show(entry[key])}, which {what}"
+        raise Fault(f"has no {key}")
+    what = "does not fit 64 bits: renumber the file" if type(value) is int else "is not an integer"
+    raise Fault(f"has {key} {show(value)}, which {what}")
 
 
 def show(value: Any) -> str:

@@ -12,15 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from detection.data.coco import CocoAnnotations
-from detection.data.coco_json import (
-    bbox_problem,
-    category_name,
-    check_entries,
-    id_problem,
-    is_number,
-    read_json,
-    show,
-)
+from detection.data.coco_json import Fault, bbox_of, category_name, id_of, is_number, read_entries, read_json, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.files import write_atomically
 
@@ -67,38 +59,43 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             themselves, or are of images or categories that ``annotations`` does not list.
     """
     path = Path(results_path)
-    entries = read_json(path)
     lookup = _Lookup(annotations)
-    check_entries(path, "detections", entries, lookup.problem)
+
+    def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float]:
+        image, label, bbox = lookup.image(entry), lookup.label(entry), bbox_of(entry)
+        if bbox[2] < 0 or bbox[3] < 0:
+            raise Fault(f"has bbox {show(bbox)} of negative size; COCO boxes are x, y, width, height")
+        if "score" not in entry:
+            raise Fault("has no score")
+        if not is_number(entry["score"]):
+            raise Fault(f"has score {show(entry['score'])}, which is not a finite number")
+        return image, label, bbox, entry["score"]
+
+    rows = read_entries(path, "detections", read_json(path), read)
     if lookup.names.by_base:
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:
         print(f"{path}: images are matched by file_name; their image_id differs from {annotations.path}")
+    images, labels, boxes, scores = zip(*rows, strict=True) if rows else ([], [], [], [])
     return Results(
-        np.array(lookup.image, np.int64),
-        np.array(lookup.label, np.int64),
-        np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4),
-        np.array([entry["score"] for entry in entries], np.float64),
+        np.array(images, np.int64),
+        np.array(labels, np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(scores, np.float64),
     )
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:
     """Write a COCO results file atomically, entry by entry: the text is never in memory as a whole."""
-    columns = (
-        results.image.tolist(),
-        results.label.tolist(),
-        map(np.ndarray.tolist, results.bbox),
-        results.score.tolist(),
-    )
-
-    encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make one for every entry
+    encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make an encoder for every entry
 
     def write(temporary: Path) -> None:
+        images, labels, scores = (column.tolist() for column in (results.image, results.label, results.score))
         with open(temporary, "w", encoding="utf-8") as file:
             separator = "["
-            for image, label, bbox, score in zip(*columns, strict=True):
+            for image, label, bbox, score in zip(images, labels, results.bbox, scores, strict=True):
                 entry = {"image_id": annotations.images[image].id, "category_id": annotations.category_ids[label]}
-                file.write(separator + encode(entry | {"bbox": bbox, "score": score}))
+                file.write(separator + encode(entry | {"bbox": bbox.tolist(), "score": score}))
                 separator = ", "
             file.write("]" if len(results) else "[]")
 
@@ -106,83 +103,57 @@ def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> 
 
 
 class _Lookup:
-    """Finds the image and category of one results entry after the other.
+    """Finds the images and categories of results entries.
 
     Attributes:
-        image, label: of the entries so far.
         names: finds images by file name.
-        renumbered: whether an image_id differs from the annotations'.
+        renumbered: whether an image_id differed from the annotations'.
     """
 
     def __init__(self, annotations: CocoAnnotations) -> None:
-        self.image: list[int] = []
-        self.label: list[int] = []
         self.names = FileNames(annotations)
         self.renumbered = False
         self._annotations = annotations
         self._images = {image.id: index for index, image in enumerate(annotations.images)}
         self._labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
-        self._image_by_name = cache(self._image_by_name)  # an image has many entries
+        self._by_name = cache(self._by_name)  # an image has many entries
 
-    def problem(self, entry: dict[str, Any]) -> str | None:
-        """What is wrong with an entry; where nothing is, its image and label are appended."""
-        image = self._image(entry)
-        if isinstance(image, str):
-            return image
-        label = self._label(entry)
-        if isinstance(label, str):
-            return label
-        if problem := bbox_problem(entry):
-            return problem
-        bbox = entry["bbox"]
-        if bbox[2] < 0 or bbox[3] < 0:
-            return f"has bbox {show(bbox)} of negative size; COCO boxes are x, y, width, height"
-        if not is_number(entry.get("score")):
-            return (
-                f"has score {show(entry['score'])}, which is not a finite number"
-                if "score" in entry
-                else "has no score"
-            )
-        self.image.append(image)
-        self.label.append(label)
-        return None
-
-    def _image(self, entry: dict[str, Any]) -> int | str:
-        """The index of the entry's image, or what is wrong."""
+    def image(self, entry: dict[str, Any]) -> int:
+        """The index of the entry's image."""
         name, image_id = entry.get("file_name"), entry.get("image_id")
         if name is None:
-            if type(image_id) is int and image_id in self._images:
-                return self._images[image_id]
-            unknown = f"has image_id {image_id}, which {self._annotations.path} does not list"
-            return id_problem(entry, "image_id") or f"{unknown}; score against its own images"
+            image = self._images.get(id_of(entry, "image_id"))
+            if image is None:
+                truth = self._annotations.path
+                raise Fault(f"has image_id {image_id}, which {truth} does not list; score against its own images")
+            return image
         if not isinstance(name, str):
-            return f"has file_name {show(name)}, which is not text"
+            raise Fault(f"has file_name {show(name)}, which is not text")
         if type(image_id) not in (int, str, type(None)):
-            return f"has image_id {show(image_id)}, which is not an integer"
-        return self._image_by_name(name, image_id)
+            raise Fault(f"has image_id {show(image_id)}, which is not an integer")
+        return self._by_name(name, image_id)
 
-    def _image_by_name(self, name: str, image_id: int | str | None) -> int | str:
+    def _by_name(self, name: str, image_id: int | str | None) -> int:
         number = number_in_name(image_id) if isinstance(image_id, str) else image_id
         index = self.names.find(name, number)
-        if isinstance(index, str):
-            return index
         own = self._annotations.images[index].id
         if number not in (own, number_in_name(name), None):
-            return (
+            raise Fault(
                 f"has image_id {show(image_id)} and file_name {show(name)}, which contradict each other: "
                 f"that file is image {own} of {self._annotations.path}"
             )
         self.renumbered |= image_id not in (own, None)
         return index
 
-    def _label(self, entry: dict[str, Any]) -> int | str:
-        """The label of the entry's category, or what is wrong."""
-        category_id, truth = entry.get("category_id"), self._annotations
-        label = self._labels.get(category_id) if type(category_id) is int else None
+    def label(self, entry: dict[str, Any]) -> int:
+        """The label of the entry's category."""
+        category_id, truth = id_of(entry, "category_id"), self._annotations
+        label = self._labels.get(category_id)
         if label is None:
-            unknown = f"has category_id {category_id}, which {truth.path} does not list; use its category ids"
-            return id_problem(entry, "category_id") or unknown
+            raise Fault(f"has category_id {category_id}, which {truth.path} does not list; use its category ids")
         name = entry.get("category")  # written by detect.py
         if name is not None and name != truth.names[label] and category_name(name) in truth.names:
-            return f"has category_id {category_id} and category {show(name)}, which has another id in {truth.path}"
+            raise Fault(
+                f"has category_id {category_id} and category {show(name)}, which has another id in {truth.path}"
+            )
         return label

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePath
 
 from detection.data.coco import CocoAnnotations
-from detection.data.coco_json import show
+from detection.data.coco_json import Fault, show
 
 _MAX_DIGITS = 18  # of a number that fits 64 bits
 
@@ -39,11 +39,15 @@ class FileNames:
             self._exact.setdefault(image.file_name, []).append(index)
             self._same_base.setdefault(_parts(image.file_name)[-1], []).append(index)
 
-    def find(self, name: str, image_id: int | None = None) -> int | str:
-        """Return the index of the image that ``name`` means, or what is wrong as the end of a sentence.
+    def find(self, name: str, image_id: int | None = None) -> int:
+        """Return the index of the image that ``name`` means.
 
-        Two names that mean the same image are wrong. ``image_id`` decides where several images fit, unless it may come
-        from the name itself.
+        Args:
+            name: a path of any system.
+            image_id: decides where several images fit, unless it may come from the name itself.
+
+        Raises:
+            Fault: where none or several fit, or another name meant the same image.
         """
         images, truth = self._annotations.images, self._annotations.path
         parts, exact = _parts(name), self._exact.get(name, [])
@@ -51,13 +55,13 @@ class FileNames:
         if len(fits) > 1 and (exact or image_id != number_in_name(name)):
             fits = [index for index in fits if images[index].id == image_id] or fits
         if not fits:
-            return f"has file_name {show(name)}, which no image of {truth} has; use its own images"
+            raise Fault(f"has file_name {show(name)}, which no image of {truth} has; use its own images")
         if len(fits) > 1:
             first, second = (show(images[index].file_name) for index in fits[:2])
-            return f"has file_name {show(name)}, which fits {first} and {second} of {truth}; give its name there"
+            raise Fault(f"has file_name {show(name)}, which fits {first} and {second} of {truth}; give its name there")
         other, own = self._claimed.setdefault(fits[0], name), images[fits[0]].file_name
         if _parts(other) != parts:
-            return f"has file_name {show(name)}, and another {show(other)}: both fit {show(own)} of {truth}"
+            raise Fault(f"has file_name {show(name)}, and another {show(other)}: both fit {show(own)} of {truth}")
         if not _common(_parts(own), parts):
             self.by_base[name] = own
         return fits[0]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from detection.data.coco import ImageRecord, check_same_categories, load_annotations
+from detection.data.coco_json import Fault
 from detection.data.coco_results import rounded
 from detection.data.dataset import read_record
 from detection.data.file_names import FileNames, number_in_name
@@ -112,12 +113,11 @@ def _match_annotations(paths: list[Path], data: EvalDataSettings, detector: Dete
         name = str(path)
         if folder:
             name = Path(os.path.relpath(os.path.join(os.path.realpath(path.parent), path.name), folder)).as_posix()
-        found = names.find(name)
-        if isinstance(found, str):
-            problems.append(f"{path} {found}")
-        else:
-            records[path] = annotations.images[found]
+        try:
+            records[path] = annotations.images[names.find(name)]
             records[path].path = path
+        except Fault as fault:
+            problems.append(f"{path} {fault}")
     if problems:
         raise UserError(
             f"{len(problems)} of the {len(paths)} images are not in the annotations, the first: {problems[0]}"
