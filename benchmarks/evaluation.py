@@ -1,13 +1,13 @@
-"""The 12 COCO numbers of generated detections at val2017's scale: ours, pycocotools, faster-coco-eval.
+"""The 12 COCO numbers of generated detections at val2017's scale: ours (hotcoco), pycocotools, faster-coco-eval.
 
+    pip install faster-coco-eval
     python benchmarks/evaluation.py                  # 5,000 images, 500,000 detections: 10 minutes
     python benchmarks/evaluation.py --images 500
 
-Each way runs in a process of its own, from two starts: detections handed in as arrays (ours image by image, the others
-in one [n, 7] array, their fastest way), and a results file. What is timed ends at the 12 numbers and does not include
-imports, reading the ground truth, or (ours) the first call, which loads compiled code. Memory is the process's peak,
-imports included, and that less what it held before. The numbers must be pycocotools', bit for bit: else the exit status
-is 1.
+Each runs in a process of its own, from arrays (ours image by image, the others in one [n, 7] array, their fastest way)
+and from a results file. The time ends at the 12 numbers; it does not include imports and reading the ground truth.
+Memory is the process's peak, imports included, and that less what it held before. The exit status is 1 unless our
+numbers are pycocotools', bit for bit.
 """
 
 import argparse
@@ -36,10 +36,10 @@ Arrays = Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]  # image id, b
 
 
 def generate(folder: Path, images: int) -> None:
-    """Writes truth.json, results.json and the same detections as found.npz.
+    """Write truth.json, results.json and the same detections as found.npz.
 
-    Objects per image as in val2017 (7 on average, 1 % of the images without), sizes log-uniform, 1 % crowds. Four
-    fifths of an image's detections or fewer lie near objects; scores have 3 decimals, so that many are equal.
+    Objects per image as in val2017 (7 on average, 1 % of the images without), sizes log-uniform, 1 % crowds. At most
+    four fifths of an image's detections lie near objects. Scores have 3 decimals, so that many are equal.
     """
     rng = np.random.default_rng(0)
     category_ids = np.sort(rng.permutation(90)[:CATEGORIES] + 1)
@@ -112,7 +112,6 @@ def ours(folder: Path, start: str) -> Callable[[], list[float]]:
     from detection.evaluation.coco_metrics import METRICS, CocoEvaluator, evaluate
 
     annotations = load_annotations(folder / "truth.json", None)
-    CocoEvaluator(annotations).metrics()  # loads the compiled code
 
     def score() -> list[float]:
         if start == "file":
@@ -152,13 +151,13 @@ def peer(name: str, folder: Path, start: str) -> Callable[[], list[float]]:
 
 
 def resident(which: str) -> float:
-    """This process's memory in MiB: VmRSS now, VmHWM at most so far."""
+    """This process's memory in MiB: VmRSS (now) or VmHWM (its peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
 
 
 def worker(name: str, start: str, folder: Path) -> None:
-    """Runs one way once; prints what it found as JSON."""
+    """Run one way once; print what it found as JSON."""
     with contextlib.redirect_stdout(io.StringIO()):
         score = ours(folder, start) if name == "ours" else peer(name, folder, start)
         before, began = resident("VmRSS"), time.perf_counter()
@@ -169,7 +168,7 @@ def worker(name: str, start: str, folder: Path) -> None:
 
 
 def main() -> int:
-    """Generates, runs every way, compares, prints."""
+    """Generate, run every way, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3, help="all ways run once in each")
@@ -179,9 +178,9 @@ def main() -> int:
         name, start, folder = arguments.worker
         worker(name, start, Path(folder))
         return 0
-    from benchmarks.machine import describe, machine  # here, because the peers' processes are without torch
+    from benchmarks.machine import describe, machine  # not above: it loads torch, which the workers should not
 
-    print(describe(machine("pycocotools", "faster-coco-eval", "numba", "numpy")))
+    print(describe(machine("hotcoco", "pycocotools", "faster-coco-eval", "numpy")))
     right = True
     with tempfile.TemporaryDirectory() as name:
         generate(Path(name), arguments.images)

@@ -28,10 +28,10 @@ from torchvision.models.detection.ssd import SSDHead
 from benchmarks.machine import describe, machine
 from detection import create_ssd
 from detection.data.augmentation import TrainingAugmentation
+from detection.data.coco import load_annotations
 from detection.data.dataset import TrainingImages, collate
 from detection.data.synthetic import generate
 from detection.default_boxes import BOXES_PER_CELL, ssd300_default_boxes
-from detection.evaluation.evaluate import read_annotations
 from detection.preprocess import Normalize
 from detection.settings import DataSettings, DetectionTrainSettings
 from detection.training.matcher import Matcher
@@ -190,7 +190,7 @@ def data_wait(arguments: argparse.Namespace) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), count, 1)
         names = (f"{folder}/annotations/instances_train.json", f"{folder}/images/train")
-        annotations = read_annotations(*names, "annotations", "images")
+        annotations = load_annotations(*names)
         images = TrainingImages(annotations, TrainingAugmentation(DataSettings(), 1), 0, False)
         loader = training_loader(images, settings, 0, device, World(), collate_fn=collate)
         loader.sampler.epoch = loader.sampler.start = 0

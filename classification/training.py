@@ -13,7 +13,6 @@ from torch.utils.data import Subset
 from classification.backbones.dividing import divide_weight_decay
 from classification.backbones.timm_models import PREFIX, check_copies_differ, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
-from classification.data.fingerprint import fingerprint
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
@@ -126,7 +125,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     # The first process alone compares and saves it.
     data = {}
     if world.is_main_process:
-        data = {"training": fingerprint(images), "validation": fingerprint(evaluation_images)}
+        data = {"training": images.fingerprint(), "validation": evaluation_images.fingerprint()}
     folder = RunFolder(config, "classification", meta, data)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_ensemble(

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from classification.data.datasets import load_images
-from classification.data.fingerprint import fingerprint as of_classes
 from classification.settings import EvalDataSettings
 from detection.data.coco import load_annotations
-from detection.data.fingerprint import fingerprint as of_objects
 from divdet.engine.fingerprint import digest, file_sizes
 from tests.classification.generated import write_folder, write_npz
 
@@ -28,7 +26,7 @@ def test_objects(tmp_path: Path) -> None:
 
     def found(changed: dict, where: Path = folder) -> str:
         (where / "truth.json").write_text(json.dumps(changed))
-        return of_objects(load_annotations(where / "truth.json", where))
+        return load_annotations(where / "truth.json", where).fingerprint()
 
     whole = found(truth)
     assert found(truth | {"info": {"year": 2026}}) == whole
@@ -46,7 +44,7 @@ def test_objects(tmp_path: Path) -> None:
 
 def test_classes(tmp_path: Path) -> None:
     def found(root: Path) -> str:
-        return of_classes(load_images(EvalDataSettings("npz" if root.suffix else "folder", str(root)), "train"))
+        return load_images(EvalDataSettings("npz" if root.suffix else "folder", str(root)), "train").fingerprint()
 
     folder, npz = write_folder(tmp_path / "data"), write_npz(tmp_path / "images.npz")
     wholes = found(folder), found(npz)

@@ -19,6 +19,7 @@ from classification.settings import DataSettings, EvalDataSettings
 from divdet.engine.checkpoint import is_text
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
+from divdet.engine.fingerprint import digest, file_sizes
 from divdet.engine.images import decode_image, read_bytes
 from divdet.engine.sampling import derived_seed
 
@@ -72,6 +73,16 @@ class ImageSet:
     def take(self, indices: np.ndarray) -> ImageSet:
         """The images at ``indices`` alone."""
         return replace(self, labels=self.labels[indices], items=self.items[indices])
+
+    def fingerprint(self) -> str:
+        """A hash of classes, labels and images: of those in memory the content, of files the names and sizes.
+
+        The folder's own path is left out, since copying changes it. See ``divdet.engine.fingerprint``.
+        """
+        if self.items.dtype.kind == "U":
+            names = [path.removeprefix(self.source) for path in self.items.tolist()]
+            return digest(self.classes, self.labels, names, file_sizes(self.items.tolist()))
+        return digest(self.classes, self.labels, self.items, self.content)
 
 
 def load_images(settings: EvalDataSettings, split: Split) -> ImageSet:

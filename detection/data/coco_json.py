@@ -1,8 +1,4 @@
-"""Reading COCO JSON files: what ground truth and results files have in common.
-
-``*_problem`` functions return what is wrong with one entry as the end of a sentence, or None; ``entry_error`` makes
-it the whole sentence.
-"""
+"""Reading and checking COCO JSON, ground truth and results alike."""
 
 from __future__ import annotations
 
@@ -10,24 +6,33 @@ import gc
 import json
 import re
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
 MAX_ID = 2**63 - 1
 MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
-TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
-_AROUND = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # white space, visible or not
-# As above, and without the characters that break lines or change the direction of what follows.
+_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
+_SURROUNDING_SPACE = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # visible or not
+# As _TEXT, and without the characters that break lines or change the direction of what follows.
 _NAME = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_KINDS = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
+_NUMBERS = (int, float)
+
+Row = TypeVar("Row")
+
+
+class Fault(Exception):
+    """What is wrong with an entry, as the end of a sentence: "has no bbox"."""
 
 
 def read_json(path: Path) -> Any:
-    """The parsed content of a JSON file; UserError where it cannot be read or parsed."""
+    """Return the parsed content of a JSON file; raise UserError where it cannot be read or parsed."""
     collecting = gc.isenabled()
-    gc.disable()  # a parsed file holds no cycles, and looking for them among its objects took two thirds of the time
+    gc.disable()  # parsed JSON has no cycles, and the search for them took two thirds of the time
     try:
         refuse_special(path)
         return json.loads(path.read_bytes())
@@ -37,69 +42,79 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except RecursionError as error:
         raise UserError(f"{path}: its JSON is nested too deeply to be COCO data") from error
-    except ValueError as error:
-        # Bytes that are no text, or an integer of thousands of digits.
+    except ValueError as error:  # bytes that are not text, or an integer of thousands of digits
         raise UserError(f"{path}: not JSON: {_one_line(error)}") from error
     finally:
         if collecting:
             gc.enable()
 
 
-def check_objects(path: Path, entries: Any, key: str) -> list[dict[str, Any]]:
-    """``entries`` itself if it is a list of objects, else UserError; ``key`` names it in the message."""
+def read_entries(path: Path, key: str, entries: Any, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
+    """Return what ``read`` makes of every entry of a list of objects.
+
+    Args:
+        path: the file, for the message.
+        key: the name of the list, for the message.
+        entries: the parsed JSON.
+        read: called for every entry, in order; raises ``Fault``.
+
+    Raises:
+        UserError: for the first entry that is at fault, and for what is not a list of objects.
+    """
     if not isinstance(entries, list):
         raise UserError(f"{path}: {key} is {_kind(entries)}, not a list")
+    rows = []
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise UserError(f"{path}: {key}[{index}] is {_kind(entry)}, not an object")
-    return entries
-
-
-def is_id(value: Any) -> bool:
-    """Whether a JSON value can be an id: an integer (true, 3.0 and "3" are not) that fits 64 bits."""
-    return type(value) is int and -MAX_ID <= value <= MAX_ID
+        try:
+            rows.append(read(entry))
+        except Fault as fault:
+            identity = f" (id {entry['id']})" if _is_id(entry.get("id")) else ""
+            raise UserError(f"{path}: {key}[{index}]{identity} {fault}") from fault
+    return rows
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number of at most ``MAX_COORDINATE``."""
-    # NaN and the infinities fail the comparison.
-    return type(value) in (int, float) and -MAX_COORDINATE <= value <= MAX_COORDINATE
+    """Whether a JSON value is a finite number of at most ``MAX_COORDINATE``; true and false are no numbers."""
+    return type(value) in _NUMBERS and -MAX_COORDINATE <= value <= MAX_COORDINATE  # NaN fails the comparison
 
 
 def is_text(value: Any) -> bool:
-    """Whether a JSON value is a string fit for a name: not empty, without control characters, encodable."""
-    return isinstance(value, str) and TEXT.fullmatch(value) is not None
+    """Whether a JSON value can be a file name: text, not empty, without control characters, encodable."""
+    return isinstance(value, str) and _TEXT.fullmatch(value) is not None
 
 
 def category_name(value: Any) -> str | None:
-    """A category's name without the white space around it (converters of classes.txt leave the line's end).
+    """Return a category's name without surrounding white space (converters of classes.txt keep the line's end).
 
-    None for what is not text, empty, or holds characters that break lines, steer a terminal or reverse what follows.
+    None for what is not text, empty, or has characters that break lines, control a terminal or reverse what follows.
     """
-    name = _AROUND.sub("", value) if isinstance(value, str) else ""
+    name = _SURROUNDING_SPACE.sub("", value) if isinstance(value, str) else ""
     return name if _NAME.fullmatch(name) else None
 
 
-def bbox_problem(entry: dict[str, Any]) -> str | None:
-    """What is wrong with ``entry['bbox']``, [x, y, w, h] in pixels, or None."""
+def bbox_of(entry: dict[str, Any]) -> list[float]:
+    """``entry["bbox"]``, [x, y, width, height] in pixels."""
     bbox = entry.get("bbox")
     if type(bbox) is list and len(bbox) == 4:
         x, y, w, h = bbox
         if is_number(x) and is_number(y) and is_number(w) and is_number(h):
-            return None
+            return bbox
     if "bbox" not in entry:
-        return "has no bbox"
-    return f"has bbox {show(bbox)}, which is not four finite numbers [x, y, width, height]"
+        raise Fault("has no bbox")
+    raise Fault(f"has bbox {show(bbox)}, which is not four finite numbers [x, y, width, height]")
 
 
-def id_problem(entry: dict[str, Any], key: str) -> str | None:
-    """What is wrong with the id under ``key``, or None."""
-    if is_id(entry.get(key)):
-        return None
+def id_of(entry: dict[str, Any], key: str) -> int:
+    """The id under ``key``."""
+    value = entry.get(key)
+    if _is_id(value):
+        return value
     if key not in entry:
-        return f"has no {key}"
-    what = "does not fit 64 bits: renumber the file" if type(entry[key]) is int else "is not an integer"
-    return f"has {key} {show(entry[key])}, which {what}"
+        raise Fault(f"has no {key}")
+    what = "does not fit 64 bits: renumber the file" if type(value) is int else "is not an integer"
+    raise Fault(f"has {key} {show(value)}, which {what}")
 
 
 def show(value: Any) -> str:
@@ -107,15 +122,12 @@ def show(value: Any) -> str:
     return _one_line(repr(value) if isinstance(value, str) and len(value) < 200 else reprlib.repr(value))
 
 
-def entry_error(path: Path, key: str, index: int, entry: dict[str, Any], problem: str) -> UserError:
-    """The error for one entry of the list ``key``: file, position, id and ``problem``."""
-    identity = f" (id {entry['id']})" if is_id(entry.get("id")) else ""
-    return UserError(f"{path}: {key}[{index}]{identity} {problem}")
+def _is_id(value: Any) -> bool:
+    return type(value) is int and -MAX_ID <= value <= MAX_ID  # true, 3.0 and "3" are no ids
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
-    return kinds.get(type(value), "a number")
+    return _KINDS.get(type(value), "a number")
 
 
 def _one_line(value: object) -> str:

@@ -19,23 +19,22 @@ OPEN = (
     "images with EXIF rotation read upright: neither sizes nor boxes show how they were annotated "
     "(if as stored, set data.orientation stored)"
 )
-_SLACK = 1.0  # pixels that a box may pass the border, by rounding
+_SLACK = 1.0  # pixels by which a box may pass the border, from rounding
 
 
 def set_layouts(images: Sequence[ImageRecord], truth: Columns, orientation: Orientation) -> Counter[str]:
-    """Decides how images with an EXIF rotation are read: sets their ``upright``, and ``width`` and ``height`` to match.
+    """Decide how images with an EXIF rotation are read: sets their ``upright``, and ``width`` and ``height`` to match.
 
-    ``auto``: an image whose annotated size fits only the upright layout is read upright. No other size decides: photos
-    that are rotated by 180 degrees, mirrored or square have the same size in both layouts, and some tools write the
-    stored size with upright boxes (Label Studio 6608), others with stored ones (COCO). One tool does the same for all
-    images, so these are decided by a vote of all rotated images of the file: a size or boxes that fit only the upright
-    layout count for upright, boxes that fit only the stored one for stored. Without a majority they are read upright,
-    as annotation tools show them and ``predict`` reads them.
+    ``auto`` reads an image upright whose annotated size fits only the upright layout. Other sizes do not decide: both
+    layouts may have the same size, and some tools write the stored size with upright boxes (Label Studio, issue 6608).
+    But one tool treats all images alike, so all rotated images vote: a size or boxes that fit only the upright layout
+    for upright, boxes that fit only the stored one for stored. A draw means upright, as annotation tools and
+    ``predict`` show photos.
 
     Args:
         images: with ``path``, ``width`` and ``height`` as given; changed in place.
         truth: their annotations.
-        orientation: ``upright`` and ``stored`` hold for all images.
+        orientation: ``upright`` and ``stored`` apply to all images.
 
     Returns:
         Counts of the images that their size did not decide, for ``CocoAnnotations.counts``; empty unless ``auto``.
@@ -45,7 +44,7 @@ def set_layouts(images: Sequence[ImageRecord], truth: Columns, orientation: Orie
         return Counter()
     ends = np.zeros((len(images), 2))  # the right and lower end of each image's boxes
     np.maximum.at(ends, truth.image, truth.bbox[:, :2] + truth.bbox[:, 2:])
-    votes, undecided = 0, 0
+    votes, undecided = 0, 0  # positive: upright
     for position, (code, *stored) in turned:
         image, upright = images[position], _upright(code, stored)
         image.upright = [image.width, image.height] == upright != stored

@@ -1,9 +1,12 @@
-"""The COCO numbers of detections."""
+"""The COCO numbers of detections, by hotcoco, and once more by pycocotools to verify them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 from collections import Counter
-from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,34 +14,39 @@ from numpy.typing import ArrayLike
 
 from detection.data.coco import CocoAnnotations
 from detection.data.coco_results import Results, rounded
+from divdet.engine.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-AREAS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # square pixels: all, small, medium, large
-LIMITS = (1, 10, 100)  # detections of one category in one image
 
 
 class CocoEvaluator:
     """Collects detections image by image; every image of ``annotations`` is scored, whether added or not.
 
-    Boxes and scores are rounded when they are added, so that ``metrics`` and a later scoring of the saved
-    ``results`` give the very same numbers.
+    Boxes and scores are rounded when they are added, so that the saved results give the very same numbers.
 
     Attributes:
-        detections: boxes (COCO's xywh), scores and labels by image id.
+        detections: by image id.
     """
 
     def __init__(self, annotations: CocoAnnotations) -> None:
         self.annotations = annotations
-        self.detections: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._positions = {image.id: position for position, image in enumerate(annotations.images)}
+        self.detections: dict[int, Results] = {}
+        self._indices = {image.id: index for index, image in enumerate(annotations.images)}
 
     def add(self, image_id: int, boxes: ArrayLike, scores: ArrayLike, labels: ArrayLike) -> None:
-        """The detections of one image: boxes [n, 4] xyxy in pixels, scores [n], 0-based labels [n].
+        """Add the detections of one image; they replace earlier ones (distributed samplers repeat images).
 
-        An image added again replaces what was there (distributed samplers repeat images). Raises KeyError for an
-        image that the annotations do not list, ValueError for detections that are not finite or of unknown label.
+        Args:
+            image_id: as in the annotations.
+            boxes: [n, 4] xyxy in pixels.
+            scores: [n].
+            labels: [n], 0-based.
+
+        Raises:
+            KeyError: for an image that the annotations do not list.
+            ValueError: for values that are not finite, unknown labels or different lengths.
         """
-        if image_id not in self._positions:
+        if image_id not in self._indices:
             raise KeyError(f"image id {image_id} is not in {self.annotations.path}")
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         scores = np.asarray(scores, np.float64).reshape(-1)
@@ -49,18 +57,15 @@ class CocoEvaluator:
             raise ValueError(f"image id {image_id}: boxes or scores are not finite")
         if ((labels < 0) | (labels >= len(self.annotations.names))).any():
             raise ValueError(f"image id {image_id}: labels outside 0 to {len(self.annotations.names) - 1}")
-        self.detections[image_id] = *rounded(boxes, scores), labels
+        index = np.full(len(labels), self._indices[image_id])
+        self.detections[image_id] = Results(index, labels, *rounded(boxes, scores))
 
     def results(self) -> Results:
         """The detections, in the order of the annotations' images."""
-        order = [image_id for image_id in self._positions if image_id in self.detections]
-        columns = [self.detections[image_id] for image_id in order]
-        counts = [len(scores) for _, scores, _ in columns]
+        nothing = Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+        parts = [nothing, *(self.detections[i] for i in self._indices if i in self.detections)]
         return Results(
-            np.repeat(np.array([self._positions[image_id] for image_id in order], np.int64), counts),
-            np.concatenate([np.zeros(0, np.int64), *(labels for _, _, labels in columns)]),
-            np.concatenate([np.zeros((0, 4)), *(sides for sides, _, _ in columns)]),
-            np.concatenate([np.zeros(0), *(scores for _, scores, _ in columns)]),
+            *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
         )
 
     def metrics(self) -> dict[str, Any]:
@@ -69,27 +74,60 @@ class CocoEvaluator:
 
 
 def evaluate(annotations: CocoAnnotations, results: Results) -> dict[str, Any]:
-    """Score detections against all images of ``annotations``, empty ones and crowds included.
+    """Score detections on all images of ``annotations``, empty ones and crowds included.
 
-    Returns the 12 numbers of ``METRICS`` in 0…1, those of pycocotools bit for bit (but that an object of id 0 can be
-    found: pycocotools takes 0 for none), or -1 where the ground truth has no object (of that size); ``per_class``: AP
-    by category name, None for categories without ground truth; ``images``: how many were scored. No detections at all
-    score 0.
+    Returns:
+        The 12 numbers of ``METRICS``, 0 to 1, equal to pycocotools' bit for bit; -1 where the ground truth has no
+        object (of that size), 0 without detections. ``per_class``: AP by category name, None for a category without
+        ground truth. ``images``: how many were scored.
+
+    Raises:
+        RuntimeError: in a process that was forked after an evaluation, where hotcoco would wait forever.
     """
-    precision, recall = _curves(annotations, results)
-    numbers = [_mean(values) for values in _twelve(precision, recall)]
+    from hotcoco import COCO, COCOeval
+
+    if _first_process() != os.getpid():
+        raise RuntimeError("evaluate() ran before this process was forked: start it by multiprocessing's spawn method")
+    images, categories, (image_ids, category_ids, boxes, area, crowd), rows = _dense(annotations, results)
+    truth = COCO.from_arrays(images, categories, image_ids, category_ids, boxes, area=area, iscrowd=crowd)
+    evaluation = COCOeval(truth, truth.load_res(rows), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()  # as summarize(), without printing
+    precision = evaluation.eval["precision"][..., 0, -1]  # [IoU, recall, category]: all areas, 100 detections
     per_class = {}
-    for name, values in zip(_unique_names(annotations), precision[..., 0, -1].transpose(2, 0, 1), strict=True):
-        per_class[name] = _mean(values) if (values > -1).any() else None
-    return {
-        **dict(zip(METRICS, numbers, strict=True)),
-        "per_class": per_class,
-        "images": len(annotations.images),
-    }
+    for label, name in enumerate(_unique_names(annotations)):
+        defined = precision[..., label][precision[..., label] > -1]
+        per_class[name] = float(defined.mean()) if defined.size else None
+    numbers = dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
+    return {**numbers, "per_class": per_class, "images": len(annotations.images)}
+
+
+def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, Any]) -> None:
+    """Score once more by pycocotools; raise UserError where one of the 12 numbers of ``metrics`` is another."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    images, categories, columns, rows = _dense(annotations, results)
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    values = zip(*(column.tolist() for column in (np.arange(1, len(columns[0]) + 1), *columns)), strict=True)
+    entries = [dict(zip(keys, entry, strict=True)) for entry in values]
+    truth = COCO()
+    truth.dataset = {"images": images, "categories": categories, "annotations": entries}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(rows) if len(rows) else COCO(), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    pairs = [(name, metrics[name], float(value)) for name, value in zip(METRICS, evaluation.stats, strict=True)]
+    differing = [f"{name} is {own!r} and {other!r} by pycocotools" for name, own, other in pairs if own != other]
+    if differing:
+        raise UserError(f"{annotations.path}: not verified: {'; '.join(differing)}")
 
 
 def format_metrics(metrics: dict[str, Any]) -> str:
-    """The 12 numbers as 12 lines in the form that COCO's users know."""
+    """The 12 numbers as the 12 lines that pycocotools prints."""
     rows = [("all", 100), ("all", 100), ("all", 100), ("small", 100), ("medium", 100), ("large", 100)]
     rows += [("all", 1), ("all", 10), ("all", 100), ("small", 100), ("medium", 100), ("large", 100)]
     lines = []
@@ -101,7 +139,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
 
 
 def _unique_names(annotations: CocoAnnotations) -> list[str]:
-    """Category names, with the id behind those that stand more than once."""
+    """Category names, followed by the id where several categories have the same."""
     count = Counter(annotations.names)
     return [
         name if count[name] == 1 else f"{name} (id {category_id})"
@@ -109,48 +147,30 @@ def _unique_names(annotations: CocoAnnotations) -> list[str]:
     ]
 
 
-def _curves(annotations: CocoAnnotations, results: Results) -> tuple[np.ndarray, np.ndarray]:
-    """Precision [T, R, K, A, M] and recall [T, K, A, M] by IoU, recall, category, area range and limit."""
-    from detection.kernels.coco import precision_and_recall  # here, because numba takes long to import
+def _dense(
+    annotations: CocoAnnotations, results: Results
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], tuple[np.ndarray, ...], np.ndarray]:
+    """Renumber images, categories and annotations from 1.
 
+    Any evaluator can hold these ids. Both keep the ids of arrays as floats, and for pycocotools an annotation of id 0
+    is none. Images keep the order of their own ids, which decides between equal scores.
+
+    Returns:
+        COCO's images and categories; image id, category id, bbox, area and iscrowd of the annotations, in columns;
+        detections [n, 7]: image id, x, y, width, height, score, category id.
+    """
+    order = np.argsort([image.id for image in annotations.images])
+    image_ids = np.empty(len(order), np.int64)
+    image_ids[order] = np.arange(1, len(order) + 1)
     truth = annotations.truth
-    # Images come in the order of their ids, which decides between equal scores.
-    rank = np.argsort(np.argsort(np.array([image.id for image in annotations.images])))
-    found_keys = results.label * len(rank) + rank[results.image]
-    truth_keys = truth.label * len(rank) + rank[truth.image]
-    rows = np.lexsort((-results.score, found_keys))
-    groups = np.union1d(found_keys, truth_keys)  # a group is one category in one image
-    found_keys = found_keys[rows]
-    kept = np.arange(len(rows)) - np.searchsorted(found_keys, found_keys) < LIMITS[-1]
-    rows, found_keys = rows[kept], found_keys[kept]
-    truth_rows = np.argsort(truth_keys, kind="stable")
-    scores = results.score[rows]
-    edges = np.append(groups, len(rank) * len(annotations.names))
-    return precision_and_recall(
-        results.bbox[rows],
-        truth.bbox[truth_rows],
-        truth.area[truth_rows],
-        truth.crowd[truth_rows] == 1,
-        np.searchsorted(found_keys, edges),
-        np.searchsorted(truth_keys[truth_rows], edges),
-        np.searchsorted(groups, np.arange(len(annotations.names) + 1) * len(rank)),
-        np.lexsort((-scores, results.label[rows])),
-        np.array(AREAS),
-        np.linspace(0.5, 0.95, 10),
-        np.linspace(0, 1, 101),
-        np.array(LIMITS),
-    )
+    images = [{"id": number} for number in range(1, len(order) + 1)]
+    categories = [{"id": number, "name": str(number)} for number in range(1, len(annotations.names) + 1)]
+    columns = (image_ids[truth.image], truth.label + 1, truth.bbox, truth.area, truth.crowd)
+    rows = np.column_stack([image_ids[results.image], results.bbox, results.score, results.label + 1])
+    return images, categories, columns, rows
 
 
-def _twelve(precision: np.ndarray, recall: np.ndarray) -> Iterator[np.ndarray]:
-    """The parts of the curves that the numbers of ``METRICS`` average."""
-    yield from (precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1])
-    yield from (precision[..., area, -1] for area in (1, 2, 3))
-    yield from (recall[..., 0, limit] for limit in range(len(LIMITS)))
-    yield from (recall[..., area, -1] for area in (1, 2, 3))
-
-
-def _mean(values: np.ndarray) -> float:
-    """Of what is defined, -1 where nothing is."""
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else -1.0
+@cache
+def _first_process() -> int:
+    """The process of the first evaluation."""
+    return os.getpid()

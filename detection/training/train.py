@@ -10,12 +10,11 @@ from torch import Tensor
 from classification.backbones.timm_models import check_copies_differ
 from classification.losses import cot_weight_at
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.coco import CocoAnnotations, check_same_categories
+from detection.data.coco import CocoAnnotations, check_same_categories, read_annotations
 from detection.data.coco_json import category_name
 from detection.data.dataset import TrainingImages, collate
-from detection.data.fingerprint import fingerprint
 from detection.detector import Detector
-from detection.evaluation.evaluate import read_annotations, read_ground_truth, score
+from detection.evaluation.evaluate import score
 from detection.models.ssd import SSD, create_ssd
 from detection.preprocess import Normalize
 from detection.settings import TrainDetection
@@ -142,9 +141,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     precision = resolve_precision(config.train.precision, device, training=True)
     config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
-    keys = ("data.train_annotations", "data.train_images")
-    training = read_annotations(data.train_annotations, data.train_images, *keys, data.orientation)
-    ground_truth = read_ground_truth(data)
+    training = read_annotations(data, "train")
+    ground_truth = read_annotations(data, "val")
     check_same_categories(training.category_ids, training.names, ground_truth)
     if all(record.crowd.all() for record in training.images):
         raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
@@ -158,7 +156,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     # The first process alone compares and saves it.
     prints = {}
     if world.is_main_process:
-        prints = {"training": fingerprint(training), "validation": fingerprint(ground_truth)}
+        prints = {"training": training.fingerprint(), "validation": ground_truth.fingerprint()}
     folder = RunFolder(config, "detection", meta, prints)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from detection.data.coco import check_same_categories, load_annotations
-from detection.data.coco_results import load_results, save_results
+from detection.data.coco import CocoAnnotations, check_same_categories, load_annotations, read_annotations
+from detection.data.coco_results import Results, load_results, save_results
 from detection.detector import Detector, saved_orientation, saved_postprocess
-from detection.evaluation.coco_metrics import evaluate as coco_metrics
-from detection.evaluation.coco_metrics import format_metrics
-from detection.evaluation.evaluate import read_ground_truth, score
+from detection.evaluation import coco_metrics
+from detection.evaluation.evaluate import score
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import flatten
@@ -41,46 +40,57 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:
-    """Evaluates a checkpoint or scores a results file.
+    """Evaluate a checkpoint or score a results file.
 
     Prints the numbers; writes metrics.json and, for a checkpoint, detections.json.
 
     Raises:
-        UserError: for unusable input or an unwritable output folder.
+        UserError: for unusable input, an unwritable output folder, or numbers that ``verify`` finds different.
     """
     if bool(config.checkpoint) == bool(config.detections):
         raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")
     source = Path(config.checkpoint or config.detections)
     folder = Path(config.output or source.parent / "eval")
-    if config.detections:
-        if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
-            raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
-        if not config.data.val_annotations:
-            raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
-        annotations = load_annotations(config.data.val_annotations, None)
-        results = load_results(config.detections, annotations)
-        covered = len(set(results.image.tolist()))
-        print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
-        make_folder(folder)
-        unknown = {"postprocess": None, "runtime": None, "precision": None}
-        metrics = coco_metrics(annotations, results) | {"members": []} | unknown
-    else:
-        use_device(config.device)
-        detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-        annotations = read_ground_truth(config.data)
-        check_same_categories(detector.category_ids, detector.names, annotations)
-        print(f"{config.data.val_annotations}: {annotations.describe()}")
-        make_folder(folder)  # before the long part
-        workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
-        with explained(config.batch_size, None, "nothing was written", section=""):
-            metrics, evaluator = score(detector, annotations, config.batch_size, workers)
-        metrics["postprocess"] = asdict(detector.resolved_settings())
-        metrics["runtime"], metrics["precision"] = config.runtime, config.precision
-        save_results(evaluator.results(), annotations, folder / "detections.json")
+    work = _run_checkpoint if config.checkpoint else _score_file
+    annotations, results, metrics = work(config, folder)
     write_json(metrics, folder / "metrics.json")
-    print(format_metrics(metrics))
+    print(coco_metrics.format_metrics(metrics))
     if len(metrics["members"]) > 1:
         listed = "  ".join(f"{i + 1}: {member['AP']:.3f}" for i, member in enumerate(metrics["members"]))
         print(f" AP of each member  {listed}")
     print(f"wrote {folder / 'metrics.json'}")
+    if config.verify:
+        coco_metrics.verify(annotations, results, metrics)
+        print("verified: pycocotools gives the same 12 numbers")
     return metrics
+
+
+def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
+    if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
+        raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
+    if not config.data.val_annotations:
+        raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
+    annotations = load_annotations(config.data.val_annotations, None)
+    results = load_results(config.detections, annotations)
+    covered = len(set(results.image.tolist()))
+    print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
+    make_folder(folder)
+    unknown = {"members": [], "postprocess": None, "runtime": None, "precision": None}
+    return annotations, results, coco_metrics.evaluate(annotations, results) | unknown
+
+
+def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
+    use_device(config.device)
+    detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
+    annotations = read_annotations(config.data, "val")
+    check_same_categories(detector.category_ids, detector.names, annotations)
+    print(f"{config.data.val_annotations}: {annotations.describe()}")
+    make_folder(folder)  # before the long part
+    workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
+    with explained(config.batch_size, None, "nothing was written", section=""):
+        metrics, evaluator = score(detector, annotations, config.batch_size, workers)
+    metrics["postprocess"] = asdict(detector.resolved_settings())
+    metrics["runtime"], metrics["precision"] = config.runtime, config.precision
+    results = evaluator.results()
+    save_results(results, annotations, folder / "detections.json")
+    return annotations, results, metrics

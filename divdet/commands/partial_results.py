@@ -14,13 +14,13 @@ _KEYS = {"images", "empty", "entries", "unreadable"}
 
 
 class PartialResults:
-    """The finished batches of a run, a line of JSON each; the first line holds the settings of the run.
+    """The finished batches of a run: one line of JSON each, behind a line with the run's settings.
 
     A line is on the disk before the next batch begins. A line that a kill or power cut left unfinished is dropped.
 
     Args:
         path: the file.
-        begun_with: settings, as nested dicts; a resumed run must have the same.
+        settings: of the run, as nested dicts; a resumed run must have the same.
         resume: continue with what the file holds. Without it a file that holds batches is refused.
 
     Attributes:
@@ -30,28 +30,27 @@ class PartialResults:
         UserError: where the file holds batches of another run, cannot be read or written, or another process writes it.
     """
 
-    def __init__(self, path: Path, begun_with: dict[str, Any], resume: bool) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
         self.path = path
         try:
-            self._file = open(path, "a+b")  # noqa: SIM115  (open, and locked, as long as the run goes on)
+            self._file = open(path, "a+b")  # noqa: SIM115  (open, and locked, until the run ends)
             lock_file(self._file, path.parent)
-            (begun, *self.batches), size = _read(self._file)
+            (earlier, *self.batches), size = _read(self._file)
             if self.batches:
-                self._check(begun, begun_with, resume)
+                self._check(flatten(earlier), flatten(settings), resume)
             self._file.truncate(size if self.batches else 0)
         except OSError as error:
             raise UserError(f"{path}: cannot be read or written ({reason(error)})") from error
         if not self.batches:
-            self._write(begun_with)
+            self._write(settings)
 
-    def _check(self, begun: dict[str, Any], begun_with: dict[str, Any], resume: bool) -> None:
+    def _check(self, earlier: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
         if not resume:
             raise UserError(
                 f"{self.path}: holds {len(self.batches)} batches of a stopped run: add --resume auto to "
                 "continue it, choose another --output, or remove the file"
             )
-        old, new = flatten(begun), flatten(begun_with)
-        changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        changed = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
         if changed:
             raise UserError(
                 f"{self.path}: the stopped run had different {changed[0]}: continue it with the same, choose "
@@ -59,7 +58,7 @@ class PartialResults:
             )
 
     def add(self, batch: dict[str, Any]) -> None:
-        """Adds a batch: how many ``images`` were read and how many are ``empty``, ``entries``, ``unreadable``."""
+        """Save a batch: how many ``images`` were read and how many are ``empty``, ``entries``, ``unreadable``."""
         self._write(batch)
         self.batches.append(batch)
 
@@ -72,13 +71,13 @@ class PartialResults:
             raise UserError(f"{self.path}: cannot be written ({reason(error)}); the batches before are kept") from error
 
     def remove(self) -> None:
-        """Removes the file, when all results are written elsewhere."""
+        """Remove the file, when all results are written elsewhere."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
 
 def _read(file: BinaryIO) -> tuple[list[dict[str, Any]], int]:
-    """The first line and all finished batches, and how many bytes they have."""
+    """The first line and all finished batches, and their size in bytes."""
     lines, size = [{}], 0
     file.seek(0)
     for number, line in enumerate(file):

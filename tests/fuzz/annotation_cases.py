@@ -61,8 +61,8 @@ def write_images(root: Path) -> Path:
     return folder
 
 
-def compile_evaluation(root: Path) -> CocoAnnotations:
-    """Evaluates once, since numba then writes its cache, which a case may not; returns `GROUND_TRUTH`."""
+def load_ground_truth(root: Path) -> CocoAnnotations:
+    """Writes and loads `GROUND_TRUTH`; evaluates once, since a first import may write bytecode and a case may not."""
     path = root / "truth.json"
     path.write_text(json.dumps(GROUND_TRUTH))
     annotations = load_annotations(path, None)
@@ -77,7 +77,7 @@ class Annotations:
 
     def __init__(self, root: Path) -> None:
         self.path, self.images = root / "case.json", write_images(root)
-        compile_evaluation(root)
+        load_ground_truth(root)
         self.augmentation = TrainingAugmentation(DataSettings(iou_crop=0.5))
 
     def write(self, draw: Random) -> None:
@@ -110,7 +110,7 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         self.path = root / "case.json"
-        self.truth = compile_evaluation(root)
+        self.truth = load_ground_truth(root)
 
     def write(self, draw: Random) -> None:
         """The next case."""

@@ -31,7 +31,7 @@ from divdet.engine.cli import parse, to_yaml
 from divdet.engine.devices import resolve_device
 from divdet.engine.loop import _Training
 from divdet.engine.optimization import learning_rate
-from tests.fuzz.annotation_cases import GROUND_TRUTH, RESULTS, compile_evaluation, write_images
+from tests.fuzz.annotation_cases import GROUND_TRUTH, RESULTS, load_ground_truth, write_images
 from tests.fuzz.image_cases import valid_images
 from tests.fuzz.mutation import DEEP, LONG, damaged, document, expanded, value
 
@@ -244,7 +244,7 @@ class CommandLines:
 
     def __init__(self, root: Path) -> None:
         write_folders(root)
-        compile_evaluation(root)
+        load_ground_truth(root)
         self.root, self.words = root, []
         detect = {"positional": "sources", "defaults": checkpoint_defaults}
         truth, results = f"--data.val_annotations={root}/truth.json", f"--detections={root}/results.json"

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import math
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection.data import coco_results as results_module
 from detection.data.coco import CocoAnnotations, load_annotations
 from detection.data.coco_results import Results, load_results, save_results
-from detection.evaluation.coco_metrics import METRICS, CocoEvaluator, evaluate, format_metrics
+from detection.evaluation.coco_metrics import METRICS, CocoEvaluator, evaluate, format_metrics, verify
+from divdet.engine.errors import UserError
 
 PUBLISHED = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
 
@@ -209,7 +211,7 @@ def test_unsound_ground_truth_counts_as_in_pycocotools(tmp_path: Path) -> None:
     assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
 
 
-def test_saved_results_score_the_very_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_results_score_the_very_same(tmp_path: Path) -> None:
     truth, results = random_set(7)
     annotations = load(tmp_path, truth)
     evaluator = CocoEvaluator(annotations)
@@ -221,7 +223,6 @@ def test_saved_results_score_the_very_same(tmp_path: Path, monkeypatch: pytest.M
             boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1).astype(np.float32)
             labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
             evaluator.add(image.id, boxes, rng.random(len(own)).astype(np.float32), labels)
-    monkeypatch.setattr(results_module, "_PIECE", 7)  # several pieces, and a rest
     saved = tmp_path / "detections.json"
     save_results(evaluator.results(), annotations, saved)
     loaded = load_results(saved, annotations)
@@ -231,7 +232,7 @@ def test_saved_results_score_the_very_same(tmp_path: Path, monkeypatch: pytest.M
     assert all(value == round(value, 2) for entry in entries for value in entry["bbox"])
     assert len(saved.read_text()) < 115 * len(entries)
     assert [entry["image_id"] for entry in entries] == [
-        image.id for image in annotations.images for _ in range(len(evaluator.detections.get(image.id, [[], []])[1]))
+        image.id for image in annotations.images for _ in range(len(evaluator.detections.get(image.id, [])))
     ]
 
 
@@ -272,6 +273,7 @@ def test_no_ground_truth_gives_minus_one(tmp_path: Path) -> None:
     truth, results = random_set(2)
     truth["annotations"] = []
     annotations = load(tmp_path, truth)
+    assert written(CocoEvaluator(annotations), tmp_path) == []
     for found in (results, []):
         metrics = evaluate(annotations, columns(tmp_path, found, annotations))
         assert [metrics[key] for key in METRICS] == [-1] * 12
@@ -314,3 +316,65 @@ def test_add_refuses_what_cannot_be_scored(tmp_path: Path) -> None:
         evaluator.add(known, [[0, 0, 1, 1]], [0.5], [5])
     with pytest.raises(ValueError, match="1 boxes, 2 scores, 1 labels"):
         evaluator.add(known, [[0, 0, 1, 1]], [0.5, 0.6], [0])
+
+
+def test_small_sets_of_every_kind_equal_pycocotools(tmp_path: Path) -> None:
+    """Ties, crowds, given and missing areas on the limits between sizes, far and empty boxes, no objects, no scores."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        categories = rng.permutation(9)[: rng.integers(1, 5)].tolist()
+        ids = [2**53 + int(i) for i in rng.permutation(20)[: rng.integers(1, 8)]]
+        truth = {
+            "images": [{"id": i, "file_name": f"{i}.jpg"} for i in ids],
+            "categories": [{"id": i, "name": f"thing {i}"} for i in categories],
+            "annotations": [],
+        }
+        results = []
+        for number in range(rng.integers(0, 40) * (seed % 9 > 0)):
+            box = (
+                rng.choice([0, 3, 8, 8.5, 32, 96], 4).tolist() if seed % 2 else rng.uniform(0, 99, 4).round(2).tolist()
+            )
+            entry = {"image_id": int(rng.choice(ids)), "category_id": int(rng.choice(categories)), "bbox": box}
+            area = {"area": float(rng.choice([0, 1024, 9216, 1e10, -5, 1e18]))} if rng.random() < 0.3 else {}
+            crowd = {"iscrowd": 1} if rng.random() < 0.2 else {}
+            truth["annotations"].append(entry | area | crowd | {"id": number})
+            for _ in range(rng.integers(0, 6) * (seed % 7 > 0)):
+                near = (np.array(box) + rng.integers(-1, 2, 4)).clip(0).tolist()
+                results.append(entry | {"bbox": near, "score": float(rng.integers(-2, 3))})
+        if results:
+            results[0] |= {"bbox": [-1e9, 1e9, 1e9, 1e9], "score": 1e9}
+        annotations = load(tmp_path, truth)
+        found = columns(tmp_path, results, annotations)
+        metrics = evaluate(annotations, found)
+        for entry in truth["annotations"]:
+            entry["area"] = entry.get("area", entry["bbox"][2] * entry["bbox"][3])
+            entry["iscrowd"] = entry.get("iscrowd", 0)
+        if results:
+            numbers, per_class, _ = reference(truth, results)
+            assert [metrics[key] for key in METRICS] == numbers
+            assert list(metrics["per_class"].values()) == per_class
+        verify(annotations, found, metrics)
+
+
+def test_verify_names_the_numbers_that_differ(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    truth, results = random_set(3)
+    annotations = load(tmp_path, truth)
+    found = columns(tmp_path, results, annotations)
+    metrics = evaluate(annotations, found)
+    verify(annotations, found, metrics)
+    assert capfd.readouterr().out == ""
+    wrong = metrics | {"AP75": float(np.nextafter(metrics["AP75"], 1)), "ARs": 0.5}
+    with pytest.raises(
+        UserError, match=r"truth\.json: not verified: AP75 is 0\.\d+ and 0\.\d+ by pycocotools; ARs is 0\.5"
+    ):
+        verify(annotations, found, wrong)
+
+
+def test_a_process_forked_after_an_evaluation_says_so(tmp_path: Path) -> None:
+    """hotcoco would wait there for threads that the process does not have."""
+    annotations = load(tmp_path, random_set(0)[0])
+    CocoEvaluator(annotations).metrics()
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        future = pool.submit(CocoEvaluator(annotations).metrics)
+        with pytest.raises(RuntimeError, match="start it by multiprocessing's spawn method"):
+            future.result(timeout=60)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from detection import Detector, create_ssd
 from detection.data.coco import load_annotations
+from detection.evaluation import coco_metrics
 from detection.evaluation.coco_metrics import METRICS
 from detection.evaluation.evaluate import score
 from detection.settings import EvalDataSettings, ModelSettings, TrainDetection
@@ -111,10 +112,26 @@ def test_own_results_score_as_the_checkpoint_does(trained: Path, photos: Path, g
         (number if given == "nothing" else 9 - number, f"{number}.jpg") for number in range(1, 9)
     }
     detections, folder = str(photos / "out/detections.json"), str(photos / "eval")
-    own = evaluate(EvaluateDetection(detections=detections, data=EvalDataSettings(truth), output=folder))
+    own = evaluate(EvaluateDetection(detections=detections, data=EvalDataSettings(truth), output=folder, verify=True))
     expected, _ = score(detector, load_annotations(truth, str(photos)), batch_size=2)
     assert expected["AP50"] > 0.1
     assert [own[name] for name in METRICS] == [expected[name] for name in METRICS]
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "detections"])
+def test_verify_scores_once_more_by_pycocotools(
+    trained: Path, photos: Path, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (photos / "empty.json").write_text("[]")
+    given = {"checkpoint": str(trained)} if source == "checkpoint" else {"detections": str(photos / "empty.json")}
+    data = EvalDataSettings(str(photos / "truth.json"), str(photos))
+    config = EvaluateDetection(**given, data=data, output=str(photos / "eval"), device="cpu", verify=True)
+    metrics = evaluate(config)
+    assert "verified: pycocotools gives the same 12 numbers" in capsys.readouterr().out
+    scored = coco_metrics.evaluate
+    monkeypatch.setattr(coco_metrics, "evaluate", lambda *arguments: scored(*arguments) | {"AR10": 0.75})
+    with pytest.raises(UserError, match=f"not verified: AR10 is 0.75 and {metrics['AR10']} by pycocotools"):
+        evaluate(config)
 
 
 def test_images_that_the_annotations_lack_are_refused(trained: Path, photos: Path) -> None:
