@@ -13,7 +13,7 @@ _EPSILON = np.spacing(1.0)  # pycocotools adds it to every precision's denominat
 _WRONG, _RIGHT, _IGNORED = 0, 1, 2
 
 
-@compiled()
+@compiled
 def precision_and_recall(
     boxes, truth_boxes, truth_areas, truth_crowd, starts, truth_starts, category_groups, order,
     areas, ious, recalls, limits,
