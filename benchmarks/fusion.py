@@ -108,9 +108,7 @@ def batch(images: int = 32, members: int = 2, size: int = 400) -> None:
     shared = np.ones(members), np.full(members, 1e-4), 0.5, "avg"
 
     def at_once(threads: int) -> list[tuple[np.ndarray, ...]]:
-        *fused, numbers = fuse_images(boxes, scores, labels, counts, *shared, threads=threads)
-        starts = [0, *counts.sum(1).cumsum()[:-1]]
-        return [tuple(column[a : a + n] for column in fused) for a, n in zip(starts, numbers, strict=True)]
+        return fuse_images(boxes, scores, labels, counts, *shared, threads=threads)
 
     ways = {"image by image": lambda: [ours(image) for image in found]}
     ways |= {f"at once, {threads} threads": partial(at_once, threads) for threads in (1, 2)}

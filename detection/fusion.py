@@ -7,7 +7,7 @@ there).
 
 import math
 from collections.abc import Sequence
-from typing import NoReturn, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,11 +53,11 @@ def weighted_boxes_fusion(
     weights = _checked_weights(weights, len(boxes_list))
     if math.isnan(skip_box_thr):
         raise ValueError("skip_box_thr is nan; it must be a number")
-    boxes, scores, labels, counts, thresholds, dtype = _gather(boxes_list, scores_list, labels_list, skip_box_thr)
-    boxes, scores, labels, (found,) = fuse_images(
+    boxes, scores, labels, counts, thresholds, dtype = _concatenate(boxes_list, scores_list, labels_list, skip_box_thr)
+    ((boxes, scores, labels),) = fuse_images(
         boxes, scores, labels, counts[None], weights, thresholds, iou_thr, conf_type, allows_overflow
     )
-    return boxes[:found], scores[:found], labels[:found].astype(dtype, copy=False)
+    return boxes, scores, labels.astype(dtype, copy=False)
 
 
 def fuse_images(
@@ -71,39 +71,63 @@ def fuse_images(
     conf_type: ConfType,
     allows_overflow: bool = False,
     threads: int = 1,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Fuse each of N images as ``weighted_boxes_fusion`` does, ``threads`` of them at a time, with equal results.
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]]:
+    """Fuse a batch of N images as ``weighted_boxes_fusion`` does, in one call.
 
-    boxes [n, 4], scores [n], labels [n], all contiguous: image by image, and within an image member by member;
-    counts [N, S]: how many each image's members have. weights [S]; thresholds [S]: ``skip_box_thr`` for each member.
+    Args:
+        boxes, scores, labels: contiguous [n, 4], [n], [n]: image by image, and within an image member by member.
+        counts: [N, S], how many boxes each member has on each image.
+        weights: [S].
+        thresholds: [S], ``skip_box_thr`` of each member.
+        iou_thr, conf_type, allows_overflow: see ``weighted_boxes_fusion``.
+        threads: how many threads share the images; the results do not depend on it.
 
-    Returns boxes [n, 4], scores [n], labels [n], found [N]: the ``found[i]`` fused boxes of image i begin where its
-    own boxes began; the rows between are not set.
+    Returns:
+        Boxes [k, 4], scores [k] and labels [k] of each image.
 
-    Raises ValueError as ``weighted_boxes_fusion``, but for shapes, labels and weights, which are not checked.
+    Raises:
+        ValueError: as ``weighted_boxes_fusion``, but shapes, labels and weights are not checked.
     """
     if conf_type not in get_args(ConfType):
         raise ValueError(f"conf_type is {conf_type!r}; it must be one of {', '.join(get_args(ConfType))}")
     if not 0 <= iou_thr <= 1:
         raise ValueError(f"iou_thr is {iou_thr}; it must lie in 0..1")
-    from detection.kernels import compiled as _compiled  # here, because numba takes long to import
-    from detection.kernels import wbf as _fusion_kernel
+    from detection.kernels import compiled, wbf  # imported here, because numba takes long to import
 
-    overflows = allows_overflow and conf_type == "avg"
-    rule = _fusion_kernel.OVERFLOWING_AVG if overflows else get_args(ConfType).index(conf_type)
-    starts = np.zeros(counts.size + 1, np.int64)
-    counts.cumsum(out=starts[1:])
-    results = np.empty_like(boxes), np.empty_like(scores), np.empty_like(labels), np.empty(len(counts), np.int64)
-    inputs = boxes, scores, labels, starts, thresholds, weights, float(iou_thr), rule
+    num_images, num_members = counts.shape
+    members = np.tile(np.arange(num_members), num_images).repeat(counts.ravel())
+    images = np.arange(num_images).repeat(counts.sum(1))
+    _check_values(boxes, scores, members, thresholds)
+    order = np.lexsort((-scores * weights[members], labels, images))  # stable
+    starts = np.concatenate(([0], counts.sum(1).cumsum()))
+    rule = wbf.OVERFLOWING_AVG if allows_overflow and conf_type == "avg" else get_args(ConfType).index(conf_type)
+    inputs = starts, order, boxes, scores, labels, members, weights, thresholds, float(iou_thr), rule
+    fused, found = (np.empty_like(boxes), np.empty_like(scores), np.empty_like(labels)), np.empty(num_images, np.int64)
 
-    def work(first: int, end: int) -> int:
-        return _fusion_kernel.fuse_images(first, end, *inputs, *results)
+    def work(first: int, end: int) -> None:
+        wbf.fuse_images(first, end, *inputs, *fused, found)
 
-    for row in _compiled.in_threads(work, len(counts), threads):
-        if row >= 0:
-            member = int(starts.searchsorted(row, "right") - 1) % len(weights)
-            _refuse(member, boxes[row], scores[row])
+    compiled.in_threads(work, num_images, threads)
+    results = []
+    for start, count in zip(starts[:-1].tolist(), found.tolist(), strict=True):
+        boxes, scores, labels = (column[start : start + count] for column in fused)
+        order = np.argsort(-scores, kind="stable")
+        results.append((boxes[order], scores[order], labels[order]))
     return results
+
+
+def _check_values(boxes: NDArray, scores: NDArray, members: NDArray, thresholds: NDArray) -> None:
+    """Raise ValueError for the first coordinate outside -1..2, or score that is neither finite nor left out."""
+    low, high = boxes.min(initial=0), boxes.max(initial=0)
+    if low >= -1 and high <= 2 and scores.min(initial=0) >= 0 and scores.max(initial=0) < np.inf:
+        return  # the usual case; comparisons with NaN are false
+    for row, column in np.argwhere(~((boxes >= -1) & (boxes <= 2)))[:1]:
+        raise ValueError(
+            f"member {members[row]}: coordinate {boxes[row, column]}; "
+            "boxes must be fractions of the image (0..1), not pixels"
+        )
+    for row in np.flatnonzero(~np.isfinite(scores) | ((scores < 0) & (scores >= thresholds[members])))[:1]:
+        raise ValueError(f"member {members[row]}: score {scores[row]}; scores must be finite and not negative")
 
 
 def _checked_weights(weights: ArrayLike | None, num_members: int) -> NDArray[np.float64]:
@@ -117,13 +141,13 @@ def _checked_weights(weights: ArrayLike | None, num_members: int) -> NDArray[np.
     return weights
 
 
-def _gather(
+def _concatenate(
     boxes_list: Sequence[ArrayLike],
     scores_list: Sequence[ArrayLike],
     labels_list: Sequence[ArrayLike],
     threshold: float,
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, np.dtype]:
-    """The members' boxes, scores and labels as ``fuse_images`` wants them; counts, thresholds [S]; labels' dtype."""
+    """Return boxes, scores, labels, counts [S] and thresholds [S] for ``fuse_images``, and the labels' own dtype."""
     num_members = len(boxes_list)
     if not num_members == len(scores_list) == len(labels_list):
         raise ValueError(
@@ -142,40 +166,28 @@ def _gather(
         if not count:
             continue
         counts[member] = count
-        if scores.dtype.kind == "f" and scores.dtype != np.float64:
+        if scores.dtype.kind == "f":
             thresholds[member] = scores.dtype.type(threshold)  # compared in the scores' own precision
         filled.append((boxes, scores, labels if labels.dtype.kind in "iu" else _whole(member, labels)))
     if not filled:
         return np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), counts, thresholds, np.dtype(np.int64)
     boxes, scores, labels = zip(*filled, strict=True)
+    dtype = np.result_type(*labels)
     return (
-        np.ascontiguousarray(np.concatenate(boxes, dtype=np.float64)),  # columns may lie one after the other
+        np.ascontiguousarray(np.concatenate(boxes, dtype=np.float64)),  # transposed boxes stay so when concatenated
         np.concatenate(scores, dtype=np.float64),
         np.concatenate(labels, dtype=np.int64, casting="unsafe"),
         counts,
         thresholds,
-        _label_type(labels),
+        dtype if dtype.kind in "iu" else np.dtype(np.int64),  # int64 and uint64 together give float64
     )
 
 
-def _label_type(labels: Sequence[NDArray]) -> np.dtype:
-    found = np.result_type(*labels)
-    return found if found.kind in "iu" else np.dtype(np.int64)  # uint64 beside int64 would be float64
-
-
 def _whole(member: int, labels: NDArray) -> NDArray[np.int64]:
+    """Labels that are stored as floats or booleans, as integers."""
     if labels.dtype.kind not in "fb":
         raise ValueError(f"member {member}: labels are {labels.dtype}; they must be whole numbers")
     wrong = ~((np.rint(labels) == labels) & (abs(labels.astype(np.float64)) < 2.0**63))
     if wrong.any():
         raise ValueError(f"member {member}: label {labels[wrong][0]}; labels must be whole numbers of 64 bits")
     return labels.astype(np.int64)
-
-
-def _refuse(member: int, box: NDArray[np.float64], score: float) -> NoReturn:
-    outside = box[~((box >= -1) & (box <= 2))]  # comparisons with NaN are false
-    if len(outside):
-        raise ValueError(
-            f"member {member}: coordinate {outside[0]}; boxes must be fractions of the image (0..1), not pixels"
-        )
-    raise ValueError(f"member {member}: score {score}; scores must be finite and not negative")

@@ -1,90 +1,43 @@
-"""Loops compiled by numba, and their threads. Import it on first use only: numba takes long to import.
-
-Compiled functions copy arrays element by element: NumPy's shorter forms multiply the time of compilation.
-"""
+"""Compiles loops with numba and runs them in threads. Import it on first use only: loading numba takes 0.4 s."""
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from numba import njit
 
-Result = TypeVar("Result")
 
+def compiled(function: Callable) -> Any:
+    """Compile a function on its first call. It runs without Python's GIL, and divides by zero as NumPy does.
 
-def compiled(signature: str | None = None) -> Callable[[Callable], Any]:
-    """A decorator: compiles a function for the one ``signature`` (None: at a call, for what it is called with), without
-    Python's lock, division by zero as in NumPy.
-
-    The machine code is kept in the first of these that can be written: $NUMBA_CACHE_DIR, ``__pycache__`` beside the
-    file, the user's cache folder. Where none can, every process compiles anew, and a warning says so.
+    numba caches the machine code in the first of these folders that is writable: $NUMBA_CACHE_DIR, ``__pycache__``
+    beside the file, the user's cache folder. Without one, every process compiles again, and a warning says so.
     """
-
-    def decorate(function: Callable) -> Any:
-        dispatcher: Any = njit(nogil=True, error_model="numpy")(function)
-        try:
-            dispatcher.enable_caching()
-        except RuntimeError as error:
-            warnings.warn(
-                f"{error}: compiling anew in every process; set NUMBA_CACHE_DIR to a writable folder", stacklevel=2
-            )
-        if signature:
-            dispatcher.compile(signature)
-            dispatcher.disable_compile()
-        return dispatcher
-
-    return decorate
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(function, cache=True, **options)
+    except RuntimeError as error:
+        warnings.warn(f"{error}: every process compiles again; set NUMBA_CACHE_DIR to a writable folder", stacklevel=2)
+        return njit(function, **options)
 
 
-def in_threads(work: Callable[[int, int], Result], total: int, threads: int) -> Iterable[Result]:
-    """Calls ``work(first, end)`` for consecutive parts of 0..total, in ``threads`` threads; their results in order.
+def in_threads(work: Callable[[int, int], object], total: int, threads: int) -> None:
+    """Call ``work(first, end)``, which should release the GIL, on consecutive parts of ``range(total)``.
 
-    For work that leaves Python's lock. The threads are the process's own: a forked one starts new ones.
+    Each of at most ``threads`` threads takes one part. An exception in any of them is raised here.
     """
-    threads = min(threads, total)
-    if threads <= 1:
-        return [work(0, total)]
-    size = -(-total // threads)
-    starts = range(0, total, size)
-    return list(_pool(os.getpid()).map(work, starts, [min(start + size, total) for start in starts]))
+    threads = max(1, min(threads, total))
+    bounds = [total * i // threads for i in range(threads + 1)]
+    if threads == 1:
+        work(0, total)
+    else:
+        list(_pool(os.getpid()).map(work, bounds[:-1], bounds[1:]))
 
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
+    """The threads of a process: a forked one does not inherit its parent's."""
     return ThreadPoolExecutor(os.cpu_count(), "divdet")
-
-
-@njit
-def sort_descending(order, start, end, keys, spare):
-    """Sort order[start:end], positions in ``keys``, by falling key; stable. ``spare`` is as long as ``order``.
-
-    numba's cache of a caller in another file does not notice changes here: after one, remove ``__pycache__/*.nbi``.
-    """
-    width = 8
-    for low in range(start, end, width):
-        for i in range(low + 1, min(low + width, end)):
-            moved = order[i]
-            while i > low and keys[order[i - 1]] < keys[moved]:
-                order[i] = order[i - 1]
-                i -= 1
-            order[i] = moved
-    while width < end - start:
-        for low in range(start, end - width, 2 * width):
-            middle, high = low + width, min(low + 2 * width, end)
-            if keys[order[middle - 1]] >= keys[order[middle]]:
-                continue
-            for i in range(low, middle):
-                spare[i] = order[i]
-            left, right, out = low, middle, low
-            while left < middle:
-                if right == high or keys[spare[left]] >= keys[order[right]]:
-                    order[out] = spare[left]
-                    left += 1
-                else:
-                    order[out] = order[right]
-                    right += 1
-                out += 1
-        width *= 2

@@ -1,22 +1,22 @@
-"""The compiled loops of post-processing. Import it on first use only: it loads numba."""
+"""The compiled pass from raw outputs to each member's boxes. Import it on first use only: it loads numba."""
 
 import numpy as np
 from numba import njit
 
-from detection.kernels.compiled import compiled, sort_descending
+from detection.kernels.compiled import compiled
 
 ZERO, HALF, INFINITY = np.float32(0), np.float32(0.5), np.float32(np.inf)
 
 
 @njit
-def _promising_rows(logits, start, end, offset, out_rows):
-    """Find the rows start..end of logits [n, classes + 1] that may hold a score above the threshold.
+def _promising_rows(logits, offset, out_rows):
+    """Find the rows of logits [A, C + 1] that may hold a score above the threshold, whose logit is ``offset``.
 
-    A score is at most 1 / (1 + exp(background - logit)), so most rows need no softmax: ``offset`` is the logit of the
-    threshold. Returns how many rows it wrote to out_rows, or -1 where a logit is NaN or +inf.
+    A score is at most 1 / (1 + exp(background - logit)), so most rows of a trained detector need no softmax: softmax of
+    all rows takes 8 times as long. Returns how many rows it wrote to out_rows, or -1 where a logit is NaN or +inf.
     """
     found = 0
-    for row in range(start, end):
+    for row in range(len(logits)):
         background = logits[row, 0]
         limit = background + offset - np.float32(1e-3) - np.float32(1e-6) * abs(background)  # room for rounding
         above, finite = np.int32(0), np.int32(background < INFINITY)
@@ -25,7 +25,7 @@ def _promising_rows(logits, start, end, offset, out_rows):
             finite += np.int32(logits[row, i] < INFINITY)
         if finite < logits.shape[1]:
             return -1
-        if above or background == -INFINITY:  # a row of -inf only, too: its softmax is NaN
+        if above or background == -INFINITY:  # the softmax of a row of -inf is NaN, and found by the caller
             out_rows[found] = row
             found += 1
     return found
@@ -33,11 +33,8 @@ def _promising_rows(logits, start, end, offset, out_rows):
 
 @njit
 def softmax(logits, out_scores):
-    """Softmax of logits [classes + 1], background first, in float32; out_scores has the same shape."""
-    highest = logits[0]
-    for i in range(1, len(logits)):
-        highest = max(highest, logits[i])
-    total = ZERO
+    """Softmax of logits [C + 1] in float32."""
+    highest, total = logits.max(), ZERO
     for i in range(len(logits)):
         out_scores[i] = np.exp(logits[i] - highest)
         total += out_scores[i]
@@ -47,139 +44,72 @@ def softmax(logits, out_scores):
 
 @njit
 def _decode(deltas, default_box, coding, out_box):
-    """One box, as ``box_coding.decode``; returns whether it is finite."""
-    (centre_variance, size_variance, largest), finite = coding, True
+    """Decode a box as ``box_coder.decode`` does; return whether it is finite."""
+    (center_variance, size_variance, max_log_scale), finite = coding, True
     for axis in range(2):
-        centre = default_box[axis] + deltas[axis] * centre_variance * default_box[axis + 2]
+        center = default_box[axis] + deltas[axis] * center_variance * default_box[axis + 2]
         log_scale = deltas[axis + 2] * size_variance
-        half = HALF * default_box[axis + 2] * np.exp(largest if log_scale > largest else log_scale)  # NaN stays NaN
-        out_box[axis], out_box[axis + 2] = centre - half, centre + half
-        finite &= np.isfinite(centre) and np.isfinite(half)
+        half = HALF * default_box[axis + 2] * np.exp(max_log_scale if log_scale > max_log_scale else log_scale)
+        out_box[axis], out_box[axis + 2] = center - half, center + half
+        finite &= np.isfinite(center) and np.isfinite(half)
     return finite
 
 
 @njit
-def _suppress(rows, start, end, boxes, iou_threshold, out_rows, kept):
-    """Greedy suppression, as ``torchvision.ops.nms``: appends to out_rows[kept:] and returns the new ``kept``.
-
-    rows[start:end] are rows of boxes [n, 4] float32 by falling score. A row goes if its IoU with a row that stays is
-    strictly above the threshold; IoU is computed in float32, as torchvision does.
-    """
-    first = kept
-    for position in range(start, end):
-        row = rows[position]
-        x1, y1, x2, y2 = boxes[row, 0], boxes[row, 1], boxes[row, 2], boxes[row, 3]
-        area = (x2 - x1) * (y2 - y1)
-        stays = True
-        for i in range(first, kept):
-            best = out_rows[i]
-            width = max(min(x2, boxes[best, 2]) - max(x1, boxes[best, 0]), ZERO)
-            height = max(min(y2, boxes[best, 3]) - max(y1, boxes[best, 1]), ZERO)
-            overlap = width * height
-            if overlap > 0:
-                best_area = (boxes[best, 2] - boxes[best, 0]) * (boxes[best, 3] - boxes[best, 1])
-                if overlap / (best_area + area - overlap) > iou_threshold:
-                    stays = False
-                    break
-        if stays:
-            out_rows[kept] = row
-            kept += 1
-    return kept
+def _iou(a, b):
+    """IoU in float32 and torchvision's order of arithmetic."""
+    width, height = max(min(a[2], b[2]) - max(a[0], b[0]), ZERO), max(min(a[3], b[3]) - max(a[1], b[1]), ZERO)
+    overlap = width * height
+    if overlap == 0:  # also of two boxes without area
+        return ZERO
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
 
 
-@njit
-def _best_boxes(
-    start, n, labels, scores, boxes, num_classes, per_class, iou_threshold, limit, out_boxes, out_scores, out_labels
+@compiled
+def best_boxes(
+    first, end, deltas, logits, default_boxes, coding, threshold, offset, per_class, iou_threshold,
+    out_boxes, out_scores, out_labels, out_counts,
 ):  # fmt: skip
-    """Of one picture: the ``per_class`` best of each class, suppression, the ``limit`` best of all.
+    """Find the boxes of pictures first..end of P, as ``postprocess.member_boxes`` does; a picture is a member's image.
 
-    The picture holds rows start to start + n of labels [n], scores [n] and boxes [n, 4] xyxy. Equal scores are taken by
-    class, then in the rows' order. Writes by falling score; returns the number.
+    deltas [P, A, 4], logits [P, A, C + 1], default_boxes [A, 4] cxcywh; coding: variance of centers, variance of sizes,
+    largest log scale; ``offset`` is the threshold's logit. All of these are float32.
+
+    Writes out_boxes [P, limit, 4], out_scores [P, limit] and out_labels [P, limit] by falling score, and their number
+    to out_counts [P]: -1 where a logit is NaN or +inf, or a box that may be above the threshold is not finite.
     """
-    class_ends = np.zeros(num_classes + 1, np.int64)
-    for i in range(start, start + n):
-        class_ends[labels[i] + 1] += 1
-    for label in range(num_classes):
-        class_ends[label + 1] += class_ends[label]
-    rows, spare, kept_rows = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-    for i in range(start, start + n):  # a class's end moves from its start to the next one's
-        label = labels[i]
-        rows[class_ends[label]] = i
-        class_ends[label] += 1
-    kept, begin = 0, 0
-    for label in range(num_classes):
-        stop = class_ends[label]
-        sort_descending(rows, begin, stop, scores, spare)
-        kept = _suppress(rows, begin, min(stop, begin + per_class), boxes, iou_threshold, kept_rows, kept)
-        begin = stop
-    sort_descending(kept_rows, 0, kept, scores, spare)
-    kept = min(kept, limit)
-    for i in range(kept):
-        row = kept_rows[i]
-        out_scores[i], out_labels[i] = scores[row], labels[row]
-        for side in range(4):
-            out_boxes[i, side] = boxes[row, side]
-    return kept
-
-
-RESULTS = "Tuple((float32[:, :, ::1], float32[:, ::1], int64[:, ::1], int64[::1]))"  # boxes, scores, labels, counts
-
-
-@compiled(
-    f"boolean(int64[::1], int64[::1], float32[::1], float32[:, ::1], int64, int64, float64, {RESULTS}, int64, int64)"
-)
-def best_of_selected(starts, labels, scores, boxes, num_classes, per_class, iou_threshold, results, first, end):
-    """``_best_boxes`` of pictures first..end of P, which hold rows starts[p] to starts[p + 1]; starts [P + 1].
-
-    results: boxes [P, limit, 4], scores [P, limit], labels [P, limit], counts [P]. Returns True.
-    """
-    out_boxes, out_scores, out_labels, out_counts = results
-    limit = out_scores.shape[1]
-    for p in range(first, end):
-        start, n = starts[p], starts[p + 1] - starts[p]
-        out = out_boxes[p], out_scores[p], out_labels[p]
-        out_counts[p] = _best_boxes(start, n, labels, scores, boxes, num_classes, per_class, iou_threshold, limit, *out)
-    return True
-
-
-@compiled(
-    "boolean(float32[:, ::1], float32[:, ::1], float32[:, ::1], UniTuple(float32, 3), float32, float32, int64, "
-    f"float64, {RESULTS}, int64, int64)"
-)
-def best_of_outputs(
-    deltas, logits, default_boxes, coding, threshold, offset, per_class, iou_threshold, results, first, end
-):  # fmt: skip
-    """The same of the network's outputs: of boxes whose score is strictly above the threshold.
-
-    deltas [P * A, 4], logits [P * A, classes + 1], default_boxes [A, 4] cxcywh; ``offset`` is the threshold's logit.
-    ``coding``: the centres' and sizes' variance and the largest log scale (constants would stay as they were in numba's
-    cache).
-    Returns whether all logits (but for -inf) and all boxes above the threshold are finite.
-    """
-    out_boxes, out_scores, out_labels, out_counts = results
-    num_boxes, num_classes, limit, finite = len(default_boxes), logits.shape[1] - 1, out_scores.shape[1], True
+    num_boxes, num_classes, limit = len(default_boxes), logits.shape[2] - 1, out_scores.shape[1]
     rows, row_scores = np.empty(num_boxes, np.int64), np.empty(num_classes + 1, np.float32)
-    box = np.empty(4, np.float32)
-    # Scores above the threshold: a row's sum is 1, but for rounding.
-    per_row = int(min(float(num_classes), 1 + (1 + 1e-6 * num_classes) / threshold))
-    for p in range(first, end):
-        found, n = _promising_rows(logits, p * num_boxes, (p + 1) * num_boxes, offset, rows), 0
-        if found < 0:
-            return False
-        most = found * per_row
-        labels, scores, boxes = np.empty(most, np.int64), np.empty(most, np.float32), np.empty((most, 4), np.float32)
+    previous = np.empty(limit, np.int64)
+    for picture in range(first, end):
+        found = _promising_rows(logits[picture], offset, rows)
+        finite = found >= 0
+        scores, boxes = np.empty((num_classes, max(found, 0)), np.float32), np.empty((max(found, 0), 4), np.float32)
         for i in range(found):
-            softmax(logits[rows[i]], row_scores)
+            softmax(logits[picture, rows[i]], row_scores)
             finite &= np.isfinite(row_scores[0])
-            begin = n
-            for label in range(num_classes):
-                if row_scores[label + 1] > threshold:
-                    if n == begin:
-                        finite &= _decode(deltas[rows[i]], default_boxes[rows[i] - p * num_boxes], coding, box)
-                    labels[n], scores[n] = label, row_scores[label + 1]
-                    for side in range(4):
-                        boxes[n, side] = box[side]
-                    n += 1
-        out = out_boxes[p], out_scores[p], out_labels[p]
-        out_counts[p] = _best_boxes(0, n, labels, scores, boxes, num_classes, per_class, iou_threshold, limit, *out)
-    return finite
+            finite &= _decode(deltas[picture, rows[i]], default_boxes[rows[i]], coding, boxes[i])
+            scores[:, i] = row_scores[1:]
+        if not finite:
+            out_counts[picture] = -1
+            continue
+
+        candidates = np.flatnonzero(scores > threshold)  # by class, then default box: so ties come in this order
+        candidates = candidates[np.argsort(-scores.ravel()[candidates], kind="mergesort")]
+        # Kept boxes of a class are a linked list: last[label], previous[last[label]], ...
+        kept, last, visited = 0, np.full(num_classes, -1), np.zeros(num_classes, np.int64)
+        for candidate in candidates:
+            label, i = candidate // found, candidate % found
+            visited[label] += 1
+            if visited[label] > per_class or kept == limit:
+                continue
+            other = last[label]
+            while other >= 0 and _iou(out_boxes[picture, other], boxes[i]) <= iou_threshold:
+                other = previous[other]
+            if other < 0:
+                out_boxes[picture, kept], out_scores[picture, kept], out_labels[picture, kept] = (
+                    boxes[i], scores[label, i], label,
+                )  # fmt: skip
+                previous[kept], last[label] = last[label], kept
+                kept += 1
+        out_counts[picture] = kept

@@ -1,8 +1,7 @@
 """Post-processing against the released code's results and a plain loop over images and classes."""
 
 import json
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,18 +10,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_convert, nms
 
 from detection import postprocess as module
 from detection.default_boxes import ssd300_default_boxes
-from detection.kernels import compiled as _compiled
+from detection.kernels import compiled as kernels
 from detection.kernels import nms as kernel
 from detection.postprocess import Boxes, fuse, member_boxes, postprocess
 from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test with the compiled pass and with the one of other devices, both on the CPU."""
+    monkeypatch.setattr(module, "best_boxes_compiled", getattr(module, f"best_boxes_{request.param}"))
 
 
 def released_outputs(seed: int) -> tuple[Tensor, Tensor]:
@@ -76,6 +80,7 @@ def assert_close(ours: Boxes, expected: Boxes) -> None:
 
 
 @pytest.mark.parametrize(("case", "seeds"), [("S1_seed7", [7]), ("S2_seed7_8", [7, 8])])
+@pytest.mark.usefixtures("each_way")
 def test_equals_the_released_code(shared: Path, case: str, seeds: list[int]) -> None:
     text = (shared / "reference/released_checkpoints/expected_postprocess.json").read_text()
     expected = json.loads(text)[case]
@@ -95,6 +100,7 @@ def test_equals_the_released_code(shared: Path, case: str, seeds: list[int]) -> 
         PostprocessSettings(0.2, candidates_per_class=1, nms_iou=0.0, max_per_member=3),
     ],
 )
+@pytest.mark.usefixtures("each_way")
 def test_members_equal_a_plain_loop(settings: PostprocessSettings) -> None:
     deltas, logits, default_boxes = random_outputs(0, members=2, images=3, classes=5, boxes=300)
     logits[0, 1, :, 0] = 100  # an image without a find between two others
@@ -113,39 +119,23 @@ def test_members_equal_a_plain_loop(settings: PostprocessSettings) -> None:
     assert all(torch.equal(*pair) for pair in zip(before, (deltas, logits, default_boxes), strict=True))
 
 
-@pytest.mark.parametrize("bound", [None, 300, 4000])
 @pytest.mark.parametrize("per_class", [7, 1000])
-def test_the_way_of_other_devices_equals_the_cpus(
-    bound: int | None, per_class: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("boxes", [60, 900])  # batched_nms of torchvision has one way for few boxes and one for many
+def test_the_compiled_pass_equals_torch(per_class: int, boxes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = PostprocessSettings(0.1, candidates_per_class=per_class)
-    deltas, logits, default_boxes = random_outputs(5, members=2, images=3, classes=5, boxes=300)
+    deltas, logits, default_boxes = random_outputs(5, members=2, images=3, classes=5, boxes=boxes)
     logits[1, 1, :, 0] = 100
-    expected = member_boxes(deltas, logits, default_boxes, settings)
-    monkeypatch.setattr(module, "_work_on_cpu", partial(module._work_on_device, bound=bound))
+    compiled = member_boxes(deltas, logits, default_boxes, settings)
+    monkeypatch.setattr(module, "best_boxes_compiled", module.best_boxes_torch)
     found = member_boxes(deltas, logits, default_boxes, settings)
-    for ours, theirs in zip(chain(*found), chain(*expected), strict=True):
-        torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=1e-6, atol=0)
+    assert not len(found[1][1].scores)
+    for ours, theirs in zip(chain(*compiled), chain(*found), strict=True):
+        torch.testing.assert_close(tuple(ours), tuple(theirs), rtol=1e-6, atol=1e-7)
     assert sum(len(boxes.scores) for boxes in chain(*found)) > 30
-    with pytest.raises(UserError, match="not finite"):
-        member_boxes(deltas * torch.nan, logits, default_boxes, settings)
-    logits[1, 2, 5, 0] = torch.nan
-    with pytest.raises(UserError, match="not finite"):
-        member_boxes(deltas, logits, default_boxes, settings)
-
-
-def test_nothing_waits_for_the_device_before_the_transfer() -> None:
-    with FakeTensorMode():  # has shapes but no values: an operation that needs values raises
-        outputs = torch.empty(600, 4, device="cuda"), torch.empty(600, 6, device="cuda")
-        default_boxes = torch.empty(300, 4, device="cuda")
-        with pytest.raises(DynamicOutputShapeException):
-            outputs[1].nonzero()
-        packed = module._pack(*outputs, default_boxes, PostprocessSettings(), bound=100)
-    assert packed.shape == (101, 7)
-    assert packed.device.type == "cuda"
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("each_way")
 def test_equals_torchvisions_ssd(seed: int) -> None:
     deltas, logits, default_boxes = random_outputs(seed, members=1, images=2, classes=6, boxes=400)
     logits += 1e-3 * torch.randn(logits.shape)  # torchvision breaks ties as it likes
@@ -188,15 +178,15 @@ def test_rows_without_a_score_above_the_threshold_are_left_out_safely(threshold:
 
 def test_the_number_of_threads_does_not_change_results(monkeypatch: pytest.MonkeyPatch) -> None:
     deltas, logits, default_boxes = random_outputs(6, members=2, images=5, classes=4, boxes=200)
-    monkeypatch.setattr(module, "_A_THREADS_BOXES", 10)
-    monkeypatch.setattr(module, "_A_THREADS_LOGITS", 10)
-    shared_out, in_threads = [], _compiled.in_threads
+    monkeypatch.setattr(module, "BOXES_PER_THREAD", 10)
+    monkeypatch.setattr(module, "LOGITS_PER_THREAD", 10)
+    shared_out, in_threads = [], kernels.in_threads
 
-    def counting(work: Callable, total: int, threads: int) -> Iterable:
+    def counting(work: Callable, total: int, threads: int) -> None:
         shared_out.append(min(total, threads))
-        return in_threads(work, total, threads)
+        in_threads(work, total, threads)
 
-    monkeypatch.setattr(_compiled, "in_threads", counting)
+    monkeypatch.setattr(kernels, "in_threads", counting)
     results = []
     for number in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
@@ -207,6 +197,7 @@ def test_the_number_of_threads_does_not_change_results(monkeypatch: pytest.Monke
     assert postprocess(deltas[:, :0], logits[:, :0], default_boxes, PostprocessSettings()) == []
 
 
+@pytest.mark.usefixtures("each_way")
 def test_equal_scores_are_found_in_the_order_of_default_boxes() -> None:
     default_boxes = torch.tensor([[x / 10, 0.5, 0.05, 0.05] for x in range(1, 9)])
     logits = torch.zeros(1, 1, 8, 3)
@@ -215,6 +206,7 @@ def test_equal_scores_are_found_in_the_order_of_default_boxes() -> None:
     torch.testing.assert_close(found.boxes[:3], box_convert(default_boxes[:3], "cxcywh", "xyxy"))
 
 
+@pytest.mark.usefixtures("each_way")
 def test_thresholds_are_strict() -> None:
     default_boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 1.0]])  # IoU exactly 0.5
     logits = torch.tensor([[0.0, 1.0], [0.0, 0.0]])[None, None]  # the second score is exactly 0.5
@@ -229,6 +221,7 @@ def test_thresholds_are_strict() -> None:
 
 
 @pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.usefixtures("each_way")
 def test_a_batch_equals_its_images_one_by_one(members: int) -> None:
     deltas, logits, default_boxes = random_outputs(1, members, images=3, classes=4, boxes=200)
     together = postprocess(deltas, logits, default_boxes, PostprocessSettings())
@@ -243,6 +236,7 @@ def test_a_batch_equals_its_images_one_by_one(members: int) -> None:
 
 
 @pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.usefixtures("each_way")
 def test_no_find_is_a_result(members: int) -> None:
     deltas, logits, default_boxes = random_outputs(2, members, images=2, classes=4, boxes=50)
     logits[..., 0] = 100
@@ -255,6 +249,7 @@ def test_no_find_is_a_result(members: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.usefixtures("each_way")
 def test_half_precision_outputs_are_computed_in_float32(dtype: torch.dtype) -> None:
     deltas, logits, default_boxes = random_outputs(3, members=2, images=1, classes=4, boxes=100)
     deltas, logits = deltas.to(dtype), logits.to(dtype)
@@ -280,6 +275,7 @@ def test_fusion_clips_and_one_member_alone_is_left_as_it_is() -> None:
     assert not len(fuse([[wide], [none]], PostprocessSettings(fusion_skip=0.9))[0].scores)
 
 
+@pytest.mark.usefixtures("each_way")
 def test_outputs_that_do_not_fit_or_are_not_finite_are_errors() -> None:
     deltas, logits, default_boxes = random_outputs(4, members=1, images=1, classes=2, boxes=20)
     with pytest.raises(ValueError, match="expected"):
@@ -288,7 +284,10 @@ def test_outputs_that_do_not_fit_or_are_not_finite_are_errors() -> None:
         postprocess(deltas, logits, default_boxes[:10], PostprocessSettings())
     ruled_out = logits.clone()
     ruled_out[0, 0, 3] = -torch.inf  # a row without any probability
-    for broken in ((deltas * torch.nan, logits), (deltas, logits * torch.nan), (deltas, ruled_out)):
+    infinite, one_nan = logits.clone(), logits.clone()
+    infinite[0, 0, 5, 1], one_nan[0, 0, 7, 0] = torch.inf, torch.nan
+    broken_logits = logits * torch.nan, ruled_out, infinite, one_nan
+    for broken in ((deltas * torch.nan, logits), *((deltas, broken) for broken in broken_logits)):
         with pytest.raises(UserError, match="not finite"):
             postprocess(*broken, default_boxes, PostprocessSettings())
 
@@ -303,6 +302,7 @@ def test_as_many_scores_above_the_threshold_as_there_can_be() -> None:
     assert found.labels.tolist() == list(range(16384))
 
 
+@pytest.mark.usefixtures("each_way")
 def test_huge_sizes_are_limited_as_torchvision_limits_them() -> None:
     deltas, logits = torch.tensor([[[[0.0, 0.0, 1e6, -1e6]]]]), torch.tensor([[[[0.0, 5.0]]]])
     (found,) = postprocess(deltas, logits, torch.tensor([[0.5, 0.5, 0.2, 0.2]]), PostprocessSettings())
