@@ -181,7 +181,7 @@ def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:
             f"{path}: holds {len(source.members)} members where model.members is {len(model.members)}; make them equal"
         )
     weights, own = source.state_dict(), model.state_dict()
-    pairs = match_classes(classes, saved["meta"]["classes"], path)
+    pairs = match_classes(classes, saved.meta["classes"], path)
     for number, member in enumerate(model.members):
         for name in _classifiers(member):
             for key in (f"members.{number}.{name}.weight", f"members.{number}.{name}.bias"):

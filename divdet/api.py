@@ -53,7 +53,7 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
     """
     from divdet.engine.checkpoint import load
 
-    kind = load(checkpoint)["kind"]
+    kind = load(checkpoint).kind
     return _run(f"eval-{kind[:3]}", settings, "--checkpoint", str(checkpoint))
 
 

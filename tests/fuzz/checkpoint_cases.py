@@ -225,7 +225,7 @@ def saved_run(root: Path) -> tuple[TrainClassification, dict[str, Any]]:
     with patch.object(classification.training, "fit", one_step):
         classification.training.train(config)
     last = root / "output/last.pt"
-    saved = checkpoint.load(last)
+    saved = checkpoint.read(last)
     last.unlink()
     return config, saved
 
