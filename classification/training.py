@@ -22,8 +22,9 @@ from classification.settings import TrainClassification
 from divdet.engine.checkpoint import load_weights
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.devices import resolve_precision
-from divdet.engine.distributed import World, keep_own, processes
+from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
+from divdet.engine.launch import processes
 from divdet.engine.loading import Loader
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.run_folder import RunFolder
@@ -152,7 +153,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
     views = TrainingViews(images, config.data, size, config.model.members, config.seed)
-    keep_own(model.members, world)
+    keep_local(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)
     own_views = Subset(EvaluationViews(evaluation_images, size, meta["eval_resize"], meta["interpolation"]), own)
     evaluation = Loader(own_views, config.train.batch_size, config.train.workers, device)

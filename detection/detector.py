@@ -24,6 +24,7 @@ from detection.preprocess import to_input
 from detection.runtimes.backends import FromPixels, Network, create_network, runtime_device
 from detection.settings import EvalDataSettings, Orientation, PostprocessSettings, RuntimeSettings
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.concurrency import one_thread_in_forks
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -97,7 +98,7 @@ class Detector:
 
     @classmethod
     def from_checkpoint(
-        cls, saved: checkpoint.Checkpoint, source: str, device: torch.device, settings: PostprocessSettings | None = None
+        cls, saved: Checkpoint, source: str, device: torch.device, settings: PostprocessSettings | None = None
     ) -> "Detector":
         """Rebuilds the detector that a checkpoint describes; ``source`` names it in errors."""
         backbone, members = saved.setting("model.backbone", str), saved.members
@@ -197,7 +198,7 @@ class Detector:
         return replace(self.settings, max_per_member=limit)
 
 
-def saved_postprocess(saved: checkpoint.Checkpoint, source: str) -> PostprocessSettings:
+def saved_postprocess(saved: Checkpoint, source: str) -> PostprocessSettings:
     """The post-processing of a checkpoint; ``source`` names it in the UserError for damaged settings."""
     try:
         return PostprocessSettings(**saved.setting("postprocess", dict))
@@ -205,7 +206,7 @@ def saved_postprocess(saved: checkpoint.Checkpoint, source: str) -> PostprocessS
         raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
 
 
-def saved_orientation(saved: checkpoint.Checkpoint, source: str) -> Orientation:
+def saved_orientation(saved: Checkpoint, source: str) -> Orientation:
     """data.orientation of a checkpoint, auto in older ones that lack it; ``source`` names it in the UserError."""
     try:
         return EvalDataSettings(orientation=saved.setting("data", dict).get("orientation", "auto")).orientation

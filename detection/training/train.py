@@ -24,8 +24,9 @@ from detection.training.multibox_loss import multibox_loss
 from divdet.engine import checkpoint
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.devices import resolve_precision
-from divdet.engine.distributed import World, keep_own, processes
+from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
+from divdet.engine.launch import processes
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
@@ -171,9 +172,9 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
         start = "as resumed"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
-    keep_own(model.members, world)
+    keep_local(model.members, world)
     if model.adapters is not None:
-        keep_own(model.adapters, world)
+        keep_local(model.adapters, world)
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)

@@ -134,8 +134,10 @@ _LAYOUT = {"batches", "batch_images", "accumulate"}
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch.amp.GradScaler's
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "epoch": _is_count,
-    "history": lambda lines: isinstance(lines, list)
-    and all(_is_dict(line, _is_number) and line.get("epoch") == epoch for epoch, line in enumerate(lines, 1)),
+    "history": lambda lines: (
+        isinstance(lines, list)
+        and all(_is_dict(line, _is_number) and line.get("epoch") == epoch for epoch, line in enumerate(lines, 1))
+    ),
     "batch": _is_count,
     "layout": lambda layout: _is_dict(layout, _is_count, _LAYOUT),
     "totals": lambda totals: _is_dict(totals, lambda total: type(total) is float),
@@ -220,7 +222,7 @@ def load(path: str | Path, kind: str | None = None) -> Checkpoint:
         if not isinstance(found.get(key, {}), dict):
             raise UserError(f"{path}: its {key} is damaged; use another checkpoint")
     bad = [key for key, check in _CHECKS.items() if key in found and not check(found[key])]
-    if bad or len(found.get("history", ())) != found.get("epoch", 0) and "history" in found:
+    if bad or (len(found.get("history", ())) != found.get("epoch", 0) and "history" in found):
         raise UserError(f"{path}: what it says of its run is damaged ({(bad or ['epoch'])[0]}); use another checkpoint")
     if kind and found["kind"] != kind:
         raise UserError(f"{path}: a {found['kind']} checkpoint where a {kind} checkpoint is needed")

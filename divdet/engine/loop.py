@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from divdet.engine import batch_norm
 from divdet.engine.checkpoint import Checkpoint, RunState, check_weights, load_weights
 from divdet.engine.cli import to_dict
+from divdet.engine.data_parallel import data_parallel, share_buffers, sum_gradients
 from divdet.engine.devices import autocast, check_compiler, precision_dtype, tuned_convolutions
-from divdet.engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
+from divdet.engine.distributed import World, shared_parameters
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.loading import Loader

@@ -155,7 +155,7 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
         ("meta", "image_size", float("inf"), "image_size"),
         ("meta", "crop", "round", "crop"),
         ("meta", "classes", [[1], [2], [3]], "classes"),
-        ("config", "members", float("inf"), "incomplete"),
+        ("config", "members", float("inf"), "members"),
         ("config", "members", 10**12, "members"),
         ("config", "dropout", 5, "dropout"),
         ("config", "backbone", "resnet11", "unknown backbone"),

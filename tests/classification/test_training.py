@@ -17,6 +17,7 @@ from classification.settings import (
 )
 from classification.training import CoTraining, load_pretrained, train
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import to_dict
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -228,7 +229,7 @@ def test_classifiers_of_any_family_are_loaded_by_class_name(
     old, new = ["a", "b", "c", "d"], ["d", "x", "b", "a"]
     source, model = (create_ensemble(backbone, 1, 4, "imagenet") for _ in range(2))
     own = {key: value.clone() for key, value in model.state_dict().items()}
-    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, {"meta": {"classes": old}}))
+    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, Checkpoint("classification", {}, meta={"classes": old})))
     load_pretrained(model, "some.pt", new)
     weights, given = model.state_dict(), source.state_dict()
     for key, value in weights.items():

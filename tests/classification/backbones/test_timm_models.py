@@ -13,7 +13,6 @@ from classification.data.datasets import IMAGENET_STATISTICS
 from detection import create_ssd
 from detection.models.cost import summarise
 from detection.training.train import load_pretrained
-from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 
 

@@ -27,7 +27,8 @@ def publish(path: Path, member: dict[str, Tensor], members: int, module: str = "
 
 def request(source: str, network: str, output: Path, task: str = "cls") -> ImportCheckpoint:
     dataset, backbone, s = network.split("/")
-    return ImportCheckpoint(source, task, backbone, int(s[1:]), "coco" if task == "det" else dataset, str(output))
+    dataset = "coco" if task == "det" else dataset
+    return ImportCheckpoint(source, task, backbone, int(s[1:]), dataset, output=str(output))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_missing_arguments_are_named(tmp_path: Path) -> None:
             ImportCheckpoint(str(tmp_path / "a"), "cls", "resnet50", 1, output=str(tmp_path / ("x" * 300)))
         )
     with pytest.raises(UserError, match="published detectors are of coco"):
-        import_checkpoint(ImportCheckpoint("a", "det", "wrn50_2", 1, "voc", str(tmp_path / "b")))
+        import_checkpoint(ImportCheckpoint("a", "det", "wrn50_2", 1, "voc", output=str(tmp_path / "b")))
 
 
 def test_imported_checkpoints_are_whole(shared: Path, tmp_path: Path) -> None:
