@@ -17,8 +17,6 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
-
 from detection import create_ssd
 from divdet.engine import checkpoint
 from tests.fuzz.damage import KINDS, damage, judge_damage
@@ -55,9 +53,9 @@ def main() -> None:
         else:
             meta = {"categories": [{"id": 1, "name": "cat"}]}
             state = create_ssd("resnet10_16", 2, 1).state_dict()
-            checkpoint.save({"kind": "detection", "model": state, "meta": meta, "epoch": 1}, path)
+            checkpoint.save(checkpoint.Checkpoint("detection", state, meta=meta), path)
         data = path.read_bytes()
-        written = torch.load(path, weights_only=True)
+        written = checkpoint.load(path)
         kinds = ["bit"] * arguments.bits + [KINDS[1 + i % (len(KINDS) - 1)] for i in range(arguments.others)]
         ends = Counter()
         for kind in kinds:

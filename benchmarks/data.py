@@ -38,8 +38,8 @@ from detection.default_boxes import ssd300_default_boxes
 from detection.preprocess import Normalize
 from detection.settings import DataSettings
 from detection.training.matcher import Matcher
-from divdet.engine.memory import keep_freed_memory
 from divdet.engine.timing import side_by_side, table
+from divdet.engine.tuning import keep_freed_memory
 
 SIZE = 300
 BATCH = 32

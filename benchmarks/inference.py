@@ -29,8 +29,8 @@ from detection.images import find_images, read_image
 from detection.preprocess import Normalize, to_input
 from detection.runtimes.backends import create_network
 from detection.settings import PostprocessSettings, RuntimeSettings
-from divdet.engine.memory import keep_freed_memory
 from divdet.engine.timing import side_by_side, table
+from divdet.engine.tuning import keep_freed_memory
 
 PLAIN = "PyTorch, as created"
 WAYS = {

@@ -39,9 +39,9 @@ from detection.training.multibox_loss import multibox_loss
 from divdet.engine.devices import autocast, precision_dtype, resolve_device
 from divdet.engine.distributed import World
 from divdet.engine.loop import training_loader
-from divdet.engine.memory import keep_freed_memory
 from divdet.engine.optimization import build_optimizer
 from divdet.engine.timing import side_by_side, table
+from divdet.engine.tuning import keep_freed_memory
 
 CLASSES = 80
 PLAIN = "plain loop"

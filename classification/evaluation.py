@@ -116,20 +116,19 @@ def _count_right(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([right.sum((1, 2)) for right in found], dim=1)
 
 
-def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
+def load_ensemble(path: str | Path) -> tuple[Ensemble, checkpoints.Checkpoint]:
     """Rebuilds the network of a train_cls.py checkpoint, on the CPU.
 
-    The checkpoint is a dict with ``model`` (weights, member i's under ``members.<i>.``), ``config`` and ``meta`` (see
-    `classification.training.CoTraining`).
+    Member i's weights are under ``members.<i>.``; `classification.training.CoTraining` describes the ``meta``.
 
     Raises:
         UserError: where the checkpoint is unreadable, of another kind, or its weights do not fit its configuration.
     """
     found = checkpoints.load(path, "classification")
     try:
-        model, meta = found["config"]["model"], found["meta"]
+        model, meta = found.config["model"], found.meta
         stem, classes = FORM_DATASETS[meta["stem"]], len(meta["classes"])
-        backbone, members, dropout = str(model["backbone"]), int(model["members"]), float(model["dropout"])
+        backbone, members, dropout = str(model["backbone"]), found.members, float(model["dropout"])
         drop_path = None if model["drop_path"] is None else float(model["drop_path"])
         statistics = torch.tensor([meta["mean"], meta["std"]], dtype=torch.float64)
         size, crop = meta["image_size"], meta["crop"]
@@ -150,12 +149,11 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
     for name, right in checks.items():
         if not right:
             raise UserError(f"{path}: its {name} is damaged; use a checkpoint of train_cls.py")
-    checkpoints.check_members(members, found, str(path))
     try:
         ensemble = create_ensemble(backbone, members, classes, stem, dropout=dropout, drop_path=drop_path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    checkpoints.load_weights(ensemble, found["model"], str(path))
+    checkpoints.load_weights(ensemble, found.model, str(path))
     return ensemble, found
 
 
@@ -164,10 +162,7 @@ def checkpoint_data(config: EvaluateClassification) -> dict[str, Any]:
     if config.checkpoint is None:
         raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
     found = checkpoints.load(config.checkpoint, "classification")
-    try:
-        return {f"data.{key}": found["config"]["data"][key] for key in ("dataset", "root")}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{config.checkpoint}: its config is incomplete; use a checkpoint of train_cls.py") from error
+    return {key: found.setting(key, str) for key in ("data.dataset", "data.root")}
 
 
 def evaluate(config: EvaluateClassification) -> dict[str, Any]:
@@ -180,12 +175,12 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
         raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
     device = use_device(config.device)
     model, found = load_ensemble(config.checkpoint)
-    meta = input_meta(found["meta"], config)
+    meta = input_meta(found.meta, config)
     if config.others:
         model = EnsembleOfEnsembles([model, *(_load_peer(path, meta, config) for path in config.others)])
     images = load_images(config.data, "val")
     check_classes(images, meta["classes"], f"those of {config.checkpoint}")
-    if "eval_resize" not in found["meta"]:
+    if "eval_resize" not in found.meta:
         print(
             f"{config.checkpoint}: from an earlier version, which did not save how to resize images: taking its "
             f"--data.eval_resize {meta['eval_resize']:.4g} --data.interpolation {meta['interpolation']}"
@@ -221,7 +216,7 @@ def input_meta(meta: dict[str, Any], config: EvaluateClassification) -> dict[str
 def _load_peer(path: str, meta: dict[str, Any], config: EvaluateClassification) -> Ensemble:
     """The ensemble of another checkpoint, which must take the same inputs to the same classes."""
     ensemble, found = load_ensemble(path)
-    own = input_meta(found["meta"], config)
+    own = input_meta(found.meta, config)
     for key in ("classes", *INPUT):
         if own[key] != meta[key]:
             raise UserError(

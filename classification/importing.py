@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +51,7 @@ def rename(weights: dict[str, Tensor], new_name: Callable[[str], str], source: s
     return renamed
 
 
-def import_classifier(source: str, backbone: str, members: int, dataset: str) -> dict[str, Any]:
+def import_classifier(source: str, backbone: str, members: int, dataset: str) -> checkpoint.Checkpoint:
     """A published classifier as a checkpoint that `load_ensemble` reads.
 
     Args:
@@ -86,7 +85,7 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
     inputs = network_inputs(data, published_image_size(backbone, dataset))
     config = TrainClassification(ModelSettings(backbone, members, stem=facts.form), replace(data, **inputs))
     meta = {"classes": _CLASSES[dataset], "stem": facts.form} | inputs
-    return {"kind": "classification", "model": weights, "config": to_dict(config), "meta": meta}
+    return checkpoint.Checkpoint("classification", weights, to_dict(config), meta)
 
 
 def published_image_size(backbone: str, dataset: str) -> int:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from classification.backbones.dividing import WeightDecayDividing
 from divdet.engine.errors import UserError
-from divdet.engine.settings import Concurrency, Precision, TrainSettings, check_not_negative
+from divdet.engine.settings import CommonSettings, Concurrency, Precision, TrainSettings, check_not_negative
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
 Divergence = Literal["js", "kl"]
@@ -209,34 +209,24 @@ class ClassificationTrainSettings(TrainSettings):
 
 
 @dataclass
-class TrainClassification:
+class TrainClassification(CommonSettings):
     """Divides a network into S members and co-trains them.
 
     Attributes:
         model: the divided network.
         data: images and their views.
         train: schedule, optimizer and losses.
-        output: the run's folder; default runs/<config name>.
         resume: auto (continue the run in the folder, if there is one) or a checkpoint file.
-        device: auto, cpu, cuda or cuda:N.
-        seed: of weights, data order and views.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: ClassificationTrainSettings = field(default_factory=ClassificationTrainSettings)
-    output: str | None = None
     resume: str | None = None
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}: it must be 0 or more")
 
 
 @dataclass
-class EvaluateClassification:
+class EvaluateClassification(CommonSettings):
     """Evaluates the members of a train_cls.py checkpoint, and their ensemble.
 
     Attributes:
@@ -250,8 +240,6 @@ class EvaluateClassification:
         concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
             threads (a CPU).
         devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
-        device: auto, cpu, cuda or cuda:N.
-        seed: evaluation draws nothing; present on every command.
     """
 
     checkpoint: str | None = None
@@ -260,13 +248,11 @@ class EvaluateClassification:
     batch_size: int = 128
     workers: int = 2
     precision: Precision = "auto"
-    output: str | None = None
     concurrency: Concurrency = "sequential"
     devices: str | None = None
-    device: str = "auto"
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}: it must be at least 1")
         if not 0 <= self.workers <= 1024:

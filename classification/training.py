@@ -21,8 +21,9 @@ from classification.settings import TrainClassification
 from divdet.engine.checkpoint import load_weights
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.devices import resolve_precision
-from divdet.engine.distributed import World, keep_own, processes
+from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
+from divdet.engine.launch import processes
 from divdet.engine.loading import Loader
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.run_folder import RunFolder
@@ -151,7 +152,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
     views = TrainingViews(images, config.data, size, config.model.members, config.seed)
-    keep_own(model.members, world)
+    keep_local(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)
     own_views = Subset(EvaluationViews(evaluation_images, size, meta["eval_resize"], meta["interpolation"]), own)
     evaluation = Loader(own_views, config.train.batch_size, config.train.workers, device)
@@ -180,7 +181,7 @@ def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:
             f"{path}: holds {len(source.members)} members where model.members is {len(model.members)}; make them equal"
         )
     weights, own = source.state_dict(), model.state_dict()
-    pairs = match_classes(classes, saved["meta"]["classes"], path)
+    pairs = match_classes(classes, saved.meta["classes"], path)
     for number, member in enumerate(model.members):
         for name in _classifiers(member):
             for key in (f"members.{number}.{name}.weight", f"members.{number}.{name}.bias"):

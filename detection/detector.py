@@ -24,6 +24,7 @@ from detection.preprocess import to_input
 from detection.runtimes.backends import FromPixels, Network, create_network, runtime_device
 from detection.settings import EvalDataSettings, Orientation, PostprocessSettings, RuntimeSettings
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.concurrency import one_thread_in_forks
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -88,35 +89,35 @@ class Detector:
         run = run or RuntimeSettings()
         place = runtime_device(run, device)
         saved = checkpoint.load(path, "detection")
-        calibration = run.calibration or (_training_images(saved, str(path)) if run.precision == "int8" else None)
+        calibration = run.calibration
+        if run.precision == "int8" and not calibration:
+            calibration = saved.setting("data.train_images", str, type(None))
         detector = cls.from_checkpoint(saved, str(path), place, settings)
         detector.network = create_network(detector.model, run, place, calibration, Path(path))
         return detector
 
     @classmethod
     def from_checkpoint(
-        cls, saved: dict[str, Any], source: str, device: torch.device, settings: PostprocessSettings | None = None
+        cls, saved: Checkpoint, source: str, device: torch.device, settings: PostprocessSettings | None = None
     ) -> "Detector":
         """Rebuilds the detector that a checkpoint describes; ``source`` names it in errors."""
+        backbone, members = saved.setting("model.backbone", str), saved.members
+        settings = settings or saved_postprocess(saved, source)
         try:
-            shape = saved["config"]["model"]
-            categories = [(int(category["id"]), category["name"]) for category in saved["meta"]["categories"]]
-            settings = settings or saved_postprocess(saved, source)
-            backbone, members = str(shape["backbone"]), int(shape["members"])
+            categories = [(int(category["id"]), category["name"]) for category in saved.meta["categories"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{source}: its description of the detector is damaged ({error!r})") from error
+            raise UserError(f"{source}: its categories are damaged ({error!r}); use another checkpoint") from error
         names = [category_name(name) for _, name in categories]
         if None in names:
             name = categories[names.index(None)][1]
             raise UserError(
                 f"{source}: has a category of name {show(name)}, which annotations cannot have: it is damaged"
             )
-        checkpoint.check_members(members, saved, source)
         try:
             model = create_ssd(backbone, members, len(categories))
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
-        checkpoint.load_weights(model, saved["model"], source)
+        checkpoint.load_weights(model, saved.model, source)
         detector = cls(model, names, [number for number, _ in categories], settings, device)
         detector.source, detector.orientation = source, saved_orientation(saved, source)
         return detector
@@ -197,27 +198,20 @@ class Detector:
         return replace(self.settings, max_per_member=limit)
 
 
-def saved_postprocess(saved: dict[str, Any], source: str) -> PostprocessSettings:
+def saved_postprocess(saved: Checkpoint, source: str) -> PostprocessSettings:
     """The post-processing of a checkpoint; ``source`` names it in the UserError for damaged settings."""
     try:
-        return PostprocessSettings(**saved["config"]["postprocess"])
-    except (KeyError, TypeError, UserError) as error:
+        return PostprocessSettings(**saved.setting("postprocess", dict))
+    except (TypeError, UserError) as error:
         raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
 
 
-def saved_orientation(saved: dict[str, Any], source: str) -> Orientation:
+def saved_orientation(saved: Checkpoint, source: str) -> Orientation:
     """data.orientation of a checkpoint, auto in older ones that lack it; ``source`` names it in the UserError."""
     try:
-        return EvalDataSettings(orientation=saved["config"]["data"].get("orientation", "auto")).orientation
-    except (AttributeError, KeyError, TypeError, UserError) as error:
+        return EvalDataSettings(orientation=saved.setting("data", dict).get("orientation", "auto")).orientation
+    except (TypeError, UserError) as error:
         raise UserError(f"{source}: its settings are damaged ({error}); use another checkpoint") from error
-
-
-def _training_images(saved: dict[str, Any], source: str) -> str | None:
-    try:
-        return saved["config"]["data"]["train_images"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{source}: its settings are damaged ({error!r}); give --calibration") from error
 
 
 def to_pixels(result: Boxes, width: int, height: int) -> Boxes:

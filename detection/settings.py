@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from divdet.engine.errors import UserError
-from divdet.engine.settings import Concurrency, TrainSettings, check_not_negative
+from divdet.engine.settings import CommonSettings, Concurrency, TrainSettings, check_not_negative
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
 Orientation = Literal["auto", "upright", "stored"]
@@ -210,7 +210,7 @@ class DetectionTrainSettings(TrainSettings):
 
 
 @dataclass
-class TrainDetection:
+class TrainDetection(CommonSettings):
     """Trains SSD300 with S members on COCO-format data.
 
     Attributes:
@@ -218,21 +218,11 @@ class TrainDetection:
         data: images, ground truth, augmentation.
         train: schedule and optimizer.
         postprocess: how boxes are made from the outputs, in evaluation and prediction.
-        output: the run's folder; default runs/<config name>.
         resume: auto (continue the run in the folder, if there is one) or a checkpoint file.
-        device: auto, cpu, cuda or cuda:N.
-        seed: of weights, data order and augmentation.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: DetectionTrainSettings = field(default_factory=DetectionTrainSettings)
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
-    output: str | None = None
     resume: str | None = None
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}: it must be 0 or more")

@@ -51,7 +51,7 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
     """
     from divdet.engine.checkpoint import load
 
-    task = "cls" if load(checkpoint)["kind"] == "classification" else "det"
+    task = "cls" if load(checkpoint).kind == "classification" else "det"
     return _run(f"eval-{task}", settings, "--checkpoint", str(checkpoint))
 
 

@@ -23,8 +23,8 @@ from divdet.engine.cli import run
 from divdet.engine.concurrency import Graphs, concurrent
 from divdet.engine.devices import autocast, precision_dtype, resolve_device
 from divdet.engine.files import write_json
-from divdet.engine.memory import keep_freed_memory
 from divdet.engine.timing import side_by_side
+from divdet.engine.tuning import keep_freed_memory
 
 HERE = Path(__file__).parent
 

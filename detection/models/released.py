@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from torchvision.models.detection import SSD300_VGG16_Weights
@@ -22,7 +21,7 @@ _COCO = [
 ]
 
 
-def import_detector(source: str, backbone: str, members: int) -> dict[str, Any]:
+def import_detector(source: str, backbone: str, members: int) -> checkpoint.Checkpoint:
     """A published COCO detector as a checkpoint that `Detector.load` reads, with the default, released post-processing.
 
     Raises:
@@ -34,7 +33,7 @@ def import_detector(source: str, backbone: str, members: int) -> dict[str, Any]:
     checkpoint.check_weights(own, weights, source)
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
     config = TrainDetection(model=ModelSettings(backbone, members))
-    return {"kind": "detection", "model": weights, "config": to_dict(config), "meta": {"categories": _COCO}}
+    return checkpoint.Checkpoint("detection", weights, to_dict(config), {"categories": _COCO})
 
 
 def own_name(released: str) -> str:

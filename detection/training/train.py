@@ -23,8 +23,9 @@ from detection.training.multibox_loss import multibox_loss
 from divdet.engine import checkpoint
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.devices import resolve_precision
-from divdet.engine.distributed import World, keep_own, processes
+from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
+from divdet.engine.launch import processes
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
@@ -97,29 +98,26 @@ def load_pretrained(model: SSD, path: str, backbone: str, names: Sequence[str]) 
     """
     saved = checkpoint.load(path)
     for key, own in (("backbone", backbone), ("members", len(model.members))):
-        try:
-            trained = saved["config"]["model"][key]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: does not say its model.{key}; use another checkpoint") from error
+        trained = saved.setting(f"model.{key}", type(own))
         if trained != own:
             raise UserError(f"{path}: was trained with model.{key} = {trained}, not {own}; set model.{key} to match")
-    if saved["kind"] == "detection":
+    if saved.kind == "detection":
         checkpoint.load_weights(model, _with_own_classes(model, saved, path, names), path)
         return
     for number, member in enumerate(model.members):
         prefix = f"members.{number}."
-        weights = {key.removeprefix(prefix): value for key, value in saved["model"].items() if key.startswith(prefix)}
+        weights = {key.removeprefix(prefix): value for key, value in saved.model.items() if key.startswith(prefix)}
         checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number + 1})")
 
 
-def _with_own_classes(model: SSD, saved: dict[str, Any], path: str, names: Sequence[str]) -> dict[str, Tensor]:
+def _with_own_classes(model: SSD, saved: checkpoint.Checkpoint, path: str, names: Sequence[str]) -> dict[str, Tensor]:
     """A detector checkpoint's weights, with class heads for ``names``."""
     try:
-        names_there = [str(category["name"]) for category in saved["meta"]["categories"]]
+        names_there = [str(category["name"]) for category in saved.meta["categories"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: does not say its categories ({error!r}); use another checkpoint") from error
     known = [category_name(name) or name for name in names_there]  # as annotations are read
-    own, weights = model.state_dict(), saved["model"]
+    own, weights = model.state_dict(), saved.model
     # A head's channels are (class, box shape), with the background as class 0: see detection.models.ssd.
     heads = {key: own[key].unflatten(0, (len(names) + 1, -1)) for key in own if key.startswith("conf.")}
     expected = {key: rows[:1].expand(len(known) + 1, *rows.shape[1:]).flatten(0, 1) for key, rows in heads.items()}
@@ -172,9 +170,9 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
         start = "as resumed"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
-    keep_own(model.members, world)
+    keep_local(model.members, world)
     if model.adapters is not None:
-        keep_own(model.adapters, world)
+        keep_local(model.adapters, world)
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)

@@ -6,8 +6,7 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from divdet.engine.cli import parse, run
-from divdet.engine.memory import keep_freed_memory
-from divdet.engine.waiting import settle_waiting
+from divdet.engine.tuning import keep_freed_memory, settle_waiting
 
 
 @dataclass(frozen=True)

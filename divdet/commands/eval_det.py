@@ -32,11 +32,8 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
     defaults["data.orientation"] = saved_orientation(saved, config.checkpoint)
     if isinstance(config, Detect):
         return defaults
-    try:
-        data = {f"data.{key}": saved["config"]["data"][key] for key in ("val_annotations", "val_images")}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{config.checkpoint}: its settings are damaged ({error!r})") from error
-    return defaults | data
+    data = ("data.val_annotations", "data.val_images")
+    return defaults | {key: saved.setting(key, str, type(None)) for key in data}
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:

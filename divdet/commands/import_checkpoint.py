@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from classification.backbones.dividing import check_members
 from classification.backbones.registry import BACKBONES
@@ -14,7 +13,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder
 
 
-def import_checkpoint(config: ImportCheckpoint) -> dict[str, Any]:
+def import_checkpoint(config: ImportCheckpoint) -> checkpoint.Checkpoint:
     """Runs import_checkpoint.py: writes the checkpoint and returns it.
 
     Every weight of the file finds its place, or is named in the error; what a published network holds but never uses
@@ -40,7 +39,7 @@ def import_checkpoint(config: ImportCheckpoint) -> dict[str, Any]:
         found = import_detector(config.source, config.backbone, config.members)
     make_folder(output.parent)
     checkpoint.save(found, output)
-    count = sum(value.numel() for value in found["model"].values())
-    print(f"{config.source}: {len(found['model'])} tensors, {count / 1e6:.2f} M values, all placed")
+    count = sum(value.numel() for value in found.model.values())
+    print(f"{config.source}: {len(found.model)} tensors, {count / 1e6:.2f} M values, all placed")
     print(f"wrote {output}")
     return found

@@ -5,11 +5,11 @@ from typing import Literal
 
 from detection.settings import EvalDataSettings, PostprocessSettings, RuntimeSettings
 from divdet.engine.errors import UserError
-from divdet.engine.settings import Concurrency, Precision
+from divdet.engine.settings import CommonSettings, Concurrency, Precision
 
 
 @dataclass
-class EvaluateDetection(RuntimeSettings):
+class EvaluateDetection(RuntimeSettings, CommonSettings):
     """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
 
     Attributes:
@@ -21,8 +21,6 @@ class EvaluateDetection(RuntimeSettings):
         batch_size: images per forward pass.
         verify: score once more by pycocotools (a minute for 5,000 images) and fail if one of the 12 numbers differs.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
-        device: auto, cpu, cuda or cuda:N.
-        seed: evaluation draws nothing; present on every command.
     """
 
     checkpoint: str | None = None
@@ -31,9 +29,6 @@ class EvaluateDetection(RuntimeSettings):
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 16
     verify: bool = False
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +36,7 @@ class EvaluateDetection(RuntimeSettings):
 
 
 @dataclass
-class Detect(RuntimeSettings):
+class Detect(RuntimeSettings, CommonSettings):
     """Draws what a detector finds in images.
 
     Attributes:
@@ -51,8 +46,6 @@ class Detect(RuntimeSettings):
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
         batch_size: images per forward pass.
         output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
-        device: auto, cpu, cuda or cuda:N.
-        seed: prediction draws nothing; present on every command.
         data: annotations whose image ids and file names are written (without them an image's id is the number that
             is its file's name, or else the name), and data.orientation, by default the checkpoint's.
         resume: auto continues a stopped run in the output folder, if there is one.
@@ -63,9 +56,6 @@ class Detect(RuntimeSettings):
     score_threshold: float = 0.3
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 8
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
     resume: Literal["auto"] | None = None
 
@@ -86,7 +76,7 @@ def _check_batch_size(batch_size: int) -> None:
 
 
 @dataclass
-class ImportCheckpoint:
+class ImportCheckpoint(CommonSettings):
     """Turns one of the paper's published checkpoints into one that every tool here takes.
 
     Attributes:
@@ -96,8 +86,6 @@ class ImportCheckpoint:
         members: S.
         dataset: what it was trained on: cifar10, cifar100, svhn or imagenet (cls); coco (det).
         output: the checkpoint to write.
-        device: importing needs none; present on every command.
-        seed: importing draws nothing; present on every command.
     """
 
     source: str | None = None
@@ -105,36 +93,30 @@ class ImportCheckpoint:
     backbone: str | None = None
     members: int = 1
     dataset: str | None = None
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
 
 
 @dataclass
-class Quickstart:
+class Quickstart(CommonSettings):
     """Divides, co-trains, detects, fuses and evaluates on generated images of textured shapes; needs no download.
 
     Attributes:
         size: training images to generate; a quarter as many are generated for validation.
         epochs: passes of the detector over the training images.
         output: the folder; a run that it holds is replaced, the generated data is kept where it fits.
-        device: auto, cpu, cuda or cuda:N.
-        seed: of data, weights and augmentation.
     """
 
     size: int = 400
     epochs: int = 10
     output: str = "runs/quickstart"
-    device: str = "auto"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 100 or self.epochs < 1 or self.seed < 0:
-            raise UserError("--size must be at least 100, --epochs at least 1 and --seed at least 0")
+        super().__post_init__()
+        if self.size < 100 or self.epochs < 1:
+            raise UserError("--size must be at least 100 and --epochs at least 1")
 
 
 @dataclass
-class Summary:
+class Summary(CommonSettings):
     """Prints parameters and operations of a backbone divided into S members, as classifier or as SSD300 detector.
 
     Attributes:
@@ -144,9 +126,6 @@ class Summary:
         dataset: cifar10, cifar100, svhn or imagenet (cls); coco, or the number of foreground classes (det).
         image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
         json: print one JSON object; without members it lists the ``divisions`` that are possible and those ``refused``.
-        output: counting writes nothing; present on every command.
-        device: counting needs none; present on every command.
-        seed: counting draws nothing; present on every command.
     """
 
     task: Literal["cls", "det"] = "cls"
@@ -155,13 +134,10 @@ class Summary:
     dataset: str | None = None
     image_size: int | None = None
     json: bool = False
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
 
 
 @dataclass
-class Benchmark:
+class Benchmark(CommonSettings):
     """Times one large network, its S members in sequence, and its members at once, with random weights.
 
     Attributes:
@@ -180,8 +156,6 @@ class Benchmark:
         precision: auto (float32), float32, bf16 or fp16 (mixed precision by autocast).
         json: print one JSON object.
         output: folder for benchmark.json and, with matplotlib, benchmark.png; default: write nothing.
-        device: auto, cpu, cuda or cuda:N.
-        seed: of weights and images.
     """
 
     task: Literal["cls", "det"] = "cls"
@@ -196,11 +170,9 @@ class Benchmark:
     seconds: float = 0.3
     precision: Precision = "auto"
     json: bool = False
-    output: str | None = None
-    device: str = "auto"
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.members < 2:
             raise UserError(f"members is {self.members}: choose at least 2; the network of one is timed beside them")
         if self.rounds < 2:

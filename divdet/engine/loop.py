@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from divdet.engine import batch_norm, checkpoint
+from divdet.engine import batch_norm
+from divdet.engine.checkpoint import Checkpoint, RunState, check_weights, load_weights
 from divdet.engine.cli import to_dict
+from divdet.engine.data_parallel import data_parallel, share_buffers, sum_gradients
 from divdet.engine.devices import autocast, check_compiler, precision_dtype, tuned_convolutions
-from divdet.engine.distributed import World, data_parallel, share_buffers, shared_parameters, sum_gradients
+from divdet.engine.distributed import World, shared_parameters
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.loading import Loader
@@ -22,7 +24,7 @@ from divdet.engine.progress import progress
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import EpochSampler, derived_seed
 from divdet.engine.settings import TrainSettings
-from divdet.engine.state import ModelEMA, load_momentum, momentum, not_finite, own_entries, whole
+from divdet.engine.state import ModelEMA, gather_entries, load_momentum, local_entries, momentum, not_finite
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
 from divdet.engine.task import Task
 
@@ -97,7 +99,7 @@ class _Training:
         self.reports = LossReports(world, device)
         self.best = -math.inf
         if folder.resumed:
-            self._resume(folder.resumed)
+            self._resume(folder.resumed, folder.resumed.run)
         else:
             self.average = ModelEMA(self.model, settings.ema_decay)
         places = world.all_gather_objects((self.epoch, self.batch, self.average.steps, self.sampler.layout))
@@ -113,29 +115,28 @@ class _Training:
         if world.is_main_process:
             folder.begin(self.history, trains=self.epoch < settings.epochs)
 
-    def _resume(self, saved: dict[str, Any]) -> None:
+    def _resume(self, saved: Checkpoint, run: RunState) -> None:
         source = f"the checkpoint of {self.folder.path}"
-        weights = own_entries(saved["model"], self.model)
-        trained = own_entries(saved["trained"], self.model) or weights
-        checkpoint.check_weights(self.model.state_dict(), weights, source)
-        checkpoint.load_weights(self.model, trained, source)
+        weights = local_entries(saved.model, self.model)
+        check_weights(self.model.state_dict(), weights, source)
+        load_weights(self.model, local_entries(run.trained, self.model) or weights, source)
         self.average = ModelEMA(self.model, self.settings.ema_decay)
-        if self.settings.ema_decay and saved["average_steps"]:
-            self.average.load(weights, saved["average_steps"])
-        load_momentum(self.optimizer, self.model, saved["optimizer"], source)
-        if saved["scaler"]:  # empty where the run so far had no fp16
-            self.scaler.load_state_dict(saved["scaler"])
-        self.epoch, self.history = saved["epoch"], list(saved["history"])
-        self.batch = self.sampler.batch_after(saved["batch"], saved["layout"])
-        if saved["batch"] and saved["layout"] != self.sampler.layout:
+        if self.settings.ema_decay and run.average_steps:
+            self.average.load(weights, run.average_steps)
+        load_momentum(self.optimizer, self.model, run.optimizer, source)
+        if run.scaler:  # empty where the run so far had no fp16
+            self.scaler.load_state_dict(run.scaler)
+        self.epoch, self.history = saved.epoch, list(saved.history)
+        self.batch = self.sampler.batch_after(run.batch, run.layout)
+        if run.batch and run.layout != self.sampler.layout:
             print(
                 f"  a step has other images than before: the epoch goes on after batch {self.batch} of {self.batches}"
             )
-        share = self.batch / max(saved["batch"], 1)
-        self.totals = {name: total * share for name, total in saved["totals"].items()}
-        # Of this folder, and as measured now: the history may come from another run or other data.
-        self.best = saved["best"] if self.folder.best.exists() and self.folder.same_evaluation else -math.inf
-        if self.folder.best.exists() and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
+        self.totals = {name: total * (self.batch / max(run.batch, 1)) for name, total in run.totals.items()}
+        # Only this folder's best counts, measured as now: the history may come from another run or other data.
+        best_exists = self.folder.best.exists()
+        self.best = run.best if best_exists and self.folder.same_evaluation else -math.inf
+        if best_exists and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
             print("  best.pt starts anew: the data or settings of the evaluation have changed")
 
     def train_epoch(self, stopping: Stopping) -> None:
@@ -264,35 +265,32 @@ class _Training:
             self._stop(signal)
 
     def _save(self, best: bool = False, finished: bool = False) -> None:
-        """Writes the run as it stands; ``finished`` also writes the metrics of a whole epoch."""
-        weights = whole(self.model.state_dict(), self.world)
-        average = whole(self.average.values, self.world)
-        held = whole(momentum(self.optimizer, self.model), self.world)
+        """Writes the run as it stands; ``finished`` says that an epoch, with its evaluation, has ended."""
+        weights = gather_entries(self.model.state_dict(), self.world)
+        average = gather_entries(self.average.values, self.world)
+        held = gather_entries(momentum(self.optimizer, self.model), self.world)
         if not self.world.is_main_process:
             return
         bad = [name for part in (weights, average, held) for name in not_finite(part)]
-        if bad:  # saved, it would be what every resumed run begins with
+        if bad:  # every resumed run would start with it
             raise UserError(
                 f"{bad[0]} is not finite after epoch {self.epoch + 1}, batch {self.batch}: lower train.lr, or set "
                 f"train.clip_gradient; {self._kept()}"
             )
-        state = {
-            "kind": self.folder.kind,
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "layout": self.sampler.layout,
-            "totals": self.totals,
-            "model": average or weights,
-            "trained": weights if average else {},
-            "average_steps": self.average.steps,
-            "optimizer": held,
-            "scaler": self.scaler.state_dict(),
-            "history": self.history,
-            "best": self.best,
-            "config": to_dict(self.folder.config),
-            "meta": self.task.meta,
-        }
-        self.folder.write(state, self.history if finished else None, best=best, keep=self.settings.keep)
+        run = RunState(
+            batch=self.batch,
+            layout=self.sampler.layout,
+            totals=self.totals,
+            trained=weights if average else {},
+            average_steps=self.average.steps,
+            optimizer=held,
+            scaler=self.scaler.state_dict(),
+            best=self.best,
+        )
+        folder = self.folder
+        config, meta = to_dict(folder.config), self.task.meta
+        saved = Checkpoint(folder.kind, average or weights, config, meta, self.epoch, self.history, run)
+        folder.write(saved, finished=finished, best=best, keep=self.settings.keep)
 
 
 def _describe(line: dict[str, Any], metric: str | None, seconds: float) -> str:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from divdet.engine.distributed import World
 
-# Steps by which a report is read late. Read at once, the CPU would wait for the GPU to finish the step, and the GPU
-# then for the CPU.
+# Steps by which a report is read late. Read at once, it would make the CPU wait for the GPU to finish each step.
 _LATE = {"cpu": 0, "cuda": 1}
 
 
@@ -19,11 +18,11 @@ class Report:
 
     Attributes:
         batches: batches done of the epoch when the step ended.
-        losses: this process's losses, a row for each batch of the step and a column for each name.
+        losses: this process's losses, [batches of the step, names].
         names: of the losses.
-        values: the sums over batches and processes of the finite losses, then for each name how many processes had one
-            that is not finite, then how many have got a signal; on the CPU.
-        arrived: the CUDA event after which ``values`` can be read; None if it can be now.
+        values: on the CPU, float64: the sums of the finite losses over batches and processes; for each name, how many
+            processes had a value that is not finite; how many processes got a signal.
+        arrived: the CUDA event after which ``values`` can be read; None if it can be read now.
     """
 
     batches: int
@@ -42,30 +41,25 @@ class Report:
 
 
 class LossReports:
-    """The reports of the last steps; all processes add and read them at the same steps.
-
-    Args:
-        world: the processes.
-        device: of the losses.
-    """
+    """The reports of the last steps; all processes add and read them at the same steps."""
 
     def __init__(self, world: World, device: torch.device) -> None:
         self.world, self.late = world, _LATE[device.type]
         self.unread: list[Report] = []
 
     def add(self, collected: list[dict[str, Tensor]], batches: int, signal: int) -> None:
-        """Sends a step's losses; nothing here waits for the device.
+        """Sends a step's losses without waiting for the device.
 
         Args:
             collected: the losses of each of its batches.
             batches: batches done of the epoch.
-            signal: number of a signal that this process has got, or 0.
+            signal: number of a signal that this process got, or 0.
         """
         names = list(collected[0])
-        own = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in collected])
-        finite = torch.isfinite(own).all(0)
-        stop = own.new_full((1,), float(signal > 0))
-        message = torch.cat([own.nan_to_num(0, 0, 0).sum(0), (~finite).float(), stop])
+        local = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in collected])
+        finite = torch.isfinite(local).all(0)
+        stop = local.new_full((1,), float(signal > 0))
+        message = torch.cat([local.nan_to_num(0, 0, 0).sum(0), (~finite).float(), stop])
         values = self.world.all_reduce(message.double())
         arrived = None
         if values.device.type == "cuda":
@@ -73,10 +67,10 @@ class LossReports:
             arrived, stream = torch.cuda.Event(), torch.cuda.current_stream(values.device)
             values = values.to("cpu", non_blocking=True)
             arrived.record(stream)
-        self.unread.append(Report(batches, own, names, values, arrived))
+        self.unread.append(Report(batches, local, names, values, arrived))
 
     def due(self, all_of_them: bool = False) -> list[Report]:
-        """The reports that are to be read now, the oldest first: those that are late enough, or all."""
-        count = len(self.unread) - (0 if all_of_them else self.late)
-        due, self.unread = self.unread[: max(count, 0)], self.unread[max(count, 0) :]
+        """Takes out the reports to read now, oldest first."""
+        count = max(len(self.unread) - (0 if all_of_them else self.late), 0)
+        due, self.unread = self.unread[:count], self.unread[count:]
         return due

@@ -5,98 +5,75 @@ import os
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import to_yaml
 from divdet.engine.distributed import is_main_process
 from divdet.engine.errors import UserError
 from divdet.engine.events import Events
 from divdet.engine.files import make_folder, reason, remove_unfinished, write_atomically, write_text
 from divdet.engine.locking import LOCK, lock_folder
-from divdet.engine.resuming import compare, read_run
-
-# What only a run that continues needs, not those who use its weights.
-_OF_RUNS = {"optimizer", "scaler", "trained", "average_steps", "batch", "layout", "totals", "best"}
+from divdet.engine.resuming import compare
 
 
 class RunFolder:
-    """The folder of a run, new or to be continued.
+    """The folder of a run, new or resumed.
 
     Args:
-        config: the run's configuration, with ``output`` and ``resume`` among its fields. ``resume`` is None (a
-            new run), ``auto`` (continue where ``output`` holds a run, else start), or a checkpoint file.
+        config: the recipe, with fields ``output`` and ``resume``: None starts a new run, ``auto`` continues the run in
+            ``output`` if there is one, anything else names a checkpoint to continue from.
         kind: ``classification`` or ``detection``.
         meta: what the run's checkpoints hold beside the weights (see ``divdet.engine.task.Task``).
-        data: fingerprints of the ``training`` and the ``validation`` data; none on processes that write nothing.
+        data: fingerprints of the ``training`` and the ``validation`` data; only the main process needs them.
 
     Attributes:
         resumed: the checkpoint that the run continues from; None for a new run.
-        same_evaluation: whether the resumed run's evaluations measure what they measured before.
+        same_evaluation: whether evaluations measure what they measured before the run was resumed.
 
     Raises:
-        UserError: when a new run would overwrite an old one, when ``resume`` names no usable checkpoint, or when
-            another process writes to the folder.
+        UserError: where a new run would overwrite an old one, ``resume`` names no usable checkpoint, or another process
+            writes to the folder.
     """
 
     def __init__(self, config: Any, kind: str, meta: dict[str, Any], data: dict[str, str] | None = None) -> None:
-        self.config, self.kind, self.meta, self.data = config, kind, meta, data or {}
+        self.config, self.kind, self.data = config, kind, data or {}
         self.path = Path(config.output or f"runs/{kind}")
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
-        self.same_evaluation = True
+        self._metrics_file, self._config_file = self.path / "metrics.jsonl", self.path / "config.yaml"
+        self._events, self._config_written = Events(self.path), False
+        self._unfilled: list[dict[str, Any]] = []  # epochs that the events may lack
         self._lock: BinaryIO | None = None
         if os.path.exists(self.path / LOCK) or (config.resume and os.path.exists(self.last)):
             self._take_lock()
-        #: The epoch that last.pt holds if it is complete; and the epochs of this run's older checkpoints.
-        self._whole: int | None = None
-        self._kept: list[int] = []
-        self.resumed = self._find_checkpoint()
-        #: The file of another folder with which this run began, as it was when it is continued.
-        self.origin: str | None = (self.resumed or {}).get("origin")
-        if self.resumed and not self._holds_run():
-            self.origin, self._whole, self._kept = str(Path(self.config.resume).resolve()), None, []
-        self._events = Events(self.path)
-        self._metrics_file, self._config_file = self.path / "metrics.jsonl", self.path / "config.yaml"
-        self._config_written = False
-        self._unfilled: list[dict[str, Any]] = []  # epochs that the events may lack
+        self.same_evaluation = True
+        self.resumed = saved = self._find_checkpoint()
+        self._complete: int | None = None  # the epoch at whose end last.pt was written; None inside an epoch
+        self._kept: list[int] = []  # epochs of this run's older checkpoints
+        self._origin: str | None = None
+        if saved:
+            self.same_evaluation = compare(saved, config, meta, self.data)
+            if self._holds_run():
+                self._origin, self._kept = saved.run.origin, saved.run.kept
+            else:
+                self._origin = str(Path(config.resume).resolve())
+            if self._holds_run() and Path(saved.source) != self.last:
+                self._kept = [*self._kept, saved.epoch]
+            elif self._holds_run() and not saved.run.batch:
+                self._complete = saved.epoch
 
     def _take_lock(self) -> None:
         if self._lock is None and is_main_process():
             self._lock = lock_folder(self.path)
 
-    def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> None:
-        """Creates the folder, which a refused recipe does not leave behind, and writes what a run begins with.
-
-        That is config.yaml in a new folder. In the folder of a killed run, epochs that its checkpoint has and its
-        metrics.jsonl or events lack are added. If nothing is left to train, nothing else changes.
-
-        Raises:
-            UserError: when the folder cannot be written, or another run has begun there.
-        """
-        if not trains and self.origin and not self._holds_run():
-            return
-        make_folder(self.path)
-        self._take_lock()
-        if self.resumed is None and self._holds_run():
-            raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
-        for file in (self._config_file, self._metrics_file, self.last, self.best):
-            remove_unfinished(file)  # of a run that was killed while it wrote
-        if trains and (self.resumed is None or not self._config_file.exists()):
-            self._write_config()
-        if self.origin and not self.last.exists():  # from here on this folder can be continued
-            checkpoint.save(self.resumed | {"origin": self.origin, "kept": []}, self.last)
-        if history:
-            self._write_metrics(history)
-        self._unfilled = list(history)
-        if not trains:
-            self._fill_events()
-
     def _holds_run(self) -> bool:
-        return os.path.exists(self.last) or bool(self._kept_files())  # exists: also false for a name that is too long
+        return os.path.exists(self.last) or bool(self._kept_files())  # os.path: False also for names that are too long
 
     def _kept_files(self) -> list[Path]:
-        """The files of `keep`, the newest first."""
+        """The checkpoints of earlier epochs, newest first."""
         try:
             names = [name for name in os.listdir(self.path) if re.fullmatch(r"epoch_\d{4,18}\.pt", name)]
         except OSError:
@@ -106,76 +83,103 @@ class RunFolder:
     def _kept_file(self, epoch: int) -> Path:
         return self.path / f"epoch_{epoch:04d}.pt"
 
-    def _find_checkpoint(self) -> dict[str, Any] | None:
-        resume = self.config.resume
-        if resume is None:
-            if self._holds_run():
-                raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
+    def _find_checkpoint(self) -> Checkpoint | None:
+        resume, holds_run = self.config.resume, self._holds_run()
+        if resume is None and holds_run:
+            raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
+        if resume is None or (resume == "auto" and not holds_run):
             return None
         file = self.last if resume == "auto" else Path(resume)
-        if resume == "auto" and not self._holds_run():
-            return None
-        if self._holds_run() and file.resolve() != self.last.resolve():
-            # torchrun starts the processes again with the same words
-            if not (self.last.exists() and self._began_with(file)):
+        if holds_run and file.resolve() != self.last.resolve():
+            # A run that began with this file may be started again with the same arguments, as torchrun does.
+            run = checkpoint.load(self.last, self.kind).run if self.last.exists() else None
+            if not run or run.origin != str(file.resolve()):
                 raise UserError(f"{self.path} already holds a run: choose another --output to continue from {file}")
+        if holds_run:
             file = self.last
         try:
-            found = read_run(file, self.kind)
+            return self._load(file)
         except UserError as error:
             if resume != "auto":
                 raise
-            file, found = self._find_kept(error)
-        self.same_evaluation = compare(found, file, self.config, self.meta, self.data)
-        self._kept = found["kept"]
-        if file.resolve() != self.last.resolve():
-            self._kept = [*self._kept, found["epoch"]]
-        elif not found["batch"]:
-            self._whole = found["epoch"]
+            for kept in self._kept_files():
+                try:
+                    found = self._load(kept)
+                except UserError as another:
+                    print(another)
+                    continue
+                print(f"{error}; going on from {kept.name}, the newest intact checkpoint")
+                return found
+            raise
+
+    def _load(self, file: Path) -> Checkpoint:
+        found = checkpoint.load(file, self.kind)
+        if found.run is None:
+            raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
         return found
 
-    def _began_with(self, file: Path) -> bool:
-        return checkpoint.load(self.last, self.kind).get("origin") == str(file.resolve())
+    def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> None:
+        """Creates the folder, which a refused recipe does not leave behind, and its config.yaml.
 
-    def _find_kept(self, error: UserError) -> tuple[Path, dict[str, Any]]:
-        """The newest intact checkpoint of an earlier epoch; ``error`` says what is wrong with last.pt."""
-        for file in self._kept_files():
-            try:
-                found = read_run(file, self.kind)
-            except UserError as another:
-                print(another)
-                continue
-            print(f"{error}; going on from {file.name}, the newest intact checkpoint")
-            return file, found
-        raise error
-
-    def write(self, state: dict[str, Any], history: list[dict[str, Any]] | None, *, best: bool, keep: int = 1) -> None:
-        """Writes a run as it stands.
-
-        metrics.jsonl is written whole from ``history``, which last.pt also holds, so that after a kill
-        between two writes the resumed run leaves no line doubled or missing. best.pt comes before last.pt:
-        a kill between them repeats the evaluation and writes the same best.pt again.
+        In the folder of a killed run it also adds the epochs that metrics.jsonl or the events lack. If nothing is left
+        to train, nothing else changes.
 
         Args:
-            state: what the checkpoint holds.
-            history: the lines of metrics.jsonl; given at the end of an epoch.
+            history: the lines of metrics.jsonl so far.
+            trains: whether there are epochs left to train.
+
+        Raises:
+            UserError: where the folder cannot be written, or another run has begun there.
+        """
+        if not trains and self._origin and not self._holds_run():
+            return
+        make_folder(self.path)
+        self._take_lock()
+        if self.resumed is None and self._holds_run():
+            raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
+        for file in (self._config_file, self._metrics_file, self.last, self.best):
+            remove_unfinished(file)
+        if trains and (self.resumed is None or not self._config_file.exists()):
+            self._write_config()
+        if self._origin and not self.last.exists():  # from here on this folder can be resumed itself
+            run = replace(self.resumed.run, origin=self._origin, kept=[])
+            checkpoint.save(replace(self.resumed, run=run), self.last)
+        if history:
+            self._write_metrics(history)
+        self._unfilled = list(history)
+        if not trains:
+            self._fill_events()
+
+    def write(self, saved: Checkpoint, *, finished: bool, best: bool = False, keep: int = 1) -> None:
+        """Writes last.pt, and at the end of an epoch metrics.jsonl and best.pt.
+
+        metrics.jsonl is written whole from the history that last.pt also holds, so a kill between two writes leaves no
+        line doubled or missing in the resumed run. best.pt comes before last.pt: a kill between them repeats the
+        evaluation and writes the same best.pt again.
+
+        Args:
+            saved: the checkpoint, with the state of its run.
+            finished: whether an epoch has ended.
             best: whether it is also best.pt.
-            keep: checkpoints that are kept, last.pt among them.
+            keep: checkpoints to keep, last.pt among them.
         """
         if best:
-            weights = {key: value for key, value in state.items() if key not in _OF_RUNS}
-            checkpoint.save(weights, self.best)
-        if not self._config_written:  # a resumed run's changes with its checkpoint
+            checkpoint.save(replace(saved, run=None), self.best)
+        if not self._config_written:  # a resumed run's changes are written with its first checkpoint
             self._write_config()
-        if keep > 1 and self._whole is not None:
-            self._keep_last(self._whole)
-        own = {"data": self.data, "kept": self._kept}
-        checkpoint.save(state | own | ({"origin": self.origin} if self.origin else {}), self.last)
-        self._whole = state["epoch"] if history is not None else None
+        if keep > 1 and self._complete is not None:
+            self._keep_last(self._complete)
+        run = replace(saved.run, data=self.data, kept=self._kept, origin=self._origin)
+        checkpoint.save(replace(saved, run=run), self.last)
+        self._complete = saved.epoch if finished else None
         while len(self._kept) > keep - 1:
-            self._remove(self._kept_file(self._kept.pop(0)))
-        if history is not None:
-            self._write_metrics(history)
+            file = self._kept_file(self._kept.pop(0))
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"{file}: an older checkpoint cannot be removed ({reason(error)})") from error
+        if finished:
+            self._write_metrics(saved.history)
 
     def _keep_last(self, epoch: int) -> None:
         """Keeps last.pt, which is about to be replaced, under the name of its epoch."""
@@ -183,12 +187,6 @@ class RunFolder:
         remove_unfinished(file)
         write_atomically(file, lambda temporary: _link_or_copy(self.last, temporary))
         self._kept = [*(other for other in self._kept if other != epoch), epoch]
-
-    def _remove(self, file: Path) -> None:
-        try:
-            file.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"{file}: an older checkpoint cannot be removed ({reason(error)})") from error
 
     def _write_config(self) -> None:
         _write_changed(to_yaml(self.config), self._config_file)
@@ -198,7 +196,7 @@ class RunFolder:
         _write_changed("".join(json.dumps(line) + "\n" for line in history), self._metrics_file)
 
     def write_events(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds an epoch's numbers to the TensorBoard events; raises UserError when they cannot be written."""
+        """Adds an epoch's numbers to the TensorBoard events; raises UserError where they cannot be written."""
         self._fill_events()
         self._events.write(epoch, values)
 
@@ -208,14 +206,14 @@ class RunFolder:
             self._events.refill(history)
 
     def close(self) -> None:
-        """Lets other processes write to the folder."""
+        """Releases the folder's lock."""
         if self._lock is not None:
             self._lock.close()
 
 
 def _write_changed(text: str, file: Path) -> None:
-    """Writes a text file, unless it holds that already."""
-    with suppress(OSError):  # then writing says why
+    """Writes a text file unless it holds that text already."""
+    with suppress(OSError):  # the write below reports it
         if file.read_bytes() == text.encode():
             return
     write_text(text, file)

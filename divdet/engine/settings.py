@@ -1,4 +1,4 @@
-"""How networks are trained and run. Nothing here imports torch: command lines read their arguments first."""
+"""Settings that commands share. Nothing here imports torch: command lines are read before it is loaded."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,6 +11,25 @@ Concurrency = Literal["sequential", "streams", "graph", "devices", "threads"]
 BatchNorm = Literal["own", "sync", "frozen"]
 
 
+@dataclass(kw_only=True)
+class CommonSettings:
+    """What every command takes.
+
+    Attributes:
+        output: the folder to write; default: runs/<config name>.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of everything that is drawn at random.
+    """
+
+    output: str | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}: it must be 0 or more")
+
+
 @dataclass
 class TrainSettings:
     """How a network is trained.
@@ -19,29 +38,29 @@ class TrainSettings:
         epochs: passes over the training images.
         batch_size: images per batch of a process.
         accumulate: batches whose gradients are averaged before a step.
-        lr: peak learning rate, taken as it is however many processes share a step; the usual rule is in proportion to
-            a step's images, batch_size x accumulate x data-parallel processes.
-        end_lr: rate that ``cosine`` ends at.
+        lr: peak learning rate. It is not scaled: the usual rule is in proportion to the images of a step, batch_size x
+            accumulate x data-parallel processes.
+        end_lr: final rate of ``cosine``.
         momentum: of SGD.
-        nesterov: Nesterov's momentum.
-        weight_decay: of weights; biases and normalisation layers stay undecayed unless ``decay_all``.
-        decay_all: also decay biases and normalisation layers, as the released SSD recipe does.
+        nesterov: use Nesterov's momentum.
+        weight_decay: of weights; of biases and normalization layers only with ``decay_all``.
+        decay_all: also decay biases and normalization layers, as the released SSD recipe does.
         schedule: ``cosine`` or ``step`` (÷10 at each of ``milestones``), after the warm-up.
         milestones: epochs at which ``step`` divides the rate by 10.
-        warmup_epochs: epochs of linear warm-up from ``warmup_lr``; may be a fraction. The last of its steps has lr; the
-            first of n is an n-th of the way, so from 0 it has lr / n.
+        warmup_epochs: epochs of linear warm-up from ``warmup_lr`` to lr; may be a fraction. Step k of n is k / n of the
+            way, so the first one from 0 has lr / n.
         warmup_lr: rate that the warm-up starts from.
         clip_gradient: largest norm of the gradient; 0 does not clip.
         batch_norm: statistics in training: own (each process's batch), sync (the batches of all processes), frozen
-            (the running statistics, which stay as they are).
-        ema_decay: decay of the moving average of the weights, which is evaluated and saved; 0 averages nothing.
+            (the running statistics, not updated).
+        ema_decay: decay of the moving average (EMA) of the weights, which is evaluated and saved; 0 turns it off.
         member_parallel: under torchrun, each process has one member.
-        compile: train the network as torch.compile makes it: faster on a GPU, after a start of minutes; evaluation and
-            checkpoints are the plain network's.
-        precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the best that the device
-            multiplies in hardware.
-        save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
-        keep: number of checkpoints to keep: last.pt, and those of the keep - 1 epochs before it as epoch_0012.pt, ….
+        compile: train with torch.compile: faster on a GPU after minutes of compilation; evaluation and checkpoints do
+            not change.
+        precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the fastest that the device
+            supports in hardware.
+        save_every: steps between checkpoints inside an epoch; 0 saves only at the end of an epoch.
+        keep: number of checkpoints to keep: last.pt, and earlier epochs' as epoch_0012.pt, ….
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         workers: processes that load data; 0 loads in the training process.
     """
@@ -98,7 +117,7 @@ class TrainSettings:
 
 
 def check_not_negative(settings: TrainSettings, *names: str) -> None:
-    """Raises UserError unless the settings of these names are finite and 0 or more."""
+    """Raises UserError unless these settings are finite and 0 or more."""
     for name in names:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value >= 0):

@@ -82,7 +82,7 @@ def test_metrics_equal_those_counted_by_hand(trained: Path, npz: Path) -> None:
     )
     net, found = load_ensemble(trained / "last.pt")
     images, labels = generated_images(12, seed=1)
-    mean, std = (torch.tensor(found["meta"][key])[:, None, None] for key in ("mean", "std"))
+    mean, std = (torch.tensor(found.meta[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         logits = net.eval()((torch.from_numpy(images).movedim(-1, 1) / 255 - mean) / std)
     labels = torch.from_numpy(labels)
@@ -105,7 +105,7 @@ def test_several_checkpoints_are_combined_as_single_models(trained: Path, npz: P
     metrics = evaluate(EvaluateClassification(paths[0], data, paths[1:], workers=0, output=str(tmp_path)))
     images, labels = generated_images(12, seed=1)
     ensembles = [load_ensemble(path) for path in paths]
-    mean, std = (torch.tensor(ensembles[0][1]["meta"][key])[:, None, None] for key in ("mean", "std"))
+    mean, std = (torch.tensor(ensembles[0][1].meta[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         inputs = (torch.from_numpy(images).movedim(-1, 1) / 255 - mean) / std
         means = torch.stack([net.eval()(inputs).mean(0) for net, _ in ensembles])
@@ -126,13 +126,13 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
     other = write_npz(tmp_path / "other.npz", classes=np.array(["a", "b", "c"]))
     with pytest.raises(UserError, match="classes differ"):
         evaluate(EvaluateClassification(str(trained / "last.pt"), EvalDataSettings("npz", str(other)), workers=0))
-    found = checkpoint.load(trained / "best.pt")
+    found = checkpoint.read(trained / "best.pt")
     changes = (
         ({"model": {}}, r"bad\.pt: its model\.members is 2, but it holds 0 weights"),
         ({"model": dict(list(found["model"].items())[1:])}, "missing"),
         ({"model": found["model"] | {"extra": torch.zeros(1)}}, "unexpected"),
         ({"meta": {}}, "incomplete"),
-        ({"config": None}, "incomplete"),
+        ({"config": None}, "config is damaged"),
         ({"kind": "detection"}, "detection"),
         ({"model": {key: value * float("nan") for key, value in found["model"].items()}}, "not finite"),
     )
@@ -155,7 +155,7 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
         ("meta", "image_size", float("inf"), "image_size"),
         ("meta", "crop", "round", "crop"),
         ("meta", "classes", [[1], [2], [3]], "classes"),
-        ("config", "members", float("inf"), "incomplete"),
+        ("config", "members", float("inf"), "members"),
         ("config", "members", 10**12, "members"),
         ("config", "dropout", 5, "dropout"),
         ("config", "backbone", "resnet11", "unknown backbone"),
@@ -164,7 +164,7 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
 def test_damaged_descriptions_are_refused_naming_the_file(
     trained: Path, tmp_path: Path, section: str, key: str, value: object, message: str
 ) -> None:
-    found = checkpoint.load(trained / "best.pt")
+    found = checkpoint.read(trained / "best.pt")
     (found["meta"] if section == "meta" else found["config"]["model"])[key] = value
     torch.save(found, tmp_path / "bad.pt")
     with pytest.raises(UserError, match=rf"bad\.pt: .*({message})"):

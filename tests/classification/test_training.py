@@ -17,6 +17,7 @@ from classification.settings import (
 )
 from classification.training import CoTraining, load_pretrained, train
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import to_dict
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -43,7 +44,7 @@ def test_run_folder_holds_what_the_contract_names(trained: Path, npz: Path) -> N
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"train_loss", "train_ce", "train_cot", "top1", "top5", "top1_member2"} < set(lines[0])
-    assert checkpoint.load(trained / "last.pt")["meta"] == {
+    assert checkpoint.read(trained / "last.pt")["meta"] == {
         "classes": CLASSES,
         "image_size": 16,
         "crop": "padded",
@@ -82,7 +83,7 @@ def test_resumed_run_ends_with_the_same_weights(npz: Path, tmp_path: Path, train
     workers = replace(config.train, workers=1)
     train(replace(config, resume="auto", train=workers))
     assert (resumed / "metrics.jsonl").read_text() == (straight / "metrics.jsonl").read_text()
-    first, second = (checkpoint.load(run / "last.pt")["model"] for run in (straight, resumed))
+    first, second = (checkpoint.read(run / "last.pt")["model"] for run in (straight, resumed))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -93,7 +94,7 @@ def test_continued_run_has_a_best_of_its_own(
     monkeypatch.setattr(CoTraining, "evaluate", lambda self: {"top1": next(scores)})
     train(recipe(npz, tmp_path, epochs=3, resume=str(trained / "last.pt")))
     train(recipe(npz, tmp_path, epochs=5, resume="auto"))
-    assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 4
+    assert checkpoint.read(tmp_path / "best.pt")["epoch"] == 4
 
 
 def test_other_validation_data_start_the_best_anew(
@@ -108,13 +109,13 @@ def test_other_validation_data_start_the_best_anew(
     arrays["test_labels"] = arrays["test_labels"][::-1].copy()
     train(recipe(npz, tmp_path / "run", epochs=2, resume="auto"))
     assert "changed: the" not in capsys.readouterr().out  # the same data, written again
-    assert checkpoint.load(tmp_path / "run/best.pt")["epoch"] == 1
+    assert checkpoint.read(tmp_path / "run/best.pt")["epoch"] == 1
     np.savez(npz, **arrays)
     train(recipe(npz, tmp_path / "run", epochs=3, resume="auto"))
     printed = capsys.readouterr().out
     assert "changed: the validation data" in printed
     assert "changed: the training data" not in printed
-    assert checkpoint.load(tmp_path / "run/best.pt")["epoch"] == 3
+    assert checkpoint.read(tmp_path / "run/best.pt")["epoch"] == 3
 
 
 def test_views_are_normalised_then_erased_then_mixed(npz: Path, tmp_path: Path) -> None:
@@ -138,11 +139,11 @@ def test_views_are_normalised_then_erased_then_mixed(npz: Path, tmp_path: Path) 
 
 
 def test_members_start_differently_and_their_views_matter(npz: Path, tmp_path: Path, trained: Path) -> None:
-    weights = checkpoint.load(trained / "last.pt")["model"]
+    weights = checkpoint.read(trained / "last.pt")["model"]
     assert not torch.equal(weights["members.0.layer0.0.weight"], weights["members.1.layer0.0.weight"])
     config = recipe(npz, tmp_path / "same", epochs=2)
     train(replace(config, data=replace(config.data, different_views=False)))
-    other = checkpoint.load(tmp_path / "same/last.pt")["model"]
+    other = checkpoint.read(tmp_path / "same/last.pt")["model"]
     assert not torch.equal(weights["members.1.layer0.0.weight"], other["members.1.layer0.0.weight"])
 
 
@@ -156,7 +157,7 @@ def test_members_may_start_alike_and_then_learn_from_kl(npz: Path, tmp_path: Pat
     )
     last = train(config)
     assert last["train_cot"] == pytest.approx(0, abs=1e-6)
-    weights = checkpoint.load(tmp_path / "last.pt")["model"]
+    weights = checkpoint.read(tmp_path / "last.pt")["model"]
     members = [[value for key, value in weights.items() if key.startswith(f"members.{i}.")] for i in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*members, strict=True))
 
@@ -174,7 +175,7 @@ def test_folders_train_too_with_the_form_that_is_asked_for(tmp_path: Path) -> No
     config = recipe(write_folder(tmp_path / "data"), tmp_path / "run")
     config.model.stem = "imagenet"
     train(config)
-    found = checkpoint.load(tmp_path / "run/last.pt")
+    found = checkpoint.read(tmp_path / "run/last.pt")
     assert found["meta"]["stem"] == "imagenet"
     assert "members.1.layer4.0.conv1.weight" in found["model"]
 
@@ -182,12 +183,12 @@ def test_folders_train_too_with_the_form_that_is_asked_for(tmp_path: Path) -> No
 def test_pretrained_weights_are_taken_but_for_another_number_of_classes(
     trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    source = checkpoint.load(trained / "last.pt")["model"]
+    source = checkpoint.read(trained / "last.pt")["model"]
     config = recipe(npz, tmp_path / "same")
     config.model.pretrained = str(trained / "last.pt")
     config.train.lr = 0
     train(config)
-    found = checkpoint.load(tmp_path / "same/last.pt")["model"]
+    found = checkpoint.read(tmp_path / "same/last.pt")["model"]
     assert all(torch.equal(found[key], source[key]) for key in source if key.endswith(("weight", "bias")))
     folder = write_folder(tmp_path / "data")
     for split in ("train", "val"):
@@ -198,7 +199,7 @@ def test_pretrained_weights_are_taken_but_for_another_number_of_classes(
     train(other)
     assert "weights kept for 3 classes (" in (said := capsys.readouterr().out)
     assert "new weights for 1 class (white)" in said
-    loaded = checkpoint.load(tmp_path / "other/last.pt")
+    loaded = checkpoint.read(tmp_path / "other/last.pt")
     found, classes = loaded["model"], loaded["meta"]["classes"]
     assert found["members.0.fc.weight"].shape[0] == 4
     for place, name in enumerate(CLASSES):
@@ -228,7 +229,7 @@ def test_classifiers_of_any_family_are_loaded_by_class_name(
     old, new = ["a", "b", "c", "d"], ["d", "x", "b", "a"]
     source, model = (create_ensemble(backbone, 1, 4, "imagenet") for _ in range(2))
     own = {key: value.clone() for key, value in model.state_dict().items()}
-    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, {"meta": {"classes": old}}))
+    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, Checkpoint("classification", {}, meta={"classes": old})))
     load_pretrained(model, "some.pt", new)
     weights, given = model.state_dict(), source.state_dict()
     for key, value in weights.items():

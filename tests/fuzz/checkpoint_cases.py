@@ -225,7 +225,7 @@ def saved_run(root: Path) -> tuple[TrainClassification, dict[str, Any]]:
     with patch.object(classification.training, "fit", one_step):
         classification.training.train(config)
     last = root / "output/last.pt"
-    saved = checkpoint.load(last)
+    saved = checkpoint.read(last)
     last.unlink()
     return config, saved
 
@@ -306,7 +306,7 @@ class Published(_Checkpoints):
         self.configs = []
         output = str(root / "output/imported.pt")
         for task, dataset in (("cls", "cifar10"), ("det", "coco")):
-            self.configs.append(ImportCheckpoint(str(root / "case.pt"), task, "resnet10_16", 2, dataset, output))
+            self.configs.append(ImportCheckpoint(str(root / "case.pt"), task, "resnet10_16", 2, dataset, output=output))
         members = classification.training.create_ensemble("resnet10_16", 2, 10, "cifar10").state_dict()
         classifier = {
             "state_dict": {f"models.{name.removeprefix('members.')}": v for name, v in members.items()},

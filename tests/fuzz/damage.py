@@ -39,10 +39,10 @@ def damage(draw: Random, data: bytes, kind: str) -> bytes:
     return bytes(changed)
 
 
-def judge_damage(path: Path, written: Any) -> str:
+def judge_damage(path: Path, written: checkpoint.Checkpoint) -> str:
     """``refused`` (with one line), ``equal`` (to what was written, bit for bit), or ``wrong``."""
     try:
-        return "equal" if equal(checkpoint.load(path), written) else "wrong"
+        return "equal" if equal(checkpoint.load(path).entries(), written.entries()) else "wrong"
     except UserError as error:
         return "refused" if path.name in str(error) else "wrong"
 

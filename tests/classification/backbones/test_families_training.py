@@ -71,5 +71,5 @@ def test_family_learns_and_resumes_exactly(
     assert lines[-1]["train_ce"] < 0.95 * lines[0]["train_ce"]
     train_until(recipe("resumed"), step=7)  # in the third epoch of three steps
     train(recipe("resumed", resume="auto"))
-    first, second = (checkpoint.load(tmp_path / run / "last.pt")["model"] for run in ("straight", "resumed"))
+    first, second = (checkpoint.read(tmp_path / run / "last.pt")["model"] for run in ("straight", "resumed"))
     assert all(torch.equal(first[key], second[key]) for key in first)

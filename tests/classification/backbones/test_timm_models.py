@@ -13,7 +13,6 @@ from classification.data.datasets import IMAGENET_STATISTICS
 from detection import create_ssd
 from detection.models.cost import summarise
 from detection.training.train import load_pretrained
-from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 
 
@@ -79,13 +78,13 @@ def test_classifiers_start_differently_and_their_weights_go_into_a_detector(tmp_
     assert ensemble.members[0].drop_rate == pytest.approx(0.2 / 2**0.5)
 
     config = {"model": {"backbone": "timm:resnet10t", "members": 2}}
-    checkpoint.save({"kind": "classification", "model": ensemble.state_dict(), "config": config}, tmp_path / "cls.pt")
+    torch.save({"kind": "classification", "model": ensemble.state_dict(), "config": config}, tmp_path / "cls.pt")
     detector = create_ssd("timm:resnet10t", 2, num_classes=3)
     load_pretrained(detector, str(tmp_path / "cls.pt"), "timm:resnet10t", ["a", "b", "c"])
     assert torch.equal(detector.members[1].network.conv1[0].weight, second)
     less = ensemble.state_dict()
     del less["members.1.layer2.0.conv1.weight"]
-    checkpoint.save({"kind": "classification", "model": less, "config": config}, tmp_path / "less.pt")
+    torch.save({"kind": "classification", "model": less, "config": config}, tmp_path / "less.pt")
     with pytest.raises(UserError, match="do not fit"):
         load_pretrained(detector, str(tmp_path / "less.pt"), "timm:resnet10t", ["a", "b", "c"])
 

@@ -111,7 +111,7 @@ def test_small_images_reach_an_imported_network_as_they_are(tmp_path: Path, data
 def test_large_images_are_resized_and_cropped_as_torchvision_does(tmp_path: Path) -> None:
     own, network = import_published(tmp_path, "resnet50", 1, "imagenet")
     _, found = load_ensemble(own)
-    meta = found["meta"]
+    meta = found.meta
     resize = [T.Resize(int(1.15 * 224), T.InterpolationMode.BICUBIC), T.CenterCrop(224)]
     transform = T.Compose([*resize, T.ToTensor(), T.Normalize(*STATISTICS["imagenet"])])
     for height, width in ((300, 411), (401, 230)):
@@ -188,7 +188,7 @@ def test_earlier_checkpoints_are_evaluated_by_their_own_rule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own, network = import_published(tmp_path, "resnet10_16", 2, "cifar10")
-    found = checkpoint.load(own)
+    found = checkpoint.read(own)
     for key in ("eval_resize", "interpolation"):
         del found["meta"][key]
     found["meta"] |= {"crop": "resized", "classes": ["a", "b"]}
@@ -196,7 +196,7 @@ def test_earlier_checkpoints_are_evaluated_by_their_own_rule(
         for key in ("weight", "bias"):
             found["model"][f"members.{member}.fc.{key}"] = found["model"][f"members.{member}.fc.{key}"][:2]
             getattr(network.members[member].fc, key).data = found["model"][f"members.{member}.fc.{key}"]
-    checkpoint.save(found, own)
+    torch.save(found, own)
     files = write_images(tmp_path / "data", ["a", "b"], 75, 60)
     data = EvalDataSettings("folder", str(tmp_path / "data"))
     logits = evaluated(EvaluateClassification(str(own), data, workers=0))
@@ -210,7 +210,7 @@ def test_earlier_checkpoints_are_evaluated_by_their_own_rule(
     with torch.no_grad():
         assert_logits(logits, network(torch.stack(views)))
     found["meta"] |= {"eval_resize": 1 / 0.875, "interpolation": "bicubic"}
-    checkpoint.save(found, tmp_path / "new.pt")
+    torch.save(found, tmp_path / "new.pt")
     with pytest.raises(UserError, match="other interpolation"):
         evaluate(EvaluateClassification(str(own), data, [str(tmp_path / "new.pt")], workers=0))
 

@@ -27,7 +27,8 @@ def publish(path: Path, member: dict[str, Tensor], members: int, module: str = "
 
 def request(source: str, network: str, output: Path, task: str = "cls") -> ImportCheckpoint:
     dataset, backbone, s = network.split("/")
-    return ImportCheckpoint(source, task, backbone, int(s[1:]), "coco" if task == "det" else dataset, str(output))
+    dataset = "coco" if task == "det" else dataset
+    return ImportCheckpoint(source, task, backbone, int(s[1:]), dataset, output=str(output))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_imported_detectors_keep_every_weight(shared: Path, tmp_path: Path, back
     layout = released(shared, "layout_detection")[network]
     weights = {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in enumerate(layout.items())}
     torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}}, tmp_path / "published.pth")
-    found = import_checkpoint(request(str(tmp_path / "published.pth"), network, tmp_path / "own.pt", "det"))["model"]
+    found = import_checkpoint(request(str(tmp_path / "published.pth"), network, tmp_path / "own.pt", "det")).model
     values = {key: value.flatten()[0].item() for key, value in found.items()}
     assert all((value == values[key]).all() for key, value in found.items())
     assert sorted(values.values()) == list(range(len(layout)))
@@ -104,7 +105,7 @@ def test_imported_classifiers_settings_are_those_of_its_data(shared: Path, tmp_p
     network = "cifar100/wrn16_8/S4"
     member = deterministic_weights(released(shared, "layout_classification")[network])
     source = publish(tmp_path / "published.pth", member, 4)
-    meta = import_checkpoint(request(source, network, tmp_path / "own.pt"))["meta"]
+    meta = import_checkpoint(request(source, network, tmp_path / "own.pt")).meta
     assert meta["classes"] == CIFAR100
     assert len(CIFAR100) == 100
     assert (meta["image_size"], meta["crop"], meta["stem"]) == (32, "padded", "cifar")
@@ -157,7 +158,7 @@ def test_missing_arguments_are_named(tmp_path: Path) -> None:
             ImportCheckpoint(str(tmp_path / "a"), "cls", "resnet50", 1, output=str(tmp_path / ("x" * 300)))
         )
     with pytest.raises(UserError, match="published detectors are of coco"):
-        import_checkpoint(ImportCheckpoint("a", "det", "wrn50_2", 1, "voc", str(tmp_path / "b")))
+        import_checkpoint(ImportCheckpoint("a", "det", "wrn50_2", 1, "voc", output=str(tmp_path / "b")))
 
 
 def test_imported_checkpoints_are_whole(shared: Path, tmp_path: Path) -> None:
@@ -165,4 +166,4 @@ def test_imported_checkpoints_are_whole(shared: Path, tmp_path: Path) -> None:
     member = deterministic_weights(released(shared, "layout_classification")[network])
     source = publish(tmp_path / "published.pth", member, 4, best_acc1=torch.tensor(81.0))
     import_checkpoint(request(source, network, tmp_path / "own.pt"))
-    assert checkpoint.load(tmp_path / "own.pt", "classification")["config"]["model"]["members"] == 4
+    assert checkpoint.load(tmp_path / "own.pt", "classification").config["model"]["members"] == 4

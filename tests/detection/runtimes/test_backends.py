@@ -125,13 +125,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["data"] |= {"train_images": str(folder / "images")}
     config["data"] |= {"val_images": str(folder / "images"), "val_annotations": str(folder / "annotations.json")}
     saved = {"kind": "detection", "model": network.state_dict(), "config": config, "meta": {"categories": categories}}
-    checkpoint.save(saved, folder / "best.pt")
+    torch.save(saved, folder / "best.pt")
     return folder
 
 
 def plain(trained: Path) -> nn.Module:
     network = create_ssd("resnet10_16", **SETTINGS)
-    network.load_state_dict(checkpoint.load(trained / "best.pt")["model"])
+    network.load_state_dict(checkpoint.read(trained / "best.pt")["model"])
     return network.eval()
 
 
@@ -239,9 +239,9 @@ def test_int8_stays_close_and_is_kept_until_the_weights_change(
         torch.testing.assert_close(got, repeated, rtol=0, atol=1e-5)
         error = (got - wanted).square().mean() / wanted.square().mean()
         assert 1e-7 < error < 0.02  # not float, and not noise
-    changed = checkpoint.load(trained / "best.pt")
+    changed = checkpoint.read(trained / "best.pt")
     changed["model"]["loc.0.bias"] += 1
-    checkpoint.save(changed, trained / "best.pt")
+    torch.save(changed, trained / "best.pt")
     Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="openvino", precision="int8"))
     assert len({kept, *trained.glob("best.int8-*.xml")}) == 2
 

@@ -76,7 +76,7 @@ def test_resumed_run_equals_the_whole_one(data: DataSettings, run_folder: Path, 
     with pytest.raises(UserError, match="already holds a run"):
         train(recipe(data, folder, epochs=2))
     train(recipe(data, folder, epochs=2, resume="auto"))
-    whole, parts = (checkpoint.load(path / "last.pt") for path in (run_folder, folder))
+    whole, parts = (checkpoint.read(path / "last.pt") for path in (run_folder, folder))
     assert whole["model"].keys() == parts["model"].keys()
     for key, value in whole["model"].items():
         assert torch.equal(value, parts["model"][key]), key
@@ -93,7 +93,7 @@ def test_without_objects_to_evaluate_on_the_newest_epoch_is_the_best(
     other = replace(data, val_annotations=str(tmp_path / "none.json"))
     train(recipe(other, tmp_path / "run"))
     assert "none.json has no object, so AP is -1 in every epoch: best.pt is the newest" in capsys.readouterr().out
-    assert checkpoint.load(tmp_path / "run/best.pt")["epoch"] == 2
+    assert checkpoint.read(tmp_path / "run/best.pt")["epoch"] == 2
     (tmp_path / "none.json").write_text(json.dumps(truth))  # the same file, but others in it
     train(recipe(other, tmp_path / "run", epochs=3, resume="auto"))
     printed = capsys.readouterr().out
@@ -179,9 +179,9 @@ def test_members_of_timm_are_co_trained_on_their_own_views(data: DataSettings, t
 
 
 def test_foreign_checkpoints_are_refused(run_folder: Path, data: DataSettings, tmp_path: Path) -> None:
-    saved = checkpoint.load(run_folder / "last.pt")
+    saved = checkpoint.read(run_folder / "last.pt")
     saved["config"]["model"]["members"] = 1
-    checkpoint.save(saved, tmp_path / "other.pt")
+    torch.save(saved, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"other\.pt: its weights do not fit"):
         Detector.load(tmp_path / "other.pt", "cpu")
     truth = json.loads(Path(data.val_annotations).read_text())
@@ -199,7 +199,7 @@ def classifier_checkpoint(path: Path, members: int = 2) -> dict:
     weights = create_ensemble("resnet10_16", members, num_classes=5, dataset="imagenet").state_dict()
     config = {"model": {"backbone": "resnet10_16", "members": members}}
     saved = {"kind": "classification", "model": weights, "config": config}
-    checkpoint.save(saved, path)
+    torch.save(saved, path)
     return saved
 
 
@@ -223,7 +223,7 @@ def test_pretrained_weights_that_do_not_fit_fail_loudly(tmp_path: Path) -> None:
         load_pretrained(model, str(tmp_path / "one.pt"), "resnet10_16", ["a", "b", "c"])
     saved = classifier_checkpoint(tmp_path / "cls.pt")
     del saved["model"]["members.1.layer2.0.conv1.weight"]
-    checkpoint.save(saved, tmp_path / "less.pt")
+    torch.save(saved, tmp_path / "less.pt")
     with pytest.raises(UserError, match=r"member 2.*layer2\.0\.conv1\.weight"):
         load_pretrained(model, str(tmp_path / "less.pt"), "resnet10_16", ["a", "b", "c"])
 
@@ -249,7 +249,7 @@ def test_class_heads_are_loaded_by_name(
     categories = [{"id": 9 - place, "name": name} for place, name in enumerate("abc")]
     config = {"model": {"backbone": "resnet10_16", "members": 2}}
     saved = {"kind": "detection", "model": source.state_dict(), "meta": {"categories": categories}, "config": config}
-    checkpoint.save(saved, tmp_path / "source.pt")
+    torch.save(saved, tmp_path / "source.pt")
     torch.manual_seed(2)
     model = create_ssd("resnet10_16", 2, num_classes=len(names)).eval()
     images = torch.randn(1, 3, 300, 300)
@@ -304,7 +304,7 @@ def test_not_finite_loss_stops_and_keeps_the_last_checkpoint(data: DataSettings,
     settings = DetectionTrainSettings(epochs=3, batch_size=2, lr=1e20, workers=0)
     with pytest.raises(UserError, match=r"not finite at epoch \d"):
         train(recipe(data, folder, train=settings))
-    assert not (folder / "last.pt").exists() or checkpoint.load(folder / "last.pt")["epoch"] < 3
+    assert not (folder / "last.pt").exists() or checkpoint.read(folder / "last.pt")["epoch"] < 3
 
 
 @pytest.mark.parametrize("members", [0, -1])

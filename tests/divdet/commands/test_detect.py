@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detection import Detector, create_ssd
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = create_ssd("resnet10_16", 1, num_classes=1).state_dict()
     config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 1)))
     meta = {"categories": [{"id": 1, "name": "square"}]}
-    checkpoint.save({"kind": "detection", "model": weights, "config": config, "meta": meta}, path)
+    torch.save({"kind": "detection", "model": weights, "config": config, "meta": meta}, path)
     return path
 
 
@@ -243,12 +244,12 @@ def test_turned_photos_are_read_upright_unless_stored_is_asked_for(trained: Path
 
 
 def test_the_checkpoint_brings_its_orientation(trained: Path, tmp_path: Path) -> None:
-    saved = checkpoint.load(trained)
+    saved = checkpoint.read(trained)
     saved["config"]["data"]["orientation"] = "stored"
-    checkpoint.save(saved, tmp_path / "stored.pt")
+    torch.save(saved, tmp_path / "stored.pt")
     for config in (Detect(str(tmp_path / "stored.pt")), EvaluateDetection(str(tmp_path / "stored.pt"))):
         assert checkpoint_defaults(config)["data.orientation"] == "stored"
     assert "data.val_annotations" not in checkpoint_defaults(Detect(str(tmp_path / "stored.pt")))
     del saved["config"]["data"]["orientation"]  # of an older checkpoint
-    checkpoint.save(saved, tmp_path / "old.pt")
+    torch.save(saved, tmp_path / "old.pt")
     assert checkpoint_defaults(EvaluateDetection(str(tmp_path / "old.pt")))["data.orientation"] == "auto"

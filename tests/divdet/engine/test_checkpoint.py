@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 from tests.fuzz.damage import KINDS, damage, judge_damage
 
@@ -29,8 +30,8 @@ def test_unusable_checkpoints(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=name):
             checkpoint.load(tmp_path / name)
     good = tmp_path / "good.pt"
-    checkpoint.save({"model": {"w": torch.ones(2)}, "kind": "detection"}, good)
-    assert checkpoint.load(good, "detection")["model"]["w"].tolist() == [1, 1]
+    checkpoint.save(Checkpoint("detection", {"w": torch.ones(2)}), good)
+    assert checkpoint.load(good, "detection").model["w"].tolist() == [1, 1]
     with pytest.raises(UserError, match="a detection checkpoint where a classification checkpoint is needed"):
         checkpoint.load(good, "classification")
     good.write_bytes(good.read_bytes()[:-200])
@@ -59,7 +60,7 @@ def test_weights_are_dense_and_real(weights: torch.Tensor) -> None:
 
 def test_only_what_the_file_is_to_blame_for_is_said_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
-    checkpoint.save({"a": torch.zeros(1)}, path)
+    checkpoint.save(Checkpoint("detection", {"a": torch.zeros(1)}), path)
     before = path.read_bytes()
     for message, kind in (("PytorchStreamWriter failed writing file", UserError), ("DataLoader worker", RuntimeError)):
 
@@ -68,7 +69,7 @@ def test_only_what_the_file_is_to_blame_for_is_said_of_it(tmp_path: Path, monkey
 
         monkeypatch.setattr(torch, "save", fail)
         with pytest.raises(kind, match=message):
-            checkpoint.save({"a": torch.ones(1)}, path)
+            checkpoint.save(Checkpoint("detection", {"a": torch.ones(1)}), path)
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
 
@@ -95,7 +96,7 @@ def shared_out() -> list:
 def test_settings_of_a_checkpoint_are_plain(tmp_path: Path, entry: object) -> None:
     path = tmp_path / "odd.pt"
     torch.save({"model": {}, "kind": "detection", "meta": {"classes": ["a", 1, 2.5, None, True]}}, path)
-    assert checkpoint.load(path)["meta"] == {"classes": ["a", 1, 2.5, None, True]}
+    assert checkpoint.load(path).meta == {"classes": ["a", 1, 2.5, None, True]}
     torch.save({"model": {}, "kind": "detection", "config": {"model": entry}}, path)
     with pytest.raises(UserError, match=r"odd\.pt: .*holds other|odd\.pt: refused"):
         checkpoint.load(path)
@@ -116,7 +117,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_was_written(tmp_path: Path) -> 
     """benchmarks/damage.py has more of them, and of a whole detector."""
     path, draw = tmp_path / "best.pt", Random(0)
     model = {"w": torch.randn(20, 30), "b": torch.zeros(3), "count": torch.zeros((), dtype=torch.int64)}
-    written = {"model": model, "kind": "detection", "epoch": 3, "meta": {"categories": [{"id": 1, "name": "cat"}]}}
+    written = Checkpoint("detection", model, {}, {"categories": [{"id": 1, "name": "cat"}]})
     checkpoint.save(written, path)
     data = path.read_bytes()
     ends = Counter()
@@ -138,7 +139,7 @@ def test_records_that_torch_never_writes_are_refused(tmp_path: Path) -> None:
                 new.writestr(name, old.read(name))
 
     rewrite(zipfile.ZIP_STORED)
-    assert checkpoint.load(path)["model"]["w"].shape == (10**6,)
+    assert checkpoint.load(path).model["w"].shape == (10**6,)
     rewrite(zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 10**5
     with pytest.raises(UserError, match=r"bad\.pt: damaged, or not written by torch\.save: its .*is compressed"):

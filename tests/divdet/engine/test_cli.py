@@ -4,15 +4,12 @@ import io
 import re
 import sys
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from divdet.engine.cli import parse, run, to_yaml
 from divdet.engine.errors import UserError
-
-NAMES = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass
@@ -102,12 +99,15 @@ def test_empty_section_is_named(tmp_path: Path) -> None:
         ("train: " + "x/" * 5000, r"recipe\.yaml: .*train.* … .*x/x/x"),
         ("train: 5", "train is 5: it is a section"),
         ("train: [1]", r"train is \[1\]: it is a section"),
-        ("a: &a [*a]", r"recipe\.yaml: .*an alias \(\*name\) stands inside what it names"),
-        ("train: &a {b: *a}", "stands inside what it names"),
+        ("a: &a [*a]", r"recipe\.yaml: .*line 1: a is an anchor or alias: write out"),
+        ("seed: 1\ntrain:\n  epochs: *n", "line 3: n is an anchor or alias"),
+        ("output: " + "x" * 2**16, r"recipe\.yaml: .*longer than 64 KiB"),
         ("train: {steps: " + "[" * 1000, "nested too deeply"),
         ("output: here\ntrain:\n  rate: 1" + "0" * 400, r"recipe\.yaml: .*line 3: a number of 401 digits"),
-        ("train: {steps: [" + "0, " * 2000 + "]}", r"recipe\.yaml: .*line 1: a list of 2000 values is too long"),
-        ("a: &a []\n" + "".join(f"{b}: &{b} [{'*' + a + ',*' + a}]\n" for a, b in pairwise(NAMES)), "too many"),
+        (
+            "train: {steps: [" + "0, " * 2000 + "]}",
+            r"recipe\.yaml: .*line 1: a list of more than 500 values is too long",
+        ),
     ],
 )
 def test_a_recipe_of_another_form_is_refused(tmp_path: Path, recipe: str, message: str) -> None:
@@ -118,9 +118,9 @@ def test_a_recipe_of_another_form_is_refused(tmp_path: Path, recipe: str, messag
     assert "\n" not in str(caught.value)
 
 
-def test_null_is_taken_where_it_means_something_and_aliases_too(tmp_path: Path) -> None:
+def test_null_is_taken_where_it_means_something(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text("seed: &n 7\noutput: null\ntrain:\n  epochs: *n\n  limit: null\n  steps: [*n, 8]\n")
+    file.write_text("seed: 7\noutput: null\ntrain:\n  epochs: 7\n  limit: null\n  steps: [7, 8]\n")
     assert parse(Config, ["--config", str(file)]) == Config(Section(7, [7, 8], None), str(Path("runs/recipe")), 7)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from divdet.engine import batch_norm
-from divdet.engine.distributed import World, _mesh, data_parallel, keep_own, present, shared_parameters, sum_gradients
+from divdet.engine.data_parallel import data_parallel, sum_gradients
+from divdet.engine.distributed import World, keep_local, present, shared_parameters
+from divdet.engine.launch import _mesh
 
 MEMBERS, REPLICAS = 2, 2
 Call = tuple[tuple[int, ...], str]  # the ranks that take part, and what they do
@@ -65,7 +67,7 @@ def issued(rank: int, setting: batch_norm.BatchNorm, monkeypatch: pytest.MonkeyP
     torch.manual_seed(rank % MEMBERS)
     with process(rank) as world, monkeypatch.context() as patch:
         model = Network()
-        keep_own(model.members, world)
+        keep_local(model.members, world)
         batch_norm.prepare(model, setting, world)
         network = data_parallel(model, world)
         for name in ("all_reduce", "all_gather"):

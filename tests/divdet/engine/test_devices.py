@@ -10,8 +10,8 @@ from divdet.commands import eval_det, quickstart
 from divdet.commands.benchmark import print_benchmark
 from divdet.commands.settings import Benchmark, Detect, EvaluateDetection
 from divdet.engine.devices import use_device
-from divdet.engine.distributed import processes
 from divdet.engine.errors import UserError
+from divdet.engine.launch import processes
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from divdet.engine.distributed import _store_of_this_start
+from divdet.engine.launch import _store_of_this_start
 
 
 def test_a_restart_finds_nothing_of_the_processes_before() -> None:

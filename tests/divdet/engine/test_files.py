@@ -44,7 +44,7 @@ def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeyp
     monkeypatch.setattr("os.replace", read_only)
     monkeypatch.setattr("pathlib.Path.unlink", read_only)
     with pytest.raises(UserError, match=r"last\.pt: cannot be written \(Read-only file system\)"):
-        checkpoint.save({}, tmp_path / "last.pt")
+        checkpoint.save(checkpoint.Checkpoint("detection", {}), tmp_path / "last.pt")
 
 
 @pytest.mark.parametrize("name", ["pipe", "zeros"])

@@ -9,7 +9,7 @@ COUNT_FAULTS = """
 import os, resource, sys, threading
 os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # one fault would bring 2 MiB
 import numpy as np
-from divdet.engine.memory import keep_freed_memory
+from divdet.engine.tuning import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from detection.visual.drawing import save_image
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint, RunState
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_json
 from divdet.engine.locking import lock_folder
@@ -57,6 +59,14 @@ RUN = {
     **{"model": {}, "trained": {}, "optimizer": {"w": torch.zeros(1)}, "average_steps": 0},
     "scaler": torch.amp.GradScaler("cpu").state_dict(),
 }
+
+
+def typed(changes: dict[str, Any] | None = None) -> Checkpoint:
+    """``RUN`` with changes."""
+    state = RUN | (changes or {})
+    names = {entry.name for entry in fields(RunState)}
+    run = RunState(**{key: value for key, value in state.items() if key in names})
+    return Checkpoint(**{key: value for key, value in state.items() if key not in names}, run=run)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +116,8 @@ def test_a_run_that_continues_another_folders_is_continued_itself_when_it_starts
     config = RunConfig(output=str(tmp_path / "new"), resume=str(tmp_path / "old.pt"))
     folder = RunFolder(config, "detection", {})
     folder.begin([])  # a kill from here on, and torchrun starts it with the same words
-    folder.write(RUN | {"batch": 3}, None, best=False)
-    assert RunFolder(config, "detection", {}).resumed["batch"] == 3
+    folder.write(typed({"batch": 3}), finished=False)
+    assert RunFolder(config, "detection", {}).resumed.run.batch == 3
     torch.save(RUN, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"already holds a run: choose another --output to continue from .*other\.pt"):
         RunFolder(RunConfig(output=config.output, resume=str(tmp_path / "other.pt")), "detection", {})
@@ -142,7 +152,7 @@ def test_one_run_at_a_time_has_a_folder(
     (tmp_path / "run").mkdir()
     process = started("os.fork() or time.sleep(60)")  # as data workers are, which may live on for a moment
     if resume:
-        checkpoint.save(RUN, tmp_path / "run/last.pt")
+        torch.save(RUN, tmp_path / "run/last.pt")
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "run").iterdir()}
     for refused in (lambda: RunFolder(config, "detection", {}), lambda: early.begin([])):
         with pytest.raises(UserError, match=r"run: another process is writing to this folder.*--output"):
@@ -169,13 +179,12 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch:
 def run_of(tmp_path: Path, epochs: range, keep: int, resume: str | None = None, **data: str) -> RunFolder:
     """A run's folder after some more epochs; each has a save in its middle."""
     folder = RunFolder(RunConfig(output=str(tmp_path / "run"), resume=resume), "detection", {}, data)
-    history = list(folder.resumed["history"]) if folder.resumed else []
+    history = list(folder.resumed.history) if folder.resumed else []
     folder.begin(history)
     for epoch in epochs:
-        folder.write(RUN | {"epoch": epoch - 1, "history": history}, None, best=False, keep=keep)
+        folder.write(typed({"epoch": epoch - 1, "history": history}), finished=False, keep=keep)
         history = [*history, {"epoch": epoch, "loss": 1.0}]
-        state = RUN | {"epoch": epoch, "batch": 0, "history": history}
-        folder.write(state, history, best=False, keep=keep)
+        folder.write(typed({"epoch": epoch, "batch": 0, "history": history}), finished=True, keep=keep)
     folder.close()
     return folder
 
@@ -196,13 +205,13 @@ def test_a_damaged_checkpoint_does_not_end_a_run_that_keeps_several(
 ) -> None:
     run_of(tmp_path, range(1, 6), keep=3)
     assert kept(tmp_path) == ["epoch_0003.pt", "epoch_0004.pt", "last.pt"]
-    assert [checkpoint.load(tmp_path / f"run/{name}")["epoch"] for name in kept(tmp_path)] == [3, 4, 5]
+    assert [checkpoint.read(tmp_path / f"run/{name}")["epoch"] for name in kept(tmp_path)] == [3, 4, 5]
     (tmp_path / "run/epoch_0000.pt").write_text("the user's own")
     damage(tmp_path / "run/last.pt")
     damage(tmp_path / "run/epoch_0004.pt")
     capsys.readouterr()
     folder = run_of(tmp_path, range(4, 6), keep=3, resume="auto")
-    assert folder.resumed["epoch"] == 3
+    assert folder.resumed.epoch == 3
     lines = capsys.readouterr().out.splitlines()
     assert re.search(r"epoch_0004\.pt: damaged", lines[0])
     assert re.search(r"last\.pt: damaged.*; going on from epoch_0003\.pt, the newest intact checkpoint", lines[1])
@@ -219,7 +228,7 @@ def test_a_lost_checkpoint_is_replaced_by_one_that_was_kept(tmp_path: Path) -> N
     (tmp_path / "run/last.pt").unlink()
     with pytest.raises(UserError, match="already holds a run"):
         RunFolder(RunConfig(output=str(tmp_path / "run")), "detection", {})
-    assert RunFolder(RunConfig(output=str(tmp_path / "run"), resume="auto"), "detection", {}).resumed["epoch"] == 2
+    assert RunFolder(RunConfig(output=str(tmp_path / "run"), resume="auto"), "detection", {}).resumed.epoch == 2
 
 
 def test_other_data_are_said_and_start_the_best_anew(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -238,7 +247,7 @@ def test_other_data_are_said_and_start_the_best_anew(tmp_path: Path, capsys: pyt
     assert not same
     assert re.fullmatch(r"  changed: the validation data .*", *lines)
     old = RUN | {"config": {"seed": 0, "limit": 0, "data": {"val_images": "x"}, "postprocess": {"nms_iou": 1}}}
-    checkpoint.save(old, tmp_path / "run/last.pt")  # of a version without fingerprints
+    torch.save(old, tmp_path / "run/last.pt")  # of a version without fingerprints
     config = EvaluatedConfig(output=str(tmp_path / "run"), resume="auto")
     assert resumed(config, training="c", validation="c") == (True, [])
     config.data["val_images"] = "y"
@@ -255,7 +264,7 @@ def test_where_nothing_is_left_to_train_every_file_stays_as_it_was(tmp_path: Pat
 
     def nothing() -> None:
         folder = RunFolder(RunConfig(output=str(tmp_path / "run"), resume="auto", limit=5), "detection", {})
-        folder.begin(folder.resumed["history"], trains=False)
+        folder.begin(folder.resumed.history, trains=False)
         folder.close()
 
     nothing()  # adds the events, which `run_of` leaves out as a kill does
@@ -266,9 +275,9 @@ def test_where_nothing_is_left_to_train_every_file_stays_as_it_was(tmp_path: Pat
     nothing()
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before["metrics.jsonl"][1]
     folder = RunFolder(RunConfig(output=str(tmp_path / "run"), resume="auto", limit=5), "detection", {})
-    folder.begin(folder.resumed["history"])
+    folder.begin(folder.resumed.history)
     assert files()["config.yaml"] == before["config.yaml"]  # nothing is trained yet
-    folder.write(RUN, None, best=False)
+    folder.write(typed(), finished=False)
     assert b"limit: 5" in files()["config.yaml"][1]
 
 
@@ -304,15 +313,15 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
     try:
         folder = RunFolder(RunConfig(output=str(disk / "run")), "detection", {})
         folder.begin([])
-        folder.write(RUN, [], best=True)
+        folder.write(typed(), finished=True, best=True)
         folder.write_events(1, {"loss": 1.0})
         before = {file.name: file.read_bytes() for file in (disk / "run").glob("*.[pjy]*")}
         with suppress(OSError), open(disk / "rest", "wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
-        large = RUN | {"model": {"w": torch.zeros(10**5)}}
+        large = typed({"model": {"w": torch.zeros(10**5)}})
         writes = (
-            ("last.pt", "an earlier file there is kept", lambda: folder.write(large, None, best=False)),
+            ("last.pt", "an earlier file there is kept", lambda: folder.write(large, finished=False)),
             ("metrics.jsonl", "an earlier file there is kept", lambda: folder._write_metrics([{"epoch": 1}])),
             (
                 "TensorBoard's events",

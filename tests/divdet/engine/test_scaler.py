@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from divdet.engine.distributed import processes
+from divdet.engine.launch import processes
 from divdet.engine.optimization import build_scaler
 from tests.processes import environment
 

@@ -57,7 +57,7 @@ def test_a_compiled_run_is_the_plain_one_and_resumes_bit_for_bit(
     assert not any(calls)  # of the two, evaluation alone runs the plain network
     train_until(runs["resumed"], step=4)
     train(replace(runs["resumed"], resume="auto"))
-    plain, compiled, resumed = (checkpoint.load(Path(run.output) / "last.pt") for run in runs.values())
+    plain, compiled, resumed = (checkpoint.read(Path(run.output) / "last.pt") for run in runs.values())
     assert compiled["model"].keys() == plain["model"].keys()
     for key, value in compiled["model"].items():
         assert torch.equal(value, resumed["model"][key])

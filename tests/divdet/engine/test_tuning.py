@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from divdet.engine import waiting
+from divdet.engine import tuning
 
 
 @pytest.mark.parametrize(("running", "taken"), [(1, False), (2, True), (9, True)])
@@ -16,13 +16,13 @@ def test_another_running_program_takes_a_core(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: len(os.sched_getaffinity(0)))
     (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/321 12345\n")
-    assert waiting.cores_are_taken(tmp_path / "loadavg") is taken
+    assert tuning.cores_are_taken(tmp_path / "loadavg") is taken
     monkeypatch.setattr(os, "cpu_count", lambda: len(os.sched_getaffinity(0)) + running)  # there are others for it
-    assert not waiting.cores_are_taken(tmp_path / "loadavg")
+    assert not tuning.cores_are_taken(tmp_path / "loadavg")
 
 
 def test_an_unknown_load_is_none(tmp_path: Path) -> None:
-    assert not waiting.cores_are_taken(tmp_path / "none")
+    assert not tuning.cores_are_taken(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_the_users_own_setting_stays(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(waiting, "cores_are_taken", lambda: taken)
-    waiting.settle_waiting()
+    monkeypatch.setattr(tuning, "cores_are_taken", lambda: taken)
+    tuning.settle_waiting()
     assert {name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ} == expected
 
 
