@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
-MAX_ID = 2**63 - 1
+_MAX_ID = 2**63 - 1
 MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
 _SURROUNDING_SPACE = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # visible or not
@@ -132,7 +132,7 @@ def show(value: Any) -> str:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and -MAX_ID <= value <= MAX_ID  # true, 3.0 and "3" are no ids
+    return type(value) is int and -_MAX_ID <= value <= _MAX_ID  # true, 3.0 and "3" are no ids
 
 
 def _kind(value: Any) -> str:
