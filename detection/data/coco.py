@@ -302,19 +302,18 @@ def _fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:
     # Sizes are compared in float32, as in the records, where a small width may round to zero.
     clipped = clipped.astype(np.float32)
     sized, inside = _has_area(given.astype(np.float32)), _has_area(clipped)
-    counts = Counter()
-    counts[NO_SIZE] = int(np.sum(~sized))
-    counts[OUTSIDE] = int(np.sum(sized & ~inside))
-    counts[CLIPPED] = int(np.sum(sized & inside & moved))
-    counts[UNSIZED] = sum(not (image.width and image.height) for image in images)
-
+    counts = {
+        NO_SIZE: int(np.sum(~sized)),
+        OUTSIDE: int(np.sum(sized & ~inside)),
+        CLIPPED: int(np.sum(sized & inside & moved)),
+        UNSIZED: sum(not (image.width and image.height) for image in images),
+    }
     kept = np.flatnonzero(sized & inside)
     kept = kept[np.argsort(columns.image[kept], kind="stable")]
-    boxes, labels, crowd = clipped[kept], columns.label[kept], columns.crowd[kept]
     ends = np.cumsum(np.bincount(columns.image[kept], minlength=len(images)))
-    for record, end, start in zip(images, ends, np.concatenate([[0], ends[:-1]]), strict=True):
-        record.boxes, record.labels, record.crowd = boxes[start:end], labels[start:end], crowd[start:end]
-    return +counts
+    for record, rows in zip(images, np.split(kept, ends[:-1]), strict=True):
+        record.boxes, record.labels, record.crowd = clipped[rows], columns.label[rows], columns.crowd[rows]
+    return +Counter(counts)
 
 
 def _has_area(boxes: np.ndarray) -> np.ndarray:
