@@ -75,7 +75,7 @@ class Columns:
         label: int64 [n], 0-based.
         bbox: float64 [n, 4], x y width height in pixels.
         area: float64 [n], square pixels.
-        crowd: int64 [n], 0 or 1.
+        crowd: bool [n].
     """
 
     image: np.ndarray
@@ -270,15 +270,14 @@ def _read_annotations(path: Path, entries: Any, images: list[ImageRecord], categ
             raise Fault(f"has area {show(area)}, which is not a finite number")
         return indices[image_id], labels[category_id], bbox, area, crowd
 
-    rows = read_entries(path, "annotations", entries, read)
-    image, label, bbox, area, crowd = zip(*rows, strict=True) if rows else ([], [], [], [], [])
-    return Columns(
-        np.array(image, np.int64),
-        np.array(label, np.int64),
-        np.array(bbox, np.float64).reshape(-1, 4),
-        np.array(area, np.float64),
-        np.array(crowd, np.int64),
-    )
+    return Columns(*columns_of(read_entries(path, "annotations", entries, read), area=np.float64, crowd=bool))
+
+
+def columns_of(rows: list[tuple], **others: type) -> list[np.ndarray]:
+    """The columns of n rows (image, label, bbox, *others): int64 [n] twice, float64 [n, 4], then [n] of other types."""
+    dtype = [("image", np.int64), ("label", np.int64), ("bbox", np.float64, 4), *others.items()]
+    table = np.array(rows, dtype)
+    return [np.ascontiguousarray(table[name]) for name, *_ in dtype]
 
 
 def _own_id(entry: dict[str, Any], seen: set[int], kind: str) -> int:
@@ -303,19 +302,18 @@ def _fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:
     # Sizes are compared in float32, as in the records, where a small width may round to zero.
     clipped = clipped.astype(np.float32)
     sized, inside = _has_area(given.astype(np.float32)), _has_area(clipped)
-    counts = Counter()
-    counts[NO_SIZE] = int(np.sum(~sized))
-    counts[OUTSIDE] = int(np.sum(sized & ~inside))
-    counts[CLIPPED] = int(np.sum(sized & inside & moved))
-    counts[UNSIZED] = sum(not (image.width and image.height) for image in images)
-
+    counts = {
+        NO_SIZE: int(np.sum(~sized)),
+        OUTSIDE: int(np.sum(sized & ~inside)),
+        CLIPPED: int(np.sum(sized & inside & moved)),
+        UNSIZED: sum(not (image.width and image.height) for image in images),
+    }
     kept = np.flatnonzero(sized & inside)
     kept = kept[np.argsort(columns.image[kept], kind="stable")]
-    boxes, labels, crowd = clipped[kept], columns.label[kept], columns.crowd[kept] == 1
     ends = np.cumsum(np.bincount(columns.image[kept], minlength=len(images)))
-    for record, end, start in zip(images, ends, np.concatenate([[0], ends[:-1]]), strict=True):
-        record.boxes, record.labels, record.crowd = boxes[start:end], labels[start:end], crowd[start:end]
-    return +counts
+    for record, rows in zip(images, np.split(kept, ends[:-1]), strict=True):
+        record.boxes, record.labels, record.crowd = clipped[rows], columns.label[rows], columns.crowd[rows]
+    return +Counter(counts)
 
 
 def _has_area(boxes: np.ndarray) -> np.ndarray:

@@ -6,21 +6,21 @@ import gc
 import json
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
-MAX_ID = 2**63 - 1
+_MAX_ID = 2**63 - 1
 MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
 _SURROUNDING_SPACE = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # visible or not
 # As _TEXT, and without the characters that break lines or change the direction of what follows.
 _NAME = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
-_NUMBERS = (int, float)
 
 Row = TypeVar("Row")
 
@@ -29,10 +29,21 @@ class Fault(Exception):
     """What is wrong with an entry, as the end of a sentence: "has no bbox"."""
 
 
+@contextmanager
+def _gc_paused() -> Iterator[None]:
+    """Parsed JSON and its rows have no cycles; searching millions of objects for them took two thirds of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_gc_paused()
 def read_json(path: Path) -> Any:
     """Return the parsed content of a JSON file; raise UserError where it cannot be read or parsed."""
-    collecting = gc.isenabled()
-    gc.disable()  # parsed JSON has no cycles, and the search for them took two thirds of the time
     try:
         refuse_special(path)
         return json.loads(path.read_bytes())
@@ -44,11 +55,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: its JSON is nested too deeply to be COCO data") from error
     except ValueError as error:  # bytes that are not text, or an integer of thousands of digits
         raise UserError(f"{path}: not JSON: {_one_line(error)}") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
+@_gc_paused()
 def read_entries(path: Path, key: str, entries: Any, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
     """Return what ``read`` makes of every entry of a list of objects.
 
@@ -77,7 +86,7 @@ def read_entries(path: Path, key: str, entries: Any, read: Callable[[dict[str, A
 
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a finite number of at most ``MAX_COORDINATE``; true and false are no numbers."""
-    return type(value) in _NUMBERS and -MAX_COORDINATE <= value <= MAX_COORDINATE  # NaN fails the comparison
+    return type(value) in (int, float) and -MAX_COORDINATE <= value <= MAX_COORDINATE  # NaN fails the comparison
 
 
 def is_text(value: Any) -> bool:
@@ -123,7 +132,7 @@ def show(value: Any) -> str:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and -MAX_ID <= value <= MAX_ID  # true, 3.0 and "3" are no ids
+    return type(value) is int and -_MAX_ID <= value <= _MAX_ID  # true, 3.0 and "3" are no ids
 
 
 def _kind(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from detection.data.coco import CocoAnnotations
+from detection.data.coco import CocoAnnotations, columns_of
 from detection.data.coco_json import Fault, bbox_of, category_name, id_of, is_number, read_entries, read_json, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.files import write_atomically
@@ -76,13 +76,7 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:
         print(f"{path}: images are matched by file_name; their image_id differs from {annotations.path}")
-    images, labels, boxes, scores = zip(*rows, strict=True) if rows else ([], [], [], [])
-    return Results(
-        np.array(images, np.int64),
-        np.array(labels, np.int64),
-        np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(scores, np.float64),
-    )
+    return Results(*columns_of(rows, score=np.float64))
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:

@@ -21,9 +21,9 @@ from divdet.engine.files import make_folder, write_json
 
 
 def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
-    """The settings that a checkpoint brings along, as defaults below the command line.
+    """Return a checkpoint's settings, as defaults that the command line overrides.
 
-    detect.py takes no annotations from there: it is run on other images.
+    Without its annotations for detect.py, which runs on other images.
     """
     if not config.checkpoint:
         return {}
@@ -82,7 +82,7 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnota
     annotations = read_annotations(config.data, "val")
     check_same_categories(detector.category_ids, detector.names, annotations)
     print(f"{config.data.val_annotations}: {annotations.describe()}")
-    make_folder(folder)  # before the long part
+    make_folder(folder)  # fails before the evaluation, not after it
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)
