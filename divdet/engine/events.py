@@ -14,10 +14,14 @@ class Events:
     """Writes event files to a run's folder; each process adds a file of its own.
 
     torch's SummaryWriter is not used: it writes in a thread, which prints a traceback when the disk is full.
+
+    Attributes:
+        history: lines of metrics.jsonl whose epochs a killed run may not have written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.history: list[dict[str, Any]] = []
         self._file: Path | None = None
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
@@ -46,13 +50,10 @@ class Events:
                 f"{self.folder}: TensorBoard's events cannot be written ({reason(error)}); last.pt holds the epoch"
             ) from error
 
-    def refill(self, history: list[dict[str, Any]]) -> None:
-        """Adds the epochs of ``history``, the lines of metrics.jsonl, that a killed run did not write.
-
-        Raises:
-            UserError: where events cannot be read or written.
-        """
-        shown = self._shown() if any(self.folder.glob("events.out.tfevents.*")) else {}
+    def refill(self) -> None:
+        """Adds the epochs of ``history`` that are missing; raises UserError where events cannot be read or written."""
+        history, self.history = self.history, []
+        shown = self._shown() if history and any(self.folder.glob("events.out.tfevents.*")) else {}
         missing = [line["epoch"] for line in history if line.keys() - {"epoch"} - shown.get(line["epoch"], {}).keys()]
         for line in history:
             epoch = line["epoch"]

@@ -45,7 +45,6 @@ class RunFolder:
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
         self._metrics_file, self._config_file = self.path / "metrics.jsonl", self.path / "config.yaml"
         self._events, self._config_written = Events(self.path), False
-        self._unfilled: list[dict[str, Any]] = []  # epochs that the events may lack
         self._lock: BinaryIO | None = None
         if os.path.exists(self.path / LOCK) or (config.resume and os.path.exists(self.last)):
             self._take_lock()
@@ -146,9 +145,9 @@ class RunFolder:
             checkpoint.save(replace(self.resumed, run=run), self.last)
         if history:
             self._write_metrics(history)
-        self._unfilled = list(history)
+        self._events.history = list(history)
         if not trains:
-            self._fill_events()
+            self._events.refill()
 
     def write(self, saved: Checkpoint, *, finished: bool, best: bool = False, keep: int = 1) -> None:
         """Writes last.pt, and at the end of an epoch metrics.jsonl and best.pt.
@@ -197,13 +196,8 @@ class RunFolder:
 
     def write_events(self, epoch: int, values: dict[str, float]) -> None:
         """Adds an epoch's numbers to the TensorBoard events; raises UserError where they cannot be written."""
-        self._fill_events()
+        self._events.refill()
         self._events.write(epoch, values)
-
-    def _fill_events(self) -> None:
-        history, self._unfilled = self._unfilled, []
-        if history:
-            self._events.refill(history)
 
     def close(self) -> None:
         """Releases the folder's lock."""

@@ -60,12 +60,3 @@ def side_by_side(
         Timing(name, own, statistics.median(r / o for r, o in zip(times[reference], own, strict=True)))
         for name, own in times.items()
     ]
-
-
-def table(timings: list[Timing], reference: str) -> str:
-    """The timings as a Markdown table."""
-    lines = [f"| | median, ms | quartiles, ms | times {reference} |", "|---|---|---|---|"]
-    for timing in timings:
-        low, high = timing.quartiles
-        lines.append(f"| {timing.name} | {timing.median:.4g} | {low:.4g} to {high:.4g} | {timing.ratio:.3g} |")
-    return "\n".join(lines)
