@@ -246,7 +246,7 @@ class _Training:
             self.best = line[metric]
         self.history.append(line)
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
-        self._save(best=best, finished=True)
+        self._save(best)
         if self.world.is_main_process:
             values = {key: value for key, value in line.items() if key != "epoch"}
             self.folder.write_events(self.epoch, values | {"seconds": self.seconds})
@@ -255,8 +255,8 @@ class _Training:
         if signal and self.epoch < settings.epochs:
             self._stop(signal)
 
-    def _save(self, best: bool = False, finished: bool = False) -> None:
-        """Writes the run as it stands; ``finished`` says that an epoch, with its evaluation, has ended."""
+    def _save(self, best: bool = False) -> None:
+        """Writes the run as it stands."""
         weights = gather_entries(self.model.state_dict(), self.world)
         average = gather_entries(self.average.values, self.world)
         held = gather_entries(momentum(self.optimizer, self.model), self.world)
@@ -281,7 +281,7 @@ class _Training:
         folder = self.folder
         config, meta = to_dict(folder.config), self.task.meta
         saved = Checkpoint(folder.kind, average or weights, config, meta, self.epoch, self.history, run)
-        folder.write(saved, finished=finished, best=best, keep=self.settings.keep)
+        folder.write(saved, best, self.settings.keep)
 
 
 def _describe(line: dict[str, Any], metric: str | None, seconds: float) -> str:

@@ -149,7 +149,7 @@ class RunFolder:
         if not trains:
             self._events.refill()
 
-    def write(self, saved: Checkpoint, *, finished: bool, best: bool = False, keep: int = 1) -> None:
+    def write(self, saved: Checkpoint, best: bool = False, keep: int = 1) -> None:
         """Writes last.pt, and at the end of an epoch metrics.jsonl and best.pt.
 
         metrics.jsonl is written whole from the history that last.pt also holds, so a kill between two writes leaves no
@@ -157,8 +157,7 @@ class RunFolder:
         evaluation and writes the same best.pt again.
 
         Args:
-            saved: the checkpoint, with the state of its run.
-            finished: whether an epoch has ended.
+            saved: the checkpoint; an epoch has ended if no batch of the next is done.
             best: whether it is also best.pt.
             keep: checkpoints to keep, last.pt among them.
         """
@@ -170,14 +169,14 @@ class RunFolder:
             self._keep_last(self._complete)
         run = replace(saved.run, data=self.data, kept=self._kept, origin=self._origin)
         checkpoint.save(replace(saved, run=run), self.last)
-        self._complete = saved.epoch if finished else None
+        self._complete = None if run.batch else saved.epoch
         while len(self._kept) > keep - 1:
             file = self._kept_file(self._kept.pop(0))
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(f"{file}: an older checkpoint cannot be removed ({reason(error)})") from error
-        if finished:
+        if not run.batch:
             self._write_metrics(saved.history)
 
     def _keep_last(self, epoch: int) -> None:
