@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -163,6 +163,10 @@ def _run(branches: Sequence[nn.Module], views: Sequence[Tensor], device: torch.d
     return [branch(view) for branch, view in zip(branches, views, strict=True)]
 
 
+def _in_sequence(branches: Sequence[nn.Module], views: Sequence[Tensor]) -> Output:
+    return _stacked([branch(view) for branch, view in zip(branches, views, strict=True)])
+
+
 def _to(output: Output, device: torch.device) -> Output:
     if isinstance(output, Tensor):
         return output.to(device, non_blocking=device.type == "cuda")
@@ -224,8 +228,7 @@ class Graphs:
     """
 
     def __init__(self, branches: Sequence[nn.Module], device: torch.device, parallel: bool = True) -> None:
-        in_sequence: Runner = lambda views: _stacked(_run(branches, views, device))  # noqa: E731
-        self.run = Streams(branches, device) if parallel else in_sequence
+        self.run: Runner = Streams(branches, device) if parallel else partial(_in_sequence, branches)
         self.device = device
         self.captured: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Output]] = {}
 
