@@ -29,7 +29,7 @@ from torchvision.transforms import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, machine, table
 from classification.data.datasets import IMAGENET_STATISTICS
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import ImageRecord, load_annotations
@@ -38,7 +38,7 @@ from detection.default_boxes import ssd300_default_boxes
 from detection.preprocess import Normalize
 from detection.settings import DataSettings
 from detection.training.matcher import Matcher
-from divdet.engine.timing import side_by_side, table
+from divdet.engine.timing import side_by_side
 from divdet.engine.tuning import keep_freed_memory
 
 SIZE = 300

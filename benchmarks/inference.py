@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, machine, table
 from detection import Detections, Detector, create_ssd
 from detection.images import find_images, read_image
 from detection.preprocess import Normalize, to_input
 from detection.runtimes.backends import create_network
 from detection.settings import PostprocessSettings, RuntimeSettings
-from divdet.engine.timing import side_by_side, table
+from divdet.engine.timing import side_by_side
 from divdet.engine.tuning import keep_freed_memory
 
 PLAIN = "PyTorch, as created"

@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""What figures were measured on, and tables of them."""
 
 import os
 import platform
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from divdet.engine.timing import Timing
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -27,3 +29,12 @@ def machine(*packages: str) -> dict[str, Any]:
 def describe(found: dict[str, Any]) -> str:
     """``machine()`` as a line of text."""
     return ", ".join(f"{name} {value}" for name, value in found.items() if value)
+
+
+def table(timings: list[Timing], reference: str) -> str:
+    """The timings as a Markdown table."""
+    lines = [f"| | median, ms | quartiles, ms | times {reference} |", "|---|---|---|---|"]
+    for timing in timings:
+        low, high = timing.quartiles
+        lines.append(f"| {timing.name} | {timing.median:.4g} | {low:.4g} to {high:.4g} | {timing.ratio:.3g} |")
+    return "\n".join(lines)

@@ -23,12 +23,12 @@ from torchvision.ops import box_convert, box_iou
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, machine, table
 from detection.default_boxes import ssd300_default_boxes
 from detection.models.box_coder import decode, encode
 from detection.postprocess import Boxes, postprocess
 from detection.settings import PostprocessSettings
-from divdet.engine.timing import side_by_side, table
+from divdet.engine.timing import side_by_side
 
 DEFAULT_BOXES = ssd300_default_boxes()
 TORCHVISION = PostprocessSettings(0.01, candidates_per_class=400, nms_iou=0.45, max_per_member=200)

@@ -25,7 +25,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.ssd import SSDHead
 
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, machine, table
 from detection import create_ssd
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import load_annotations
@@ -40,7 +40,7 @@ from divdet.engine.devices import autocast, precision_dtype, resolve_device
 from divdet.engine.distributed import World
 from divdet.engine.loop import training_loader
 from divdet.engine.optimization import build_optimizer
-from divdet.engine.timing import side_by_side, table
+from divdet.engine.timing import side_by_side
 from divdet.engine.tuning import keep_freed_memory
 
 CLASSES = 80

@@ -1,7 +1,7 @@
-"""What classification and detection share: configuration, devices, the training loop, checkpoints and logs."""
+"""What classification and detection share: command lines, devices, the training loop, checkpoints and logs."""
 
 import os
 
-# OpenCV reads its limit of an image's pixels when it is loaded, so this comes first. Its own is a billion, 3 GB; the
-# largest camera photos have 200 million.
+# OpenCV reads its limit of pixels per image when it is loaded. The default is a billion, 3 GB; the largest camera
+# photos have 200 million.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")

@@ -1,4 +1,4 @@
-"""Whose statistics batch normalisation uses in training."""
+"""Which statistics batch normalization uses in training."""
 
 from typing import Any
 
@@ -11,13 +11,12 @@ from divdet.engine.errors import UserError
 from divdet.engine.settings import BatchNorm
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over a group's processes; its derivative sums theirs, since each process's loss depends on every part."""
+class _AllReduce(torch.autograd.Function):
+    """The sum over a group's processes; backward sums their gradients, since every loss depends on every part."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        total = values.clone()
+        ctx.group, total = group, values.clone()
         dist.all_reduce(total, group=group)
         return total
 
@@ -29,10 +28,10 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of all processes of a group, which must have equally large batches.
+    """Batch normalization over the batches of a group's processes, which must be equally large.
 
-    PyTorch's SyncBatchNorm runs on CUDA alone; this one runs on any device. Deviations are taken from the common mean,
-    in float32, so that nothing cancels.
+    PyTorch's SyncBatchNorm needs CUDA; this one runs on any device. Deviations are taken from the common mean, in
+    float32, so that nothing cancels.
     """
 
     group: dist.ProcessGroup | None = None
@@ -43,9 +42,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         count = x.numel() // x.shape[1] * dist.get_world_size(self.group)
         values = x.float()
-        mean = _Sum.apply(values.sum((0, 2, 3)), self.group) / count
-        centred = values - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3)), self.group) / count
+        mean = _AllReduce.apply(values.sum((0, 2, 3)), self.group) / count
+        centered = values - mean[:, None, None]
+        variance = _AllReduce.apply(centered.square().sum((0, 2, 3)), self.group) / count
         if self.track_running_stats:
             self.num_batches_tracked.add_(1)
             momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
@@ -54,15 +53,15 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
-        normalised = centred * scale[:, None, None]
-        return (normalised + self.bias[:, None, None] if self.affine else normalised).to(x.dtype)
+        normalized = centered * scale[:, None, None]
+        return (normalized + self.bias[:, None, None] if self.affine else normalized).to(x.dtype)
 
 
-def synchronise(module: nn.Module, group: dist.ProcessGroup | None) -> None:
-    """Makes every batch norm of ``module`` use the statistics of all of ``group``; None changes nothing.
+def synchronize(module: nn.Module, group: dist.ProcessGroup | None) -> None:
+    """Makes every batch norm of ``module`` a `SyncBatchNorm2d` of ``group``; None changes nothing.
 
     Raises:
-        UserError: for a batch norm of another library, which does more than normalise.
+        UserError: for another library's batch norm, which does more than normalize.
     """
     for layer in module.modules() if group is not None else ():
         if isinstance(layer, nn.BatchNorm2d):
@@ -70,25 +69,24 @@ def synchronise(module: nn.Module, group: dist.ProcessGroup | None) -> None:
                 raise UserError(
                     f"train.batch_norm: {type(layer).__name__} of this backbone cannot be sync; set it to own"
                 )
-            layer.__class__ = SyncBatchNorm2d  # same weights, same keys
+            layer.__class__ = SyncBatchNorm2d  # keeps weights and keys
             layer.group = group
 
 
 def prepare(model: nn.Module, setting: BatchNorm, world: World) -> None:
-    """Sets up ``train.batch_norm`` for training in several processes.
+    """Applies ``train.batch_norm`` for training in several processes.
 
-    Where a process has one member, what the members share sees the others' features by their statistics alone.
+    In member parallelism shared layers are always synchronized over the members, whose features they all normalize.
     """
-    apart = world.member_group is not None
     for name, child in model.named_children():
-        if apart and is_shared(name):
-            synchronise(child, dist.group.WORLD if setting == "sync" else world.member_group)
+        if world.member_group is not None and is_shared(name):
+            synchronize(child, dist.group.WORLD if setting == "sync" else world.member_group)
         elif setting == "sync":
-            synchronise(child, world.replica_group)
+            synchronize(child, world.replica_group)
 
 
 def freeze(module: nn.Module) -> None:
-    """Makes every batch norm normalise by its running statistics and leave them; call it after ``module.train()``."""
+    """Makes every batch norm use its running statistics and not update them; call it after ``module.train()``."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()

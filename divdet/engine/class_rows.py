@@ -1,4 +1,4 @@
-"""Fine-tuning: which rows of a pretrained classifier belong to which of the new classes."""
+"""Fine-tuning: matches a pretrained network's classes to new ones, by name."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,30 +7,29 @@ from torch import Tensor
 
 
 def match_classes(names: Sequence[str], pretrained: Sequence[str], source: str) -> list[tuple[int, int]]:
-    """Finds the classes that both networks have, by name, and prints which are kept and which are new.
+    """Finds the classes that both networks have, and prints which weights are kept and which are new.
 
-    A name that occurs twice in either list cannot be matched, so its classes count as new.
+    A name that occurs twice in either list is ambiguous, so its classes count as new.
 
     Args:
         names: the new network's classes.
-        pretrained: those of the checkpoint.
+        pretrained: the checkpoint's classes.
         source: the checkpoint, for the message.
 
     Returns:
         A pair (new index, pretrained index) for each class that is kept.
     """
     twice = {name for known in (names, pretrained) for name, count in Counter(known).items() if count > 1}
-    places = {name: index for index, name in enumerate(pretrained) if name not in twice}
-    kept = [name for name in names if name in places]
-    new = [name for name in names if name not in places]
+    indices = {name: index for index, name in enumerate(pretrained) if name not in twice}
+    kept, new = ([name for name in names if (name in indices) is known] for known in (True, False))
     line = f"{source}: weights kept for {_listed(kept)}; new weights for {_listed(new)}"
     ambiguous = [name for name in new if name in twice]
     print(line + (f"; a name that occurs twice cannot be matched: {_listed(ambiguous)}" if ambiguous else ""))
-    return [(index, places[name]) for index, name in enumerate(names) if name in places]
+    return [(index, indices[name]) for index, name in enumerate(names) if name in indices]
 
 
 def take_rows(own: Tensor, pretrained: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """A copy of ``own`` with the rows (entries of dimension 0) of ``pretrained`` that ``pairs`` names."""
+    """A copy of ``own`` with rows of ``pretrained`` (dimension 0) as ``pairs`` of `match_classes` say."""
     rows = own.clone()
     for new, old in pairs:
         rows[new] = pretrained[old]

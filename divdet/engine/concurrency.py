@@ -1,11 +1,11 @@
-"""Members of a network run at the same time instead of one after the other (paper, Sec. III-A c), for inference."""
+"""Members of a network run at once instead of one after the other, for inference (paper, Sec. III-A c)."""
 
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -16,26 +16,25 @@ from divdet.engine.devices import resolve_device
 from divdet.engine.errors import UserError
 from divdet.engine.settings import Concurrency
 
-# What a member's whole part of the network gives for its view: a tensor, or several.
-Output = Any
+Output = Any  # of a branch: a tensor or a tuple of tensors
 Runner = Callable[[Sequence[Tensor]], Output]
-_MOST_GRAPHS = 8  # of one network: each shape and layout of input has its own, with its own memory
+_MAX_GRAPHS = 8  # per network: each input shape and layout has its own graph with its own memory
 
 
 def concurrent(
     branches: Sequence[nn.Module], how: Concurrency, devices: str | None, device: torch.device
 ) -> Runner | None:
-    """What runs S branches at once; None for ``sequential``, and for one branch, which has nothing beside it.
+    """Creates what runs S branches at once; None for ``sequential`` and for a single branch.
 
-    The runner takes a view for each branch, all on one device, and returns their outputs there, stacked in order. They
-    may be overwritten by its next call. It is for evaluation mode: weights that change later may or may not be seen.
+    The runner takes one view per branch, all on one device, and returns the branches' outputs there, stacked in order;
+    its next call may overwrite them. It is for evaluation mode: it may miss later changes of the weights.
 
     Args:
-        branches: for each member, everything between its view and its outputs; they may share layers.
-        how: ``streams``: a CUDA stream each, on one GPU. ``graph``: these streams as parallel branches of one CUDA
-            graph. ``devices``: on ``devices`` in turn, with copies made here once, by one thread for each.
-            ``threads``: on a CPU, by threads that share out its cores.
-        devices: names for ``devices``, separated by commas; by default all CUDA devices. A device listed several times
+        branches: for each member, all layers from its view to its outputs; branches may share layers.
+        how: ``streams``: one CUDA stream per branch. ``graph``: the same as parallel branches of one CUDA graph.
+            ``devices``: on ``devices`` in turn, with copies made here once and one thread per device. ``threads``: CPU
+            threads that share the cores.
+        devices: names for ``devices``, separated by commas; default: all CUDA devices. A device listed several times
             gets several copies (``cpu,cpu``).
         device: where the branches are.
 
@@ -48,18 +47,12 @@ def concurrent(
         raise UserError(f"--concurrency {how}: needs a CUDA device, not {device}; on a CPU use threads or sequential")
     if how == "threads" and device.type != "cpu":
         raise UserError(f"--concurrency threads: is for a CPU, not {device}; use streams, graph, devices or sequential")
-    places = _places(devices) if how == "devices" else []
+    places = _places(devices) if how == "devices" else [device] * torch.get_num_threads()
     if how == "sequential" or len(branches) == 1:
         return None
-    if how == "streams":
-        return Streams(branches, device)
-    if how == "graph":
-        return Graphs(branches, device)
-    if how == "devices":
-        return Workers(branches, places, copies=True)
-    if how == "threads":
-        return Workers(branches, [device] * min(len(branches), torch.get_num_threads()), copies=False)
-    raise ValueError(how)
+    if how in ("streams", "graph"):
+        return (Streams if how == "streams" else Graphs)(branches, device)
+    return Workers(branches, places, copies=how == "devices")
 
 
 def _places(devices: str | None) -> list[torch.device]:
@@ -74,54 +67,51 @@ def _places(devices: str | None) -> list[torch.device]:
 
 @cache
 def one_thread_in_forks() -> None:
-    """From now on processes that are forked from this one compute on one thread, as PyTorch's data workers do.
+    """Makes processes forked from this one compute on one thread, as PyTorch's data workers do.
 
-    The threads of torch and OpenCV are not in a forked process, which would wait for them forever.
+    A fork lacks the threads of torch and OpenCV and would wait for them forever.
     """
-    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    if hasattr(os, "register_at_fork"):  # not on Windows
         os.register_at_fork(after_in_child=compute_on_one_thread)
 
 
 def compute_on_one_thread() -> None:
-    """Keeps torch and OpenCV from starting threads in this process and from waiting for any."""
+    """Keeps torch and OpenCV from using other threads in this process."""
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # none beside the caller's; 1 would wait for the threads of the process before a fork
+    cv2.setNumThreads(0)  # 1 would wait for the threads that the parent process had before a fork
 
 
 class Workers:
-    """A thread for each device, which runs every n-th branch.
+    """One thread per device, each running every n-th branch.
 
-    Those on the CPU share out its cores (as many as PyTorch may use): small operations gain nothing from a second core,
-    and large ones lose the time in which cores wait for each other. Threads are not pinned: two programs would pin
-    theirs to the same cores.
+    Threads on the CPU share the cores that PyTorch may use: small operations gain nothing from a second core, large
+    ones lose time in synchronization. Threads are not pinned: two programs would pin theirs to the same cores.
 
     Args:
         branches: see ``concurrent``.
-        devices: of the threads; surplus ones are left out.
-        copies: give each device a copy of its branches; otherwise all devices must be where the branches are.
+        devices: of the threads; those beyond the number of branches are ignored.
+        copies: give each device a copy of its branches; otherwise the branches must be on all ``devices`` already.
     """
 
     def __init__(self, branches: Sequence[nn.Module], devices: Sequence[torch.device], copies: bool) -> None:
         self.devices = list(devices[: len(branches)])
         parts = [nn.ModuleList(branches[number :: len(self.devices)]) for number in range(len(self.devices))]
-        # A list is copied as one, so that what its branches share stays shared.
+        # A part is copied as a whole, so layers that its branches share stay shared.
         self.parts = [
             copy.deepcopy(part).to(device) if copies else part for part, device in zip(parts, self.devices, strict=True)
         ]
         self.cores = torch.get_num_threads()
-        #: threads of an operation on the CPU
-        self.share = max(1, self.cores // max(1, sum(device.type == "cpu" for device in self.devices)))
+        self.share = max(1, self.cores // max(1, sum(device.type == "cpu" for device in self.devices)))  # per thread
         self._start()
 
     def _start(self) -> None:
         self.process = os.getpid()
-        self.pools = [ThreadPoolExecutor(1, "members", _take_cores, (self.share,)) for _ in self.devices]
-        wait([pool.submit(os.getpid) for pool in self.pools])  # they are set up
-        # Each thread has its own number, but new ones begin with the last that was set.
-        torch.set_num_threads(self.cores)
+        self.pools = [ThreadPoolExecutor(1, "members", _set_threads, (self.share,)) for _ in self.devices]
+        wait([pool.submit(os.getpid) for pool in self.pools])  # until all threads have started
+        torch.set_num_threads(self.cores)  # per thread, but threads that start later take the last value set anywhere
 
     def submit(self, number: int, function: Callable[..., Any], *arguments: Any) -> Future:
-        """Calls a function in a thread, in the caller's modes."""
+        """Calls a function in thread ``number``, under the caller's gradient, inference and autocast modes."""
         if self.process != os.getpid():  # a forked process has none of the threads
             self.cores = self.share = 1  # see one_thread_in_forks
             self._start()
@@ -130,9 +120,9 @@ class Workers:
     def __call__(self, views: Sequence[Tensor]) -> Output:
         jobs = []
         for number, (part, device) in enumerate(zip(self.parts, self.devices, strict=True)):
-            own = views[number :: len(self.devices)]
-            moved = {id(view): _to(view, device) for view in own}  # one view may be all members'
-            jobs.append(self.submit(number, _run, part, [moved[id(view)] for view in own], device))
+            local = views[number :: len(self.devices)]
+            moved = {id(view): _to(view, device) for view in local}  # members may share one view
+            jobs.append(self.submit(number, _run, part, [moved[id(view)] for view in local], device))
         wait(jobs)
         outputs: list[Output] = [None] * len(views)
         for number, job in enumerate(jobs):
@@ -141,25 +131,19 @@ class Workers:
 
 
 def beside(runner: Runner | None, device: torch.device, function: Callable[..., Output], *arguments: Any) -> Output:
-    """Calls a function of tensors on ``device``; on a CPU in one of the runner's threads, where it has some.
+    """Calls a function of tensors on ``device``; on the CPU in one of the runner's threads, if it has some.
 
-    After an operation on several cores OpenMP's threads wait some milliseconds for the next one, spinning. Where those
-    of the caller do, members that run in the runner's threads lack their cores.
+    OpenMP's threads spin for some milliseconds after an operation on several cores. Spinning threads of the caller
+    would block the cores of members that run in the runner's threads.
     """
     if not isinstance(runner, Workers) or device.type != "cpu":
         return function(*arguments)
     return runner.submit(0, function, *arguments).result()
 
 
-def _stacked(outputs: Sequence[Output]) -> Output:
-    if isinstance(outputs[0], Tensor):
-        return torch.stack(list(outputs))
-    return tuple(torch.stack(part) for part in zip(*outputs, strict=True))
-
-
 @contextmanager
 def threads_of(runner: Runner | None) -> Iterator[None]:
-    """Gives the caller's operations as many threads as the runner's have, so that sums are taken in the same order."""
+    """Gives the caller as many threads per operation as the runner's threads have, for the same order of sums."""
     cores = torch.get_num_threads()
     torch.set_num_threads(runner.share if isinstance(runner, Workers) else cores)
     try:
@@ -168,15 +152,19 @@ def threads_of(runner: Runner | None) -> Iterator[None]:
         torch.set_num_threads(cores)
 
 
-def _take_cores(number: int) -> None:
-    torch.get_num_threads()  # a thread's first question sets its number to the last that any thread set
+def _set_threads(number: int) -> None:
+    torch.get_num_threads()  # the first call in a thread overwrites its number by the last value set anywhere
     torch.set_num_threads(number)
 
 
-def _run(part: nn.ModuleList, views: list[Tensor], device: torch.device) -> list[Output]:
+def _run(branches: Sequence[nn.Module], views: Sequence[Tensor], device: torch.device) -> list[Output]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return [branch(view) for branch, view in zip(part, views, strict=True)]
+    return [branch(view) for branch, view in zip(branches, views, strict=True)]
+
+
+def _in_sequence(branches: Sequence[nn.Module], views: Sequence[Tensor]) -> Output:
+    return _stacked([branch(view) for branch, view in zip(branches, views, strict=True)])
 
 
 def _to(output: Output, device: torch.device) -> Output:
@@ -185,16 +173,19 @@ def _to(output: Output, device: torch.device) -> Output:
     return type(output)(_to(part, device) for part in output)
 
 
+def _stacked(outputs: Sequence[Output]) -> Output:
+    if isinstance(outputs[0], Tensor):
+        return torch.stack(list(outputs))
+    return tuple(torch.stack(part) for part in zip(*outputs, strict=True))
+
+
 class _Modes:
-    """The caller's gradient, inference and autocast modes, which belong to a thread, for another one."""
+    """The caller's gradient, inference and autocast modes, which PyTorch keeps per thread."""
 
     def __init__(self, device_type: str) -> None:
         self.inference, self.grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-        self.autocast = {
-            "device_type": device_type,
-            "dtype": torch.get_autocast_dtype(device_type),
-            "enabled": torch.is_autocast_enabled(device_type),
-        }
+        dtype, enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+        self.autocast = {"device_type": device_type, "dtype": dtype, "enabled": enabled}
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad), torch.autocast(**self.autocast):
@@ -202,10 +193,10 @@ class _Modes:
 
 
 class Streams:
-    """A CUDA stream for each branch, on one device; the first one's is the caller's.
+    """One CUDA stream per branch on one device; the first branch uses the caller's.
 
-    Memory needs no further care: a side stream begins each call after all that the caller's stream has been given, so
-    what it frees is not used again before the caller is done with it.
+    Side streams start each call after all work queued on the caller's stream, so memory that they free is not reused
+    before the caller is done with it.
     """
 
     def __init__(self, branches: Sequence[nn.Module], device: torch.device) -> None:
@@ -215,7 +206,7 @@ class Streams:
     def __call__(self, views: Sequence[Tensor]) -> Output:
         current = torch.cuda.current_stream(self.device)
         others = []
-        # A cached cast of a shared weight would be read by streams that have not waited for the one that made it.
+        # With its cache, autocast's copy of a shared weight could be read by streams that do not wait for it.
         with torch.autocast(**_Modes("cuda").autocast, cache_enabled=False):
             for stream, branch, view in zip(self.streams, self.branches[1:], views[1:], strict=True):
                 stream.wait_stream(current)
@@ -228,56 +219,49 @@ class Streams:
 
 
 class Graphs:
-    """All branches as one CUDA graph for each shape and layout of input, which is captured when it comes first.
+    """All branches as one CUDA graph per input shape and layout, captured when that comes first.
 
     Args:
         branches: see ``concurrent``.
         device: theirs.
-        parallel: capture a stream each, which become parallel branches of the graph; False captures them in sequence.
+        parallel: capture parallel branches of the graph; False captures them in sequence, to time graphs alone.
     """
 
     def __init__(self, branches: Sequence[nn.Module], device: torch.device, parallel: bool = True) -> None:
-        # In sequence, one is enough to know what a graph brings by itself.
-        self.run: Runner = Streams(branches, device) if parallel else lambda views: _in_sequence(branches, views)
+        self.run: Runner = Streams(branches, device) if parallel else partial(_in_sequence, branches)
         self.device = device
         self.captured: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Output]] = {}
 
     def __call__(self, views: Sequence[Tensor]) -> Output:
-        places = {id(view): number for number, view in reversed(list(enumerate(views)))}
-        same = tuple(places[id(view)] for view in views)  # for each view the first that is the same tensor
+        ids = [id(view) for view in views]
+        first = tuple(ids.index(own) for own in ids)  # for each view, the first one that is the same tensor
         modes = _Modes("cuda")
-        key = (views[0].shape, views[0].stride(), views[0].dtype, same, modes.inference, *modes.autocast.values())
+        key = (views[0].shape, views[0].stride(), views[0].dtype, first, modes.inference, *modes.autocast.values())
         if key not in self.captured:
-            if len(self.captured) == _MOST_GRAPHS:
+            if len(self.captured) == _MAX_GRAPHS:
                 return self.run(views)
-            self.captured[key] = self._capture(views, same, modes)
+            self.captured[key] = self._capture(views, first, modes)
         graph, inputs, outputs = self.captured[key]
-        for number, place in enumerate(same):
-            if number == place:
-                inputs[number].copy_(views[number])
+        for number in set(first):
+            inputs[number].copy_(views[number])
         graph.replay()
         return outputs
 
     def _capture(
-        self, views: Sequence[Tensor], same: tuple[int, ...], modes: _Modes
+        self, views: Sequence[Tensor], first: tuple[int, ...], modes: _Modes
     ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Output]:
-        clones = {place: views[place].clone() for place in same}
-        inputs = [clones[place] for place in same]
+        clones = {number: views[number].clone() for number in first}
+        inputs = [clones[number] for number in first]
         current, warming = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        # Autocast would keep its copies of the weights only as long as the caller's context lasts.
+        # Autocast's cached copies of the weights would be freed when the caller's context ends.
         with torch.autocast(**modes.autocast, cache_enabled=False):
             warming.wait_stream(current)
             with torch.cuda.stream(warming):
                 for _ in range(2):
                     self.run(inputs)
             current.wait_stream(warming)
-            graph = torch.cuda.CUDAGraph()
-            # Of this device, which need not be the current one; other threads may pin memory meanwhile.
-            stream = torch.cuda.Stream(self.device)
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)  # may not be the current device
+            # thread_local: other threads may pin memory during the capture.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 outputs = self.run(inputs)
         return graph, inputs, outputs
-
-
-def _in_sequence(branches: Sequence[nn.Module], views: Sequence[Tensor]) -> Output:
-    return _stacked([branch(view) for branch, view in zip(branches, views, strict=True)])

@@ -1,4 +1,4 @@
-"""Parameters and operations of a network, counted without running it: shapes alone pass through, on the meta device."""
+"""Counts a network's parameters and operations on the meta device, without computing anything."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 class Cost(NamedTuple):
-    """``params``: weights and biases. ``macs``: multiply-adds of convolutions and linear layers. ``gflops``: billions
-    of operations in the paper's convention: macs, plus one for each output of a convolution with bias, two for each
-    input of a batch norm, one for each output of a pooling window and for each input of a global pool (so the paper's
-    squeeze-and-excitation networks come out as printed). ``torch_gflops``: billions of operations by torch's own
-    counter, which counts a multiply-add as two and nothing but convolutions and matrix products.
+    """What a network costs.
+
+    Attributes:
+        params: weights and biases.
+        macs: multiply-adds of convolutions and linear layers.
+        gflops: billions of operations in the paper's convention: macs, plus one for each output of a convolution with
+            bias, two for each input of a batch norm, one for each output of a pooling window and for each input of a
+            global pool (this gives the paper's figures for squeeze-and-excitation networks).
+        torch_gflops: billions of operations by torch's counter: two per multiply-add, of convolutions and matrix
+            products only.
     """
 
     params: int
@@ -27,17 +32,17 @@ class Cost(NamedTuple):
 
 
 def on_meta(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` that has shapes only, no weights."""
+    """A copy of ``module`` on the meta device: shapes without weights."""
     tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
     tensors |= {id(b): b.to("meta") for b in module.buffers()}
     return copy.deepcopy(module, tensors)
 
 
 def count_cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Cost of one evaluation of ``module`` on a float32 input of that shape.
+    """The cost of one forward pass in evaluation mode on a float32 input.
 
-    A layer counts as often as it is called. Layers are counted as modules, so operations called as functions (residual
-    additions, activations) cost nothing. The module itself, wherever its weights are, is neither run nor changed.
+    Only modules count, each as often as it is called: functional operations (residual additions, activations) cost
+    nothing. ``module`` itself is neither run nor changed.
     """
     shapes = on_meta(module).eval()
     macs = other = 0
@@ -59,7 +64,7 @@ def count_cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
 
     for layer in shapes.modules():
         layer.register_forward_hook(count)
-        # A batch norm keeps its input's shape, and PyTorch's rule for that costs more than all others together.
+        # Batch norm keeps the shape, but PyTorch's meta rule for it takes longer than all others together.
         if isinstance(layer, nn.BatchNorm2d):
             layer.forward = lambda x: x
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""Where and in which precision a network runs."""
+"""Devices and precisions."""
 
 import os
 import shutil
@@ -15,10 +15,10 @@ _DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str, flag: str = "--device") -> torch.device:
-    """``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``; errors name ``flag``.
+    """The device ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UserError: for a device that does not exist here.
+        UserError: naming ``flag``, where the device does not exist here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,9 +34,9 @@ def resolve_device(name: str, flag: str = "--device") -> torch.device:
 
 
 def use_device(name: str) -> torch.device:
-    """`resolve_device` for a whole program: a numbered CUDA device also becomes the current one.
+    """`resolve_device`; also makes a numbered CUDA device current.
 
-    Otherwise whatever names no device, such as pinned memory, would also use the first GPU.
+    Otherwise code that names no device, such as pinned memory, would also use the first GPU.
     """
     device = resolve_device(name)
     if device.type == "cuda" and device.index is not None:
@@ -46,10 +46,7 @@ def use_device(name: str) -> torch.device:
 
 @contextmanager
 def tuned_convolutions(device: torch.device) -> Iterator[None]:
-    """On CUDA, cuDNN times its algorithms for each new shape of input and keeps the fastest.
-
-    This pays off in training, where all batches have the same shape (evaluation adds that of its last batch).
-    """
+    """Turns on cuDNN's benchmark mode on CUDA: it pays off in training, where almost all batches have one shape."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or device.type == "cuda"
     try:
@@ -59,7 +56,7 @@ def tuned_convolutions(device: torch.device) -> Iterator[None]:
 
 
 def check_compiler(what: str) -> None:
-    """Raises UserError, in the name of ``what``, where torch.compile would find no C++ compiler."""
+    """Raises UserError, naming ``what``, where torch.compile would find no C++ compiler."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         raise UserError(f"{what} needs a C++ compiler, and {compiler} is not there: install it, or set CXX")
@@ -71,20 +68,19 @@ def precision_dtype(precision: Precision, device: torch.device, training: bool =
 
 
 def resolve_precision(precision: Precision, device: torch.device, training: bool = False) -> Precision:
-    """What ``auto`` means on a device.
+    """Replaces ``auto``: float32 in evaluation; in training the fastest that the device supports in hardware.
 
-    In training what the device multiplies in hardware: bf16, on an older CUDA device fp16, on a CPU without AMX
-    float32. In evaluation float32 (on CUDA with PyTorch's setting of TF32 for convolutions, on by default).
+    That is bf16, fp16 on older CUDA devices, and float32 on CPUs without AMX.
     """
     if precision != "auto":
         return precision
     if not training:
         return "float32"
     if device.type == "cpu":
-        return "bf16" if torch.cpu._is_amx_tile_supported() else "float32"  # torch 2.11 has no public name for it
+        return "bf16" if torch.cpu._is_amx_tile_supported() else "float32"  # torch 2.11 has no public name
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager:
-    """A context of mixed precision in ``dtype``; of nothing for None."""
+    """Mixed precision in ``dtype``; does nothing for None."""
     return torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()

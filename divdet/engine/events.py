@@ -1,4 +1,4 @@
-"""TensorBoard's events of a run."""
+"""TensorBoard events of a run."""
 
 import os
 import platform
@@ -11,36 +11,36 @@ from divdet.engine.files import reason
 
 
 class Events:
-    """The event files of a folder; each process that writes there adds a file of its own.
+    """Writes event files to a run's folder; each process adds a file of its own.
 
-    They are written in this thread: torch's SummaryWriter uses another one, which prints a traceback when it fails.
+    torch's SummaryWriter is not used: it writes in a thread, which prints a traceback when the disk is full.
 
-    Args:
-        folder: the run's folder.
+    Attributes:
+        history: lines of metrics.jsonl whose epochs a killed run may not have written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.history: list[dict[str, Any]] = []
         self._file: Path | None = None
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
         """Adds an epoch's numbers; they replace what earlier processes wrote for this epoch and later ones.
 
         Raises:
-            UserError: when they cannot be written.
+            UserError: where they cannot be written.
         """
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # slow to import
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         now = time.time()
-        events = []
+        numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        events = [Event(wall_time=now, step=epoch, summary=Summary(value=numbers))]
         if self._file is None:
             self._file = self.folder / f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
-            events.append(Event(wall_time=now, file_version="brain.Event:2"))
-            events.append(Event(wall_time=now, step=epoch, session_log=SessionLog(status=SessionLog.START)))
-        numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        events.append(Event(wall_time=now, step=epoch, summary=Summary(value=numbers)))
+            start = Event(wall_time=now, step=epoch, session_log=SessionLog(status=SessionLog.START))
+            events = [Event(wall_time=now, file_version="brain.Event:2"), start, *events]
         try:
             with open(self._file, "ab") as file:
                 for event in events:
@@ -50,13 +50,10 @@ class Events:
                 f"{self.folder}: TensorBoard's events cannot be written ({reason(error)}); last.pt holds the epoch"
             ) from error
 
-    def refill(self, history: list[dict[str, Any]]) -> None:
-        """Adds what is missing in the events of a killed run, from its ``history`` (the lines of metrics.jsonl).
-
-        Raises:
-            UserError: when they cannot be read or written.
-        """
-        shown = self._shown() if any(self.folder.glob("events.out.tfevents.*")) else {}
+    def refill(self) -> None:
+        """Adds the epochs of ``history`` that are missing; raises UserError where events cannot be read or written."""
+        history, self.history = self.history, []
+        shown = self._shown() if history and any(self.folder.glob("events.out.tfevents.*")) else {}
         missing = [line["epoch"] for line in history if line.keys() - {"epoch"} - shown.get(line["epoch"], {}).keys()]
         for line in history:
             epoch = line["epoch"]

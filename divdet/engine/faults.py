@@ -1,4 +1,4 @@
-"""What goes wrong in long runs, in one line that says what to do."""
+"""Turns faults of long runs into one line that says what to do."""
 
 import signal
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe"
 _ENDED += ("ncclRemoteError", "remote process exited", "NCCL communicator was aborted")
 _NCCL_SHARED = ("creating shared memory segment", "attaching to shared memory segment")
 _NCCL = ("NCCL error", "ncclSystemError", "unhandled system error", "ncclUnhandledCudaError", "unhandled cuda error")
-# What each means; the first that fits.
+# What they mean; the first match counts.
 _PROCESSES = (
     (_SILENT, "another process of this run does not answer: it hangs or cannot be reached; see its output"),
     (_NCCL_SHARED, "NCCL has no room in /dev/shm: enlarge it (docker run --shm-size)"),
@@ -32,26 +32,26 @@ _PROCESSES = (
     ),
 )
 _WORKER = "DataLoader worker (pid"
-# What is left where a data worker dies in the middle of handing over a batch; torch.distributed has errors of its own.
+# Raised where a data worker dies while it hands over a batch; torch.distributed has errors of its own.
 _HANDING_OVER = (ConnectionResetError, ConnectionRefusedError, EOFError)
 
 
 @contextmanager
 def explained(batch_size: int, workers: int | None, kept: str, section: str = "train.") -> Iterator[None]:
-    """Turns a lack of memory, the death of a data worker and that of another process into a UserError.
+    """Turns lack of memory and the death of a data worker or another process into a UserError.
 
     Args:
-        batch_size: images per batch; named in the message, as is the next.
-        workers: processes that load data; None where no setting says how many.
-        kept: what is left of the run, as a clause.
-        section: where these settings stand: ``train.``, or nothing for the fields of an evaluation.
+        batch_size: images per batch.
+        workers: processes that load data; None if no setting says how many.
+        kept: a clause that says what is left of the run.
+        section: prefix of these settings' names.
     """
     smaller = f"{section}batch_size (now {batch_size})"
     fewer = smaller if workers is None else f"{section}workers (now {workers})"
     try:
         yield
     except (MemoryError, RuntimeError, *_HANDING_OVER) as error:
-        # First of all: DataLoader's handler would raise again, wherever the process is, when its next worker dies
+        # First: DataLoader's handler would raise again, anywhere, when its next worker dies.
         if hasattr(signal, "SIGCHLD"):  # not on Windows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         text = str(error)
@@ -75,5 +75,5 @@ def explained(batch_size: int, workers: int | None, kept: str, section: str = "t
 
 
 def process_fault(text: str) -> str | None:
-    """What an error of gloo, NCCL or their store means, in one line; None for any other error."""
+    """The meaning of an error of gloo, NCCL or their store; None for other errors."""
     return next((meaning for signs, meaning in _PROCESSES if any(sign in text for sign in signs)), None)

@@ -1,4 +1,4 @@
-"""Files that are whole at every moment."""
+"""Atomic writes, and errors of reading and writing in plain words."""
 
 import errno
 import json
@@ -14,13 +14,10 @@ from divdet.engine.errors import UserError
 
 
 def refuse_special(path: str | Path) -> None:
-    """Raises UserError where ``path`` is a device or a named pipe, which may have no end or never begin.
-
-    Pipes of the shell, ``<(…)``, end by themselves.
-    """
+    """Raises UserError for devices and named pipes, which may never end; the shell's ``<(…)`` is accepted."""
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # what reads it says more
+    except (OSError, ValueError):  # reading it will say why
         return
     named = stat.S_ISFIFO(mode) and not str(path).startswith(("/dev/", "/proc/"))
     if named or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
@@ -28,17 +25,13 @@ def refuse_special(path: str | Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Why a write failed, in plain words if the disk is full."""
+    """Why a write failed, in plain words."""
     plain = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
     return plain.get(error.errno) or error.strerror or str(error)
 
 
 def make_folder(path: str | Path) -> Path:
-    """Creates a folder and its parents.
-
-    Raises:
-        UserError: when it cannot be created.
-    """
+    """Creates a folder and its parents; raises UserError where that fails."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -48,32 +41,36 @@ def make_folder(path: str | Path) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write(temporary path)``, then moves the file into place: a reader sees the old or the new one."""
+    """Calls ``write(temporary path)`` and moves the file into place, so readers see the old or the new one.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
     temporary = path.with_name(f"{_unfinished(path)}{os.getpid()}.tmp")
     try:
         write(temporary)
-        with open(temporary, "r+b") as file:  # Windows refuses to sync what is open for reading only
+        with open(temporary, "r+b") as file:  # Windows cannot sync a file open for reading
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({reason(error)}); an earlier file there is kept") from error
     finally:
-        with suppress(OSError):  # a file system that can only be read says so even of a file that is not there
+        with suppress(OSError):  # a read-only file system raises even for a missing file
             temporary.unlink(missing_ok=True)
 
 
 def _unfinished(path: Path) -> str:
-    number = zlib.crc32(os.fsencode(path.name))  # the name itself may be as long as the file system allows
+    number = zlib.crc32(os.fsencode(path.name))  # the name itself may have the longest length allowed
     return f".{number:08x}."
 
 
 def remove_unfinished(path: Path) -> None:
-    """Removes what killed processes left of writing ``path``; call it where no other process writes it."""
+    """Removes temporary files that killed processes left; no other process may be writing ``path``."""
     for left in path.parent.glob(f"{_unfinished(path)}*.tmp"):
         try:
             left.unlink()
         except OSError as error:
-            raise UserError(f"{left}: is left of a killed run and cannot be removed ({error.strerror})") from error
+            raise UserError(f"{left}: is left from a killed run and cannot be removed ({error.strerror})") from error
 
 
 def write_text(text: str, path: Path) -> None:
@@ -82,5 +79,5 @@ def write_text(text: str, path: Path) -> None:
 
 
 def write_json(value: Any, path: Path, indent: int | None = 2) -> None:
-    """Writes JSON atomically; NaN and infinity are refused, since JSON has none."""
+    """Writes JSON atomically; raises ValueError for NaN and infinity, which JSON lacks."""
     write_text(json.dumps(value, indent=indent, allow_nan=False), path)

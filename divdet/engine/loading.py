@@ -1,4 +1,4 @@
-"""Processes that load data."""
+"""Data loading in worker processes."""
 
 import multiprocessing
 import os
@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from divdet.engine.concurrency import compute_on_one_thread
 
-_SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")  # Linux tells who sent a signal
+_SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")  # Linux
 
 
 class Loader(DataLoader):
-    """A DataLoader for a network on ``device``, the only kind in divdet. ``options`` go to DataLoader.
+    """A DataLoader for a network on ``device``; ``options`` go to DataLoader.
 
-    Its workers survive signals sent to all processes of a job (see ``start_worker``). They end with the ``with`` block
-    that it is used in, also where an error leaves it, and at the latest with this process.
+    Its workers survive signals to all processes of a job (see ``start_worker``). They end with the loader's ``with``
+    block, also on errors, and at the latest with this process.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, workers: int, device: torch.device, **options: Any) -> None:
@@ -36,7 +36,7 @@ class Loader(DataLoader):
         self._running: Any = None
 
     def __iter__(self) -> Iterator[Any]:
-        # Workers are started here and inherit the mask: signals wait until start_worker has set up their handling.
+        # Workers start here and inherit the mask, so signals wait until start_worker has set up its handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if _SENDER_IS_KNOWN else None
         try:
             self._running = super().__iter__()
@@ -49,41 +49,39 @@ class Loader(DataLoader):
         return self
 
     def __exit__(self, *error: object) -> None:
-        # An error's traceback keeps the iterator. Python's garbage collector closes the workers' queues first, after
-        # which torch waits five seconds for each worker.
+        # After an error the traceback keeps the iterator alive. Once Python's garbage collector has closed the
+        # workers' queues, torch would wait five seconds for each worker.
         if self.num_workers and self._running is not None:
             self._running._shutdown_workers()
         self._running = self._iterator = None
 
 
 def _context() -> str | None:
-    # Forked workers share this process's memory, such as cached images. From Python 3.14 on they would get copies by
-    # default. Another method that the user has set is kept.
+    # Forked workers share memory such as cached images; Python 3.14's default would copy it. A method that the user
+    # has set is kept.
     default = multiprocessing.get_all_start_methods()[0]
     return "fork" if sys.platform == "linux" and multiprocessing.get_start_method() == default else None
 
 
 def start_worker(worker: int) -> None:
-    """Sets up a data worker (its number, from 0); a DataLoader's ``worker_init_fn``.
+    """Sets up a data worker: one thread, and no end by signals; a DataLoader's ``worker_init_fn``.
 
-    Only the parent decides when its workers end, since it needs them to finish a step and save. torchrun and terminals
-    signal a process group, so workers leave it. systemd, SLURM and Docker signal every process of a job: workers ignore
-    SIGINT, and SIGTERM unless the parent sent it: it does so when it exits, and then waits for them to end. macOS does
-    not tell who sent a signal, so there they end at every SIGTERM; Windows has no such signals.
-
-    A worker computes on one thread: by default each would start one for every core.
+    The parent needs its workers to finish a step and save. torchrun and terminals signal a process group, so workers
+    leave it. systemd, SLURM and Docker signal every process of a job, so workers ignore SIGINT, and SIGTERM unless it
+    comes from the parent, which sends it on exit and then waits for them. macOS does not tell the sender: there every
+    SIGTERM ends a worker.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _SENDER_IS_KNOWN:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread that waits for it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the thread that waits for it
         threading.Thread(target=_end_with_parent, daemon=True).start()
     compute_on_one_thread()
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent asks for it by SIGTERM, or within a second of the parent's own end."""
+    """Ends this process on the parent's SIGTERM, or within a second of the parent's own end."""
     parent, reaper = multiprocessing.parent_process().pid, os.getppid()
     while os.getppid() == reaper:
         sent = signal.sigtimedwait({signal.SIGTERM}, 1)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Locks: one process at a time in a folder."""
 
 import errno
 import sys
@@ -16,16 +16,16 @@ LOCK = ".lock"
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
-def lock_folder(folder: Path, name: str = LOCK) -> BinaryIO | None:
-    """Locks a folder, by a file in it, until the returned file is closed or the process ends.
+def lock_folder(folder: Path) -> BinaryIO | None:
+    """Locks a folder by a file in it, until that file is closed or the process ends.
 
-    Where nothing can be written there is no lock: the first file to be written there says why.
+    Returns None where nothing can be written: the first write there will say why.
 
     Raises:
-        UserError: when another process has it.
+        UserError: where another process holds the lock.
     """
     try:
-        file = open(folder / name, "ab")  # noqa: SIM115
+        file = open(folder / LOCK, "ab")  # noqa: SIM115
     except OSError:
         return None
     lock_file(file, folder)
@@ -33,17 +33,13 @@ def lock_folder(folder: Path, name: str = LOCK) -> BinaryIO | None:
 
 
 def lock_file(file: BinaryIO, folder: Path) -> None:
-    """Locks an open file until it is closed or the process ends, in whatever way.
+    """Locks an open file of ``folder`` until it is closed or the process ends, in whatever way.
 
-    The lock belongs to this process alone: data workers that outlive it do not hold it. On a file system without locks
-    there is none.
-
-    Args:
-        file: opened for writing; closed where the lock is refused.
-        folder: its folder, for the message.
+    The lock belongs to this process alone, so data workers that outlive it do not hold it. File systems without locks
+    are not an error.
 
     Raises:
-        UserError: when another process has it.
+        UserError: where another process holds the lock; the file is closed.
     """
     try:
         if sys.platform == "win32":

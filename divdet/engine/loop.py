@@ -1,4 +1,4 @@
-"""The training loop that classification and detection share, in one process or many."""
+"""The training loop of classification and detection, in one process or many."""
 
 import math
 import time
@@ -32,7 +32,7 @@ from divdet.engine.task import Task
 def training_loader(
     dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
 ) -> Loader:
-    """A loader of full, shuffled batches; ``dataset[(epoch, number)]`` gives an image (see ``EpochSampler``)."""
+    """A loader of full, shuffled batches; ``dataset`` is indexed by ``EpochSampler``'s keys."""
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
     options |= {"sampler": EpochSampler(len(dataset), *shape), "persistent_workers": settings.workers > 0}
     return Loader(dataset, settings.batch_size, settings.workers, device, **options)
@@ -43,11 +43,11 @@ def fit(
 ) -> dict[str, Any]:
     """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
 
-    The random numbers of a step come from (seed, step) alone, so resuming needs no generator's state.
+    The random numbers of a step depend on (seed, step) alone, so resuming needs no generator's state.
 
     Raises:
-        UserError: when the loss is not finite, or memory or disk run out; the last checkpoint stays as it was.
-        Stopped: after SIGINT or SIGTERM, when the step at hand is done and saved.
+        UserError: where the loss is not finite, or memory or disk run out; the last checkpoint is kept.
+        Stopped: after SIGINT or SIGTERM, when the current step is done and saved.
     """
     if settings.warmup_epochs >= settings.epochs:
         print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
@@ -64,29 +64,23 @@ def fit(
 
 
 class _Training:
-    """A run between its first and its last step.
+    """The state of a run.
 
     Attributes:
-        epoch: whole epochs done, evaluation included.
-        batch: batches done of the epoch at hand.
+        epoch: epochs done, evaluation included.
+        batch: batches done of the current epoch.
         totals: sums of the losses over those batches.
-        history: a line of metrics.jsonl for each whole epoch.
+        history: a line of metrics.jsonl for each epoch done.
     """
 
     def __init__(
-        self,
-        task: Task,
-        loader: Loader,
-        settings: TrainSettings,
-        folder: RunFolder,
-        device: torch.device,
-        world: World,
+        self, task: Task, loader: Loader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
     ) -> None:
         self.task, self.loader, self.settings, self.folder = task, loader, settings, folder
         self.device, self.world = device, world
         self.sampler: EpochSampler = loader.sampler
         self.batches = self.sampler.batches  # of an epoch
-        # Several times faster in mixed precision: the convolutions' own layout.
+        # The layout of cuDNN and oneDNN: several times faster in mixed precision.
         self.model = task.model.to(memory_format=torch.channels_last)
         batch_norm.prepare(self.model, settings.batch_norm, world)
         self.dtype = precision_dtype(settings.precision, device, training=True)
@@ -110,7 +104,7 @@ class _Training:
         self.replica = data_parallel(self.model, world)
         if settings.compile:
             check_compiler("train.compile")
-        # Beside the model, whose keys stay as they are and which evaluates as it is.
+        # self.model stays unwrapped: it keeps its keys and evaluates as it is.
         task.network = torch.compile(self.replica) if settings.compile else self.replica
         if world.is_main_process:
             folder.begin(self.history, trains=self.epoch < settings.epochs)
@@ -140,7 +134,7 @@ class _Training:
             print("  best.pt starts anew: the data or settings of the evaluation have changed")
 
     def train_epoch(self, stopping: Stopping) -> None:
-        """What is left of the epoch at hand."""
+        """Trains the rest of the current epoch."""
         began, settings = time.perf_counter(), self.settings
         self.sampler.epoch, self.sampler.start = self.epoch, self.batch
         self.model.train()
@@ -176,17 +170,17 @@ class _Training:
         self.seconds = time.perf_counter() - began
 
     def _stop(self, number: int) -> NoReturn:
-        self.world.broadcast_from_main(lambda: None)  # it is done with writing
+        self.world.broadcast_from_main(lambda: None)  # waits until the main process has written
         where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
         raise Stopped(number, f"stopped {where}; {self.folder.last} holds it: continue with --resume auto")
 
     def _span(self, batch: int) -> tuple[float, float]:
-        """Where the step of a batch begins and ends, in epochs: its batches share the rate and λ."""
+        """Beginning and end of a batch's step, in epochs."""
         first = batch - batch % self.settings.accumulate
         return self.epoch + first / self.batches, self.epoch + (first + self.settings.accumulate) / self.batches
 
     def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
-        """Adds a batch's gradients; they are averaged over the replicas with the ``last`` one of a step."""
+        """Adds a batch's gradients; DDP averages them over the replicas at the ``last`` batch of a step."""
         torch.manual_seed(derived_seed(self.folder.config.seed, "step", self.epoch * self.batches + self.batch))
         replica = self.replica
         alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
@@ -197,10 +191,7 @@ class _Training:
         return {name: value.detach() for name, value in losses.items()}
 
     def _read_reports(self, stopping: Stopping, all_of_them: bool = False) -> int:
-        """Adds the losses of the reports that are due, averaged over the processes, to the totals.
-
-        Returns the number of a signal that any process has got, or 0.
-        """
+        """Adds due reports, averaged over the processes, to the totals; returns a signal of any process, or 0."""
         stop = False
         for report in self.reports.due(all_of_them):
             values, bad, signalled = report.wait()
@@ -238,11 +229,11 @@ class _Training:
         self.average.update()
 
     def finish_epoch(self, stopping: Stopping) -> None:
-        """Evaluates, saves and logs the epoch whose batches are done."""
+        """Evaluates, saves and logs the current epoch."""
         settings, metric = self.settings, self.task.best_metric
         evaluated = (self.epoch + 1) % settings.evaluate_every == 0 or self.epoch + 1 == settings.epochs
         if evaluated and self.batch:
-            self._save()  # a kill during the evaluation does not cost the epoch
+            self._save()  # a kill during the evaluation must not cost the epoch
         rate = learning_rate(settings, *self._span(self.batches - 1))  # of the epoch's last step
         line: dict[str, Any] = {"epoch": self.epoch + 1, "lr": rate}
         line |= {f"train_{name}": total / self.batches for name, total in self.totals.items()}
@@ -255,7 +246,7 @@ class _Training:
             self.best = line[metric]
         self.history.append(line)
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
-        self._save(best=best, finished=True)
+        self._save(best)
         if self.world.is_main_process:
             values = {key: value for key, value in line.items() if key != "epoch"}
             self.folder.write_events(self.epoch, values | {"seconds": self.seconds})
@@ -264,8 +255,8 @@ class _Training:
         if signal and self.epoch < settings.epochs:
             self._stop(signal)
 
-    def _save(self, best: bool = False, finished: bool = False) -> None:
-        """Writes the run as it stands; ``finished`` says that an epoch, with its evaluation, has ended."""
+    def _save(self, best: bool = False) -> None:
+        """Writes the run as it stands."""
         weights = gather_entries(self.model.state_dict(), self.world)
         average = gather_entries(self.average.values, self.world)
         held = gather_entries(momentum(self.optimizer, self.model), self.world)
@@ -290,7 +281,7 @@ class _Training:
         folder = self.folder
         config, meta = to_dict(folder.config), self.task.meta
         saved = Checkpoint(folder.kind, average or weights, config, meta, self.epoch, self.history, run)
-        folder.write(saved, finished=finished, best=best, keep=self.settings.keep)
+        folder.write(saved, best, self.settings.keep)
 
 
 def _describe(line: dict[str, Any], metric: str | None, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate of every step."""
+"""Optimizer, gradient scaling and clipping, and the learning rate schedule."""
 
 import math
 
@@ -12,10 +12,10 @@ from divdet.engine.settings import TrainSettings
 
 
 def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: float, scaled: bool = False) -> SGD:
-    """SGD in two groups: decayed weights, and biases and normalisation parameters (all one-dimensional).
+    """SGD with weight decay on all but one-dimensional parameters: biases and normalization layers.
 
-    It is PyTorch's fused one, unless the losses are ``scaled``: where a scaler skips the first step, the fused one
-    keeps a momentum that nothing was written to.
+    It is fused unless the losses are ``scaled``: where a scaler skips the first step, fused SGD keeps uninitialized
+    momentum.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1 or settings.decay_all]
@@ -31,7 +31,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: flo
 
 
 def build_scaler(device: torch.device, enabled: bool, world: World) -> torch.amp.GradScaler:
-    """The scaler of fp16's losses; in several processes a step is skipped by all of them or by none."""
+    """The scaler of fp16's losses; of several processes all skip a step or none."""
     if enabled and world.size > 1:
         from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # slow to import
 
@@ -40,14 +40,14 @@ def build_scaler(device: torch.device, enabled: bool, world: World) -> torch.amp
 
 
 def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
-    """Scales the whole network's gradient, of other processes' members too, to a norm of at most ``limit``."""
+    """Clips the gradient of the whole network, other processes' members included, to a norm of ``limit``."""
     if world.member_group is None:
         nn.utils.clip_grad_norm_(model.parameters(), limit)
         return
     shared = shared_parameters(model)
-    others = {id(p) for p in shared}
-    own = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in others]
-    squared = nn.utils.get_total_norm(own) ** 2
+    shared_ids = {id(p) for p in shared}
+    local = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in shared_ids]
+    squared = nn.utils.get_total_norm(local) ** 2
     dist.all_reduce(squared, group=world.member_group)
     if shared:
         squared += nn.utils.get_total_norm([p.grad for p in shared if p.grad is not None]) ** 2
@@ -55,16 +55,16 @@ def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
 
 
 def learning_rate(settings: TrainSettings, epoch: float, end: float | None = None) -> float:
-    """The rate of a step that begins at ``epoch``, a fraction inside an epoch (paper, Sec. IV-A, taken step by step).
+    """The learning rate of a step (paper, Sec. IV-A, per step).
 
-    Linear warm-up, then steps of ÷10 or ``end_lr + (lr − end_lr) · 0.5 · (1 + cos(π · (epoch − warm-up) / (epochs −
-    warm-up)))``. A step of the warm-up has the rate of its end, later steps that of their beginning, so no step has a
-    rate of 0 or above ``lr``.
+    Linear warm-up, then ÷10 at each milestone or the cosine ``end_lr + (lr − end_lr) · 0.5 · (1 + cos(π · (epoch −
+    warm-up) / (epochs − warm-up)))``. Warm-up steps have the rate of their end, later steps that of their beginning, so
+    no step has a rate of 0 or above ``lr``.
 
     Args:
         settings: the recipe.
-        epoch: where the step begins.
-        end: where the step ends; by default at ``epoch``, as in the paper's formula.
+        epoch: where the step begins, as a fraction.
+        end: where the step ends; default: ``epoch``, as in the paper's formula.
     """
     if epoch < settings.warmup_epochs:
         share = min((epoch if end is None else end) / settings.warmup_epochs, 1.0)

@@ -1,4 +1,4 @@
-"""Progress bars, on a terminal only."""
+"""Progress bars."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 def progress(
     items: Iterable[Item], description: str, unit: str = "it", total: int | None = None, initial: int = 0
 ) -> "tqdm[Item]":
-    """``items`` behind a bar with rate and ETA on stderr, of the first process, and only where that is a terminal."""
-    hidden = None if is_main_process() else True  # None: where there is no terminal
-    options = {"disable": hidden, "leave": False, "dynamic_ncols": True}
+    """Wraps ``items`` in a bar on stderr, shown by the main process and on terminals only."""
+    disable = None if is_main_process() else True  # None: unless stderr is a terminal
+    options = {"disable": disable, "leave": False, "dynamic_ncols": True}
     return tqdm(items, desc=description, unit=unit, total=total, initial=initial, **options)

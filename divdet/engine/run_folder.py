@@ -45,7 +45,6 @@ class RunFolder:
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
         self._metrics_file, self._config_file = self.path / "metrics.jsonl", self.path / "config.yaml"
         self._events, self._config_written = Events(self.path), False
-        self._unfilled: list[dict[str, Any]] = []  # epochs that the events may lack
         self._lock: BinaryIO | None = None
         if os.path.exists(self.path / LOCK) or (config.resume and os.path.exists(self.last)):
             self._take_lock()
@@ -146,11 +145,11 @@ class RunFolder:
             checkpoint.save(replace(self.resumed, run=run), self.last)
         if history:
             self._write_metrics(history)
-        self._unfilled = list(history)
+        self._events.history = list(history)
         if not trains:
-            self._fill_events()
+            self._events.refill()
 
-    def write(self, saved: Checkpoint, *, finished: bool, best: bool = False, keep: int = 1) -> None:
+    def write(self, saved: Checkpoint, best: bool = False, keep: int = 1) -> None:
         """Writes last.pt, and at the end of an epoch metrics.jsonl and best.pt.
 
         metrics.jsonl is written whole from the history that last.pt also holds, so a kill between two writes leaves no
@@ -158,8 +157,7 @@ class RunFolder:
         evaluation and writes the same best.pt again.
 
         Args:
-            saved: the checkpoint, with the state of its run.
-            finished: whether an epoch has ended.
+            saved: the checkpoint; an epoch has ended if no batch of the next is done.
             best: whether it is also best.pt.
             keep: checkpoints to keep, last.pt among them.
         """
@@ -171,14 +169,14 @@ class RunFolder:
             self._keep_last(self._complete)
         run = replace(saved.run, data=self.data, kept=self._kept, origin=self._origin)
         checkpoint.save(replace(saved, run=run), self.last)
-        self._complete = saved.epoch if finished else None
+        self._complete = None if run.batch else saved.epoch
         while len(self._kept) > keep - 1:
             file = self._kept_file(self._kept.pop(0))
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(f"{file}: an older checkpoint cannot be removed ({reason(error)})") from error
-        if finished:
+        if not run.batch:
             self._write_metrics(saved.history)
 
     def _keep_last(self, epoch: int) -> None:
@@ -197,13 +195,8 @@ class RunFolder:
 
     def write_events(self, epoch: int, values: dict[str, float]) -> None:
         """Adds an epoch's numbers to the TensorBoard events; raises UserError where they cannot be written."""
-        self._fill_events()
+        self._events.refill()
         self._events.write(epoch, values)
-
-    def _fill_events(self) -> None:
-        history, self._unfilled = self._unfilled, []
-        if history:
-            self._events.refill(history)
 
     def close(self) -> None:
         """Releases the folder's lock."""

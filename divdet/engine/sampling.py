@@ -1,7 +1,6 @@
-"""Which image comes when, and with which random numbers: a function of (seed, epoch, index) alone.
+"""The order of the training images and the seeds of their random numbers.
 
-Nothing depends on the number of workers or on what ran before, so a run that was killed continues to the
-same weights by starting its next epoch.
+Both depend on (seed, epoch, index) alone, not on workers or on what ran before, so resumed runs reach the same weights.
 """
 
 import zlib
@@ -15,11 +14,7 @@ from divdet.engine.errors import UserError
 
 
 def derived_seed(*keys: int | str) -> int:
-    """An independent 63-bit seed for each tuple of numbers and names.
-
-    Raises:
-        UserError: for a negative number, which only a seed of the user's can be.
-    """
+    """An independent 63-bit seed for each tuple of numbers and names; UserError for a negative (user's) seed."""
     if any(isinstance(key, int) and key < 0 for key in keys):
         raise UserError("seed must be 0 or more")
     numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
@@ -27,18 +22,17 @@ def derived_seed(*keys: int | str) -> int:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields ``(epoch, number)`` in the shuffled order of the current ``epoch``, full steps only.
+    """Yields ``(epoch, number)`` in the shuffled order of an epoch, full steps only.
 
-    The epoch travels with the index because the copies of a data set that persistent workers hold would not
-    see it change. A step takes ``batch_size`` x ``replicas`` x ``accumulate`` images, the same ones however they are
-    shared out: each replica has its part of every batch. What an epoch's shuffle has beyond full steps is left out.
+    The epoch is part of the key because persistent workers hold copies of the data set, which would not see it change.
+    A step has ``batch_size`` x ``replicas`` x ``accumulate`` images, the same ones however they are shared out.
 
     A data set smaller than one step is repeated until it fills one. ``number`` is the image's index plus ``length`` for
-    each earlier repetition, so that each draws its own random numbers; ``number % length`` is the image.
+    each earlier repetition, so that each repetition has its own random numbers.
 
     Attributes:
-        epoch: whose order comes next.
-        start: batches of the epoch to pass over, those of a run that is continued inside it.
+        epoch: the epoch to yield.
+        start: batches to skip when resuming mid-epoch.
     """
 
     def __init__(
@@ -59,14 +53,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     @property
     def layout(self) -> dict[str, int]:
-        """What says where the steps of an epoch lie."""
+        """What decides which images a step has."""
         images = self.batch_size * self.replicas
         return {"batches": self.batches, "batch_images": images, "accumulate": self.accumulate}
 
     def batch_after(self, done: int, layout: dict[str, int]) -> int:
-        """The batch that a run goes on with which has ``done`` batches of an epoch under ``layout``.
+        """The batch to continue with after ``done`` batches under an earlier ``layout``.
 
-        Where steps lie elsewhere now, it is the first one behind the last whole step that is among what was done.
+        With another layout, it is the first one after the last whole step that was done.
         """
         if layout == self.layout:
             return done

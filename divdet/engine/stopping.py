@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in long work: the step or batch ends and is saved, and the process says how it ended."""
+"""Ctrl-C and SIGTERM in long work: the current step or batch is finished and saved first."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A signal ended the run; what it had done is saved. Command lines exit with 128 + the signal's number."""
+    """A signal ended the run after it was saved. Commands exit with 128 + the signal's number."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -19,21 +19,21 @@ class Stopped(Exception):
 
 
 class Stopping:
-    """What has been asked for so far.
+    """Notes signals.
 
     Attributes:
-        signal: number of the first signal, 0 before it.
+        signal: number of the first signal; 0 before it.
     """
 
     def __init__(self) -> None:
         self.signal, self._since, self._process = 0, 0.0, os.getpid()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # inherited by a forked process, where nothing would act on it
+        if os.getpid() != self._process:  # in a forked process nobody would read the note
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        # Somebody asks again; a moment later it is the same wish that came twice, say of torchrun and its terminal.
+        # Within a second it is the same request twice, for example by torchrun and by its terminal.
         if self.signal and number == signal.SIGINT and time.monotonic() > self._since + 1:
             raise KeyboardInterrupt
         if not self.signal:
@@ -42,7 +42,7 @@ class Stopping:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stopping]:
-    """Notes signals instead of dying by them; a later Ctrl-C interrupts at once."""
+    """Notes signals instead of ending the process; a second Ctrl-C interrupts at once."""
     stopping = Stopping()
     before = {number: signal.signal(number, stopping._take) for number in SIGNALS}
     try:

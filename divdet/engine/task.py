@@ -7,15 +7,14 @@ from torch import Tensor, nn
 
 
 class Task(Protocol):
-    """What a subject gives the loop.
+    """What the training loop trains.
 
     Attributes:
         model: this process's part of the network, on its device.
-        network: what ``losses`` calls for the network's outputs; the loop puts DDP around the model here.
-        best_metric: the number of ``evaluate()`` that chooses best.pt, higher being better; None where nothing can
-            be measured: best.pt is then the newest epoch's.
-        meta: plain values that a checkpoint needs beside the weights (class names, …).
-        weight_decay: the decay after dividing (Eq. 6).
+        network: what ``losses`` calls for the network's outputs; the loop may wrap it in DDP and torch.compile.
+        best_metric: key of ``evaluate()`` that chooses best.pt, higher is better; None makes every epoch the best.
+        meta: plain values that a checkpoint needs beside the weights, such as class names.
+        weight_decay: after dividing by S (Eq. 6).
     """
 
     model: nn.Module
@@ -25,15 +24,16 @@ class Task(Protocol):
     weight_decay: float
 
     def losses(self, batch: Any, epoch: float) -> Mapping[str, Tensor]:
-        """The losses of a batch, under autocast; ``loss`` is the one that is differentiated. All processes of a replica
-        give the same, that of all members. ``epoch`` is where the batch's step ends, a fraction inside an epoch.
+        """The losses of a batch, under autocast; ``loss`` is differentiated.
+
+        All processes of a replica return the same losses. ``epoch`` is the end of the batch's step, as a fraction.
         """
         ...
 
     def evaluate(self) -> dict[str, Any]:
-        """The metrics of the evaluation data, on every process; numbers only are logged."""
+        """The metrics on the evaluation data, on every process; only numbers are logged."""
         ...
 
     def name(self, index: int) -> str:
-        """What a user calls a training image."""
+        """The name of a training image for messages."""
         ...

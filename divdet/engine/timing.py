@@ -1,4 +1,4 @@
-"""Times several ways of doing one thing side by side: in turn, round by round, so that a machine's drift meets all."""
+"""Compares the speed of several ways to do the same work, timed in turns so that a machine's drift affects all."""
 
 import statistics
 import time
@@ -12,8 +12,8 @@ class Timing:
 
     Attributes:
         name: what was timed.
-        milliseconds: of one call, a figure per round.
-        ratio: the median, over the rounds, of the reference's time by this way's of the same round: above 1 is faster.
+        milliseconds: of one call, for each round.
+        ratio: median over the rounds of the reference's time divided by this way's: above 1 is faster.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """First and third, milliseconds of one call."""
+        """First and third, in milliseconds of one call."""
         low, _, high = statistics.quantiles(self.milliseconds, n=4)
         return low, high
 
@@ -35,13 +35,13 @@ class Timing:
 def side_by_side(
     ways: Mapping[str, Callable[[], object]], reference: str, rounds: int = 15, seconds: float = 0.2
 ) -> list[Timing]:
-    """Times every way, after calls that do not count, in ``rounds`` rounds.
+    """Times every way once per round, after warm-up calls.
 
     Args:
-        ways: what is timed, by name; each call does the same work, whose equality the caller has checked.
-        reference: the way that the ratios are taken against.
-        rounds: each way is timed once in each.
-        seconds: about how long one way is called in a round; at least one call.
+        ways: functions by name; each call does the same work, which the caller has checked.
+        reference: name of the way that ratios refer to.
+        rounds: number of rounds.
+        seconds: about how long one way is called per round; at least one call.
     """
     calls = {}
     for name, way in ways.items():
@@ -60,12 +60,3 @@ def side_by_side(
         Timing(name, own, statistics.median(r / o for r, o in zip(times[reference], own, strict=True)))
         for name, own in times.items()
     ]
-
-
-def table(timings: list[Timing], reference: str) -> str:
-    """The timings as a Markdown table: median, first and third quartile in milliseconds, ratio."""
-    lines = [f"| | median, ms | quartiles, ms | times {reference} |", "|---|---|---|---|"]
-    for timing in timings:
-        low, high = timing.quartiles
-        lines.append(f"| {timing.name} | {timing.median:.4g} | {low:.4g} to {high:.4g} | {timing.ratio:.3g} |")
-    return "\n".join(lines)

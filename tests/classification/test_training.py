@@ -229,7 +229,10 @@ def test_classifiers_of_any_family_are_loaded_by_class_name(
     old, new = ["a", "b", "c", "d"], ["d", "x", "b", "a"]
     source, model = (create_ensemble(backbone, 1, 4, "imagenet") for _ in range(2))
     own = {key: value.clone() for key, value in model.state_dict().items()}
-    monkeypatch.setattr("classification.training.load_ensemble", lambda path: (source, Checkpoint("classification", {}, meta={"classes": old})))
+    monkeypatch.setattr(
+        "classification.training.load_ensemble",
+        lambda path: (source, Checkpoint("classification", {}, meta={"classes": old})),
+    )
     load_pretrained(model, "some.pt", new)
     weights, given = model.state_dict(), source.state_dict()
     for key, value in weights.items():

@@ -1,9 +1,11 @@
 """Checkpoints: what is read of them, and what a user sees when one is unusable."""
 
+import math
 import os
 import re
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from divdet.engine import checkpoint
-from divdet.engine.checkpoint import Checkpoint
+from divdet.engine.checkpoint import Checkpoint, RunState
 from divdet.engine.errors import UserError
 from tests.fuzz.damage import KINDS, damage, judge_damage
 
@@ -155,3 +157,27 @@ def test_published_files_of_both_formats_are_read(tmp_path: Path, zipped: bool) 
     weights = {"w": torch.randn(3, 4)}
     torch.save({"state_dict": weights}, tmp_path / "old.pth", _use_new_zipfile_serialization=zipped)
     assert torch.equal(checkpoint.read(tmp_path / "old.pth")["state_dict"]["w"], weights["w"])
+
+
+def test_what_is_written_is_read_and_settings_have_their_type(tmp_path: Path) -> None:
+    run = RunState(
+        1, {"batches": 4, "batch_images": 2, "accumulate": 1}, {"loss": 0.5}, {}, 0, {}, {}, -math.inf, kept=[3]
+    )
+    config = {"model": {"members": 2, "backbone": "a"}, "data": {"root": None}}
+    written = Checkpoint(
+        "detection", {"w": torch.ones(1)}, config, {"names": ["a"]}, 1, [{"epoch": 1, "loss": 2.5}], run
+    )
+    path = tmp_path / "last.pt"
+    checkpoint.save(written, path)
+    assert checkpoint.load(path) == replace(written, source=str(path))
+    assert list(torch.load(path, weights_only=True)) == [
+        *["kind", "model", "config", "meta", "epoch", "history"],
+        *vars(run),
+    ]
+    assert checkpoint.load(path).setting("model.backbone", str) == "a"
+    assert checkpoint.load(path).setting("data.root", str, type(None)) is None
+    for key in ("model.backbone.x", "data.root", "train.lr"):
+        with pytest.raises(UserError, match=rf"last\.pt: its {key} is missing or damaged; use another checkpoint"):
+            checkpoint.load(path).setting(key, str)
+    with pytest.raises(UserError, match=r"last\.pt: its model\.members is 2, but it holds 1 weights"):
+        _ = checkpoint.load(path).members

@@ -116,7 +116,7 @@ def test_a_run_that_continues_another_folders_is_continued_itself_when_it_starts
     config = RunConfig(output=str(tmp_path / "new"), resume=str(tmp_path / "old.pt"))
     folder = RunFolder(config, "detection", {})
     folder.begin([])  # a kill from here on, and torchrun starts it with the same words
-    folder.write(typed({"batch": 3}), finished=False)
+    folder.write(typed({"batch": 3}))
     assert RunFolder(config, "detection", {}).resumed.run.batch == 3
     torch.save(RUN, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"already holds a run: choose another --output to continue from .*other\.pt"):
@@ -182,9 +182,9 @@ def run_of(tmp_path: Path, epochs: range, keep: int, resume: str | None = None, 
     history = list(folder.resumed.history) if folder.resumed else []
     folder.begin(history)
     for epoch in epochs:
-        folder.write(typed({"epoch": epoch - 1, "history": history}), finished=False, keep=keep)
+        folder.write(typed({"epoch": epoch - 1, "history": history}), keep=keep)
         history = [*history, {"epoch": epoch, "loss": 1.0}]
-        folder.write(typed({"epoch": epoch, "batch": 0, "history": history}), finished=True, keep=keep)
+        folder.write(typed({"epoch": epoch, "batch": 0, "history": history}), keep=keep)
     folder.close()
     return folder
 
@@ -277,7 +277,7 @@ def test_where_nothing_is_left_to_train_every_file_stays_as_it_was(tmp_path: Pat
     folder = RunFolder(RunConfig(output=str(tmp_path / "run"), resume="auto", limit=5), "detection", {})
     folder.begin(folder.resumed.history)
     assert files()["config.yaml"] == before["config.yaml"]  # nothing is trained yet
-    folder.write(typed(), finished=False)
+    folder.write(typed())
     assert b"limit: 5" in files()["config.yaml"][1]
 
 
@@ -313,7 +313,7 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
     try:
         folder = RunFolder(RunConfig(output=str(disk / "run")), "detection", {})
         folder.begin([])
-        folder.write(typed(), finished=True, best=True)
+        folder.write(typed({"batch": 0}), best=True)
         folder.write_events(1, {"loss": 1.0})
         before = {file.name: file.read_bytes() for file in (disk / "run").glob("*.[pjy]*")}
         with suppress(OSError), open(disk / "rest", "wb", buffering=0) as file:
@@ -321,7 +321,7 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
                 pass
         large = typed({"model": {"w": torch.zeros(10**5)}})
         writes = (
-            ("last.pt", "an earlier file there is kept", lambda: folder.write(large, finished=False)),
+            ("last.pt", "an earlier file there is kept", lambda: folder.write(large)),
             ("metrics.jsonl", "an earlier file there is kept", lambda: folder._write_metrics([{"epoch": 1}])),
             (
                 "TensorBoard's events",
