@@ -7,11 +7,10 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from classification.backbones.efficientnet import SameConv2d
 from classification.backbones.registry import BACKBONES, DATASETS, create_feature_extractors, create_members
-from classification.backbones.regularization import ShakeDrop
+from classification.backbones.regularization import DropPath, ShakeDrop
 from classification.released import own_names
 from divdet.engine.errors import UserError
 from tests.reference import assert_probe, deterministic_images, deterministic_weights, released
@@ -132,7 +131,7 @@ def drops(network: nn.Module, kind: type[nn.Module]) -> list[float]:
 def test_drop_probabilities_grow_with_depth_and_are_divided() -> None:
     pyramid, efficient = member_of("cifar10/pyramidnet272/S4"), member_of("cifar10/efficientnet_b0/S4")
     assert drops(pyramid, ShakeDrop) == pytest.approx([0.25 * k / 90 for k in range(1, 91)])
-    assert drops(efficient, StochasticDepth) == pytest.approx([0.1 * k / 16 for k in range(16)])
+    assert drops(efficient, DropPath) == pytest.approx([0.1 * k / 16 for k in range(16)])
 
 
 def test_drop_path_may_be_set() -> None:
@@ -140,7 +139,7 @@ def test_drop_path_may_be_set() -> None:
         pyramid = create_members("pyramidnet272", 2, 10, "cifar10", drop_path=0.8)[0]
         efficient = create_members("efficientnet_b0", 1, 10, "cifar10", drop_path=0.0)[0]
     assert drops(pyramid, ShakeDrop)[-1] == pytest.approx(0.8 / 2**0.5)
-    assert not any(drops(efficient, StochasticDepth))
+    assert not any(drops(efficient, DropPath))
     with pytest.raises(UserError, match="resnet110 drops no blocks"):
         create_members("resnet110", 2, 10, "cifar10", drop_path=0.1)
 

@@ -133,7 +133,7 @@ def test_bottleneck_network_equals_torchvisions(groups: int, inner: int) -> None
         torch.testing.assert_close(ours(x), peer(x))
 
 
-def test_initialisation_is_kaiming_fan_out() -> None:
+def test_initialization_is_kaiming_fan_out() -> None:
     torch.manual_seed(0)
     member = create_members("resnet18_64", 1, 10, "cifar10")[0]
     weight = member.layer3[1].conv2.weight

@@ -18,9 +18,10 @@ from classification.data.class_names import CIFAR10, CIFAR100, SVHN
 from classification.data.datasets import load_images
 from classification.data.views import CROP_RATIO, EvaluationViews, TrainingViews, erase, network_inputs, normalize
 from classification.ensemble import Ensemble, create_ensemble
-from classification.evaluation import evaluate, load_ensemble
+from classification.evaluation import load_ensemble
 from classification.importing import import_classifier, published_image_size
 from classification.settings import EvalDataSettings, EvaluateClassification, TrainClassification
+from divdet.commands.eval_cls import evaluate
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
