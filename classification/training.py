@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from classification.backbones import TIMM
 from classification.backbones.dividing import divide_weight_decay
-from classification.backbones.timm_models import PREFIX, check_copies_differ, output_shape, statistics
+from classification.backbones.timm_models import check_copies_differ, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.fingerprint import fingerprint
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
@@ -108,7 +109,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     if stem == "auto":
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
     expected = None
-    if config.model.backbone.startswith(PREFIX):
+    if config.model.backbone.startswith(TIMM):
         expected = statistics(config.model.backbone)
         if config.model.pretrained == "timm":
             check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
@@ -134,7 +135,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         drop_path=config.model.drop_path,
         pretrained=config.model.pretrained == "timm" and not folder.resumed,
     )
-    if config.model.backbone.startswith(PREFIX):
+    if config.model.backbone.startswith(TIMM):
         output_shape(model, f"data.image_size: {config.model.backbone}", size)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, config.model.pretrained, images.classes)

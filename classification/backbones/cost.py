@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from classification.backbones import TIMM
 from classification.backbones.registry import BackboneSpec, Dataset, find_dataset, member_specs
-from classification.backbones.timm_models import PREFIX, output_shape
+from classification.backbones.timm_models import output_shape
 from divdet.engine.cost import Cost, count_cost
 from divdet.engine.errors import UserError
 
@@ -38,7 +39,7 @@ def summarize(backbone: str, members: int, dataset: str, image_size: int | None 
     def count(index: int) -> Cost:
         with torch.device("meta"):
             member = specs[index].build(members, facts.form, facts.num_classes, dropout=0.0)
-        if image_size or backbone.startswith(PREFIX):
+        if image_size or backbone.startswith(TIMM):
             output_shape(member, backbone, size)
         return count_cost(member, (1, 3, size, size))
 

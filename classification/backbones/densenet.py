@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -37,28 +36,25 @@ def transition(channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(parts))
 
 
-@dataclass(frozen=True)
-class DenseNetSpec:
-    """Three blocks of ``layers`` bottlenecks each; ``growth`` is the undivided network's growth rate."""
+def build(members: int, form: str, num_classes: int, dropout: float, layers: int, growth: int) -> nn.Sequential:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
 
-    layers: int
-    growth: int
-    forms: tuple[str, ...] = ("cifar",)
-
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Sequential:
-        """Builds one of S members: [N,3,H,W] -> [N,num_classes]."""
-        growth = divide_growth_rate(self.growth, members)
-        channels = 2 * growth
-        parts: dict[str, nn.Module] = {"conv1": nn.Conv2d(3, channels, 3, padding=1, bias=False)}
-        for number in (1, 2, 3):
-            layers = (DenseLayer(channels + k * growth, growth) for k in range(self.layers))
-            parts[f"block{number}"] = nn.Sequential(*layers)
-            channels += self.layers * growth
-            if number < 3:
-                parts[f"trans{number}"] = transition(channels)
-                channels //= 2
-        parts |= {"bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1)}
-        parts |= {"flatten": nn.Flatten(), "dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
-        network = nn.Sequential(OrderedDict(parts))
-        kaiming(network)
-        return network
+    Args:
+        layers: bottlenecks in each of the three blocks.
+        growth: growth rate of the undivided network.
+    """
+    growth = divide_growth_rate(growth, members)
+    channels = 2 * growth
+    parts: dict[str, nn.Module] = {"conv1": nn.Conv2d(3, channels, 3, padding=1, bias=False)}
+    for number in (1, 2, 3):
+        block = (DenseLayer(channels + k * growth, growth) for k in range(layers))
+        parts[f"block{number}"] = nn.Sequential(*block)
+        channels += layers * growth
+        if number < 3:
+            parts[f"trans{number}"] = transition(channels)
+            channels //= 2
+    parts |= {"bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1)}
+    parts |= {"flatten": nn.Flatten(), "dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
+    network = nn.Sequential(OrderedDict(parts))
+    kaiming(network)
+    return network

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -46,50 +45,46 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(F.pad(x, pad), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-@dataclass(frozen=True)
-class EfficientNetSpec:
-    """An EfficientNet.
+def divide_channels(width: float, members: int) -> list[int]:
+    """A member's channels of stem, seven stages and last convolution: multiples of 8, or of 4 where S > 1."""
+    baseline = BASELINE.get(members) or [divide_to_multiple(c, members, 4) for c in BASELINE[1]]
+    return [round_channels(c * width, 8 if members == 1 else 4) for c in baseline]
 
-    Attributes:
-        width: coefficient of width, of the undivided network.
+
+def build(
+    members: int, form: str, num_classes: int, dropout: float, width: float, depth: float, drop_path: float
+) -> nn.Module:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
+
+    Batch norms have ε 1e-3 and momentum 0.01.
+
+    Args:
+        width: coefficient of width of the undivided network.
         depth: coefficient of depth.
         drop_path: stochastic depth's probability in the undivided network's last block.
     """
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # slow to import
 
-    width: float
-    depth: float
-    drop_path: float = 0.2
-    forms: tuple[str, ...] = ("cifar", "imagenet")
+    class Stage(MBConvConfig):
+        @staticmethod
+        def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
+            return round(channels * width_mult)  # torchvision's would round to a multiple of 8
 
-    def channels(self, members: int) -> list[int]:
-        """A member's channels of stem, seven stages and last convolution: multiples of 8, or of 4 where S > 1."""
-        baseline = BASELINE.get(members) or [divide_to_multiple(c, members, 4) for c in BASELINE[1]]
-        return [round_channels(c * self.width, 8 if members == 1 else 4) for c in baseline]
-
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Module:
-        """Builds one of S members: [N,3,H,W] -> [N,num_classes]. Its batch norms have ε 1e-3 and momentum 0.01."""
-        from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # slow to import
-
-        class Stage(MBConvConfig):
-            @staticmethod
-            def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
-                return round(channels * width_mult)  # torchvision's would round to a multiple of 8
-
-        stem, *outputs, last = self.channels(members)
-        inputs = [stem, *outputs[:-1]]
-        layers = [math.ceil(count * self.depth) for count in LAYERS]
-        stages = [Stage(*row) for row in zip(EXPANSION, KERNEL, STRIDE[form], inputs, outputs, layers, strict=True)]
-        drop_path = divide_drop_probability(self.drop_path, members)
-        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
-        network = draw_in_full_precision(EfficientNet(stages, dropout, drop_path, num_classes, norm, last))
-        if form == "cifar":
-            network.features[0][0].stride = (1, 1)
-            return network
-        for module in network.modules():
-            for name, conv in module.named_children():
-                if isinstance(conv, nn.Conv2d) and conv.stride != (1, 1):
-                    shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
-                    same = SameConv2d(*shape, groups=conv.groups, bias=False)
-                    same.weight = conv.weight
-                    setattr(module, name, same)
+    stem, *outputs, last = divide_channels(width, members)
+    inputs = [stem, *outputs[:-1]]
+    layers = [math.ceil(count * depth) for count in LAYERS]
+    stages = [Stage(*row) for row in zip(EXPANSION, KERNEL, STRIDE[form], inputs, outputs, layers, strict=True)]
+    drop_path = divide_drop_probability(drop_path, members)
+    norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+    network = draw_in_full_precision(EfficientNet(stages, dropout, drop_path, num_classes, norm, last))
+    if form == "cifar":
+        network.features[0][0].stride = (1, 1)
         return network
+    for module in network.modules():
+        for name, conv in module.named_children():
+            if isinstance(conv, nn.Conv2d) and conv.stride != (1, 1):
+                shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
+                same = SameConv2d(*shape, groups=conv.groups, bias=False)
+                same.weight = conv.weight
+                setattr(module, name, same)
+    return network

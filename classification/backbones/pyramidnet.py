@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,38 +39,33 @@ class PyramidBottleneck(nn.Module):
         return self.shake(self.bn4(residual)) + F.pad(self.downsample(x), (0, 0, 0, 0, 0, self.missing))
 
 
-@dataclass(frozen=True)
-class PyramidNetSpec:
-    """Three stages that widen by the same amount in every block.
+def build(
+    members: int, form: str, num_classes: int, dropout: float, blocks: int, alpha: int, drop_path: float
+) -> nn.Sequential:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
 
-    Attributes:
+    Its three stages widen by the same amount in every block.
+
+    Args:
         blocks: bottlenecks in each stage.
         alpha: channels that the undivided network adds over all blocks.
         drop_path: ShakeDrop's p in the undivided network's last block; it grows linearly with depth.
     """
-
-    blocks: int
-    alpha: int
-    drop_path: float
-    forms: tuple[str, ...] = ("cifar",)
-
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Sequential:
-        """Builds one of S members: [N,3,H,W] -> [N,num_classes]."""
-        total = 3 * self.blocks
-        added = divide_added_channels(self.alpha, members) / total
-        final_drop = divide_drop_probability(self.drop_path, members)
-        parts = {"conv1": nn.Conv2d(3, STEM, 3, padding=1, bias=False), "bn1": nn.BatchNorm2d(STEM)}
-        channels = STEM
-        for stage in range(3):
-            layers = []
-            for block in range(self.blocks):
-                depth = stage * self.blocks + block + 1
-                inner, stride = round(STEM + depth * added), 2 if stage and not block else 1
-                layers.append(PyramidBottleneck(channels, inner, stride, final_drop * depth / total))
-                channels = inner * EXPANSION
-            parts[f"layer{stage + 1}"] = nn.Sequential(*layers)
-        parts |= {"bn_final": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1)}
-        parts |= {"flatten": nn.Flatten(), "dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
-        network = nn.Sequential(OrderedDict(parts))
-        kaiming(network)
-        return network
+    total = 3 * blocks
+    added = divide_added_channels(alpha, members) / total
+    final_drop = divide_drop_probability(drop_path, members)
+    parts = {"conv1": nn.Conv2d(3, STEM, 3, padding=1, bias=False), "bn1": nn.BatchNorm2d(STEM)}
+    channels = STEM
+    for stage in range(3):
+        layers = []
+        for block in range(blocks):
+            depth = stage * blocks + block + 1
+            inner, stride = round(STEM + depth * added), 2 if stage and not block else 1
+            layers.append(PyramidBottleneck(channels, inner, stride, final_drop * depth / total))
+            channels = inner * EXPANSION
+        parts[f"layer{stage + 1}"] = nn.Sequential(*layers)
+    parts |= {"bn_final": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1)}
+    parts |= {"flatten": nn.Flatten(), "dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
+    network = nn.Sequential(OrderedDict(parts))
+    kaiming(network)
+    return network

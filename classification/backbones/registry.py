@@ -7,36 +7,51 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from importlib import import_module
+from typing import Any
 
 from torch import nn
 
-from classification.backbones import dividing
-from classification.backbones.densenet import DenseNetSpec
+from classification.backbones import TIMM, dividing
 from classification.backbones.dividing import (
+    Widths,
     check_members,
     divide_drop_probability,
     resnet,
     resnext,
     wrn_bottleneck,
 )
-from classification.backbones.efficientnet import EfficientNetSpec
-from classification.backbones.pyramidnet import PyramidNetSpec
-from classification.backbones.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
-from classification.backbones.shake_shake import ShakeShakeSpec
-from classification.backbones.timm_models import PREFIX, timm_specs
+from classification.backbones.resnet import BasicBlock, Bottleneck, SENetBottleneck
 from divdet.engine.errors import UserError
 
+CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
 
-class BackboneSpec(Protocol):
-    """What a family offers for each of its networks."""
 
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """The forms that it exists in: ``cifar`` (for images up to 64 pixels), ``imagenet``."""
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A network: its family, and what tells it from the others of it.
 
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Module:
-        """Builds one of S members, [N,3,H,W] -> logits [N,num_classes]; ``dropout`` is already divided."""
+    Attributes:
+        family: module of ``classification.backbones``, imported when a network is built.
+        options: further arguments of the module's ``build``; one of them is ``drop_path`` if the family drops blocks.
+        forms: that it exists in: ``cifar`` (for images up to 64 pixels), ``imagenet``.
+    """
+
+    family: str
+    options: dict[str, Any]
+    forms: tuple[str, ...] = CIFAR
+
+    def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> nn.Module:
+        """Builds one of S members, [N,3,H,W] -> logits [N,num_classes].
+
+        Args:
+            members: S.
+            form: of ``forms``.
+            num_classes: number of classes; None for SSD300's feature extractor, which some families have.
+            dropout: a member's probability before the classifier.
+        """
+        family = import_module(f"classification.backbones.{self.family}")
+        return family.build(members, form, num_classes, dropout, **self.options)
 
 
 @dataclass(frozen=True)
@@ -56,23 +71,31 @@ DATASETS = {
 }
 
 
-CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
-SENET = {"reduction": 16, "ceil_pool": True}  # Hu et al. 2018; the published networks for CIFAR have a reduction of 4
+def residual(
+    forms: tuple[str, ...], block: type, blocks: tuple[int, ...], divide: Callable[[int], Widths], **options: Any
+) -> BackboneSpec:
+    """A residual network; see `classification.backbones.resnet.build`."""
+    return BackboneSpec("resnet", {"block": block, "blocks": blocks, "divide": divide, **options}, forms)
 
 
-def small_resnet(blocks: int, width: int) -> ResNetSpec:
+def small_resnet(blocks: int, width: int) -> BackboneSpec:
     """Four stages of ``blocks`` basic blocks, the first of ``width`` channels. They learn best from PyTorch's start."""
-    return ResNetSpec(BOTH, BasicBlock, (blocks,) * 4, partial(dividing.small_resnet, width), released_start=False)
+    return residual(BOTH, BasicBlock, (blocks,) * 4, partial(dividing.small_resnet, width), released_start=False)
 
 
-def wrn(blocks: int, factor: int) -> ResNetSpec:
+def wrn(blocks: int, factor: int) -> BackboneSpec:
     """WRN for CIFAR: three stages of ``blocks`` basic blocks."""
-    return ResNetSpec(CIFAR, BasicBlock, (blocks,) * 3, partial(dividing.wrn, factor))
+    return residual(CIFAR, BasicBlock, (blocks,) * 3, partial(dividing.wrn, factor))
 
 
-def resnext29(groups: int) -> ResNetSpec:
+def resnext29(groups: int) -> BackboneSpec:
     """ResNeXt-29 for CIFAR with 64 channels per group in the first stage."""
-    return ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), partial(resnext, groups, 64))
+    return residual(CIFAR, Bottleneck, (3, 3, 3), partial(resnext, groups, 64))
+
+
+def efficientnet(width: float, depth: float = 1.0) -> BackboneSpec:
+    """EfficientNet by Tan and Le's coefficients of width and depth."""
+    return BackboneSpec("efficientnet", {"width": width, "depth": depth, "drop_path": 0.2}, BOTH)
 
 
 @dataclass(frozen=True)
@@ -98,43 +121,43 @@ WIDTH_SWEEPS = {
     "wrn28_<k>": WidthSweep(partial(wrn, 4), 1, 50),
     "wrn40_<k>": WidthSweep(partial(wrn, 6), 1, 50),
     "resnext29_<c>x64d": WidthSweep(resnext29, 1, 256),
-    "efficientnet_w<factor>": WidthSweep(partial(EfficientNetSpec, depth=1.0), 0.1, 16.0),
+    "efficientnet_w<factor>": WidthSweep(efficientnet, 0.1, 16.0),
 }
+
+# Hu et al. 2018; the published networks for CIFAR have a reduction of 4
+SENET = {"reduction": 16, "ceil_pool": True}
 
 BACKBONES: dict[str, BackboneSpec] = {
     # Networks of the paper: forms, block, blocks per stage, dividing rule, options
-    "resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(resnet, 64, 4, given={2: 44})),
-    "resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), partial(resnet, 16, 4)),
-    "resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), partial(resnet, 16, 4)),
+    "resnet50": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(resnet, 64, 4, given={2: 44})),
+    "resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(resnet, 16, 4)),
+    "resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(resnet, 16, 4)),
     "wrn16_8": wrn(2, 8),
     "wrn28_10": wrn(4, 10),
     "wrn40_10": wrn(6, 10),
-    "wrn50_2": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(wrn_bottleneck, 2)),
-    "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(wrn_bottleneck, 3)),
+    "wrn50_2": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(wrn_bottleneck, 2)),
+    "wrn50_3": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(wrn_bottleneck, 3)),
     "resnext29_8x64d": resnext29(8),
-    "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4)),
-    "se_resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), partial(resnet, 16, 4), {"reduction": 4}),
-    "se_resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), partial(resnet, 16, 4), {"reduction": 4}),
-    "se_resnet50": ResNetSpec(
-        IMAGENET, Bottleneck, (3, 4, 6, 3), partial(resnet, 64, 4, given={2: 44}, widen_stem=False), SENET
+    "resnext101_64x4d": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4)),
+    "se_resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(resnet, 16, 4), reduction=4),
+    "se_resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(resnet, 16, 4), reduction=4),
+    "se_resnet50": residual(
+        IMAGENET, Bottleneck, (3, 4, 6, 3), partial(resnet, 64, 4, given={2: 44}, widen_stem=False), **SENET
     ),
-    "se_resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4, stem_out=64), SENET),
-    "se_resnext101_64x4d_B": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4), SENET),
-    "senet154": ResNetSpec(
-        IMAGENET, SENetBottleneck, (3, 8, 36, 3), partial(resnext, 64, 4), SENET | {"shortcut_kernel": 3}
-    ),
-    "densenet_bc_190": DenseNetSpec(31, growth=40),
-    "pyramidnet272": PyramidNetSpec(30, alpha=200, drop_path=0.5),
-    "shake_shake26_2x96d": ShakeShakeSpec(4, width=96, given={2: 64}),
-    # Tan and Le's coefficients of width and depth
-    "efficientnet_b0": EfficientNetSpec(1.0, 1.0),
-    "efficientnet_b1": EfficientNetSpec(1.0, 1.1),
-    "efficientnet_b2": EfficientNetSpec(1.1, 1.2),
-    "efficientnet_b3": EfficientNetSpec(1.2, 1.4),
-    "efficientnet_b4": EfficientNetSpec(1.4, 1.8),
-    "efficientnet_b5": EfficientNetSpec(1.6, 2.2),
-    "efficientnet_b6": EfficientNetSpec(1.8, 2.6),
-    "efficientnet_b7": EfficientNetSpec(2.0, 3.1),
+    "se_resnext101_64x4d": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4, stem_out=64), **SENET),
+    "se_resnext101_64x4d_B": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4), **SENET),
+    "senet154": residual(IMAGENET, SENetBottleneck, (3, 8, 36, 3), partial(resnext, 64, 4), **SENET, shortcut_kernel=3),
+    "densenet_bc_190": BackboneSpec("densenet", {"layers": 31, "growth": 40}),
+    "pyramidnet272": BackboneSpec("pyramidnet", {"blocks": 30, "alpha": 200, "drop_path": 0.5}),
+    "shake_shake26_2x96d": BackboneSpec("shake_shake", {"blocks": 4, "width": 96, "given": {2: 64}}),
+    "efficientnet_b0": efficientnet(1.0, 1.0),
+    "efficientnet_b1": efficientnet(1.0, 1.1),
+    "efficientnet_b2": efficientnet(1.1, 1.2),
+    "efficientnet_b3": efficientnet(1.2, 1.4),
+    "efficientnet_b4": efficientnet(1.4, 1.8),
+    "efficientnet_b5": efficientnet(1.6, 2.2),
+    "efficientnet_b6": efficientnet(1.8, 2.6),
+    "efficientnet_b7": efficientnet(2.0, 3.1),
     # Small networks of our own, resnet<layers>_<width of stage 1>; the layers are the ImageNet form's
     "resnet10_16": small_resnet(1, 16),
     "resnet10_24": small_resnet(1, 24),
@@ -190,7 +213,7 @@ def _find_in_sweeps(name: str) -> BackboneSpec | None:
 
 def default_dataset(backbone: str) -> str:
     """The data set that a network's cost is stated for: cifar100 if it has that form, else imagenet."""
-    small = not backbone.startswith(PREFIX) and "cifar" in find_backbone(backbone).forms
+    small = not backbone.startswith(TIMM) and "cifar" in find_backbone(backbone).forms
     return "cifar100" if small else "imagenet"
 
 
@@ -198,11 +221,15 @@ def member_specs(backbone: str, members: int, form: str, pretrained: bool = Fals
     """What each of S members is built from: the one network that is divided, or its own model of timm.
 
     Raises:
-        UserError: as `find_backbone` and `timm_specs`, and for ``pretrained`` without a model of timm.
+        UserError: as `find_backbone` and `member_names`, and for ``pretrained`` without a model of timm.
     """
     check_members(members)
-    if backbone.startswith(PREFIX):
-        return [replace(spec, pretrained=pretrained) for spec in timm_specs(backbone, members)]
+    if backbone.startswith(TIMM):
+        from classification.backbones.timm_models import member_names
+
+        options = {"drop_path": None, "pretrained": pretrained}
+        names = member_names(backbone, members)
+        return [BackboneSpec("timm_models", {"name": name, **options}, BOTH) for name in names]
     spec = find_backbone(backbone, form)
     if pretrained:
         raise UserError(f"pretrained is timm, but {backbone} is not one of its models: give a checkpoint, or nothing")
@@ -240,10 +267,10 @@ def create_members(
     form = find_dataset(dataset).form
     specs = member_specs(backbone, members, form, pretrained)
     if drop_path is not None:
-        if not hasattr(specs[0], "drop_path"):
-            others = ", ".join(other for other, s in BACKBONES.items() if hasattr(s, "drop_path"))
+        if "drop_path" not in specs[0].options:
+            others = ", ".join(other for other, s in BACKBONES.items() if "drop_path" in s.options)
             raise UserError(f"{backbone} drops no blocks, so drop_path must stay unset; those that do are: {others}")
-        specs = [replace(spec, drop_path=drop_path) for spec in specs]
+        specs = [replace(spec, options=spec.options | {"drop_path": drop_path}) for spec in specs]
     p = divide_drop_probability(dropout, members)
     return nn.ModuleList(spec.build(members, form, num_classes, p) for spec in specs)
 
@@ -256,9 +283,9 @@ def create_feature_extractors(backbone: str, members: int, pretrained: bool = Fa
     """
 
     def fits(spec: BackboneSpec) -> bool:
-        return isinstance(spec, ResNetSpec) and "imagenet" in spec.forms
+        return spec.family == "resnet" and "imagenet" in spec.forms
 
-    if not backbone.startswith(PREFIX) and not fits(find_backbone(backbone)):
+    if not backbone.startswith(TIMM) and not fits(find_backbone(backbone)):
         fit = [name for name, spec in BACKBONES.items() if fits(spec)]
         raise UserError(f"{backbone} has no form for SSD300; those that have one are timm's and: {', '.join(fit)}")
     specs = member_specs(backbone, members, "imagenet", pretrained)

@@ -8,7 +8,6 @@ squeeze-and-excitation (Hu et al. 2018) before a block's shortcut is added.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -145,7 +144,7 @@ class ResNet(nn.Module):
         reduction: int = 0,
         ceil_pool: bool = False,
         shortcut_kernel: int = 1,
-        released_start: bool = False,
+        released_start: bool = True,
     ) -> None:
         super().__init__()
         self.layer0 = stem(widths, imagenet, ceil_pool)
@@ -194,29 +193,23 @@ def shortcut(in_channels: int, out: int, first_stage: bool, stride: int, kernel:
     return nn.Sequential(pool, *conv_bn(in_channels, out, 1))
 
 
-@dataclass(frozen=True)
-class ResNetSpec:
-    """A named residual network.
+def build(
+    members: int,
+    form: str,
+    num_classes: int | None,
+    dropout: float,
+    block: Block,
+    blocks: tuple[int, ...],
+    divide: Callable[[int], Widths],
+    **options: Any,
+) -> ResNet:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
 
-    Attributes:
-        forms: ``cifar`` (the first three stages), ``imagenet`` (all).
+    Args:
         block: class of all blocks.
         blocks: number of blocks in each stage.
         divide: S -> channels of a member.
         options: further arguments of `ResNet`.
-        released_start: see `ResNet`.
     """
-
-    forms: tuple[str, ...]
-    block: Block
-    blocks: tuple[int, ...]
-    divide: Callable[[int], Widths]
-    options: dict[str, Any] = field(default_factory=dict)
-    released_start: bool = True
-
-    def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> ResNet:
-        """Builds one of S members; ``num_classes=None`` gives SSD300's feature extractor."""
-        imagenet = form == "imagenet"
-        blocks, widths = self.blocks if imagenet else self.blocks[:3], self.divide(members)
-        options = self.options | {"released_start": self.released_start}
-        return ResNet(self.block, blocks, widths, imagenet, num_classes, dropout, **options)
+    imagenet = form == "imagenet"
+    return ResNet(block, blocks if imagenet else blocks[:3], divide(members), imagenet, num_classes, dropout, **options)

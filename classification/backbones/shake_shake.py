@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -56,27 +55,32 @@ class ShakeBlock(nn.Module):
         return self.shortcut(x) + self.shake(self.branch1(x), self.branch2(x))
 
 
-@dataclass(frozen=True)
-class ShakeShakeSpec:
-    """Three stages of ``blocks`` blocks each; ``width`` is the first stage's, ``given`` as in `divide_width`."""
+def build(
+    members: int,
+    form: str,
+    num_classes: int,
+    dropout: float,
+    blocks: int,
+    width: int,
+    given: Mapping[int, int] | None = None,
+) -> nn.Sequential:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
 
-    blocks: int
-    width: int
-    given: Mapping[int, int] | None = None
-    forms: tuple[str, ...] = ("cifar",)
-
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Sequential:
-        """Builds one of S members: [N,3,H,W] -> [N,num_classes]."""
-        channels, base = STEM, divide_width(self.width, members, self.given)
-        parts = {"conv1": nn.Conv2d(3, STEM, 3, padding=1), "bn1": nn.BatchNorm2d(STEM), "relu": nn.ReLU(inplace=True)}
-        for stage in range(3):
-            out = base * 2**stage
-            layers = [ShakeBlock(channels, out, 2 if stage else 1)]
-            layers += [ShakeBlock(out, out, 1) for _ in range(self.blocks - 1)]
-            parts[f"layer{stage + 1}"] = nn.Sequential(*layers)
-            channels = out
-        parts |= {"last_relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-        parts |= {"dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
-        network = nn.Sequential(OrderedDict(parts))
-        kaiming(network)
-        return network
+    Args:
+        blocks: blocks in each of the three stages.
+        width: channels of the undivided network's first stage.
+        given: see `divide_width`.
+    """
+    channels, base = STEM, divide_width(width, members, given)
+    parts = {"conv1": nn.Conv2d(3, STEM, 3, padding=1), "bn1": nn.BatchNorm2d(STEM), "relu": nn.ReLU(inplace=True)}
+    for stage in range(3):
+        out = base * 2**stage
+        layers = [ShakeBlock(channels, out, 2 if stage else 1)]
+        layers += [ShakeBlock(out, out, 1) for _ in range(blocks - 1)]
+        parts[f"layer{stage + 1}"] = nn.Sequential(*layers)
+        channels = out
+    parts |= {"last_relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    parts |= {"dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
+    network = nn.Sequential(OrderedDict(parts))
+    kaiming(network)
+    return network

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from classification.backbones import TIMM
 from classification.backbones.dividing import divide_drop_probability
 from classification.backbones.regularization import draw_in_full_precision
 from classification.backbones.resnet import DETECTION_INPUT
@@ -18,12 +18,11 @@ from classification.data.statistics import IMAGENET_STATISTICS
 from divdet.engine.cost import on_meta
 from divdet.engine.errors import UserError
 
-PREFIX = "timm:"
 DETECTION_STRIDE, DETECTION_CELLS = 8, 38  # of SSD300's first feature map
 
 
-def timm_specs(backbone: str, members: int) -> list[TimmSpec]:
-    """The members that ``timm:<model>`` (S copies) or ``timm:<model>,<model>,…`` (one for each member) names.
+def member_names(backbone: str, members: int) -> list[str]:
+    """The model of each member, of ``timm:<model>`` (S copies) or ``timm:<model>,<model>,…`` (one for each).
 
     Raises:
         UserError: where timm is not installed or has no such model, or the list does not have S names.
@@ -33,41 +32,40 @@ def timm_specs(backbone: str, members: int) -> list[TimmSpec]:
         _pretrained_config(name)
     if len(names) not in (1, members):
         raise UserError(f"{backbone} names {len(names)} networks where members is {members}: name one, or one for each")
-    return [TimmSpec(name) for name in (names * members if len(names) == 1 else names)]
+    return names * members if len(names) == 1 else names
 
 
-@dataclass(frozen=True)
-class TimmSpec:
-    """One of timm's models.
+def build(
+    members: int,
+    form: str,
+    num_classes: int | None,
+    dropout: float,
+    name: str,
+    drop_path: float | None,
+    pretrained: bool,
+) -> nn.Module:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
 
-    Attributes:
+    Args:
         name: timm's name of the model.
         drop_path: stochastic depth's probability before it is divided by √S; None keeps the model's own.
         pretrained: start from the weights that timm fetches.
     """
-
-    name: str
-    drop_path: float | None = None
-    pretrained: bool = False
-    forms: tuple[str, ...] = ("cifar", "imagenet")
-
-    def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> nn.Module:
-        """Builds one of S members, the same for both forms; ``num_classes=None`` gives SSD300's feature extractor."""
-        if num_classes is None:
-            return TimmFeatures(self.name, self.pretrained)
-        options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
-        if self.drop_path is None:
-            return _create(self.name, self.pretrained, **options)
-        options["drop_path_rate"] = divide_drop_probability(self.drop_path, members)
-        refusal = UserError(f"timm's {self.name} drops no blocks, so drop_path must stay unset")
-        try:
-            network = _create(self.name, self.pretrained, **options)
-        except TypeError as error:  # no such argument
-            raise refusal from error
-        # Some models take the argument and ignore it.
-        if self.drop_path and not any(type(module).__name__ == "DropPath" for module in network.modules()):
-            raise refusal
-        return network
+    if num_classes is None:
+        return TimmFeatures(name, pretrained)
+    options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
+    if drop_path is None:
+        return _create(name, pretrained, **options)
+    options["drop_path_rate"] = divide_drop_probability(drop_path, members)
+    refusal = UserError(f"timm's {name} drops no blocks, so drop_path must stay unset")
+    try:
+        network = _create(name, pretrained, **options)
+    except TypeError as error:  # no such argument
+        raise refusal from error
+    # Some models take the argument and ignore it.
+    if drop_path and not any(type(module).__name__ == "DropPath" for module in network.modules()):
+        raise refusal
+    return network
 
 
 class TimmFeatures(nn.Module):
@@ -103,7 +101,7 @@ class TimmFeatures(nn.Module):
         network.prune_intermediate_layers([self.index], prune_norm=True, prune_head=True)
         self._removed = whole - set(network.state_dict())
         self.network = network
-        mean, std = torch.tensor(statistics(PREFIX + name))[..., None, None]
+        mean, std = torch.tensor(statistics(TIMM + name))[..., None, None]
         given_mean, given_std = torch.tensor(IMAGENET_STATISTICS)[..., None, None]
         self.register_buffer("scale", given_std / std, persistent=False)
         self.register_buffer("shift", (given_mean - mean) / std, persistent=False)
@@ -168,7 +166,7 @@ def check_copies_differ(backbone: str, members: int, different_views: bool) -> N
 
 
 def _names(backbone: str) -> list[str]:
-    return backbone.removeprefix(PREFIX).split(",")
+    return backbone.removeprefix(TIMM).split(",")
 
 
 def _pretrained_config(name: str) -> Any:

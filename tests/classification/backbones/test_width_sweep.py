@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from classification.backbones.cost import summarize
+from classification.backbones.efficientnet import divide_channels
 from classification.backbones.registry import (
     BACKBONES,
     WIDTH_SWEEPS,
@@ -43,8 +44,8 @@ def test_a_width_of_the_paper_is_its_network(s: int) -> None:
 def test_efficientnets_channels_are_multiplied_by_the_factor() -> None:
     # Tan and Le's rounding to multiples of 8 of 2.6 times the stem, the stages and the last convolution
     spec = find_backbone("efficientnet_w2.6")
-    assert spec.channels(1) == [80, 40, 64, 104, 208, 288, 496, 832, 3328]
-    assert spec.depth == 1.0
+    assert divide_channels(spec.options["width"], 1) == [80, 40, 64, 104, 208, 288, 496, 832, 3328]
+    assert spec.options["depth"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["resnet10_16", "resnet18_64", "wrn16_8", "wrn28_10", "wrn40_10", "resnext29_8x64d"])
