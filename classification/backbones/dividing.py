@@ -106,35 +106,19 @@ def _check_left(divided: int, what: str, members: int, why: str = "none would be
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels of one residual network.
-
-    Attributes:
-        stem: of the stem's convolutions.
-        inner: of the first stage's 3x3 convolutions; each further stage has twice as many.
-        out: of the first stage's output; each further stage has twice as many.
-        groups: of the 3x3 convolutions.
-        stem_out: of the ImageNet stem's last convolution; None for twice ``stem``.
-    """
+    """Channels of a residual network. ``inner`` and ``out`` are the first stage's and double in each further one."""
 
     stem: int
-    inner: int
-    out: int
-    groups: int = 1
-    stem_out: int | None = None
+    inner: int  # of the 3x3 convolutions
+    out: int  # of the blocks
+    groups: int = 1  # of the 3x3 convolutions
+    stem_out: int | None = None  # of the ImageNet stem's last convolution; None for twice ``stem``
 
 
 def resnet(
     width: int, expansion: int, members: int, given: Mapping[int, int] | None = None, widen_stem: bool = True
 ) -> Widths:
-    """Divides the stem's width; all other widths are its multiples (appendix a).
-
-    Args:
-        width: of the undivided stem.
-        expansion: output channels of a block, in multiples of its 3x3 convolution's.
-        members: S.
-        given: see `divide_width`.
-        widen_stem: whether the ImageNet stem ends in twice its width.
-    """
+    """Divides the stem's width, of which all others are multiples (appendix a); ``given`` as in `divide_width`."""
     w = divide_width(width, members, given)
     return Widths(stem=w, inner=w, out=w * expansion, stem_out=None if widen_stem else w)
 

@@ -8,19 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from classification.backbones import TIMM, dividing
-from classification.backbones.dividing import (
-    Widths,
-    check_members,
-    divide_drop_probability,
-    resnet,
-    resnext,
-    wrn_bottleneck,
-)
+from classification.backbones.dividing import Widths
 from classification.backbones.resnet import BasicBlock, Bottleneck, SENetBottleneck
 from divdet.engine.errors import UserError
 
@@ -54,8 +47,7 @@ class BackboneSpec:
         return family.build(members, form, num_classes, dropout, **self.options)
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(NamedTuple):
     """The form of network that a data set takes, its number of classes, and the side of its images in pixels."""
 
     form: str
@@ -90,7 +82,7 @@ def wrn(blocks: int, factor: int) -> BackboneSpec:
 
 def resnext29(groups: int) -> BackboneSpec:
     """ResNeXt-29 for CIFAR with 64 channels per group in the first stage."""
-    return residual(CIFAR, Bottleneck, (3, 3, 3), partial(resnext, groups, 64))
+    return residual(CIFAR, Bottleneck, (3, 3, 3), partial(dividing.resnext, groups, 64))
 
 
 def efficientnet(width: float, depth: float = 1.0) -> BackboneSpec:
@@ -98,15 +90,8 @@ def efficientnet(width: float, depth: float = 1.0) -> BackboneSpec:
     return BackboneSpec("efficientnet", {"width": width, "depth": depth, "drop_path": 0.2}, BOTH)
 
 
-@dataclass(frozen=True)
-class WidthSweep:
-    """Networks that differ only in width (Fig. 1).
-
-    Attributes:
-        build: takes the width.
-        smallest: width; where it is an int, so are all.
-        largest: width.
-    """
+class WidthSweep(NamedTuple):
+    """Networks that differ only in width (Fig. 1): ``build(width)``; all widths are ints where the smallest is one."""
 
     build: Callable[..., BackboneSpec]
     smallest: float
@@ -129,24 +114,28 @@ SENET = {"reduction": 16, "ceil_pool": True}
 
 BACKBONES: dict[str, BackboneSpec] = {
     # Networks of the paper: forms, block, blocks per stage, dividing rule, options
-    "resnet50": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(resnet, 64, 4, given={2: 44})),
-    "resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(resnet, 16, 4)),
-    "resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(resnet, 16, 4)),
+    "resnet50": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.resnet, 64, 4, given={2: 44})),
+    "resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(dividing.resnet, 16, 4)),
+    "resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(dividing.resnet, 16, 4)),
     "wrn16_8": wrn(2, 8),
     "wrn28_10": wrn(4, 10),
     "wrn40_10": wrn(6, 10),
-    "wrn50_2": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(wrn_bottleneck, 2)),
-    "wrn50_3": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(wrn_bottleneck, 3)),
+    "wrn50_2": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.wrn_bottleneck, 2)),
+    "wrn50_3": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.wrn_bottleneck, 3)),
     "resnext29_8x64d": resnext29(8),
-    "resnext101_64x4d": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4)),
-    "se_resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(resnet, 16, 4), reduction=4),
-    "se_resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(resnet, 16, 4), reduction=4),
+    "resnext101_64x4d": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(dividing.resnext, 64, 4)),
+    "se_resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(dividing.resnet, 16, 4), reduction=4),
+    "se_resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(dividing.resnet, 16, 4), reduction=4),
     "se_resnet50": residual(
-        IMAGENET, Bottleneck, (3, 4, 6, 3), partial(resnet, 64, 4, given={2: 44}, widen_stem=False), **SENET
+        IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.resnet, 64, 4, given={2: 44}, widen_stem=False), **SENET
     ),
-    "se_resnext101_64x4d": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4, stem_out=64), **SENET),
-    "se_resnext101_64x4d_B": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(resnext, 64, 4), **SENET),
-    "senet154": residual(IMAGENET, SENetBottleneck, (3, 8, 36, 3), partial(resnext, 64, 4), **SENET, shortcut_kernel=3),
+    "se_resnext101_64x4d": residual(
+        IMAGENET, Bottleneck, (3, 4, 23, 3), partial(dividing.resnext, 64, 4, stem_out=64), **SENET
+    ),
+    "se_resnext101_64x4d_B": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(dividing.resnext, 64, 4), **SENET),
+    "senet154": residual(
+        IMAGENET, SENetBottleneck, (3, 8, 36, 3), partial(dividing.resnext, 64, 4), **SENET, shortcut_kernel=3
+    ),
     "densenet_bc_190": BackboneSpec("densenet", {"layers": 31, "growth": 40}),
     "pyramidnet272": BackboneSpec("pyramidnet", {"blocks": 30, "alpha": 200, "drop_path": 0.5}),
     "shake_shake26_2x96d": BackboneSpec("shake_shake", {"blocks": 4, "width": 96, "given": {2: 64}}),
@@ -223,7 +212,7 @@ def member_specs(backbone: str, members: int, form: str, pretrained: bool = Fals
     Raises:
         UserError: as `find_backbone` and `member_names`, and for ``pretrained`` without a model of timm.
     """
-    check_members(members)
+    dividing.check_members(members)
     if backbone.startswith(TIMM):
         from classification.backbones.timm_models import member_names
 
@@ -271,7 +260,7 @@ def create_members(
             others = ", ".join(other for other, s in BACKBONES.items() if "drop_path" in s.options)
             raise UserError(f"{backbone} drops no blocks, so drop_path must stay unset; those that do are: {others}")
         specs = [replace(spec, options=spec.options | {"drop_path": drop_path}) for spec in specs]
-    p = divide_drop_probability(dropout, members)
+    p = dividing.divide_drop_probability(dropout, members)
     return nn.ModuleList(spec.build(members, form, num_classes, p) for spec in specs)
 
 

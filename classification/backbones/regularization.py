@@ -50,9 +50,6 @@ class ShakeDrop(nn.Module):
         # b + α - bα, written so that it is exactly 1 where b is
         return _scale(x, kept + (1 - kept) * alpha, kept + (1 - kept) * beta).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"p={self.p:.4g}"
-
 
 class ShakeShake(nn.Module):
     """Shake-Shake of two branches [N,C,H,W]: ``α · first + (1 - α) · second`` (Gastaldi 2017).
@@ -83,9 +80,6 @@ class DropPath(nn.Module):
         if not self.training or self.p == 0:
             return x
         return (x * _factors(x).bernoulli_(1 - self.p).div_(1 - self.p)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p:.4g}"
 
 
 class Dropout(nn.Dropout):

@@ -58,21 +58,18 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (strided, grouped) and 1x1 beside a shortcut: [N,C,H,W] -> [N,out,H/stride,W/stride]."""
 
+    first_divisor = 1
+
     def __init__(
         self, in_channels: int, inner: int, out: int, stride: int, groups: int, reduction: int, downsample: nn.Module
     ) -> None:
         super().__init__()
-        first = self.first_width(inner)
+        first = inner // self.first_divisor
         self.conv1, self.bn1 = conv_bn(in_channels, first, 1)
         self.conv2, self.bn2 = conv_bn(first, inner, 3, stride, groups)
         self.conv3, self.bn3 = conv_bn(inner, out, 1)
         self.se = squeeze_excitation(out, reduction)
         self.downsample = downsample
-
-    @staticmethod
-    def first_width(inner: int) -> int:
-        """Output channels of the first convolution."""
-        return inner
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x)
@@ -84,9 +81,7 @@ class Bottleneck(nn.Module):
 class SENetBottleneck(Bottleneck):
     """Bottleneck of SENet-154, whose first convolution has half as many channels as the 3x3 convolution."""
 
-    @staticmethod
-    def first_width(inner: int) -> int:
-        return inner // 2
+    first_divisor = 2
 
 
 Block = type[BasicBlock] | type[Bottleneck]
@@ -119,7 +114,7 @@ class ResNet(nn.Module):
         block: class of all blocks.
         blocks: number of blocks in each stage.
         widths: channels.
-        imagenet: the ImageNet form rather than the CIFAR form.
+        imagenet: ImageNet form rather than CIFAR form.
         num_classes: None for a feature extractor.
         dropout: probability before the classifier.
         reduction: of squeeze-and-excitation; 0 for none.

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from classification.backbones.efficientnet import SameConv2d
+from classification.backbones.efficientnet import SameConv2d, divide_channels
 from classification.backbones.registry import BACKBONES, DATASETS, create_feature_extractors, create_members
 from classification.backbones.regularization import DropPath, ShakeDrop
 from classification.released import own_names
@@ -98,7 +98,7 @@ def test_published_names_of_other_networks_are_kept() -> None:
 
 @pytest.mark.parametrize(("members", "widths"), [(1, (64, 32, 640)), (2, (48, 24, 448)), (3, (40, 16, 368))])
 def test_widths_of_efficientnet_b7(members: int, widths: tuple[int, int, int]) -> None:
-    channels = BACKBONES["efficientnet_b7"].channels(members)
+    channels = divide_channels(BACKBONES["efficientnet_b7"].options["width"], members)
     assert (channels[0], channels[1], channels[7]) == widths
 
 
