@@ -41,6 +41,8 @@ _RULES: dict[str, list[Rule]] = {
         (r"^_bn1\.", "features.8.1."),
     ],
 }
+# Part of a block in the published ImageNet form -> its position in our block (one lower in the first stage, which does
+# not expand), and its name there
 _PORT_PARTS = {
     "_expand_conv": "0.0",
     "_bn0": "0.1",

@@ -106,11 +106,11 @@ def check_not_negative(settings: TrainSettings, *names: str) -> None:
 
 
 def check_range(name: str, value: float | None, least: float, most: float = math.inf, *, below: bool = False) -> None:
-    """Raises UserError, naming the setting, unless ``value`` is None, or at least ``least`` and at most ``most``.
+    """Raises UserError, naming the setting, unless ``value`` is None or a finite number from ``least`` to ``most``.
 
-    ``below`` refuses ``most`` itself.
+    ``below`` excludes ``most`` itself.
     """
-    if value is None or (least <= value < most if below or most == math.inf else least <= value <= most):
+    if value is None or (math.isfinite(value) and least <= value <= most and not (below and value == most)):
         return
     upper = "" if most == math.inf else f" and {'below' if below else 'at most'} {most}"
     raise UserError(f"{name} is {value}: it must be at least {least}{upper}")
