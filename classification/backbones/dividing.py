@@ -124,7 +124,7 @@ def resnet(
 
 
 def small_resnet(width: int, members: int) -> Widths:
-    """Basic blocks behind a stem of half the width, which would cost half of a small network's operations otherwise."""
+    """Basic blocks behind a stem of half the width. A whole one would take half of a small network's operations."""
     w = divide_width(width, members)
     return Widths(stem=divide_width(width // 2, members), inner=w, out=w)
 

@@ -1,6 +1,8 @@
 """Every divided network of the paper against the released code's parameters, names and logits."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,16 @@ def test_se_networks_under_ssd300(backbone: str) -> None:
         extractor = create_feature_extractors(backbone, 1)[0]
         features = extractor(torch.empty(1, 3, 300, 300))
     assert features.shape == (1, extractor.out_channels[3], 38, 38)
+
+
+def test_families_and_libraries_are_imported_where_a_network_needs_them() -> None:
+    script = """
+import sys
+import classification.backbones.registry
+assert "classification.backbones.efficientnet" not in sys.modules
+import classification.training, divdet.commands.eval_cls
+assert not {"torchvision", "timm"} & set(sys.modules)
+classification.backbones.registry.create_members("efficientnet_b0", 1, 10, "cifar10")
+assert "torchvision" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
