@@ -30,7 +30,7 @@ from torchvision.transforms import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine, table
-from classification.data.datasets import IMAGENET_STATISTICS
+from classification.data.statistics import IMAGENET_STATISTICS
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import ImageRecord, load_annotations
 from detection.data.dataset import EvaluationImages, TrainingImages, collate, read_record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import combinations
 from typing import Any, Literal, get_args
 
@@ -19,7 +18,7 @@ Combination = Literal["mean", "max", "geometric"]
 
 
 class Ensemble(nn.Module):
-    """S independent networks; ``members`` is an nn.ModuleList.
+    """S independent networks, its ``members``.
 
     Attributes:
         concurrent: runs ``branches()`` at once in evaluation mode (see ``divdet.engine.concurrency``).
@@ -31,10 +30,9 @@ class Ensemble(nn.Module):
         self.concurrent: Runner | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [N,3,H,W]: every member sees x; x [S,N,3,H,W]: each its own view. -> logits [S,N,C], those of the members
-        that are here where others are `Elsewhere`.
+        """Logits [S,N,C] of images [N,3,H,W] that every member sees, or [S,N,3,H,W], one view for each.
 
-        Raises ValueError for any other shape.
+        Where other processes have some of the members, the logits are those of the members that are here.
         """
         if x.dim() == 5 and len(x) == len(self.members):
             views = x.unbind()
@@ -49,30 +47,16 @@ class Ensemble(nn.Module):
         return torch.stack([member(views[number]) for number, member in present(self.members)])
 
     def branches(self) -> list[nn.Module]:
-        """For each member what leads from its view to its logits [N,C]."""
+        """For each member, the network from its view to its logits [N,C]."""
         return list(self.members)
 
 
-class EnsembleOfEnsembles(nn.Module):
-    """Several ensembles, each treated as a single network (paper Sec. IV-C e, Fig. 6): they are its ``members``."""
+class MeanOfMembers(nn.Module):
+    """An ensemble as a single network: [N,3,H,W] -> mean logits [N,C].
 
-    def __init__(self, ensembles: Iterable[Ensemble]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(ensembles)
-        self.concurrent: Runner | None = None
+    As members of another `Ensemble` they are an ensemble of ensembles (paper, Sec. IV-C e and Fig. 6).
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N,3,H,W] -> logits [E,N,C], each the mean of an ensemble's members."""
-        if self.concurrent is not None and not self.training:
-            return self.concurrent([x] * len(self.members))
-        return torch.stack([branch(x) for branch in self.branches()])
-
-    def branches(self) -> list[nn.Module]:
-        """For each ensemble what leads from x to the mean of its members' logits [N,C]."""
-        return [_Mean(ensemble) for ensemble in self.members]
-
-
-class _Mean(nn.Module):
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
         self.ensemble = ensemble
@@ -82,21 +66,23 @@ class _Mean(nn.Module):
 
 
 def create_ensemble(backbone: str, members: int, num_classes: int, dataset: str, **options: Any) -> Ensemble:
-    """The backbone divided into S independently initialised members. Arguments and errors as `create_members`."""
+    """The backbone divided into S independently initialized members. Arguments and errors as `create_members`."""
     return Ensemble(create_members(backbone, members, num_classes, dataset, **options))
 
 
 def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) -> Tensor:
-    """One output of S members: logits [S,N,C] -> scores [N,C] in float32 or wider, best class highest.
+    """Combines the outputs of S members: logits [S,N,C] -> scores [N,C] in float32 or wider.
 
     Args:
-        how: ``mean``: the members' average (the paper's choice, Sec. III-B). ``max``: the highest value that any member
-            gives each class. Its first class is that of the most confident member (Sec. IV-C b, which leaves the other
-            ranks open). ``geometric``: the geometric mean of the probabilities (Eq. 10), which does not add up to 1;
-            always with softmax.
-        softmax: combine probabilities rather than logits.
+        logits: of the members.
+        how: ``mean`` of the members (the paper's choice, Sec. III-B). ``max`` over the members, class by class: its
+            first class is the most confident member's (Sec. IV-C b, which leaves the other ranks open).
+            ``geometric`` mean of the probabilities (Eq. 10), which does not add up to 1.
+        softmax: combine probabilities rather than logits; ``geometric`` always does.
 
-    Raises UserError for any other ``how``, ValueError for another shape.
+    Raises:
+        UserError: for any other ``how``.
+        ValueError: for another shape.
     """
     if logits.dim() != 3:
         raise ValueError(f"expected logits [S,N,C], not {list(logits.shape)}")
@@ -113,8 +99,9 @@ def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) ->
 
 
 def cosine_similarity(logits: Tensor) -> float | None:
-    """Similarity of the members' outputs (Table VIII): the cosine of two members' logits [S,N,C], averaged over samples
-    and pairs of members, in -1…1. None for a single member, which has no pair.
+    """Cosine of two members' logits [S,N,C], averaged over images and pairs of members, in [-1, 1] (Table VIII).
+
+    None for a single member.
     """
     pairs = [F.cosine_similarity(a, b, dim=-1).mean() for a, b in combinations(logits.double(), 2)]
     return torch.stack(pairs).mean().item() if pairs else None

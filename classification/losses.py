@@ -12,16 +12,16 @@ from classification.settings import Divergence
 
 
 def js_divergence(logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the members' class distributions (Eq. 8), in nats, of each sample.
+    """Jensen-Shannon divergence of the members' predictions (Eq. 8), in nats, for each image.
 
-    Computed as the members' mean Kullback-Leibler divergence from their mixture, which equals Eq. 8 and has no
-    difference of two nearly equal entropies; from log-probabilities, so that a probability of 0 contributes 0.
+    Computed as the members' mean KL divergence from their mixture. This equals Eq. 8, but does not subtract two
+    nearly equal entropies. It uses log-probabilities, so that a probability of 0 contributes 0.
 
     Args:
         logits: [S,N,C], finite; half precision is computed in float32.
 
     Returns:
-        [N] in 0…ln S; 0 for a single member.
+        [N] in [0, ln S]; 0 for a single member.
     """
     log_p = _full_precision(logits).log_softmax(-1)
     log_mixture = log_p.logsumexp(0) - math.log(len(logits))
@@ -29,9 +29,10 @@ def js_divergence(logits: Tensor) -> Tensor:
 
 
 def kl_divergence(logits: Tensor) -> Tensor:
-    """Deep mutual learning's divergence (Zhang et al. 2018, paper ref. [12]), in nats, of each sample: the sum over the
-    members i of the mean over all others j of KL(p_j ‖ p_i). The others are constants to member i, so its gradient
-    draws it towards them, never them towards it.
+    """Deep mutual learning's divergence (Zhang et al. 2018, paper ref. [12]), in nats, for each image.
+
+    This is the sum over members i of the mean over all other members j of KL(p_j ‖ p_i). p_j is detached: member i is
+    drawn towards the others, not they towards it.
 
     Args:
         logits: [S,N,C], finite; half precision is computed in float32.
@@ -41,7 +42,7 @@ def kl_divergence(logits: Tensor) -> Tensor:
     """
     log_p = _full_precision(logits).log_softmax(-1)
     peers = log_p.detach()[:, None]
-    pairs = (peers.exp() * (peers - log_p)).sum(-1)  # [j,i,N]; a member has no divergence from itself
+    pairs = (peers.exp() * (peers - log_p)).sum(-1)  # [j,i,N], 0 where i = j
     return pairs.sum((0, 1)) / max(len(logits) - 1, 1)
 
 
@@ -51,14 +52,14 @@ DIVERGENCES = {"js": js_divergence, "kl": kl_divergence}
 def co_training_loss(
     logits: Tensor, targets: Tensor, cot_weight: float, label_smoothing: float = 0.0, divergence: Divergence = "js"
 ) -> dict[str, Tensor]:
-    """Sum of the members' cross-entropies plus λ times their divergence (Eq. 9).
+    """Sums the members' cross-entropies and λ times their divergence (Eq. 9).
 
     Args:
         logits: [S,N,C].
-        targets: class indices [N], or class probabilities [N,C] of mixed images; the same for every member.
+        targets: class indices [N], or class probabilities [N,C] of mixed images.
         cot_weight: λ.
         label_smoothing: share of the target that is spread over all classes.
-        divergence: js (Eq. 8) or kl (of every two members), averaged over the batch.
+        divergence: ``js`` (Eq. 8) or ``kl`` (of every two members), averaged over the batch.
 
     Returns:
         Scalars ``loss``, ``ce`` (the sum over the members, each averaged over the batch) and ``cot`` (without λ).
@@ -72,7 +73,7 @@ def co_training_loss(
 
 
 def cot_weight_at(epoch: float, weight: float, warmup_epochs: float) -> float:
-    """λ of a step that ends at ``epoch``: from 0 linearly to ``weight`` over ``warmup_epochs`` (Sec. III-B b)."""
+    """λ of a step that ends at ``epoch``: grows linearly from 0 to ``weight`` in ``warmup_epochs`` (Sec. III-B b)."""
     return weight * min(epoch / warmup_epochs, 1.0) if warmup_epochs else weight
 
 

@@ -15,12 +15,12 @@ def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
     """A batch's contribution to the expected calibration error of M classifiers.
 
     Args:
-        probabilities: [M,N,C] in 0…1.
+        probabilities: [M,N,C].
         labels: [N].
 
     Returns:
-        [M,BINS]: for each bin ((k - 1) / BINS, k / BINS] of the confidence (the largest probability), the sum over its
-        images of correct (1 or 0) minus confidence.
+        [M,BINS]: the sum of correct (1 or 0) minus confidence (the largest probability) over the images of each bin.
+        The k-th bin holds confidences in ((k - 1) / BINS, k / BINS].
     """
     confidences, best = probabilities.max(-1)
     edges = torch.linspace(0, 1, BINS + 1, dtype=confidences.dtype, device=confidences.device)
@@ -30,15 +30,18 @@ def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibration_error(sums: Tensor, images: int) -> list[float]:
-    """The expected calibration error in 0…1 of each classifier, from the total of `calibration_sums`: the gap between
-    accuracy and mean confidence of each bin, averaged over the bins weighted by their number of images.
+    """Expected calibration error of each classifier in [0, 1], from the total of `calibration_sums`.
+
+    This is the gap between a bin's accuracy and mean confidence, averaged over all images.
     """
     return (sums.abs().sum(-1) / images).tolist()
 
 
 def error_sums(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch's contribution to the terms of Eq. 7: probabilities [S,N,C] and labels [N] -> sums over images of each
-    member's errors by class [S,C], and of the dot products of every two members' errors [S,S].
+    """A batch's contribution to the terms of Eq. 7, from probabilities [S,N,C] and labels [N].
+
+    Returns:
+        Sums over images of the members' errors [S,C], and of the dot products of every two members' errors [S,S].
     """
     errors = probabilities - F.one_hot(labels, probabilities.shape[-1])
     return errors.sum(1), errors.flatten(1) @ errors.flatten(1).T
@@ -47,14 +50,14 @@ def error_sums(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def squared_error_terms(errors: Tensor, products: Tensor, images: int) -> dict[str, Any]:
     """Bias, variance and covariance of S members (Eq. 7), from the total of `error_sums`.
 
-    f_i are member i's probabilities, g the one-hot label, f_en the mean of the f_i; squares are summed over classes. A
-    run trains each member only once, so the expectation is taken over the images instead, of the errors f_i - g. Then
-    exactly: ensemble = bias_squared + variance / S + (1 - 1 / S) · covariance.
+    f_i are member i's probabilities, f_en is their mean, and g the one-hot label; squares are summed over classes. As
+    a run trains each member once, expectations are means over images of the errors f_i - g. Then exactly
+    ensemble = bias_squared + variance / S + (1 - 1 / S) · covariance.
 
     Returns:
-        ``ensemble``: mean of (f_en - g)², in 0…2; ``members``: mean of (f_i - g)² of each (Brier's score);
-        ``bias_squared``: (mean of f_en - g)²; ``variance``: of a member's error over the images, averaged over the
-        members; ``covariance``: of the errors of two members, averaged over the pairs, None for a single member.
+        ``ensemble``: mean of (f_en - g)², in [0, 2]; ``members``: mean of (f_i - g)² of each (Brier score);
+        ``bias_squared``: (mean of f_en - g)²; ``variance``: of a member's errors, averaged over the members;
+        ``covariance``: of two members' errors, averaged over the pairs, None for a single member.
     """
     members, means = len(products), errors / images
     covariances = products / images - means @ means.T

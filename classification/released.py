@@ -1,4 +1,4 @@
-"""The paper's published weights: what the released code calls a member's tensors, and what they are called here.
+"""Names of the paper's published weights, and their names here.
 
 The residual networks without squeeze-and-excitation have the same names in both.
 """
@@ -15,7 +15,7 @@ _PAIR = {"conv": "0", "norm": "1"}
 
 
 def _mbconv(match: re.Match[str]) -> str:
-    """EfficientNet for CIFAR: ``mod3.block1.depth_wise.conv_block.norm.``; ``mod2`` does not expand."""
+    """Our name of ``mod3.block1.depth_wise.conv_block.norm.`` of EfficientNet for CIFAR; ``mod2`` does not expand."""
     stage, block, part, tensor = int(match[1]) - 1, int(match[2]) - 1, match[3], match[4]
     position = ("expansion", "depth_wise", "se_block", "point_wise").index(part) - (stage == 1)
     return f"features.{stage}.{block}.block.{position}.{_PAIR.get(tensor) or tensor.replace('linear', 'fc')}."
@@ -41,6 +41,8 @@ _RULES: dict[str, list[Rule]] = {
         (r"^_bn1\.", "features.8.1."),
     ],
 }
+# Part of a block in the published ImageNet form -> its position in our block (one lower in the first stage, which does
+# not expand), and its name there
 _PORT_PARTS = {
     "_expand_conv": "0.0",
     "_bn0": "0.1",
@@ -54,17 +56,18 @@ _PORT_PARTS = {
 
 
 def own_names(backbone: str, released: Iterable[str], own: Iterable[str]) -> dict[str, str]:
-    """Our name of each released one of a member of ``backbone``.
+    """Maps a member's published names to ours.
 
     Args:
+        backbone: name of the network.
         released: the published names.
         own: all names of our network, in order.
 
     Returns:
-        ``{released: own}``. What no rule knows keeps its name; whether a name exists here is not checked.
+        ``{released: own}``. Names that no rule knows stay; whether a name exists here is not checked.
     """
     rules = next((rules for family, rules in _RULES.items() if backbone.startswith(family)), [])
-    # The ImageNet form of EfficientNet numbers its blocks through all stages.
+    # The published EfficientNets for ImageNet number their blocks through all stages.
     blocks = list(dict.fromkeys(re.findall(r"^features\.[1-7]\.\d+\.", "\n".join(own), re.MULTILINE)))
     names = {}
     for name in released:
@@ -78,9 +81,9 @@ def own_names(backbone: str, released: Iterable[str], own: Iterable[str]) -> dic
 
 
 def is_unused(backbone: str, name: str) -> bool:
-    """Whether the released network holds the weight ``name`` (as `own_names` gives it) but never computes with it.
+    """Whether the released network never uses the weight ``name`` (of `own_names`).
 
-    Shake-Shake has a shortcut in every block, and uses that of a stage's first block only.
+    Its Shake-Shake has a shortcut in every block, and uses that of a stage's first block only.
     """
     return backbone.startswith("shake") and re.match(r"layer\d\.[1-9]\d*\.shortcut\.", name) is not None
 

@@ -6,14 +6,21 @@ from typing import Literal
 
 from classification.backbones.dividing import WeightDecayDividing
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, Concurrency, Precision, TrainSettings, check_not_negative
+from divdet.engine.settings import (
+    CommonSettings,
+    Concurrency,
+    Precision,
+    TrainSettings,
+    check_not_negative,
+    check_range,
+)
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
 Divergence = Literal["js", "kl"]
 Interpolation = Literal["bicubic", "bilinear", "area"]
 
-# Erased rectangles of the released networks: area as a share of the image, and height / width. Other data sets take the
-# ranges of random erasing's authors (paper, ref. [47]).
+# Random erasing of the released networks: ranges of area (share of the image) and of height / width. Other data sets
+# take the ranges of its authors (paper, ref. [47]).
 ERASED = {
     "cifar10": ([0.125, 0.2], [0.99, 1.0]),
     "cifar100": ([0.0625, 0.1], [0.99, 1.0]),
@@ -34,7 +41,7 @@ class ModelSettings:
         members: S, the number of networks that it is divided into.
         stem: form of the network: cifar for images up to 64 px, imagenet for larger ones and for detectors; auto
             decides by the size, and takes imagenet for the dataset of that name.
-        same_initialisation: start all members from the first one's weights, where the paper draws each member's own.
+        same_initialization: start all members from the first one's weights; in the paper each draws its own.
         dropout: probability before the classifier of the undivided network; each member has it divided by √S.
         drop_path: probability of dropping the undivided network's last block (PyramidNet's ShakeDrop, EfficientNet's
             stochastic depth), divided likewise; default: the network's own, 0.5 and 0.2.
@@ -45,17 +52,15 @@ class ModelSettings:
     backbone: str = "resnet110"
     members: int = 2
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
-    same_initialisation: bool = False
+    same_initialization: bool = False
     dropout: float = 0.0
     drop_path: float | None = None
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
-        if self.members < 1:
-            raise UserError(f"model.members is {self.members}: it must be at least 1")
-        for name in ("dropout", "drop_path"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 0 and below 1")
+        check_range("model.members", self.members, 1)
+        check_range("model.dropout", self.dropout, 0, 1, below=True)
+        check_range("model.drop_path", self.drop_path, 0, 1, below=True)
 
 
 @dataclass
@@ -71,12 +76,12 @@ class EvalDataSettings:
         image_size: side of the network's input in pixels; default in training 32 for CIFAR and SVHN, 224 for imagenet
             and folder, and the shorter side of the first image for npz.
         eval_resize: evaluation resizes an image's shorter side to int(eval_resize x image_size), then crops the
-            centre; default in training 1.15 if the crop is resized, else 1.
+            center; default in training 1.15 if the crop is resized, else 1.
         interpolation: filter for resizing: Pillow's bicubic or bilinear (antialiased), or area (OpenCV's area average
             for shrinking and bilinear for enlarging: faster); default in training bicubic.
-        mean: mean of the red, green and blue pixels in 0 to 1, which normalisation subtracts; default in training the
+        mean: mean of the red, green and blue pixels in 0 to 1, by which images are normalized; default in training the
             data set's, ImageNet's for folder and npz, and what a timm model expects.
-        std: standard deviation of the same, which normalisation divides by.
+        std: standard deviation of the same.
     """
 
     dataset: DatasetName = "cifar100"
@@ -89,10 +94,8 @@ class EvalDataSettings:
     std: list[float] | None = None
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and not 8 <= self.image_size <= 4096:
-            raise UserError(f"data.image_size is {self.image_size}: it must be 8 to 4096 pixels")
-        if self.eval_resize is not None and not 1 <= self.eval_resize <= 4:
-            raise UserError(f"data.eval_resize is {self.eval_resize}: it must be 1 to 4")
+        check_range("data.image_size", self.image_size, 8, 4096)
+        check_range("data.eval_resize", self.eval_resize, 1, 4)
         for name, least in (("mean", -math.inf), ("std", 0)):
             values = getattr(self, name)
             if values is not None and not (len(values) == 3 and all(least < value < math.inf for value in values)):
@@ -120,7 +123,7 @@ class DataSettings(EvalDataSettings):
         rand_augment_magnitude: magnitude of the operations, 0 to rand_augment_levels - 1.
         rand_augment_deviation: standard deviation of the magnitude, which is drawn for each operation.
         rand_augment_levels: number of magnitudes: 31 as in torchvision, or 11 for 0 to 10 as in timm.
-        erasing: probability of setting a random rectangle to zero after normalisation.
+        erasing: probability of random erasing, which sets a rectangle to zero after normalization.
         erasing_area: smallest and largest area of the rectangle, as shares of the view; default: the data set's.
         erasing_ratio: smallest and largest height / width of the rectangle; default: the data set's.
         different_views: each member sees its own random view of an image; false shows all members the same one.
@@ -145,20 +148,17 @@ class DataSettings(EvalDataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("flip", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
-        if not 0 <= self.padding <= 4096:
-            raise UserError(f"data.padding is {self.padding}: it must be 0 to 4096 pixels")
-        if not 1 <= self.rand_augment_operations <= 100 or not 2 <= self.rand_augment_levels <= 1000:
-            raise UserError("data.rand_augment_operations must be 1 to 100 and data.rand_augment_levels 2 to 1000")
-        if not 0 <= self.rand_augment_magnitude < self.rand_augment_levels:
-            raise UserError(
-                f"data.rand_augment_magnitude is {self.rand_augment_magnitude}: it must be 0 to "
-                f"{self.rand_augment_levels - 1}, one less than data.rand_augment_levels"
-            )
-        if not 0 <= self.rand_augment_deviation < math.inf:
-            raise UserError(f"data.rand_augment_deviation is {self.rand_augment_deviation}: it must be 0 or more")
+        for name, least, most in (
+            ("flip", 0, 1),
+            ("erasing", 0, 1),
+            ("padding", 0, 4096),
+            ("rand_augment_operations", 1, 100),
+            ("rand_augment_levels", 2, 1000),
+            ("rand_augment_magnitude", 0, self.rand_augment_levels - 1),
+            ("rand_augment_deviation", 0, math.inf),
+            ("limit", 1, math.inf),
+        ):
+            check_range(f"data.{name}", getattr(self, name), least, most)
         if self.extra and self.dataset != "svhn":
             raise UserError(f"data.extra is true: only svhn has extra images, not {self.dataset}")
         for name, most in (("crop_area", 1), ("erasing_area", 1), ("erasing_ratio", math.inf)):
@@ -168,11 +168,9 @@ class DataSettings(EvalDataSettings):
             if not (len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf):
                 rule = "two numbers above 0, the smaller first" + (", of at most 1" if most == 1 else "")
                 raise UserError(f"data.{name} is {values}: it must be {rule}")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"data.limit is {self.limit}: it must be at least 1")
 
     def erased(self) -> dict[str, list[float]]:
-        """``erasing_area`` and ``erasing_ratio``, those of the data set where they are not given."""
+        """``erasing_area`` and ``erasing_ratio``, by default those of the data set."""
         area, ratio = ERASED.get(self.dataset, ERASED_ELSEWHERE)
         return {
             "erasing_area": area if self.erasing_area is None else self.erasing_area,
@@ -187,8 +185,8 @@ class ClassificationTrainSettings(TrainSettings):
     Attributes:
         weight_decay_division: how S divides the weight decay: none, exponential (Eq. 6) or linear (by S).
         cot_weight: λ of the co-training loss (Eq. 9); 0 trains the members apart from each other.
-        cot_loss: the divergence between members: js (Jensen-Shannon, Eq. 8) or kl (of every two members, as deep
-            mutual learning has it).
+        cot_loss: divergence between members: js (Jensen-Shannon, Eq. 8) or kl (between every two members, as in deep
+            mutual learning).
         cot_warmup_epochs: epochs over which λ grows linearly: the first of their n steps has λ / n, the last λ.
         label_smoothing: share of the target that is spread over all classes.
         mixup: parameter of the Beta distribution that mixes pairs of images; 0 does not mix.
@@ -204,8 +202,7 @@ class ClassificationTrainSettings(TrainSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(self, "cot_weight", "cot_warmup_epochs", "mixup")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"train.label_smoothing is {self.label_smoothing}: it must be at least 0 and below 1")
+        check_range("train.label_smoothing", self.label_smoothing, 0, 1, below=True)
 
 
 @dataclass
@@ -253,7 +250,5 @@ class EvaluateClassification(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}: it must be at least 1")
-        if not 0 <= self.workers <= 1024:
-            raise UserError(f"workers is {self.workers}: it must be 0 to 1024")
+        check_range("batch_size", self.batch_size, 1)
+        check_range("workers", self.workers, 0, 1024)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from classification.backbones import TIMM
 from classification.backbones.dividing import divide_weight_decay
-from classification.backbones.timm_models import PREFIX, check_copies_differ, output_shape, statistics
+from classification.backbones.timm_models import check_copies_differ, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
 from classification.ensemble import Ensemble, create_ensemble
@@ -36,9 +37,8 @@ class CoTraining:
     Args:
         model: the ensemble, on its device.
         config: the recipe.
-        meta: ``classes`` (names, by label), ``image_size`` (pixels), ``crop`` (of the views), ``stem`` (cifar or
-            imagenet), ``eval_resize``, ``interpolation``, ``mean`` and ``std`` (see `EvalDataSettings`): what a
-            checkpoint needs to be used alone.
+        meta: what a checkpoint needs to be used alone: ``classes`` (names by label), ``stem`` (cifar or imagenet), and
+            the inputs (see `network_inputs`).
         evaluation: batches of `EvaluationViews`, this replica's part of them.
         views: the training images.
         world: this process's place among all.
@@ -65,22 +65,20 @@ class CoTraining:
         self.mean, self.std = (torch.tensor(meta[key], device=self.device) for key in ("mean", "std"))
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
-        """``loss``, ``ce``, ``cot`` of a batch of `TrainingViews`: views uint8 [N,V,H,W,3], rectangles [N,V,4], labels
-        [N].
-        """
+        """``loss``, ``ce`` and ``cot`` of a batch of `TrainingViews`: [N,V,H,W,3], rectangles [N,V,4], labels [N]."""
         views, erased, targets = (part.to(self.device, non_blocking=True) for part in batch)
         images = normalize(views.transpose(0, 1).contiguous(), self.mean, self.std)
         if self.erasing:
             images = erase(images, erased.transpose(0, 1))
         if self.settings.mixup:
             images, targets = mixup(images, targets, len(self.meta["classes"]), self.settings.mixup)
-        self.world.reseed()  # mixup draws alike in all processes of a replica, dropout in each its own
+        self.world.reseed()  # until here all processes of a replica draw alike, from here on differently (dropout)
         logits = self.world.gather_members(self.network(images if len(images) > 1 else images[0]))
         weight = cot_weight_at(epoch, self.settings.cot_weight, self.settings.cot_warmup_epochs)
         return co_training_loss(logits, targets, weight, self.settings.label_smoothing, self.settings.cot_loss)
 
     def evaluate(self) -> dict[str, Any]:
-        """`measure`'s numbers, the members' as ``top1_member1`` …."""
+        """Metrics of the evaluation images; ``top1_member1`` and so on are the members'."""
         classes = len(self.meta["classes"])
         with self.evaluation:
             metrics = measure(self.model, self.evaluation, self.mean, self.std, classes, world=self.world)
@@ -93,7 +91,7 @@ class CoTraining:
 
 
 def train(config: TrainClassification) -> dict[str, Any]:
-    """Runs train_cls.py; returns the last epoch's metrics.
+    """Runs a recipe; returns the last epoch's metrics.
 
     Raises:
         UserError: for a recipe, data, checkpoint or folder that cannot be used.
@@ -105,27 +103,26 @@ def train(config: TrainClassification) -> dict[str, Any]:
 def _train(config: TrainClassification, world: World, device: torch.device) -> dict[str, Any]:
     images, evaluation_images = load_training_images(config.data, config.seed)
     if config.train.batch_size < 2:
-        raise UserError("train.batch_size is 1: batch normalisation needs at least 2 images a step")
+        raise UserError("train.batch_size is 1: batch normalization needs at least 2 images a step")
     size = default_image_size(config.data, images)
     stem = config.model.stem
     if stem == "auto":
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
     expected = None
-    if config.model.backbone.startswith(PREFIX):
+    if config.model.backbone.startswith(TIMM):
         expected = statistics(config.model.backbone)
         if config.model.pretrained == "timm":
             check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     inputs = network_inputs(config.data, size, expected)
     meta = {"classes": images.classes, "stem": stem} | inputs
-    config = replace(  # what auto meant stands in config.yaml
+    config = replace(  # config.yaml says what auto stood for
         config,
         model=replace(config.model, stem=stem),
         data=replace(config.data, **inputs, **config.data.erased()),
         train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
     )
-    # The first process alone compares and saves it.
     data = {}
-    if world.is_main_process:
+    if world.is_main_process:  # which alone compares and saves it
         data = {"training": images.fingerprint(), "validation": evaluation_images.fingerprint()}
     folder = RunFolder(config, "classification", meta, data)
     torch.manual_seed(derived_seed(config.seed, "weights"))
@@ -138,13 +135,13 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         drop_path=config.model.drop_path,
         pretrained=config.model.pretrained == "timm" and not folder.resumed,
     )
-    if config.model.backbone.startswith(PREFIX):
+    if config.model.backbone.startswith(TIMM):
         output_shape(model, f"data.image_size: {config.model.backbone}", size)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, config.model.pretrained, images.classes)
-    if config.model.same_initialisation:
+    if config.model.same_initialization:
         for number, member in enumerate(model.members):
-            what = f"model.same_initialisation: member {number + 1} of {config.model.backbone}"
+            what = f"model.same_initialization: member {number + 1} of {config.model.backbone}"
             load_weights(member, model.members[0].state_dict(), what)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
@@ -162,10 +159,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
 
 
 def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:
-    """Starts ``model`` from the weights of a checkpoint, member by member.
-
-    The members' classifiers are loaded by class name: a class that the checkpoint does not know starts anew. All else
-    must fit.
+    """Loads the weights of a checkpoint, those of the classifiers by class name; new classes keep their fresh weights.
 
     Args:
         model: the network, with fresh weights.
@@ -173,7 +167,7 @@ def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:
         classes: class names by label.
 
     Raises:
-        UserError: where it does not, or the checkpoint is unreadable.
+        UserError: where the checkpoint is unreadable or does not fit.
     """
     source, saved = load_ensemble(path)
     if len(source.members) != len(model.members):
@@ -191,7 +185,7 @@ def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:
 
 
 def _classifiers(member: nn.Module) -> list[str]:
-    """The names of the layers that have a row for each class: the last linear one; of timm's models what they say."""
+    """Names of the layers with a row for each class: the last linear layer, or what a timm model says."""
     modules = dict(member.named_modules())
     if not hasattr(member, "get_classifier"):
         return [name for name, layer in modules.items() if isinstance(layer, nn.Linear)][-1:]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from classification.backbones.resnet import DETECTION_INPUT
-from classification.data.datasets import IMAGENET_STATISTICS
+from classification.data.statistics import IMAGENET_STATISTICS
 
 # RGB in 0…255: what the backbones are trained with.
 MEAN, STD = (tuple(255 * value for value in channels) for channels in IMAGENET_STATISTICS)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from classification.backbones.dividing import divide_growth_rate
 from classification.backbones.initialization import kaiming
 from classification.backbones.regularization import Dropout
 
 
 class DenseLayer(nn.Module):
-    """Batch norm, ReLU, 1x1 convolution to 4·growth; the same, 3x3 to growth: [N,C,H,W] -> [N,C+growth,H,W]."""
+    """Appends ``growth`` channels, by a 1x1 convolution to 4·growth and a 3x3: [N,C,H,W] -> [N,C+growth,H,W]."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -29,54 +29,32 @@ class DenseLayer(nn.Module):
         return torch.cat([x, new], dim=1)
 
 
-class Transition(nn.Module):
+def transition(channels: int) -> nn.Sequential:
     """Halves the channels (compression 0.5) and the sides: [N,C,H,W] -> [N,C/2,H/2,W/2]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, channels // 2, 1, bias=False)
-        self.pool = nn.AvgPool2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pool(self.conv1(F.relu(self.bn1(x), inplace=True)))
+    conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
+    parts = {"bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "conv1": conv, "pool": nn.AvgPool2d(2)}
+    return nn.Sequential(OrderedDict(parts))
 
 
-class DenseNet(nn.Module):
-    """One member: a stem of 2·growth channels, three blocks with transitions between. [N,3,H,W] -> [N,num_classes]."""
+def build(members: int, form: str, num_classes: int, dropout: float, layers: int, growth: int) -> nn.Sequential:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
 
-    def __init__(self, layers: int, growth: int, num_classes: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        channels = 2 * growth
-        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-        for number in (1, 2, 3):
-            block = nn.Sequential(*(DenseLayer(channels + k * growth, growth) for k in range(layers)))
-            self.add_module(f"block{number}", block)
-            channels += layers * growth
-            if number < 3:
-                self.add_module(f"trans{number}", Transition(channels))
-                channels //= 2
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
-        kaiming(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.trans1(self.block1(self.conv1(x)))
-        x = self.block3(self.trans2(self.block2(x)))
-        x = self.pool(F.relu(self.bn1(x), inplace=True))
-        return self.fc(self.dropout(x.flatten(1)))
-
-
-@dataclass(frozen=True)
-class DenseNetSpec:
-    """``layers`` bottlenecks in each of three blocks; ``divide`` gives a member's growth rate for S."""
-
-    layers: int
-    divide: Callable[[int], int]
-    forms: tuple[str, ...] = ("cifar",)
-
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> DenseNet:
-        """One of S members."""
-        return DenseNet(self.layers, self.divide(members), num_classes, dropout)
+    Args:
+        layers: bottlenecks in each of the three blocks.
+        growth: growth rate of the undivided network.
+    """
+    growth = divide_growth_rate(growth, members)
+    channels = 2 * growth
+    parts: dict[str, nn.Module] = {"conv1": nn.Conv2d(3, channels, 3, padding=1, bias=False)}
+    for number in (1, 2, 3):
+        block = (DenseLayer(channels + k * growth, growth) for k in range(layers))
+        parts[f"block{number}"] = nn.Sequential(*block)
+        channels += layers * growth
+        if number < 3:
+            parts[f"trans{number}"] = transition(channels)
+            channels //= 2
+    parts |= {"bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1)}
+    parts |= {"flatten": nn.Flatten(), "dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
+    network = nn.Sequential(OrderedDict(parts))
+    kaiming(network)
+    return network

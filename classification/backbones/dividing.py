@@ -1,104 +1,81 @@
-"""The dividing rules of the paper (Sec. III-A and appendix): what one of S members keeps of the large network.
+"""How the values of one of S members follow from the undivided network (paper, Sec. III-A and appendix).
 
-Every function takes the large network's value and S, and returns a member's value. S = 1 changes nothing.
+The ``divide_*`` functions take one value and S. `resnet` and the functions after it give all channels of a residual
+network. S = 1 changes nothing.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from divdet.engine.errors import UserError
 
 WeightDecayDividing = Literal["none", "exponential", "linear"]
 
-
-MOST_MEMBERS = 1024
+MAX_MEMBERS = 1024
 
 
 def check_members(members: int) -> None:
-    """Raises UserError unless S is a whole number of 1 to 1024."""
-    if not isinstance(members, int) or isinstance(members, bool) or not 1 <= members <= MOST_MEMBERS:
-        raise UserError(f"members must be a whole number of 1 to {MOST_MEMBERS}, not {members!r}")
+    """Raises UserError unless S is a whole number from 1 to 1024."""
+    if not isinstance(members, int) or isinstance(members, bool) or not 1 <= members <= MAX_MEMBERS:
+        raise UserError(f"members must be a whole number of 1 to {MAX_MEMBERS}, not {members!r}")
 
 
-def divide_width(width: int, members: int) -> int:
+def divide_width(width: int, members: int, given: Mapping[int, int] | None = None) -> int:
     """Channels C/√S (Eq. 4), rounded to the nearest even number, upwards on a tie.
 
-    The greatest common divisor of a family's widths (for ResNet, the stem's) goes through this rule and all other
-    widths are its multiples. 16 gives the appendix's 12 at S=2 and 8 at S=4.
-
-    Raises UserError where no channel is left.
+    The smallest width of a family (the stem's of ResNet) is divided by this rule; the other widths are its multiples.
+    ``given`` (S -> channels) says where a published network departs from it.
     """
-    check_members(members)
-    if members == 1:
-        return width
-    divided = 2 * math.floor(width / math.sqrt(members) / 2 + 0.5)
-    if divided == 0:
-        raise UserError(f"a width of {width} channels cannot be divided into {members} members: none would be left")
-    return divided
+    if given and members in given:
+        return given[members]
+    divided = _nearest_multiple(width, members, 2) if members != 1 else width
+    return _check_left(divided, f"a width of {width} channels", members)
 
 
 def divide_widen_factor(factor: int, members: int) -> int:
-    """Widen factor of WRN: w* = ⌊w/√S + 0.4⌋ (appendix d; the floor stands where Table II's networks have it).
-
-    Raises UserError where w* would fall below 1, the narrowest WRN.
-    """
-    check_members(members)
-    divided = math.floor(factor / math.sqrt(members) + 0.4)
-    if divided < 1:
-        raise UserError(f"a widen factor of {factor} cannot be divided into {members} members: it would fall below 1")
-    return divided
+    """Widen factor of WRN: w* = ⌊w/√S + 0.4⌋ (appendix d, with the floor where Table II's networks have it)."""
+    divided = math.floor(_divide_by_root(factor, members) + 0.4)
+    return _check_left(divided, f"a widen factor of {factor}", members, "it would fall below 1")
 
 
 def divide_growth_rate(growth: int, members: int) -> int:
-    """Growth rate of DenseNet: the even number at or below g/√S (appendix g, which prints ½·⌊2·g/√S⌋; both give the
-    28 and 20 of its networks).
+    """Growth rate of DenseNet: g/√S rounded down to an even number.
 
-    Raises UserError where no channel is left.
+    Appendix g prints ½·⌊2·g/√S⌋. Both give the rates of its networks, 28 and 20.
     """
-    check_members(members)
-    divided = 2 * math.floor(growth / math.sqrt(members) / 2)
-    if divided == 0:
-        raise UserError(f"a growth rate of {growth} cannot be divided into {members} members: none would be left")
-    return divided
+    divided = 2 * math.floor(_divide_by_root(growth, members) / 2)
+    return _check_left(divided, f"a growth rate of {growth}", members)
 
 
 def divide_added_channels(added: float, members: int) -> float:
     """Channels that PyramidNet adds over its depth: α/√S (appendix h)."""
-    check_members(members)
-    return added / math.sqrt(members)
+    return _divide_by_root(added, members)
 
 
 def divide_to_multiple(width: int, members: int, divisor: int) -> int:
     """Channels C/√S (Eq. 4), rounded to the nearest multiple of ``divisor``, at least one."""
-    check_members(members)
-    return max(divisor, divisor * math.floor(width / math.sqrt(members) / divisor + 0.5))
+    return max(divisor, _nearest_multiple(width, members, divisor))
 
 
 def divide_cardinality(groups: int, members: int) -> int:
-    """Groups of ResNeXt: d* = ⌊d/S⌋ with the channels per group kept (Eq. 5, appendix e).
-
-    Raises UserError where no group is left.
-    """
+    """Groups of ResNeXt: d* = ⌊d/S⌋, of as many channels as before (Eq. 5, appendix e)."""
     check_members(members)
-    if members > groups:
-        raise UserError(f"{groups} groups cannot be divided into {members} members: S may be at most {groups}")
-    return groups // members
+    return _check_left(groups // members, f"{groups} groups", members, f"S may be at most {groups}")
 
 
 def divide_drop_probability(probability: float, members: int) -> float:
-    """Drop probability p/√S of dropout and its kin (Sec. III-A b). Raises UserError unless 0 ≤ p < 1."""
-    check_members(members)
+    """Drop probability p/√S of dropout, stochastic depth and ShakeDrop (Sec. III-A b), for 0 ≤ p < 1."""
     if not 0 <= probability < 1:
         raise UserError(f"a drop probability must be at least 0 and below 1, not {probability}")
-    return probability / math.sqrt(members)
+    return _divide_by_root(probability, members)
 
 
 def divide_weight_decay(weight_decay: float, members: int, how: WeightDecayDividing = "none") -> float:
-    """Weight decay of S members: unchanged (``none``), wd·exp(1/S - 1) (``exponential``, Eq. 6), or wd/S (``linear``,
-    the third manner that Table V tests). Raises UserError for any other ``how``.
-    """
+    """Weight decay of S members (Table V): unchanged, wd·exp(1/S - 1) (``exponential``, Eq. 6) or wd/S (``linear``)."""
     check_members(members)
     match how:
         case "none":
@@ -108,3 +85,62 @@ def divide_weight_decay(weight_decay: float, members: int, how: WeightDecayDivid
         case "linear":
             return weight_decay / members
     raise UserError(f"weight decay is divided by one of {', '.join(get_args(WeightDecayDividing))}, not {how!r}")
+
+
+def _divide_by_root(value: float, members: int) -> float:
+    check_members(members)
+    return value / math.sqrt(members)
+
+
+def _nearest_multiple(width: int, members: int, divisor: int) -> int:
+    return divisor * math.floor(_divide_by_root(width, members) / divisor + 0.5)
+
+
+def _check_left(divided: int, what: str, members: int, why: str = "none would be left") -> int:
+    """``divided``; raises UserError where it is below 1."""
+    check_members(members)
+    if divided < 1:
+        raise UserError(f"{what} cannot be divided into {members} members: {why}")
+    return divided
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels of a residual network. ``inner`` and ``out`` are the first stage's and double in each further one."""
+
+    stem: int
+    inner: int  # of the 3x3 convolutions
+    out: int  # of the blocks
+    groups: int = 1  # of the 3x3 convolutions
+    stem_out: int | None = None  # of the ImageNet stem's last convolution; None for twice ``stem``
+
+
+def resnet(
+    width: int, expansion: int, members: int, given: Mapping[int, int] | None = None, widen_stem: bool = True
+) -> Widths:
+    """Divides the stem's width, of which all others are multiples (appendix a); ``given`` as in `divide_width`."""
+    w = divide_width(width, members, given)
+    return Widths(stem=w, inner=w, out=w * expansion, stem_out=None if widen_stem else w)
+
+
+def small_resnet(width: int, members: int) -> Widths:
+    """Basic blocks behind a stem of half the width. A whole one would take half of a small network's operations."""
+    w = divide_width(width, members)
+    return Widths(stem=divide_width(width // 2, members), inner=w, out=w)
+
+
+def wrn(factor: int, members: int) -> Widths:
+    """Basic blocks in stages of 16·w*, 32·w* and 64·w* channels behind a stem of 16 (appendix d)."""
+    w = 16 * divide_widen_factor(factor, members)
+    return Widths(stem=16, inner=w, out=w)
+
+
+def wrn_bottleneck(factor: int, members: int) -> Widths:
+    """Bottlenecks of which only the inner widths, 64·w* in the first stage, are widened and divided (appendix d)."""
+    return Widths(stem=64, inner=64 * divide_widen_factor(factor, members), out=256)
+
+
+def resnext(groups: int, per_group: int, members: int, stem_out: int | None = None) -> Widths:
+    """Divides the groups; the channels per group (of the first stage) and the outputs stay (appendix e)."""
+    groups = divide_cardinality(groups, members)
+    return Widths(stem=64, inner=groups * per_group, out=256, groups=groups, stem_out=stem_out)

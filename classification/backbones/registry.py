@@ -7,34 +7,47 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from classification.backbones.densenet import DenseNetSpec
-from classification.backbones.dividing import check_members, divide_drop_probability, divide_growth_rate, divide_width
-from classification.backbones.efficientnet import EfficientNetSpec
-from classification.backbones.pyramidnet import PyramidNetSpec
-from classification.backbones.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
-from classification.backbones.shake_shake import ShakeShakeSpec
-from classification.backbones.timm_models import PREFIX, TimmSpec, timm_specs
-from classification.backbones.width_rules import resnet, resnext, se_resnet50, small, wide, wide_bottleneck
+from classification.backbones import TIMM, dividing
+from classification.backbones.dividing import Widths
+from classification.backbones.resnet import BasicBlock, Bottleneck, SENetBottleneck
 from divdet.engine.errors import UserError
 
-
-class BackboneSpec(Protocol):
-    """What a family must offer for its networks to stand in ``BACKBONES``."""
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """The forms it exists in: ``cifar``, ``imagenet``."""
-
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> nn.Module:
-        """One of S members. ``dropout`` is already divided."""
+CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
 
 
 @dataclass(frozen=True)
-class Dataset:
+class BackboneSpec:
+    """A network: its family, and what tells it from the others of it.
+
+    Attributes:
+        family: module of ``classification.backbones``, imported when a network is built.
+        options: further arguments of the module's ``build``; one of them is ``drop_path`` if the family drops blocks.
+        forms: that it exists in: ``cifar`` (for images up to 64 pixels), ``imagenet``.
+    """
+
+    family: str
+    options: dict[str, Any]
+    forms: tuple[str, ...] = CIFAR
+
+    def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> nn.Module:
+        """Builds one of S members, [N,3,H,W] -> logits [N,num_classes].
+
+        Args:
+            members: S.
+            form: of ``forms``.
+            num_classes: number of classes; None for SSD300's feature extractor, which some families have.
+            dropout: a member's probability before the classifier.
+        """
+        family = import_module(f"classification.backbones.{self.family}")
+        return family.build(members, form, num_classes, dropout, **self.options)
+
+
+class Dataset(NamedTuple):
     """The form of network that a data set takes, its number of classes, and the side of its images in pixels."""
 
     form: str
@@ -49,38 +62,43 @@ DATASETS = {
     "imagenet": Dataset("imagenet", 1000, 224),
 }
 
-CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
-# Hu et al. 2018; the published CIFAR networks have a reduction of 4.
-SENET = {"reduction": 16, "ceil_pool": True}
+
+def residual(
+    forms: tuple[str, ...], block: type, blocks: tuple[int, ...], divide: Callable[[int], Widths], **options: Any
+) -> BackboneSpec:
+    """A residual network; see `classification.backbones.resnet.build`."""
+    return BackboneSpec("resnet", {"block": block, "blocks": blocks, "divide": divide, **options}, forms)
 
 
-def small_resnet(blocks: int, width: int) -> ResNetSpec:
-    """Four stages of ``blocks`` basic blocks in both forms; ``width`` is that of the first."""
-    return ResNetSpec(BOTH, BasicBlock, (blocks,) * 4, small(width))
+def small_resnet(blocks: int, width: int) -> BackboneSpec:
+    """Four stages of ``blocks`` basic blocks, the first of ``width`` channels. They learn best from PyTorch's start."""
+    return residual(BOTH, BasicBlock, (blocks,) * 4, partial(dividing.small_resnet, width), released_start=False)
 
 
-def wrn(blocks: int, factor: int) -> ResNetSpec:
+def wrn(blocks: int, factor: int) -> BackboneSpec:
     """WRN for CIFAR: three stages of ``blocks`` basic blocks."""
-    return ResNetSpec(CIFAR, BasicBlock, (blocks,) * 3, wide(factor))
+    return residual(CIFAR, BasicBlock, (blocks,) * 3, partial(dividing.wrn, factor))
 
 
-def resnext29(groups: int) -> ResNetSpec:
+def resnext29(groups: int) -> BackboneSpec:
     """ResNeXt-29 for CIFAR with 64 channels per group in the first stage."""
-    return ResNetSpec(CIFAR, Bottleneck, (3, 3, 3), resnext(groups, per_group=64))
+    return residual(CIFAR, Bottleneck, (3, 3, 3), partial(dividing.resnext, groups, 64))
 
 
-@dataclass(frozen=True)
-class WidthSweep:
-    """Networks that differ only in width (Fig. 1). ``build`` takes the width, from ``smallest`` to ``largest``; an
-    integer if ``smallest`` is one.
-    """
+def efficientnet(width: float, depth: float = 1.0) -> BackboneSpec:
+    """EfficientNet by Tan and Le's coefficients of width and depth."""
+    return BackboneSpec("efficientnet", {"width": width, "depth": depth, "drop_path": 0.2}, BOTH)
+
+
+class WidthSweep(NamedTuple):
+    """Networks that differ only in width (Fig. 1): ``build(width)``; all widths are ints where the smallest is one."""
 
     build: Callable[..., BackboneSpec]
     smallest: float
     largest: float
 
 
-# Name with the width in brackets -> its networks. The largest has 1.4 billion parameters.
+# By name, with the width in brackets. The largest network has 1.4 billion parameters.
 WIDTH_SWEEPS = {
     "resnet10_<w>": WidthSweep(partial(small_resnet, 1), 2, 512),
     "resnet18_<w>": WidthSweep(partial(small_resnet, 2), 2, 512),
@@ -88,40 +106,48 @@ WIDTH_SWEEPS = {
     "wrn28_<k>": WidthSweep(partial(wrn, 4), 1, 50),
     "wrn40_<k>": WidthSweep(partial(wrn, 6), 1, 50),
     "resnext29_<c>x64d": WidthSweep(resnext29, 1, 256),
-    "efficientnet_w<factor>": WidthSweep(partial(EfficientNetSpec, depth=1.0), 0.1, 16.0),
+    "efficientnet_w<factor>": WidthSweep(efficientnet, 0.1, 16.0),
 }
 
+# Hu et al. 2018; the published networks for CIFAR have a reduction of 4
+SENET = {"reduction": 16, "ceil_pool": True}
+
 BACKBONES: dict[str, BackboneSpec] = {
-    # Networks of the paper: form, block, blocks per stage, dividing rule
-    "resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), resnet(64, expansion=4, given={2: 44})),
-    "resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4)),
-    "resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4)),
+    # Networks of the paper: forms, block, blocks per stage, dividing rule, options
+    "resnet50": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.resnet, 64, 4, given={2: 44})),
+    "resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(dividing.resnet, 16, 4)),
+    "resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(dividing.resnet, 16, 4)),
     "wrn16_8": wrn(2, 8),
     "wrn28_10": wrn(4, 10),
     "wrn40_10": wrn(6, 10),
-    "wrn50_2": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(2)),
-    "wrn50_3": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), wide_bottleneck(3)),
+    "wrn50_2": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.wrn_bottleneck, 2)),
+    "wrn50_3": residual(IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.wrn_bottleneck, 3)),
     "resnext29_8x64d": resnext29(8),
-    "resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, per_group=4)),
-    "se_resnet110": ResNetSpec(CIFAR, Bottleneck, (12, 12, 12), resnet(16, expansion=4), {"reduction": 4}),
-    "se_resnet164": ResNetSpec(CIFAR, Bottleneck, (18, 18, 18), resnet(16, expansion=4), {"reduction": 4}),
-    "se_resnet50": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 6, 3), se_resnet50, SENET),
-    "se_resnext101_64x4d": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, 4, stem_out=64), SENET),
-    "se_resnext101_64x4d_B": ResNetSpec(IMAGENET, Bottleneck, (3, 4, 23, 3), resnext(64, 4), SENET),
-    "senet154": ResNetSpec(IMAGENET, SENetBottleneck, (3, 8, 36, 3), resnext(64, 4), SENET | {"shortcut_kernel": 3}),
-    "densenet_bc_190": DenseNetSpec(31, partial(divide_growth_rate, 40)),
-    "pyramidnet272": PyramidNetSpec(30, alpha=200, drop_path=0.5),
-    "shake_shake26_2x96d": ShakeShakeSpec(4, lambda members: 64 if members == 2 else divide_width(96, members)),
-    # Tan and Le's coefficients of width and depth
-    "efficientnet_b0": EfficientNetSpec(1.0, 1.0),
-    "efficientnet_b1": EfficientNetSpec(1.0, 1.1),
-    "efficientnet_b2": EfficientNetSpec(1.1, 1.2),
-    "efficientnet_b3": EfficientNetSpec(1.2, 1.4),
-    "efficientnet_b4": EfficientNetSpec(1.4, 1.8),
-    "efficientnet_b5": EfficientNetSpec(1.6, 2.2),
-    "efficientnet_b6": EfficientNetSpec(1.8, 2.6),
-    "efficientnet_b7": EfficientNetSpec(2.0, 3.1),
-    # Small ones, resnet<layers>_<width of stage 1>, in both forms; the layers are the ImageNet form's, stem included
+    "resnext101_64x4d": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(dividing.resnext, 64, 4)),
+    "se_resnet110": residual(CIFAR, Bottleneck, (12, 12, 12), partial(dividing.resnet, 16, 4), reduction=4),
+    "se_resnet164": residual(CIFAR, Bottleneck, (18, 18, 18), partial(dividing.resnet, 16, 4), reduction=4),
+    "se_resnet50": residual(
+        IMAGENET, Bottleneck, (3, 4, 6, 3), partial(dividing.resnet, 64, 4, given={2: 44}, widen_stem=False), **SENET
+    ),
+    "se_resnext101_64x4d": residual(
+        IMAGENET, Bottleneck, (3, 4, 23, 3), partial(dividing.resnext, 64, 4, stem_out=64), **SENET
+    ),
+    "se_resnext101_64x4d_B": residual(IMAGENET, Bottleneck, (3, 4, 23, 3), partial(dividing.resnext, 64, 4), **SENET),
+    "senet154": residual(
+        IMAGENET, SENetBottleneck, (3, 8, 36, 3), partial(dividing.resnext, 64, 4), **SENET, shortcut_kernel=3
+    ),
+    "densenet_bc_190": BackboneSpec("densenet", {"layers": 31, "growth": 40}),
+    "pyramidnet272": BackboneSpec("pyramidnet", {"blocks": 30, "alpha": 200, "drop_path": 0.5}),
+    "shake_shake26_2x96d": BackboneSpec("shake_shake", {"blocks": 4, "width": 96, "given": {2: 64}}),
+    "efficientnet_b0": efficientnet(1.0, 1.0),
+    "efficientnet_b1": efficientnet(1.0, 1.1),
+    "efficientnet_b2": efficientnet(1.1, 1.2),
+    "efficientnet_b3": efficientnet(1.2, 1.4),
+    "efficientnet_b4": efficientnet(1.4, 1.8),
+    "efficientnet_b5": efficientnet(1.6, 2.2),
+    "efficientnet_b6": efficientnet(1.8, 2.6),
+    "efficientnet_b7": efficientnet(2.0, 3.1),
+    # Small networks of our own, resnet<layers>_<width of stage 1>; the layers are the ImageNet form's
     "resnet10_16": small_resnet(1, 16),
     "resnet10_24": small_resnet(1, 24),
     "resnet10_32": small_resnet(1, 32),
@@ -132,13 +158,12 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 def _unknown(kind: str, name: str, known: list[str]) -> UserError:
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-    return UserError(
-        f"unknown {kind} {name!r}: " + (f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}")
-    )
+    hint = f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}"
+    return UserError(f"unknown {kind} {name!r}: {hint}")
 
 
 def find_dataset(name: str) -> Dataset:
-    """Raises UserError for a name that is not in ``DATASETS``."""
+    """An entry of ``DATASETS``; raises UserError for an unknown name."""
     if name not in DATASETS:
         raise _unknown("dataset", name, list(DATASETS))
     return DATASETS[name]
@@ -147,9 +172,10 @@ def find_dataset(name: str) -> Dataset:
 def find_backbone(name: str, form: str | None = None) -> BackboneSpec:
     """The network of a name in ``BACKBONES``, or in ``WIDTH_SWEEPS`` with a number in place of the brackets.
 
-    Raises UserError for any other name (listing close ones), an impossible width, or a network without that form.
+    Raises:
+        UserError: for any other name (listing close ones), a width out of range, or a network without that form.
     """
-    spec = BACKBONES.get(name) or _of_width(name)
+    spec = BACKBONES.get(name) or _find_in_sweeps(name)
     if spec is None:
         raise _unknown("backbone", name, [*BACKBONES, *WIDTH_SWEEPS])
     if form is not None and form not in spec.forms:
@@ -158,7 +184,7 @@ def find_backbone(name: str, form: str | None = None) -> BackboneSpec:
     return spec
 
 
-def _of_width(name: str) -> BackboneSpec | None:
+def _find_in_sweeps(name: str) -> BackboneSpec | None:
     for pattern, sweep in WIDTH_SWEEPS.items():
         before, width, after = re.split("[<>]", pattern)
         found = re.fullmatch(rf"{before}(-?[0-9]+(?:\.[0-9]+)?){after}", name)
@@ -175,21 +201,28 @@ def _of_width(name: str) -> BackboneSpec | None:
 
 
 def default_dataset(backbone: str) -> str:
-    """The data set that a network's cost is stated for: cifar100 if it has that form, else imagenet.
-
-    Raises UserError as `find_backbone` does.
-    """
-    small = not backbone.startswith(PREFIX) and "cifar" in find_backbone(backbone).forms
+    """The data set that a network's cost is stated for: cifar100 if it has that form, else imagenet."""
+    small = not backbone.startswith(TIMM) and "cifar" in find_backbone(backbone).forms
     return "cifar100" if small else "imagenet"
 
 
-def member_specs(backbone: str, members: int, form: str) -> list[BackboneSpec]:
-    """What each of S members is built from: all from the network that is divided, or each from its model of timm.
+def member_specs(backbone: str, members: int, form: str, pretrained: bool = False) -> list[BackboneSpec]:
+    """What each of S members is built from: the one network that is divided, or its own model of timm.
 
-    Raises UserError as `find_backbone` and `classification.backbones.timm_models.timm_specs`.
+    Raises:
+        UserError: as `find_backbone` and `member_names`, and for ``pretrained`` without a model of timm.
     """
-    check_members(members)
-    return timm_specs(backbone, members) if backbone.startswith(PREFIX) else [find_backbone(backbone, form)] * members
+    dividing.check_members(members)
+    if backbone.startswith(TIMM):
+        from classification.backbones.timm_models import member_names
+
+        options = {"drop_path": None, "pretrained": pretrained}
+        names = member_names(backbone, members)
+        return [BackboneSpec("timm_models", {"name": name, **options}, BOTH) for name in names]
+    spec = find_backbone(backbone, form)
+    if pretrained:
+        raise UserError(f"pretrained is timm, but {backbone} is not one of its models: give a checkpoint, or nothing")
+    return [spec] * members
 
 
 def create_members(
@@ -201,55 +234,48 @@ def create_members(
     drop_path: float | None = None,
     pretrained: bool = False,
 ) -> nn.ModuleList:
-    """S independently initialised classifiers, each [N,3,H,W] -> logits [N,num_classes].
+    """Builds S independently initialized classifiers, each [N,3,H,W] -> logits [N,num_classes].
 
     Args:
-        backbone: a name that `find_backbone` knows; or ``timm:<model>``, of which the members are undivided copies; or
+        backbone: a name that `find_backbone` knows; ``timm:<model>`` for undivided copies of it; or
             ``timm:<model>,<model>,…``, one for each member.
         members: S, at least 1.
-        dataset: a name of ``DATASETS``; picks stem and strides.
-        dropout: probability before the classifier in the large network; each member has dropout/√S.
-        drop_path: probability that the large network's last block is dropped (ShakeDrop, stochastic depth), divided
-            likewise; None takes the network's own.
-        pretrained: start timm's models from the weights that timm fetches: then copies begin alike.
+        num_classes: number of classes.
+        dataset: a name of ``DATASETS``; decides stem and strides.
+        dropout: probability before the classifier of the undivided network; each member has dropout/√S.
+        drop_path: probability of dropping the undivided network's last block (ShakeDrop, stochastic depth), divided
+            likewise; None keeps the network's own.
+        pretrained: start from the weights that timm fetches, alike in all copies of a model.
 
-    Raises UserError for an unknown name, a form that the backbone lacks, an S that its rule does not allow, or weights
-    that cannot be fetched.
+    Raises:
+        UserError: for an unknown name, a form that the backbone lacks, an S that its rule does not allow, or weights
+            that cannot be fetched.
     """
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, not {num_classes}")
     form = find_dataset(dataset).form
-    specs = _with_weights(member_specs(backbone, members, form), backbone, pretrained)
+    specs = member_specs(backbone, members, form, pretrained)
     if drop_path is not None:
-        if not hasattr(specs[0], "drop_path"):
-            others = ", ".join(other for other, s in BACKBONES.items() if hasattr(s, "drop_path"))
+        if "drop_path" not in specs[0].options:
+            others = ", ".join(other for other, s in BACKBONES.items() if "drop_path" in s.options)
             raise UserError(f"{backbone} drops no blocks, so drop_path must stay unset; those that do are: {others}")
-        specs = [replace(spec, drop_path=drop_path) for spec in specs]
-    p = divide_drop_probability(dropout, members)
+        specs = [replace(spec, options=spec.options | {"drop_path": drop_path}) for spec in specs]
+    p = dividing.divide_drop_probability(dropout, members)
     return nn.ModuleList(spec.build(members, form, num_classes, p) for spec in specs)
 
 
 def create_feature_extractors(backbone: str, members: int, pretrained: bool = False) -> nn.ModuleList:
-    """S independently initialised feature extractors of SSD300, each [N,3,300,300] -> [N,C,38,38].
+    """Builds S independently initialized feature extractors of SSD300, each [N,3,300,300] -> [N,C,38,38].
 
-    ``from_classifier`` of each takes the weights that it shares with the classifier of the same name (of a built-in
-    one ``layer0`` … ``layer3``). Arguments and errors as `create_members`; UserError also for a backbone without an
-    ImageNet form or of another family than the residual networks and timm's.
+    Arguments and errors are those of `create_members`. Only timm's models and the residual networks in the ImageNet
+    form will do. ``from_classifier`` of each selects its weights from those of the classifier.
     """
 
     def fits(spec: BackboneSpec) -> bool:
-        return isinstance(spec, ResNetSpec) and "imagenet" in spec.forms
+        return spec.family == "resnet" and "imagenet" in spec.forms
 
-    if not backbone.startswith(PREFIX) and not fits(find_backbone(backbone)):
+    if not backbone.startswith(TIMM) and not fits(find_backbone(backbone)):
         fit = [name for name, spec in BACKBONES.items() if fits(spec)]
         raise UserError(f"{backbone} has no form for SSD300; those that have one are timm's and: {', '.join(fit)}")
-    specs = _with_weights(member_specs(backbone, members, "imagenet"), backbone, pretrained)
+    specs = member_specs(backbone, members, "imagenet", pretrained)
     return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for spec in specs)
-
-
-def _with_weights(specs: list[BackboneSpec], backbone: str, pretrained: bool) -> list[BackboneSpec]:
-    if not pretrained:
-        return specs
-    if not isinstance(specs[0], TimmSpec):
-        raise UserError(f"pretrained is timm, but {backbone} is not one of its models: give a checkpoint, or nothing")
-    return [replace(spec, pretrained=True) for spec in specs]

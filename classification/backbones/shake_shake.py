@@ -1,22 +1,23 @@
-"""Shake-Shake: residual networks of two branches that are mixed at random (Gastaldi 2017), for small images."""
+"""Shake-Shake: residual networks of two branches that are mixed at random, for small images (Gastaldi 2017)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from classification.backbones.dividing import divide_width
 from classification.backbones.initialization import kaiming
 from classification.backbones.regularization import Dropout, ShakeShake
 
+STEM = 16
+
 
 class Shortcut(nn.Module):
-    """Two 1x1 convolutions, each to half of the channels: of every ``stride``-th pixel, and of those one further right
-    and down.
-    """
+    """Two 1x1 convolutions, each to half of the channels; the second sees the pixels one further right and down."""
 
     def __init__(self, in_channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ def branch(in_channels: int, out: int, stride: int) -> nn.Sequential:
 
 
 class ShakeBlock(nn.Module):
-    """Two branches, mixed, beside a shortcut that is the input itself where the shapes allow."""
+    """Two branches that are mixed, beside a shortcut: the input itself where the shapes allow."""
 
     def __init__(self, in_channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -54,39 +55,32 @@ class ShakeBlock(nn.Module):
         return self.shortcut(x) + self.shake(self.branch1(x), self.branch2(x))
 
 
-class ShakeShakeNet(nn.Module):
-    """One member: a stem of 16 channels and three stages of base, 2·base, 4·base. [N,3,H,W] -> [N,num_classes]."""
+def build(
+    members: int,
+    form: str,
+    num_classes: int,
+    dropout: float,
+    blocks: int,
+    width: int,
+    given: Mapping[int, int] | None = None,
+) -> nn.Sequential:
+    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
 
-    def __init__(self, blocks: int, base: int, num_classes: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        channels = 16
-        self.conv1 = nn.Conv2d(3, channels, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        for stage in range(3):
-            out = base * 2**stage
-            layers = [ShakeBlock(channels, out, 2 if stage else 1)]
-            layers += [ShakeBlock(out, out, 1) for _ in range(blocks - 1)]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-            channels = out
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
-        kaiming(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.relu(self.layer3(self.layer2(self.layer1(x))), inplace=True)
-        return self.fc(self.dropout(self.pool(x).flatten(1)))
-
-
-@dataclass(frozen=True)
-class ShakeShakeSpec:
-    """``blocks`` per stage; ``divide`` gives a member's base width for S."""
-
-    blocks: int
-    divide: Callable[[int], int]
-    forms: tuple[str, ...] = ("cifar",)
-
-    def build(self, members: int, form: str, num_classes: int, dropout: float) -> ShakeShakeNet:
-        """One of S members."""
-        return ShakeShakeNet(self.blocks, self.divide(members), num_classes, dropout)
+    Args:
+        blocks: blocks in each of the three stages.
+        width: channels of the undivided network's first stage.
+        given: see `divide_width`.
+    """
+    channels, base = STEM, divide_width(width, members, given)
+    parts = {"conv1": nn.Conv2d(3, STEM, 3, padding=1), "bn1": nn.BatchNorm2d(STEM), "relu": nn.ReLU(inplace=True)}
+    for stage in range(3):
+        out = base * 2**stage
+        layers = [ShakeBlock(channels, out, 2 if stage else 1)]
+        layers += [ShakeBlock(out, out, 1) for _ in range(blocks - 1)]
+        parts[f"layer{stage + 1}"] = nn.Sequential(*layers)
+        channels = out
+    parts |= {"last_relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    parts |= {"dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
+    network = nn.Sequential(OrderedDict(parts))
+    kaiming(network)
+    return network

@@ -1,7 +1,5 @@
 """Class names of the paper's data sets, in the order of their labels."""
 
-from torchvision.models import ResNet50_Weights
-
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 SVHN = [str(digit) for digit in range(10)]
 _CIFAR100 = """
@@ -14,5 +12,10 @@ _CIFAR100 = """
     television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100 = _CIFAR100.split()
-# The 1,000 classes in the order of their WordNet ids
-IMAGENET: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+
+
+def imagenet_classes() -> list[str]:
+    """The 1,000 classes of ImageNet, in the order of their WordNet ids."""
+    from torchvision.models import ResNet50_Weights  # slow to import
+
+    return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]

@@ -1,13 +1,12 @@
-"""What the members see of an image: random views in training (paper, Sec. III-B a), one plain view in evaluation.
+"""What the members see of an image: random views in training (paper, Sec. III-B a), its center in evaluation.
 
-Views are uint8 until they reach the network's device, where `normalize`, `erase` and `mixup` work on the whole batch.
+Views are uint8 until they are on the network's device, where `normalize`, `erase` and `mixup` work on the whole batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -17,34 +16,31 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
-from classification.data.datasets import IMAGENET_STATISTICS, STATISTICS, ImageSet, Statistics
+from classification.data.datasets import ImageSet
+from classification.data.statistics import IMAGENET_STATISTICS, STATISTICS, Statistics
 from classification.settings import DataSettings, Interpolation
 from divdet.engine.sampling import derived_seed
 
-SMALL = 64  # pixels up to which an image is cropped after padding, and takes the CIFAR form of a network
-EVALUATION_RESIZE = 1.15  # shorter side / centre crop, where training uses resized crops
+SMALL = 64  # pixels, up to which images get the padded crop and the CIFAR form of a network
+EVALUATION_RESIZE = 1.15  # shorter side over center crop, where training uses resized crops
 CROP_RATIO = (3 / 4, 4 / 3)
-POLICIES = {policy.value: policy for policy in v2.AutoAugmentPolicy}  # cifar10, imagenet, svhn
-_GRAY = [128, 128, 128]  # fill of the policies' geometric operations
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_NOTHING = (0, 0, 0, 0)
 
 
 class TrainingViews(Dataset):
-    """``views[key]`` -> uint8 [V,H,W,3], int64 [V,4], label: random views of an image, and for each view the rectangle
-    (top, left, height, width; height 0 for none) that `erase` sets to zero after normalization. Keys are those of an
-    ``EpochSampler``.
+    """Random views of training images.
 
-    V is S, or 1 where all members see the same view. A view is a function of (seed, key, member) alone; the process's
-    random state is left as it was.
+    ``views[key]``, with a key of ``EpochSampler``, gives uint8 views [V,H,W,3], the rectangles that `erase` blanks
+    int64 [V,4] (top, left, height, width; height 0 for none), and the label. V is S, or 1 where all members see the
+    same view. A view depends on (seed, key, member) alone, and the process's random state is left as it was.
 
     Args:
         images: the training images.
         settings: the augmentation.
         size: H = W, in pixels.
         members: S.
+        seed: of the views.
     """
 
     def __init__(self, images: ImageSet, settings: DataSettings, size: int, members: int, seed: int) -> None:
@@ -52,17 +48,7 @@ class TrainingViews(Dataset):
         self.crop = crop_kind(settings, size)
         self.views = members if settings.different_views else 1
         self.interpolation, self.erased = settings.interpolation or "bicubic", tuple(settings.erased().values())
-        self.auto_augment = None
-        if settings.auto_augment == "rand":
-            self.auto_augment = RandAugment(
-                settings.rand_augment_operations,
-                settings.rand_augment_magnitude,
-                settings.rand_augment_levels,
-                fill=_GRAY,
-                deviation=settings.rand_augment_deviation,
-            )
-        elif settings.auto_augment != "none":
-            self.auto_augment = v2.AutoAugment(POLICIES[settings.auto_augment], fill=_GRAY)
+        self.auto_augment = _policy(settings)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,7 +58,7 @@ class TrainingViews(Dataset):
         index = number % len(self)
         image = self.images.read(index)
         if self.crop != "resized":
-            image = centre_crop(image, self.size, 1.0, self.interpolation)
+            image = center_crop(image, self.size, 1.0, self.interpolation)
         seeds = [derived_seed(self.seed, "views", epoch, number, member) for member in range(self.views)]
         views, erased = zip(*(self._view(image, seed) for seed in seeds), strict=True)
         return torch.from_numpy(np.stack(views)), torch.tensor(erased), int(self.images.labels[index])
@@ -86,16 +72,32 @@ class TrainingViews(Dataset):
         if random.random() < settings.flip:
             image = image[:, ::-1]
         if self.auto_augment:
-            with _torch_seed(seed):
+            with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU generator
+                torch.default_generator.manual_seed(seed)
                 image = self.auto_augment(Image.fromarray(np.ascontiguousarray(image)))
         erased = None
         if random.random() < settings.erasing:
             erased = random_rectangle(self.size, self.size, *self.erased, random)
-        return np.asarray(image), erased or _NOTHING
+        return np.asarray(image), erased or (0, 0, 0, 0)
+
+
+def _policy(settings: DataSettings) -> Callable[[Image.Image], Image.Image] | None:
+    """AutoAugment or RandAugment, whose geometric operations fill with gray."""
+    if settings.auto_augment == "none":
+        return None
+    from torchvision.transforms import v2  # slow to import
+
+    from classification.data.rand_augment import RandAugment
+
+    fill = [128, 128, 128]
+    if settings.auto_augment != "rand":
+        return v2.AutoAugment(v2.AutoAugmentPolicy(settings.auto_augment), fill=fill)
+    scale = (settings.rand_augment_operations, settings.rand_augment_magnitude, settings.rand_augment_levels)
+    return RandAugment(*scale, fill=fill, deviation=settings.rand_augment_deviation)
 
 
 class EvaluationViews(Dataset):
-    """``views[index]`` -> uint8 [H,W,3], label: the centre of the image, H = W = ``size``. See `centre_crop`."""
+    """``views[index]`` gives the center of an image, uint8 [size,size,3], and its label. See `center_crop`."""
 
     def __init__(self, images: ImageSet, size: int, resize: float, interpolation: Interpolation) -> None:
         self.images, self.size, self.resize, self.interpolation = images, size, resize, interpolation
@@ -104,17 +106,17 @@ class EvaluationViews(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        view = centre_crop(self.images.read(index), self.size, self.resize, self.interpolation)
+        view = center_crop(self.images.read(index), self.size, self.resize, self.interpolation)
         return torch.from_numpy(np.ascontiguousarray(view)), int(self.images.labels[index])
 
 
 def network_inputs(settings: DataSettings, size: int, statistics: Statistics | None = None) -> dict[str, Any]:
-    """A checkpoint's description of the network's inputs: ``settings`` with all defaults filled in.
+    """How a checkpoint describes the network's inputs: ``settings`` with all defaults filled in.
 
     Args:
         settings: the data settings.
         size: H = W, in pixels.
-        statistics: default mean and standard deviation; None takes the data set's.
+        statistics: default mean and standard deviation; None for the data set's.
 
     Returns:
         ``crop``, ``image_size``, ``eval_resize``, ``interpolation``, ``mean``, ``std`` (see `DataSettings`).
@@ -138,15 +140,15 @@ def crop_kind(settings: DataSettings, size: int) -> str:
     return "padded" if size <= SMALL else "resized"
 
 
-def centre_crop(image: np.ndarray, size: int, resize: float, interpolation: Interpolation) -> np.ndarray:
-    """The centre [size,size,3] of an image [H,W,3] whose shorter side was resized to ``int(resize * size)``.
+def center_crop(image: np.ndarray, size: int, resize: float, interpolation: Interpolation) -> np.ndarray:
+    """Resizes an image [H,W,3] to a shorter side of ``int(resize * size)`` and takes its center [size,size,3].
 
     Rounds as torchvision's ``Resize`` and ``CenterCrop``; with ``area`` as earlier versions did, for the networks
-    trained with them.
+    that were trained with them.
     """
     height, width = image.shape[:2]
     shorter = min(height, width)
-    if max(height, width) > 16 * shorter:  # what is cut off in the end would first be enlarged, to gigabytes
+    if max(height, width) > 16 * shorter:  # resizing all of a long image could take gigabytes
         height, width = min(height, 16 * shorter), min(width, 16 * shorter)
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         image = image[top : top + height, left : left + width]
@@ -164,24 +166,19 @@ def centre_crop(image: np.ndarray, size: int, resize: float, interpolation: Inte
 
 
 def padded_crop(image: np.ndarray, padding: int, random: np.random.Generator) -> np.ndarray:
-    """A random part of the image's own size, after padding it with black on all sides."""
+    """Pads with black on all sides and takes a random crop of the image's own size."""
     height, width = image.shape[:2]
     top, left = random.integers(2 * padding + 1, size=2)
-    padded = np.zeros((height + 2 * padding, width + 2 * padding, 3), np.uint8)
-    padded[padding : padding + height, padding : padding + width] = image
+    padded = cv2.copyMakeBorder(image, *[padding] * 4, cv2.BORDER_CONSTANT, value=0)
     return padded[top : top + height, left : left + width]
 
 
 def resized_crop(
-    image: np.ndarray,
-    size: int,
-    area: Sequence[float],
-    interpolation: Interpolation,
-    random: np.random.Generator,
+    image: np.ndarray, size: int, area: Sequence[float], interpolation: Interpolation, random: np.random.Generator
 ) -> np.ndarray:
-    """A random crop of ``area`` (shares of the image) and aspect 3:4 to 4:3, resized to [size,size,3].
+    """Takes a random crop of ``area`` (shares of the image) and aspect 3:4 to 4:3, resized to [size,size,3].
 
-    Where no draw fits, as in long images, it is the largest centre crop of such an aspect, as in torchvision.
+    Where no draw fits, as in long images, it is the largest center crop of such an aspect, as in torchvision.
     """
     height, width = image.shape[:2]
     rectangle = random_rectangle(height, width, area, CROP_RATIO, random)
@@ -193,16 +190,11 @@ def resized_crop(
 
 
 def random_rectangle(
-    height: int,
-    width: int,
-    area: Sequence[float],
-    ratio: Sequence[float],
-    random: np.random.Generator,
+    height: int, width: int, area: Sequence[float], ratio: Sequence[float], random: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """Top, left, height, width of a random rectangle inside [height,width].
+    """Draws a rectangle inside [height,width]: top, left, height, width; None if ten draws do not fit.
 
-    Its share of the area is uniform in ``area``, its height / width log-uniform in ``ratio``. None if none of ten draws
-    fits.
+    Its share of the area is uniform in ``area``, its height / width log-uniform in ``ratio``.
     """
     for _ in range(10):
         pixels = height * width * random.uniform(*area)
@@ -213,39 +205,13 @@ def random_rectangle(
     return None
 
 
-class RandAugment(v2.RandAugment):
-    """torchvision's RandAugment with a magnitude drawn for each operation, from a normal distribution around
-    ``magnitude`` clipped to the scale (timm's ``mstd``). Strengths between two magnitudes are interpolated.
-    """
-
-    def __init__(self, *args: Any, deviation: float = 0.0, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.deviation = deviation
-
-    def _get_random_item(self, dct: dict[str, Any]) -> tuple[str, tuple[Callable[..., Tensor | None], bool]]:
-        name, (strengths, signed) = super()._get_random_item(dct)
-        if not self.deviation:
-            return name, (strengths, signed)
-        drawn = float(torch.normal(float(self.magnitude), self.deviation, ()))
-        position = min(max(drawn, 0.0), self.num_magnitude_bins - 1.0)
-
-        def interpolated(*args: int) -> Tensor | None:
-            found = strengths(*args)
-            if found is None:
-                return None
-            strength = np.interp(position, range(len(found)), found.numpy())
-            return torch.full((len(found),), strength)  # the base class takes entry ``magnitude``
-
-        return name, (interpolated, signed)
-
-
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory: (pixel / 255 - mean) / std."""
+    """(pixel / 255 - mean) / std: uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory."""
     return ((images / 255 - mean) / std).movedim(-1, -3)
 
 
 def erase(images: Tensor, rectangles: Tensor) -> Tensor:
-    """Sets a rectangle of each normalised image to zero, in place.
+    """Sets a rectangle of each normalized image to zero, in place.
 
     Args:
         images: float [...,3,H,W].
@@ -261,12 +227,13 @@ def erase(images: Tensor, rectangles: Tensor) -> Tensor:
 
 
 def mixup(images: Tensor, labels: Tensor, num_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """Mixes each image with its neighbour in the shuffled batch: one draw for the batch and all its views.
+    """Mixes each image with its neighbor in the shuffled batch, by one share for the batch and all its views.
 
     Args:
         images: float [S,N,3,H,W] or [N,3,H,W].
         labels: int64 [N].
-        alpha: of the Beta distribution of the mixing share, drawn from PyTorch's CPU generator.
+        num_classes: C.
+        alpha: parameter of the share's Beta distribution; drawn from PyTorch's CPU generator.
 
     Returns:
         Mixed images, and class probabilities [N,C].
@@ -281,16 +248,3 @@ def _resize(image: np.ndarray, height: int, width: int, interpolation: Interpola
         return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
     shrinking = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
-
-
-@contextmanager
-def _torch_seed(seed: int) -> Iterator[None]:
-    """Seeds the CPU generator, which torchvision draws from, and puts its state back: torch.manual_seed would take
-    longer than the transformation, since it also visits every other device.
-    """
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)

@@ -61,8 +61,8 @@ COMMANDS = {
     "eval-cls": Command(
         "evaluates members and ensemble of a classifier",
         "classification.settings:EvaluateClassification",
-        "classification.evaluation:evaluate",
-        defaults="classification.evaluation:checkpoint_data",
+        "divdet.commands.eval_cls:evaluate",
+        defaults="divdet.commands.eval_cls:checkpoint_defaults",
     ),
     "summary": Command(
         "counts what a divided network costs", f"{_SETTINGS}:Summary", "divdet.commands.summary:print_summary"

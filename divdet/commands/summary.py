@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from classification.backbones.cost import summarise as summarise_classifier
+from classification.backbones.cost import summarize as summarise_classifier
 from classification.backbones.registry import BACKBONES, default_dataset
 from detection.models.cost import check_no_image_size
 from detection.models.cost import summarise as summarise_detector

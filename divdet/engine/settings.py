@@ -122,3 +122,14 @@ def check_not_negative(settings: TrainSettings, *names: str) -> None:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
+
+
+def check_range(name: str, value: float | None, least: float, most: float = math.inf, *, below: bool = False) -> None:
+    """Raises UserError, naming the setting, unless ``value`` is None or a finite number from ``least`` to ``most``.
+
+    ``below`` excludes ``most`` itself.
+    """
+    if value is None or (math.isfinite(value) and least <= value <= most and not (below and value == most)):
+        return
+    upper = "" if most == math.inf else f" and {'below' if below else 'at most'} {most}"
+    raise UserError(f"{name} is {value}: it must be at least {least}{upper}")

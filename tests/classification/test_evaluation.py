@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from classification.ensemble import Ensemble
-from classification.evaluation import describe, evaluate, load_ensemble, measure
+from classification.evaluation import load_ensemble, measure
 from classification.probabilities import calibration_error, calibration_sums, error_sums, squared_error_terms
 from classification.settings import EvalDataSettings, EvaluateClassification, ModelSettings
 from classification.training import train
+from divdet.commands.eval_cls import describe, evaluate
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 from tests.classification.generated import generated_images, write_folder, write_npz

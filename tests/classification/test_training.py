@@ -9,13 +9,14 @@ import yaml
 from torchvision.transforms.v2.functional import normalize
 
 from classification.ensemble import create_ensemble
-from classification.evaluation import INPUT, evaluate
+from classification.evaluation import INPUT
 from classification.settings import (
     EvalDataSettings,
     EvaluateClassification,
     ModelSettings,
 )
 from classification.training import CoTraining, load_pretrained, train
+from divdet.commands.eval_cls import evaluate
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import to_dict
@@ -118,7 +119,7 @@ def test_other_validation_data_start_the_best_anew(
     assert checkpoint.read(tmp_path / "run/best.pt")["epoch"] == 3
 
 
-def test_views_are_normalised_then_erased_then_mixed(npz: Path, tmp_path: Path) -> None:
+def test_views_are_normalized_then_erased_then_mixed(npz: Path, tmp_path: Path) -> None:
     config = recipe(npz, tmp_path)
     config.train = replace(config.train, mixup=0.5)
     network = create_ensemble("resnet10_16", 2, 3, "cifar10")
@@ -151,7 +152,7 @@ def test_members_may_start_alike_and_then_learn_from_kl(npz: Path, tmp_path: Pat
     config = recipe(npz, tmp_path)
     config = replace(
         config,
-        model=replace(config.model, same_initialisation=True),
+        model=replace(config.model, same_initialization=True),
         data=replace(config.data, different_views=False),
         train=replace(config.train, cot_loss="kl", cot_weight=1.0, cot_warmup_epochs=0),
     )

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 import classification.training
-from classification.evaluation import checkpoint_data, evaluate
 from classification.settings import EvalDataSettings, EvaluateClassification, TrainClassification
 from detection.detector import Detector
 from detection.models.ssd import create_ssd
 from detection.settings import TrainDetection
 from detection.visual.drawing import draw_boxes
+from divdet.commands import eval_cls
 from divdet.commands.eval_det import checkpoint_defaults
 from divdet.commands.import_checkpoint import import_checkpoint
 from divdet.commands.settings import EvaluateDetection, ImportCheckpoint
@@ -245,8 +245,8 @@ class Classifiers(_Checkpoints):
         """Evaluates it."""
         data = EvalDataSettings("folder", str(self.root / "classes"))
         config = EvaluateClassification(str(self.path), data, batch_size=2, workers=0, output=str(self.root / "output"))
-        checkpoint_data(config)
-        evaluate(replace(config, device="cpu"))
+        eval_cls.checkpoint_defaults(config)
+        eval_cls.evaluate(replace(config, device="cpu"))
 
 
 class Runs(_Checkpoints):

@@ -16,13 +16,13 @@ import yaml
 
 import classification.training
 import detection.training.train
-from classification.evaluation import checkpoint_data
 from classification.settings import EvaluateClassification, TrainClassification
 from detection.default_boxes import ssd300_default_boxes
 from detection.images import find_images
 from detection.postprocess import postprocess
 from detection.settings import TrainDetection
 from detection.training.multibox_loss import multibox_loss
+from divdet.commands import eval_cls
 from divdet.commands.eval_det import checkpoint_defaults, evaluate
 from divdet.commands.settings import Detect, EvaluateDetection, ImportCheckpoint, Quickstart, Summary
 from divdet.commands.summary import print_summary
@@ -254,7 +254,9 @@ class CommandLines:
             _Tool(TrainClassification, ["--model.members", "2", "--data.flip=0.5", "--data.dataset", "npz"], {}),
             _Tool(EvaluateDetection, [results, truth, "--batch_size", "2"], {"defaults": checkpoint_defaults}),
             _Tool(
-                EvaluateClassification, ["--checkpoint", missing, "--others", '["a.pt"]'], {"defaults": checkpoint_data}
+                EvaluateClassification,
+                ["--checkpoint", missing, "--others", '["a.pt"]'],
+                {"defaults": eval_cls.checkpoint_defaults},
             ),
             _Tool(Detect, [f"{root}/data", f"{root}/data/*.png", "--score_threshold", "0.5"], detect),
             _Tool(Summary, ["--task", "cls", "--backbone", "resnet10_16", "--members=2", "--dataset", "cifar10"], {}),

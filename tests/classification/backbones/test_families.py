@@ -1,17 +1,18 @@
 """Every divided network of the paper against the released code's parameters, names and logits."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
-from classification.backbones.efficientnet import SameConv2d
+from classification.backbones.efficientnet import SameConv2d, divide_channels
 from classification.backbones.registry import BACKBONES, DATASETS, create_feature_extractors, create_members
-from classification.backbones.regularization import ShakeDrop
+from classification.backbones.regularization import DropPath, ShakeDrop
 from classification.released import own_names
 from divdet.engine.errors import UserError
 from tests.reference import assert_probe, deterministic_images, deterministic_weights, released
@@ -99,7 +100,7 @@ def test_published_names_of_other_networks_are_kept() -> None:
 
 @pytest.mark.parametrize(("members", "widths"), [(1, (64, 32, 640)), (2, (48, 24, 448)), (3, (40, 16, 368))])
 def test_widths_of_efficientnet_b7(members: int, widths: tuple[int, int, int]) -> None:
-    channels = BACKBONES["efficientnet_b7"].channels(members)
+    channels = divide_channels(BACKBONES["efficientnet_b7"].options["width"], members)
     assert (channels[0], channels[1], channels[7]) == widths
 
 
@@ -132,7 +133,7 @@ def drops(network: nn.Module, kind: type[nn.Module]) -> list[float]:
 def test_drop_probabilities_grow_with_depth_and_are_divided() -> None:
     pyramid, efficient = member_of("cifar10/pyramidnet272/S4"), member_of("cifar10/efficientnet_b0/S4")
     assert drops(pyramid, ShakeDrop) == pytest.approx([0.25 * k / 90 for k in range(1, 91)])
-    assert drops(efficient, StochasticDepth) == pytest.approx([0.1 * k / 16 for k in range(16)])
+    assert drops(efficient, DropPath) == pytest.approx([0.1 * k / 16 for k in range(16)])
 
 
 def test_drop_path_may_be_set() -> None:
@@ -140,7 +141,7 @@ def test_drop_path_may_be_set() -> None:
         pyramid = create_members("pyramidnet272", 2, 10, "cifar10", drop_path=0.8)[0]
         efficient = create_members("efficientnet_b0", 1, 10, "cifar10", drop_path=0.0)[0]
     assert drops(pyramid, ShakeDrop)[-1] == pytest.approx(0.8 / 2**0.5)
-    assert not any(drops(efficient, StochasticDepth))
+    assert not any(drops(efficient, DropPath))
     with pytest.raises(UserError, match="resnet110 drops no blocks"):
         create_members("resnet110", 2, 10, "cifar10", drop_path=0.1)
 
@@ -157,3 +158,16 @@ def test_se_networks_under_ssd300(backbone: str) -> None:
         extractor = create_feature_extractors(backbone, 1)[0]
         features = extractor(torch.empty(1, 3, 300, 300))
     assert features.shape == (1, extractor.out_channels[3], 38, 38)
+
+
+def test_families_and_libraries_are_imported_where_a_network_needs_them() -> None:
+    script = """
+import sys
+import classification.backbones.registry
+assert "classification.backbones.efficientnet" not in sys.modules
+import classification.training, divdet.commands.eval_cls
+assert not {"torchvision", "timm"} & set(sys.modules)
+classification.backbones.registry.create_members("efficientnet_b0", 1, 10, "cifar10")
+assert "torchvision" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

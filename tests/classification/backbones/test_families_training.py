@@ -8,30 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from classification.backbones.densenet import DenseNetSpec
-from classification.backbones.dividing import divide_growth_rate, divide_width
-from classification.backbones.efficientnet import EfficientNetSpec
-from classification.backbones.pyramidnet import PyramidNetSpec
-from classification.backbones.registry import BACKBONES
-from classification.backbones.resnet import BasicBlock, Bottleneck, ResNetSpec, SENetBottleneck
-from classification.backbones.shake_shake import ShakeShakeSpec
-from classification.backbones.width_rules import resnet, resnext, wide
+from classification.backbones.dividing import resnet, resnext, wrn
+from classification.backbones.registry import BACKBONES, CIFAR, BackboneSpec, efficientnet, residual
+from classification.backbones.resnet import BasicBlock, Bottleneck, SENetBottleneck
 from classification.settings import ClassificationTrainSettings, DataSettings, ModelSettings, TrainClassification
 from classification.training import train
 from divdet.engine import checkpoint
 from tests.classification.stopping import train_until
 
-CIFAR = ("cifar",)
 TINY = {
-    "resnet": ResNetSpec(CIFAR, Bottleneck, (1, 1, 1), resnet(16, expansion=4)),
-    "se_resnet": ResNetSpec(CIFAR, Bottleneck, (1, 1, 1), resnet(16, expansion=4), {"reduction": 4}),
-    "senet": ResNetSpec(CIFAR, SENetBottleneck, (1, 1, 1), resnext(4, per_group=8), {"reduction": 16}),
-    "wrn": ResNetSpec(CIFAR, BasicBlock, (1, 1, 1), wide(2)),
-    "resnext": ResNetSpec(CIFAR, Bottleneck, (1, 1, 1), resnext(4, per_group=8)),
-    "densenet": DenseNetSpec(2, partial(divide_growth_rate, 12)),
-    "pyramidnet": PyramidNetSpec(1, alpha=48, drop_path=0.5),
-    "shake_shake": ShakeShakeSpec(1, partial(divide_width, 16)),
-    "efficientnet": EfficientNetSpec(0.25, 0.25),
+    "resnet": residual(CIFAR, Bottleneck, (1, 1, 1), partial(resnet, 16, 4)),
+    "se_resnet": residual(CIFAR, Bottleneck, (1, 1, 1), partial(resnet, 16, 4), reduction=4),
+    "senet": residual(CIFAR, SENetBottleneck, (1, 1, 1), partial(resnext, 4, 8), reduction=16),
+    "wrn": residual(CIFAR, BasicBlock, (1, 1, 1), partial(wrn, 2)),
+    "resnext": residual(CIFAR, Bottleneck, (1, 1, 1), partial(resnext, 4, 8)),
+    "densenet": BackboneSpec("densenet", {"layers": 2, "growth": 12}),
+    "pyramidnet": BackboneSpec("pyramidnet", {"blocks": 1, "alpha": 48, "drop_path": 0.5}),
+    "shake_shake": BackboneSpec("shake_shake", {"blocks": 1, "width": 16}),
+    "efficientnet": efficientnet(0.25, 0.25),
 }
 
 

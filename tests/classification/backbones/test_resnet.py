@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
+from classification.backbones.dividing import Widths
 from classification.backbones.registry import (
     BACKBONES,
     DATASETS,
@@ -13,7 +14,7 @@ from classification.backbones.registry import (
     create_members,
     find_backbone,
 )
-from classification.backbones.resnet import Bottleneck, ResNet, Widths
+from classification.backbones.resnet import Bottleneck, ResNet
 from divdet.engine.errors import UserError
 from tests.reference import assert_probe, deterministic_images, deterministic_weights, released
 
@@ -112,7 +113,7 @@ def test_feature_extractor_takes_the_classifiers_weights() -> None:
 def test_bottleneck_network_equals_torchvisions(groups: int, inner: int) -> None:
     """Torchvision's ResNet of the same blocks and widths, given our stem and shortcuts, gives the same logits."""
     torch.manual_seed(0)
-    ours = ResNet(Bottleneck, (2, 1, 2, 1), Widths(64, inner, 256, groups), True, 10).eval()
+    ours = ResNet(Bottleneck, (2, 1, 2, 1), Widths(64, inner, 256, groups), True, 10, released_start=False).eval()
     peer = torchvision.models.ResNet(
         torchvision.models.resnet.Bottleneck, [2, 1, 2, 1], 10, groups=groups, width_per_group=inner // groups
     ).eval()
@@ -133,7 +134,7 @@ def test_bottleneck_network_equals_torchvisions(groups: int, inner: int) -> None
         torch.testing.assert_close(ours(x), peer(x))
 
 
-def test_initialisation_is_kaiming_fan_out() -> None:
+def test_initialization_is_kaiming_fan_out() -> None:
     torch.manual_seed(0)
     member = create_members("resnet18_64", 1, 10, "cifar10")[0]
     weight = member.layer3[1].conv2.weight

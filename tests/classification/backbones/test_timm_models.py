@@ -9,7 +9,7 @@ import torch
 from classification import create_ensemble
 from classification.backbones.registry import create_feature_extractors, create_members
 from classification.backbones.timm_models import check_copies_differ, statistics
-from classification.data.datasets import IMAGENET_STATISTICS
+from classification.data.statistics import IMAGENET_STATISTICS
 from detection import create_ssd
 from detection.models.cost import summarise
 from detection.training.train import load_pretrained
@@ -37,7 +37,7 @@ def test_models_of_other_shapes_fit_the_default_boxes(name: str) -> None:
         assert extractor(torch.empty(2, 3, 300, 300)).shape == (2, extractor.out_channels[-1], 38, 38)
 
 
-def test_images_are_normalised_as_the_model_expects() -> None:
+def test_images_are_normalized_as_the_model_expects() -> None:
     torch.manual_seed(0)
     extractor = create_feature_extractors("timm:tf_efficientnet_es", 1)[0].eval()
     config = extractor.network.pretrained_cfg
@@ -126,7 +126,7 @@ def test_copies_that_would_stay_alike_are_refused() -> None:
 
 def test_statistics_are_the_models_and_must_agree() -> None:
     assert statistics("timm:tf_efficientnet_es") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    with pytest.raises(UserError, match="normalised differently"):
+    with pytest.raises(UserError, match="normalized differently"):
         statistics("timm:tf_efficientnet_es,resnet18")
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from classification.backbones.cost import summarise
+from classification.backbones.cost import summarize
+from classification.backbones.efficientnet import divide_channels
 from classification.backbones.registry import (
     BACKBONES,
     WIDTH_SWEEPS,
@@ -28,8 +29,8 @@ def widths(backbone: str, members: int, dataset: str) -> list[int]:
 @pytest.mark.parametrize("s", [1, 2, 4])
 def test_a_width_of_the_paper_is_its_network(s: int) -> None:
     """Costs of B0 by another way of writing its width; of widths that no fixed name has, from the rules by hand."""
-    assert summarise("efficientnet_w1.0", s, "cifar100") == summarise("efficientnet_b0", s, "cifar100")
-    assert summarise("efficientnet_w1", s, "imagenet") == summarise("efficientnet_b0", s, "imagenet")
+    assert summarize("efficientnet_w1.0", s, "cifar100") == summarize("efficientnet_b0", s, "cifar100")
+    assert summarize("efficientnet_w1", s, "imagenet") == summarize("efficientnet_b0", s, "imagenet")
     # Appendix d: 4 / √S + 0.4 is 4.4, 3.2, 2.4; stem 16
     assert set(widths("wrn28_4", s, "cifar")) == {16, *(16 * {1: 4, 2: 3, 4: 2}[s] * 2**k for k in range(3))}
     # Appendix e: groups of 64 channels, 12 / S of them
@@ -43,15 +44,15 @@ def test_a_width_of_the_paper_is_its_network(s: int) -> None:
 def test_efficientnets_channels_are_multiplied_by_the_factor() -> None:
     # Tan and Le's rounding to multiples of 8 of 2.6 times the stem, the stages and the last convolution
     spec = find_backbone("efficientnet_w2.6")
-    assert spec.channels(1) == [80, 40, 64, 104, 208, 288, 496, 832, 3328]
-    assert spec.depth == 1.0
+    assert divide_channels(spec.options["width"], 1) == [80, 40, 64, 104, 208, 288, 496, 832, 3328]
+    assert spec.options["depth"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["resnet10_16", "resnet18_64", "wrn16_8", "wrn28_10", "wrn40_10", "resnext29_8x64d"])
 def test_fixed_names_are_widths_of_their_family(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed = [summarise(name, s, "cifar100") for s in (1, 2, 4)]
+    fixed = [summarize(name, s, "cifar100") for s in (1, 2, 4)]
     monkeypatch.delitem(BACKBONES, name)
-    assert [summarise(name, s, "cifar100") for s in (1, 2, 4)] == fixed
+    assert [summarize(name, s, "cifar100") for s in (1, 2, 4)] == fixed
 
 
 @pytest.mark.parametrize("name", ["wrn16_2", "wrn28_3", "resnext29_4x64d", "resnet10_12", "resnet18_20"])

@@ -18,9 +18,10 @@ from classification.data.class_names import CIFAR10, CIFAR100, SVHN
 from classification.data.datasets import load_images
 from classification.data.views import CROP_RATIO, EvaluationViews, TrainingViews, erase, network_inputs, normalize
 from classification.ensemble import Ensemble, create_ensemble
-from classification.evaluation import evaluate, load_ensemble
+from classification.evaluation import load_ensemble
 from classification.importing import import_classifier, published_image_size
 from classification.settings import EvalDataSettings, EvaluateClassification, TrainClassification
+from divdet.commands.eval_cls import evaluate
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
@@ -184,14 +185,10 @@ def rectangle(
             return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
 
 
-def test_earlier_checkpoints_are_evaluated_by_their_own_rule(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_opencvs_area_filter_is_the_checkpoints_own(tmp_path: Path) -> None:
     own, network = import_published(tmp_path, "resnet10_16", 2, "cifar10")
     found = checkpoint.read(own)
-    for key in ("eval_resize", "interpolation"):
-        del found["meta"][key]
-    found["meta"] |= {"crop": "resized", "classes": ["a", "b"]}
+    found["meta"] |= {"eval_resize": 1 / 0.875, "interpolation": "area", "crop": "resized", "classes": ["a", "b"]}
     for member in range(2):
         for key in ("weight", "bias"):
             found["model"][f"members.{member}.fc.{key}"] = found["model"][f"members.{member}.fc.{key}"][:2]
@@ -200,16 +197,13 @@ def test_earlier_checkpoints_are_evaluated_by_their_own_rule(
     files = write_images(tmp_path / "data", ["a", "b"], 75, 60)
     data = EvalDataSettings("folder", str(tmp_path / "data"))
     logits = evaluated(EvaluateClassification(str(own), data, workers=0))
-    said = [line for line in capsys.readouterr().out.splitlines() if "earlier version" in line]
-    assert len(said) == 1
-    assert "--data.eval_resize 1.143 --data.interpolation area" in said[0]
     views = []
     for file in files:
         shrunk = cv2_area(np.asarray(Image.open(file)), 46, 37)  # 32 / 0.875 / 60 of 75 x 60, rounded
         views.append(F.normalize(F.to_tensor(shrunk[7:39, 2:34].copy()), *STATISTICS["cifar10"]))
     with torch.no_grad():
         assert_logits(logits, network(torch.stack(views)))
-    found["meta"] |= {"eval_resize": 1 / 0.875, "interpolation": "bicubic"}
+    found["meta"] |= {"interpolation": "bicubic"}
     torch.save(found, tmp_path / "new.pt")
     with pytest.raises(UserError, match="other interpolation"):
         evaluate(EvaluateClassification(str(own), data, [str(tmp_path / "new.pt")], workers=0))

@@ -13,12 +13,12 @@ from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
 from classification.data.datasets import ImageSet, load_images
+from classification.data.rand_augment import RandAugment
 from classification.data.views import (
     CROP_RATIO,
     EvaluationViews,
-    RandAugment,
     TrainingViews,
-    centre_crop,
+    center_crop,
     crop_kind,
     erase,
     mixup,
@@ -36,13 +36,9 @@ FULL = DataSettings(dataset="npz", auto_augment="cifar10", erasing=0.5)
 PLAIN = DataSettings(dataset="npz", crop="none", flip=0)
 
 
-def as_is(image: np.ndarray) -> np.ndarray:
-    return image
-
-
 def image_set(count: int = 24, size: int = 16) -> ImageSet:
     images, labels = generated_images(count, size)
-    return ImageSet("generated", CLASSES, labels, images, as_is)
+    return ImageSet("generated", CLASSES, labels, images)
 
 
 def views(settings: DataSettings, members: int = 2, seed: int = 0, size: int = 16) -> TrainingViews:
@@ -182,7 +178,7 @@ def test_repetitions_of_an_image_are_other_views_of_it() -> None:
     assert {label for *_, label in seen} == {data[0, 1][-1]}
 
 
-def test_erasing_zeroes_one_rectangle_after_normalisation() -> None:
+def test_erasing_zeroes_one_rectangle_after_normalization() -> None:
     settings = replace(PLAIN, erasing=0.5, erasing_area=[0.1, 0.3], erasing_ratio=[0.5, 1.0])
     _, erased, _ = views(settings, members=300, size=32)[0, 0]
     present = erased[:, 2] > 0
@@ -246,20 +242,20 @@ def test_crops_are_torchvisions_given_the_same_draws() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(300, 500), (333, 250), (257, 401), (64, 71), (100, 100)])
 @pytest.mark.parametrize("size", [96, 224])
-def test_centre_crop_is_torchvisions(height: int, width: int, size: int) -> None:
+def test_center_crop_is_torchvisions(height: int, width: int, size: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     for name, filtering in (("bicubic", F.InterpolationMode.BICUBIC), ("bilinear", F.InterpolationMode.BILINEAR)):
         transform = T.Compose([T.Resize(int(1.15 * size), filtering), T.CenterCrop(size)])
-        assert (centre_crop(image, size, 1.15, name) == np.asarray(transform(Image.fromarray(image)))).all()
+        assert (center_crop(image, size, 1.15, name) == np.asarray(transform(Image.fromarray(image)))).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 30), (9, 31), (1, 50)])
 @pytest.mark.parametrize("resize", [1.0, 1.15])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "area"])
-def test_centre_crop_is_centred_and_of_the_size(height: int, width: int, resize: float, interpolation: str) -> None:
+def test_center_crop_is_centered_and_of_the_size(height: int, width: int, resize: float, interpolation: str) -> None:
     image = np.full((height, width, 3), 100, np.uint8)
     image[:, : width // 2], image[:, (width + 1) // 2 :] = 50, 150
-    view = centre_crop(image, 16, resize, interpolation)
+    view = center_crop(image, 16, resize, interpolation)
     assert view.shape == (16, 16, 3)
     assert view.mean() == pytest.approx(100, abs=8)
 
@@ -271,7 +267,7 @@ def test_evaluation_sees_the_whole_of_a_small_image_and_the_middle_of_a_large_on
     assert label == data.labels[5]
     framed = np.zeros((256, 256, 3), np.uint8)
     framed[16:240, 16:240] = 200
-    large = ImageSet("framed", CLASSES, np.zeros(1, int), framed[None], as_is)
+    large = ImageSet("framed", CLASSES, np.zeros(1, int), framed[None])
     assert (EvaluationViews(large, 224, 1 / 0.875, "area")[0][0] == 200).all()
 
 
@@ -317,13 +313,13 @@ def test_npz_images_of_another_size_are_brought_to_the_networks(tmp_path: Path) 
 def test_a_line_of_pixels_is_not_enlarged_as_a_whole() -> None:
     line = np.random.default_rng(0).integers(0, 256, (1, 60_000, 3), np.uint8)
     tracemalloc.start()
-    view = centre_crop(line, 64, 1.0, "bicubic")
+    view = center_crop(line, 64, 1.0, "bicubic")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert view.shape == (64, 64, 3)
     assert most < 2**20
-    assert (centre_crop(line[:, 29_992:30_008], 64, 1.0, "bicubic") == view).all()
-    upright = centre_crop(line.transpose(1, 0, 2), 64, 1.0, "bicubic").transpose(1, 0, 2)
+    assert (center_crop(line[:, 29_992:30_008], 64, 1.0, "bicubic") == view).all()
+    upright = center_crop(line.transpose(1, 0, 2), 64, 1.0, "bicubic").transpose(1, 0, 2)
     assert np.abs(upright.astype(int) - view).max() <= 1  # of rounding
 
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from classification.data.class_names import CIFAR100
-from classification.evaluation import checkpoint_data, load_ensemble
+from classification.evaluation import load_ensemble
 from classification.settings import EvaluateClassification
 from detection import Detector, create_ssd
 from detection.training.train import load_pretrained
+from divdet.commands.eval_cls import checkpoint_defaults
 from divdet.commands.import_checkpoint import import_checkpoint
 from divdet.commands.settings import ImportCheckpoint
 from divdet.engine import checkpoint
@@ -109,7 +110,7 @@ def test_imported_classifiers_settings_are_those_of_its_data(shared: Path, tmp_p
     assert meta["classes"] == CIFAR100
     assert len(CIFAR100) == 100
     assert (meta["image_size"], meta["crop"], meta["stem"]) == (32, "padded", "cifar")
-    defaults = checkpoint_data(EvaluateClassification(checkpoint=str(tmp_path / "own.pt")))
+    defaults = checkpoint_defaults(EvaluateClassification(checkpoint=str(tmp_path / "own.pt")))
     assert defaults == {"data.dataset": "cifar100", "data.root": "data"}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from classification.backbones.cost import summarise
+from classification.backbones.cost import summarize
 from divdet.commands import summary as summary_command
 from divdet.commands.settings import Summary
 from divdet.commands.summary import print_summary
@@ -19,7 +19,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: Any, **changes: Any)
 
 def test_a_network_is_divided_by_the_papers_counts_of_members(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(printed(capsys, "cls", "resnet10_16", json=True))
-    assert found["divisions"] == [{"members": s} | summarise("resnet10_16", s, "cifar100") for s in (1, 2, 4, 8)]
+    assert found["divisions"] == [{"members": s} | summarize("resnet10_16", s, "cifar100") for s in (1, 2, 4, 8)]
     assert found["refused"] == []
     lines = printed(capsys, "cls", "resnet10_16").splitlines()
     assert lines[0] == "resnet10_16 on cifar100"

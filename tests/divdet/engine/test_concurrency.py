@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from classification import create_ensemble
-from classification.ensemble import EnsembleOfEnsembles
+from classification.ensemble import Ensemble, MeanOfMembers
 from classification.settings import EvaluateClassification
 from detection.models.ssd import SSD
 from divdet.commands.settings import Detect, EvaluateDetection
@@ -77,9 +77,11 @@ def test_classifiers_give_the_same(how: str, devices: str | None, members: int) 
 
 @torch.inference_mode()
 def test_an_ensemble_of_ensembles_runs_one_beside_the_other() -> None:
-    net = EnsembleOfEnsembles([create_ensemble("resnet10_16", n, 10, "cifar10") for n in (1, 2)]).eval()
+    ensembles = [create_ensemble("resnet10_16", n, 10, "cifar10").eval() for n in (1, 2)]
+    net = Ensemble(nn.ModuleList(map(MeanOfMembers, ensembles))).eval()
     images = torch.randn(2, 3, 32, 32)
     expected = net(images)
+    torch.testing.assert_close(expected, torch.stack([ensemble(images).mean(0) for ensemble in ensembles]))
     net.concurrent = run_at_once(net.branches(), "threads", None)
     torch.testing.assert_close(net(images), expected, rtol=1e-6, atol=1e-6)
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from classification import create_ensemble
-from classification.backbones.cost import summarise
+from classification.backbones.cost import summarize
 from classification.backbones.registry import BACKBONES, DATASETS
 from divdet.engine.cost import count_cost
 from tests.reference import released
@@ -46,7 +46,7 @@ def test_macs_are_half_of_torchs_flops(backbone: str, s: int) -> None:
     size = DATASETS[dataset].image_size
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         create_ensemble(backbone, s, DATASETS[dataset].num_classes, dataset).eval()(torch.empty(1, 3, size, size))
-    assert 2 * summarise(backbone, s, dataset)["macs"] == counter.get_total_flops()
+    assert 2 * summarize(backbone, s, dataset)["macs"] == counter.get_total_flops()
 
 
 def test_gflops_of_tables_2_and_4(shared: Path) -> None:
@@ -67,22 +67,22 @@ def test_gflops_of_tables_2_and_4(shared: Path) -> None:
     rows = [row for row in rows if row[1] in BACKBONES and row[1:3] not in unlike]
     assert len(rows) >= 48
     for dataset, backbone, s, printed, half_a_digit in rows:
-        gflops = summarise(backbone, s, dataset)["gflops"]
+        gflops = summarize(backbone, s, dataset)["gflops"]
         assert gflops == pytest.approx(printed, abs=0.005 * printed + half_a_digit), (backbone, s)
 
 
 def test_gflops_of_table_4_at_320_pixels() -> None:
-    variant = summarise("se_resnext101_64x4d_B", 2, "imagenet", 320)
+    variant = summarize("se_resnext101_64x4d_B", 2, "imagenet", 320)
     assert variant["gflops"] == pytest.approx(38.2, rel=0.005)
     for s, printed in ((1, 10.6), (2, 10.5), (4, 12.6)):
-        cost = summarise("efficientnet_b7", s, "imagenet", 320)
+        cost = summarize("efficientnet_b7", s, "imagenet", 320)
         macs = cost["macs"] / 1e9  # printed in another convention (docs/reproduce.md)
         assert macs + (cost["gflops"] - macs) / 4 == pytest.approx(printed, rel=0.005)
 
 
 def test_eight_members_of_wrn50_3_are_eight_resnet50(shared: Path) -> None:
     resnet50 = released(shared, "parameter_counts")["imagenet/resnet50/S1"]["params"]
-    cost = summarise("wrn50_3", 8, "imagenet")
+    cost = summarize("wrn50_3", 8, "imagenet")
     assert (cost["params_per_member"], cost["params"]) == (resnet50, 8 * resnet50)
 
 

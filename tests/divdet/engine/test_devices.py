@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from classification.settings import EvaluateClassification
 from divdet.commands import detect as prediction
-from divdet.commands import eval_det, quickstart
+from divdet.commands import eval_cls, eval_det, quickstart
 from divdet.commands.benchmark import print_benchmark
 from divdet.commands.settings import Benchmark, Detect, EvaluateDetection
 from divdet.engine.devices import use_device
@@ -65,13 +66,10 @@ def test_every_command_sets_its_device(
 def test_benchmarks_and_evaluation_of_classifiers_set_their_device(
     current: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from classification import evaluation
-    from classification.settings import EvaluateClassification
-
-    monkeypatch.setattr(evaluation, "load_ensemble", reached)
+    monkeypatch.setattr(eval_cls, "load_ensemble", reached)
     monkeypatch.setattr("divdet.commands.benchmark._batch_sizes", reached)
     for command in (
-        lambda: evaluation.evaluate(EvaluateClassification("a.pt", device="cuda:1")),
+        lambda: eval_cls.evaluate(EvaluateClassification("a.pt", device="cuda:1")),
         lambda: print_benchmark(Benchmark(device="cuda:1")),
     ):
         with pytest.raises(ReachedError):
