@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from detection.data.coco import CocoAnnotations
 from detection.data.coco_json import (
@@ -26,8 +25,6 @@ from detection.data.coco_json import (
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.files import write_atomically
 
-BOX_DECIMALS = 2  # of pixels: COCO's own precision
-SCORE_DECIMALS = 6
 _PIECE = 10_000  # entries that are text at a time
 
 
@@ -46,13 +43,6 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.score)
-
-
-def rounded(boxes: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [n, 4] xyxy as COCO's xywh, and scores [n], in the precision that results files have: float64."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return sides.round(BOX_DECIMALS), np.asarray(scores, np.float64).reshape(-1).round(SCORE_DECIMALS)
 
 
 def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Results:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from detection.data.coco import CocoAnnotations
-from detection.data.coco_results import Results, rounded
+from detection.data.coco_results import Results
+from detection.detections import rounded
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 AREAS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # square pixels: all, small, medium, large

@@ -8,7 +8,7 @@ import torch
 
 from detection.data.coco import check_same_categories, load_annotations
 from detection.data.coco_results import load_results, save_results
-from detection.detector import Detector, saved_orientation, saved_postprocess
+from detection.detector import Detector, saved_settings
 from detection.evaluation.coco_metrics import evaluate as coco_metrics
 from detection.evaluation.coco_metrics import format_metrics
 from detection.evaluation.evaluate import read_ground_truth, score
@@ -29,15 +29,11 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
     if not config.checkpoint:
         return {}
     saved = checkpoint.load(config.checkpoint, "detection")
-    defaults = flatten(asdict(saved_postprocess(saved, config.checkpoint)), "postprocess.")
-    defaults["data.orientation"] = saved_orientation(saved, config.checkpoint)
+    postprocess, data = saved_settings(saved, config.checkpoint)
+    defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
-    try:
-        data = {f"data.{key}": saved["config"]["data"][key] for key in ("val_annotations", "val_images")}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{config.checkpoint}: its settings are damaged ({error!r})") from error
-    return defaults | data
+    return defaults | {"data.val_annotations": data.val_annotations, "data.val_images": data.val_images}
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from divdet.engine.devices import resolve_device, use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import process_fault
+from divdet.engine.members import Elsewhere
 
 Value = TypeVar("Value")
 _TIMEOUT = timedelta(minutes=5)  # for what a process waits: the others to start, the first one to save and score
@@ -231,20 +232,11 @@ def _store_of_this_start(store: dist.Store, rank: int, count: int) -> dist.Store
     return dist.PrefixStore(name, store)
 
 
-class Elsewhere(nn.Module):
-    """The place of a member that another process has; it has no weights and cannot be run."""
-
-
 def keep_own(members: nn.ModuleList, world: World) -> None:
     """Leaves the members that this process has, and an `Elsewhere` in the place of every other one."""
     for number in range(len(members)):
         if not world.has(number):
             members[number] = Elsewhere()
-
-
-def present(members: nn.ModuleList) -> list[tuple[int, nn.Module]]:
-    """The members that this process has, with their numbers from 0."""
-    return [(number, member) for number, member in enumerate(members) if not isinstance(member, Elsewhere)]
 
 
 def is_shared(name: str) -> bool:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from detection.data.coco import CocoAnnotations, load_annotations
+from detection.drawing import class_color, save_image
 from detection.postprocess import Boxes
 from detection.visual.comparison import draw_comparisons
-from detection.visual.drawing import class_colour, save_image
 
 WIDTH, HEIGHT, GREY = 480, 360, 90
 BAR, GAP = round(WIDTH / 14), 6
@@ -80,7 +80,7 @@ def framed(panel: np.ndarray, box: tuple[int, ...]) -> bool:
 
 
 def coloured(panel: np.ndarray, label: int) -> bool:
-    return (np.abs(panel - class_colour(label)).max(-1) < 30).sum() > 300  # a label's plate
+    return (np.abs(panel - class_color(label)).max(-1) < 30).sum() > 300  # a label's plate
 
 
 def test_truth_members_and_fusion_stand_side_by_side(annotations: CocoAnnotations, tmp_path: Path) -> None:

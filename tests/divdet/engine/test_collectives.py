@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from divdet.engine import batch_norm
-from divdet.engine.distributed import World, _mesh, data_parallel, keep_own, present, shared_parameters, sum_gradients
+from divdet.engine.distributed import World, _mesh, data_parallel, keep_own, shared_parameters, sum_gradients
+from divdet.engine.members import present
 
 MEMBERS, REPLICAS = 2, 2
 Call = tuple[tuple[int, ...], str]  # the ranks that take part, and what they do

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detection.visual.drawing import class_colour, comparison, draw_boxes, save_image, text_colour
+from detection.drawing import class_color, comparison, draw_boxes, save_image, text_color
 from divdet.engine.errors import UserError
 
 NAMES = ["disc", "wine glass", "Größe", "собака", "自転車"]
@@ -50,7 +50,7 @@ def test_frame_covers_the_boxes_edge_pixels_and_leaves_inside_and_outside() -> N
 def test_names_of_any_script_are_written_distinctly(name: int) -> None:
     image = _plain(200, 300)
     plates = [draw_boxes(image, [[20, 80, 280, 180]], [0], [text])[50:80] for text in (NAMES[name], "??????", "")]
-    ink = np.abs(plates[0].astype(int) - text_colour(class_colour(0))).sum(-1) < 120
+    ink = np.abs(plates[0].astype(int) - text_color(class_color(0))).sum(-1) < 120
     assert ink.sum() > 10
     assert not np.array_equal(plates[0], plates[1])
     assert not np.array_equal(plates[0], plates[2])
@@ -86,16 +86,16 @@ def test_highest_score_lies_on_top_whatever_the_order() -> None:
     boxes = [[50, 100, 200, 250], [50, 100, 200, 250]]
     first = draw_boxes(image, boxes, [0, 1], NAMES, [0.9, 0.2])
     second = draw_boxes(image, boxes, [1, 0], NAMES, [0.2, 0.9])
-    assert tuple(first[249, 120]) == class_colour(0)
+    assert tuple(first[249, 120]) == class_color(0)
     assert np.array_equal(first, second)
 
 
 def test_colours_belong_to_classes_and_differ() -> None:
-    colours = [class_colour(label) for label in range(80)]
+    colours = [class_color(label) for label in range(80)]
     assert len(set(colours)) == 80
-    assert colours == [class_colour(label) for label in range(80)]
+    assert colours == [class_color(label) for label in range(80)]
     drawn = draw_boxes(_plain(200, 200), [[20, 50, 100, 150]], [2], NAMES)
-    assert tuple(drawn[149, 60]) == class_colour(2)
+    assert tuple(drawn[149, 60]) == class_color(2)
 
 
 @pytest.mark.parametrize("label", range(80))
@@ -104,8 +104,8 @@ def test_text_has_the_contrast_that_wcag_asks_of_large_text(label: int) -> None:
         parts = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
         return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
 
-    plate = class_colour(label)
-    light, dark = sorted((luminance(plate), luminance(text_colour(plate))), reverse=True)
+    plate = class_color(label)
+    light, dark = sorted((luminance(plate), luminance(text_color(plate))), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 

@@ -22,7 +22,7 @@ Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 
 
-def class_colour(label: int) -> Colour:
+def class_color(label: int) -> Colour:
     """The RGB colour of a class (label from 0), always the same."""
     if label < len(_PALETTE):
         return _PALETTE[label]
@@ -31,7 +31,7 @@ def class_colour(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def text_colour(background: Colour) -> Colour:
+def text_color(background: Colour) -> Colour:
     """Black or white, whichever has the greater contrast with ``background`` (WCAG 2 relative luminance)."""
     linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -76,22 +76,24 @@ def draw_boxes(
     canvas = np.array(image, order="C")  # a copy
     plates: list[_Plate] = []
     for index in order[::-1]:  # the highest score chooses its plate's place first
-        outer = _clip(boxes[index], width, height)
+        outer = covered_pixels(boxes[index], width, height)
         text = names[labels[index]] + (" (crowd)" if crowds[index] else "")
         text += "" if scores is None else f" {float(scores[index]):.2f}"
         small = max(outer[2] - outer[0], outer[3] - outer[1]) < 4 * font_size
         points = max(_MIN_FONT + 1, round(0.75 * font_size)) if small else font_size
-        plate = _plate(text, outer, (width, height), points, class_colour(int(labels[index])), plates)
+        plate = _plate(text, outer, (width, height), points, class_color(int(labels[index])), plates)
         plates += [plate] if plate else []
     for index in order:
-        _draw_frame(canvas, _clip(boxes[index], width, height), class_colour(int(labels[index])), line, crowds[index])
+        _draw_frame(
+            canvas, covered_pixels(boxes[index], width, height), class_color(int(labels[index])), line, crowds[index]
+        )
     for plate in reversed(plates):
         _draw_plate(canvas, plate)
     return canvas
 
 
-def _clip(box: np.ndarray, width: int, height: int) -> Rectangle:
-    """The pixels that a box covers, at least one, inside the image."""
+def covered_pixels(box: Sequence[float], width: int, height: int) -> Rectangle:
+    """Returns the pixels that a box covers, at least one, inside the image: x1, y1, x2, y2, exclusive end."""
     x1, y1 = min(max(math.floor(box[0]), 0), width - 1), min(max(math.floor(box[1]), 0), height - 1)
     return x1, y1, min(max(math.ceil(box[2]), x1 + 1), width), min(max(math.ceil(box[3]), y1 + 1), height)
 
@@ -153,7 +155,7 @@ def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[int, int, in
 def _draw_plate(canvas: np.ndarray, plate: _Plate) -> None:
     x1, y1, x2, y2 = plate.place
     canvas[y1:y2, x1:x2] = plate.colour
-    _write(canvas, plate.text, plate.place, plate.font_size, text_colour(plate.colour))
+    _write(canvas, plate.text, plate.place, plate.font_size, text_color(plate.colour))
 
 
 def _write(canvas: np.ndarray, text: str, place: Rectangle, font_size: int, colour: Colour) -> None:
