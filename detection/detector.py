@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.coco_json import category_name, show
+from detection.category_names import category_name
 from detection.default_boxes import ssd300_default_boxes
 from detection.detections import Detections
 from detection.images import as_rgb, is_pil
@@ -126,10 +126,8 @@ class Detector:
             raise UserError(f"{source}: its description of the detector is damaged ({error!r})") from error
         names = [category_name(name) for _, name in categories]
         if None in names:
-            name = categories[names.index(None)][1]
-            raise UserError(
-                f"{source}: has a category of name {show(name)}, which annotations cannot have: it is damaged"
-            )
+            wrong = categories[names.index(None)][1]
+            raise UserError(f"{source}: a category is named {wrong!r:.200}, which annotations cannot: it is damaged")
         checkpoint.check_members(members, saved, source)
         try:
             model = create_ssd(backbone, members, len(categories))

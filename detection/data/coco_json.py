@@ -19,9 +19,6 @@ from divdet.engine.files import refuse_special
 MAX_ID = 2**63 - 1
 MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
 TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
-_AROUND = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # white space, visible or not
-# As above, and without the characters that break lines or change the direction of what follows.
-_NAME = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 def read_json(path: Path) -> Any:
@@ -69,15 +66,6 @@ def is_number(value: Any) -> bool:
 def is_text(value: Any) -> bool:
     """Whether a JSON value is a string fit for a name: not empty, without control characters, encodable."""
     return isinstance(value, str) and TEXT.fullmatch(value) is not None
-
-
-def category_name(value: Any) -> str | None:
-    """A category's name without the white space around it (converters of classes.txt leave the line's end).
-
-    None for what is not text, empty, or holds characters that break lines, steer a terminal or reverse what follows.
-    """
-    name = _AROUND.sub("", value) if isinstance(value, str) else ""
-    return name if _NAME.fullmatch(name) else None
 
 
 def bbox_problem(entry: dict[str, Any]) -> str | None:

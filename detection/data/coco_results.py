@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from detection.category_names import category_name
 from detection.data.coco import CocoAnnotations
 from detection.data.coco_json import (
     MAX_COORDINATE,
     bbox_problem,
-    category_name,
     check_objects,
     entry_error,
     id_problem,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from divdet.engine.cost import on_meta
 
 # By name: other subclasses convolve in other ways (with standardized weights, say). The second one is timm's.
 _CONVOLUTIONS = ("Conv2d", "Conv2dSame")
@@ -38,48 +38,71 @@ def fuse_conv_bn(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
 def fusible(network: nn.Module, input_shape: tuple[int, ...]) -> list[tuple[str, str]]:
     """Returns the names of the convolutions, and of their batch norms, that can be fused. Arguments as above.
 
-    They are found by a run on the meta device, which computes shapes only, so that any code of the network will do.
+    They are found by a run that counts who reads a convolution's output, whatever the network's code looks like. Its
+    convolutions and batch norms return zeros of the right shape instead of computing.
     """
-    shapes = on_meta(network).eval()
+    weights = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    network = copy.deepcopy(network, weights).eval()  # with layers of its own, but the same weights
     calls: Counter[str] = Counter()
-    outputs: dict[int, tuple[str, Tensor]] = {}  # of convolutions, by id: the tensors are kept, so that ids are unique
-    found: list[tuple[str, str, int]] = []
+    found: list[tuple[_Output, str]] = []
 
     def after_conv(name: str, output: Tensor) -> None:
         calls[name] += 1
-        outputs[id(output)] = name, output
+        output.made_by = _Output(name)
 
     def before_norm(name: str, x: Tensor) -> None:
         calls[name] += 1
-        if id(x) in outputs:
-            found.append((outputs[id(x)][0], name, id(x)))
+        if hasattr(x, "made_by"):
+            found.append((x.made_by, name))
 
-    for name, layer in shapes.named_modules():
+    for name, layer in network.named_modules():
         if type(layer).__name__ in _CONVOLUTIONS:
             layer.register_forward_hook(lambda layer, inputs, output, name=name: after_conv(name, output))
+            if type(layer) is nn.Conv2d and not isinstance(layer.padding, str):
+                layer.forward = partial(_zeros, layer)
         elif type(layer) is nn.BatchNorm2d or _is_timm_norm(layer):
             layer.register_forward_pre_hook(lambda layer, inputs, name=name: before_norm(name, inputs[0]))
-    with torch.no_grad(), _Reads() as reads:
-        reads.add(shapes(torch.empty(input_shape, device="meta")))  # an output of the network is read by its caller
-    return [(conv, norm) for conv, norm, x in found if calls[conv] == calls[norm] == 1 and reads.count[x] == 1]
+            layer.forward = torch.zeros_like
+    with torch.no_grad(), _Reads():
+        weight = next(network.parameters())
+        outputs = network(torch.zeros(input_shape, dtype=weight.dtype, device=weight.device))
+        _count_reads(outputs)  # by the caller
+    return [(conv.name, norm) for conv, norm in found if calls[conv.name] == calls[norm] == conv.reads == 1]
+
+
+@dataclass
+class _Output:
+    """The output of a convolution, and how many operations read it."""
+
+    name: str
+    reads: int = 0
 
 
 class _Reads(TorchDispatchMode):
-    """Counts how often each tensor is an argument of an operation, by id."""
+    """Counts the reads of convolutions' outputs."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[int] = Counter()
-        self.kept: list[Tensor] = []  # so that ids are unique
-
-    def add(self, arguments: Any) -> None:
-        tensors = [value for value in tree_leaves(arguments) if isinstance(value, Tensor)]
-        self.count.update(map(id, tensors))
-        self.kept += tensors
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch would import its compiler, which takes seconds, to tell it about this class
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.add((args, kwargs))
+        _count_reads((args, kwargs))
         return func(*args, **(kwargs or {}))
+
+
+def _count_reads(arguments: Any) -> None:
+    for value in tree_leaves(arguments):
+        if hasattr(value, "made_by"):
+            value.made_by.reads += 1
+
+
+def _zeros(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    sides = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
+    shape = [
+        (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for side, kernel, stride, padding, dilation in sides
+    ]
+    return x.new_zeros(len(x), conv.out_channels, *shape)
 
 
 def _is_timm_norm(layer: nn.Module) -> bool:

@@ -45,7 +45,7 @@ def test_damaged_descriptions_are_refused_naming_the_file(tmp_path: Path) -> Non
     meta = {"categories": [{"id": 1, "name": "a\u2028b"}]}
     saved = {"kind": "detection", "model": {"w": torch.ones(1)}, "config": config, "meta": meta}
     torch.save(saved, tmp_path / "name.pt")
-    with pytest.raises(UserError, match=r"name\.pt: has a category of name 'a\\u2028b'"):
+    with pytest.raises(UserError, match=r"name\.pt: a category is named 'a\\u2028b'"):
         Detector.load(tmp_path / "name.pt", "cpu")
     with pytest.raises(UserError, match=r"bad\.pt: its settings are damaged"):
         checkpoint_defaults(EvaluateDetection(path))
