@@ -1,4 +1,4 @@
-"""Pictures of boxes: one image annotated, several results side by side, written to a file."""
+"""Draws boxes: on one image, or several results side by side; and writes pictures to files."""
 
 import colorsys
 import math
@@ -12,18 +12,18 @@ import numpy as np
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without black; further ones turn by golden ratio.
+# Okabe and Ito's colors without black, for color-blind readers; further classes step round the hues by golden ratio.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
 _MIN_FONT = 8
 _FONT_WEIGHT = 400
 _PANEL_SIDES = (420, 960)  # the longer side of a compared picture in pixels, least and most
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 
 
-def class_color(label: int) -> Colour:
-    """The RGB colour of a class (label from 0), always the same."""
+def class_color(label: int) -> Color:
+    """Returns the RGB color of a class by its 0-based label."""
     if label < len(_PALETTE):
         return _PALETTE[label]
     turn = (label - len(_PALETTE)) * 0.618034 % 1
@@ -31,8 +31,8 @@ def class_color(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def text_color(background: Colour) -> Colour:
-    """Black or white, whichever has the greater contrast with ``background`` (WCAG 2 relative luminance)."""
+def text_color(background: Color) -> Color:
+    """Returns black or white, whichever has more contrast with ``background`` (WCAG 2 relative luminance)."""
     linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
@@ -42,7 +42,7 @@ class _Plate(NamedTuple):
     place: Rectangle  # x1, y1, x2, y2, exclusive end
     text: str
     font_size: int
-    colour: Colour
+    color: Color
 
 
 def draw_boxes(
@@ -53,15 +53,15 @@ def draw_boxes(
     scores: Any = None,
     crowd: Any = None,
 ) -> np.ndarray:
-    """Draws boxes with their class names and scores; sizes follow the image's, the highest scores lie on top.
+    """Draws boxes with class names and scores, the highest scores on top. Lines and text grow with the image.
 
     Args:
-        image: uint8 RGB [H, W, 3]; it is not changed.
-        boxes: [n, 4] xyxy in pixels, exclusive end; parts outside the image are cut.
+        image: uint8 RGB [H, W, 3]; not changed.
+        boxes: [n, 4] xyxy in pixels, exclusive end; clipped to the image.
         labels: [n] 0-based classes.
         names: the class names by label, in any script that OpenCV's built-in fonts have.
-        scores: [n] in 0..1, printed behind the name, or None.
-        crowd: [n] bool: drawn with dashed lines and marked, or None.
+        scores: [n] in 0..1, drawn behind the name, or None.
+        crowd: [n] bool: these have dashed lines and a mark; or None.
 
     Returns:
         A new image, uint8 RGB [H, W, 3].
@@ -75,7 +75,7 @@ def draw_boxes(
     line, font_size = max(1, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
     canvas = np.array(image, order="C")  # a copy
     plates: list[_Plate] = []
-    for index in order[::-1]:  # the highest score chooses its plate's place first
+    for index in order[::-1]:  # the highest scores choose places for their labels first
         outer = covered_pixels(boxes[index], width, height)
         text = names[labels[index]] + (" (crowd)" if crowds[index] else "")
         text += "" if scores is None else f" {float(scores[index]):.2f}"
@@ -98,11 +98,11 @@ def covered_pixels(box: Sequence[float], width: int, height: int) -> Rectangle:
     return x1, y1, min(max(math.ceil(box[2]), x1 + 1), width), min(max(math.ceil(box[3]), y1 + 1), height)
 
 
-def _draw_frame(canvas: np.ndarray, box: Rectangle, colour: Colour, line: int, dashed: bool) -> None:
-    """A frame that lies wholly inside the box, dark-edged within so that it shows on its own colour."""
+def _draw_frame(canvas: np.ndarray, box: Rectangle, color: Color, line: int, dashed: bool) -> None:
+    """Draws a frame inside the box, with a dark inner edge so that it shows on its own color."""
     x1, y1, x2, y2 = box
     dark = not dashed and min(x2 - x1, y2 - y1) > 4 * line
-    for thickness, ink in ((line + 1, (0, 0, 0)), (line, colour)) if dark else ((line, colour),):
+    for thickness, ink in ((line + 1, (0, 0, 0)), (line, color)) if dark else ((line, color),):
         thickness = min(thickness, x2 - x1, y2 - y1)
         drawn = np.zeros((y2 - y1, x2 - x1), bool)
         drawn[:thickness] = drawn[-thickness:] = drawn[:, :thickness] = drawn[:, -thickness:] = True
@@ -113,9 +113,9 @@ def _draw_frame(canvas: np.ndarray, box: Rectangle, colour: Colour, line: int, d
 
 
 def _plate(
-    text: str, box: Rectangle, size: tuple[int, int], font_size: int, colour: Colour, taken: list[_Plate]
+    text: str, box: Rectangle, size: tuple[int, int], font_size: int, color: Color, taken: list[_Plate]
 ) -> _Plate | None:
-    """A label plate inside the image at the place near ``box`` with the least overlap; None where none can fit."""
+    """Places a label near ``box``, inside the image, with the least overlap; None if it does not fit."""
     fitted = _fit(text, font_size, size)
     if fitted is None:
         return None
@@ -139,11 +139,11 @@ def _plate(
             max(0, min(c, p[2]) - max(a, p[0])) * max(0, min(d, p[3]) - max(b, p[1])) for p in (t.place for t in taken)
         )
 
-    return _Plate(min(map(place, candidates), key=overlap), text, points, colour)
+    return _Plate(min(map(place, candidates), key=overlap), text, points, color)
 
 
 def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[int, int, int] | None:
-    """The largest font size up to ``font_size`` whose plate fits into ``size``, and the plate's width and height."""
+    """Returns the font size, ``font_size`` or less, with which a label fits into ``size``, and its width and height."""
     for points in range(font_size, _MIN_FONT - 1, -1):
         left, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace("sans"), points, _FONT_WEIGHT)
         width, height = left + width + points // 2, round(1.4 * points)
@@ -154,20 +154,20 @@ def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[int, int, in
 
 def _draw_plate(canvas: np.ndarray, plate: _Plate) -> None:
     x1, y1, x2, y2 = plate.place
-    canvas[y1:y2, x1:x2] = plate.colour
-    _write(canvas, plate.text, plate.place, plate.font_size, text_color(plate.colour))
+    canvas[y1:y2, x1:x2] = plate.color
+    _write(canvas, plate.text, plate.place, plate.font_size, text_color(plate.color))
 
 
-def _write(canvas: np.ndarray, text: str, place: Rectangle, font_size: int, colour: Colour) -> None:
-    """Writes a line of text, antialiased, into the middle of ``place``."""
+def _write(canvas: np.ndarray, text: str, place: Rectangle, font_size: int, color: Color) -> None:
+    """Writes an antialiased line of text into the middle of ``place``."""
     font = cv2.FontFace("sans")
     left, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), font, font_size, _FONT_WEIGHT)
     start = (place[0] + (place[2] - place[0] - width) // 2 - left, (place[1] + place[3]) // 2 + round(0.36 * font_size))
-    cv2.putText(canvas, text, start, colour, font, font_size, _FONT_WEIGHT)
+    cv2.putText(canvas, text, start, color, font, font_size, _FONT_WEIGHT)
 
 
 def comparison(image: np.ndarray, panels: Sequence[tuple[str, Any, Any, Any]], names: Sequence[str]) -> np.ndarray:
-    """The same image once per result, with title bars: in a row, or in a grid where there are more than four.
+    """Draws the same image once per result, with titles: in a row, or in a grid if there are more than four.
 
     Args:
         image: uint8 RGB [H, W, 3].
@@ -175,7 +175,7 @@ def comparison(image: np.ndarray, panels: Sequence[tuple[str, Any, Any, Any]], n
         names: the class names by label.
 
     Returns:
-        uint8 RGB; the image is scaled in it so that its longer side has 420 to 960 pixels.
+        uint8 RGB; each panel is scaled so that its longer side has 420 to 960 pixels.
     """
     height, width = image.shape[:2]
     longer = max(height, width)
@@ -200,10 +200,10 @@ def comparison(image: np.ndarray, panels: Sequence[tuple[str, Any, Any, Any]], n
 
 
 def save_image(path: Path, rgb: np.ndarray) -> None:
-    """Writes uint8 RGB [H, W, 3] as JPEG (quality 92) or PNG by the suffix, atomically.
+    """Writes uint8 RGB [H, W, 3] atomically as JPEG (quality 92) or PNG, by the suffix.
 
     Raises:
-        UserError: on another suffix, or when the file cannot be written.
+        UserError: for another suffix, or if the file cannot be written.
     """
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"{path}: pictures are written as .jpg, .jpeg or .png")
