@@ -1,12 +1,12 @@
-"""Every runtime beside PyTorch as a user would run it: same boxes first, then from a JPEG file to boxes, batch 1.
+"""Every runtime beside PyTorch: checks that the boxes are the same, then times JPEG file to boxes at batch size 1.
 
 python benchmarks/inference.py [--backbone wrn50_2] [--members 2] [--checkpoint best.pt] [--without compile …]
 
-The reference is the network as created, unfolded, in PyTorch's default memory layout. Without a checkpoint the weights
-are random: batch norms take their statistics from the images, and the class heads are scaled and biased to find tens
-of boxes. The images are --images, by default the photos of the reference data; 8 of them also calibrate int8, whose
-boxes differ: what that costs is for a trained detector to say, under tools/eval_det.py --runtime openvino --precision
-int8.
+The reference is the network as created, without fused batch norms, in PyTorch's default memory layout. Without a
+checkpoint the weights are random: batch norms take their statistics from the images, and the class heads are scaled and
+biased to find tens of boxes. The images are those of --images, by default the photos of the reference data; 8 of them
+also calibrate int8. Its boxes differ; measure what that costs with a trained detector and tools/eval_det.py --runtime
+openvino --precision int8.
 """
 
 import argparse
@@ -34,24 +34,21 @@ from divdet.engine.tuning import keep_freed_memory
 
 PLAIN = "PyTorch, as created"
 WAYS = {
-    "torch": RuntimeSettings(runtime="torch"),
-    "compile": RuntimeSettings(runtime="compile"),
-    "onnxruntime": RuntimeSettings(runtime="onnxruntime"),
-    "openvino": RuntimeSettings(runtime="openvino"),
+    **{name: RuntimeSettings(runtime=name) for name in ("torch", "compile", "onnxruntime", "openvino")},
     "openvino int8": RuntimeSettings(runtime="openvino", precision="int8"),
 }
-# How far the boxes of two runtimes in float32 may be apart. Random weights, unlike trained ones, amplify rounding.
+# Largest differences between two runtimes in float32. Random weights, unlike trained ones, amplify rounding.
 PIXELS, SCORE = 0.05, 5e-4
 CHECKED = 3  # images whose boxes are compared
 
 
 def random_detector(backbone: str, members: int, images: Tensor) -> Detector:
-    """An SSD of random weights that finds tens of boxes on an image; ``images`` as the network takes them."""
+    """Creates an SSD with random weights that finds tens of boxes in each of ``images``, uint8 ``[N, 300, 300, 3]``."""
     torch.manual_seed(0)
     model = create_ssd(backbone, members, 80)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None  # the statistics become those of the images
+            layer.momentum = None  # averages the statistics of the images
     with torch.no_grad():
         normalize = Normalize()
         model.train()(normalize(images))
@@ -64,7 +61,7 @@ def random_detector(backbone: str, members: int, images: Tensor) -> Detector:
             head.weight *= 1.5 / deviation
             head.bias.view(81, -1)[0] = 8
         _, logits = model(normalize(images[:CHECKED]))
-    # The threshold stands where no score is near: rounding must not decide what is a box.
+    # No score is near the threshold, so that rounding does not decide what is a box.
     scores = logits.softmax(-1)[..., 1:].flatten().topk(200 * members * CHECKED).values[60 * members * CHECKED :]
     gap = (scores[:-1] - scores[1:]).argmax()
     settings = PostprocessSettings(score_threshold=float(scores[gap] + scores[gap + 1]) / 2)
@@ -72,14 +69,15 @@ def random_detector(backbone: str, members: int, images: Tensor) -> Detector:
 
 
 def farthest(found: Detections, wanted: Detections) -> tuple[float, float]:
-    """Largest distance of box sides in pixels, and of scores, from each box to its counterpart, in whatever order.
+    """Returns the largest differences between matching boxes, in any order: of coordinates in pixels, and of scores.
 
-    Raises SystemExit where the boxes are not the same ones.
+    Raises:
+        SystemExit: if the boxes are not the same ones.
     """
     if len(found) == len(wanted) == 0:
         return 0.0, 0.0
     if len(found) == len(wanted):
-        # Labels weigh so much that a counterpart has the same.
+        # Labels weigh so much that matching boxes have the same.
         rows = [
             torch.cat((d.boxes, 100 * d.scores[:, None], 1e6 * d.labels[:, None]), 1).double() for d in (found, wanted)
         ]
@@ -91,7 +89,7 @@ def farthest(found: Detections, wanted: Detections) -> tuple[float, float]:
 
 
 def check(detector: Detector, wanted: list[Detections], images: list[Path], exact: bool) -> str:
-    """Says how far a detector's boxes are from ``wanted``. Raises SystemExit where ``exact`` ones are too far."""
+    """Describes how far a detector's boxes are from ``wanted``. Raises SystemExit if ``exact`` ones are too far."""
     found = detector.predict(images, batch_size=1)
     counts = f"{sum(map(len, found))} boxes where {sum(map(len, wanted))} were expected"
     if not exact:
@@ -113,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--without", nargs="*", default=[], choices=WAYS, help="ways to leave out")
     options = parser.parse_args()
-    keep_freed_memory()  # as detect.py and eval_det.py do; all ways have it
+    keep_freed_memory()  # as detect.py and eval_det.py do
     paths = find_images([options.images])[:8]
     inputs = torch.from_numpy(np.stack([to_input(read_image(path, orient=True)) for path in paths]))
 

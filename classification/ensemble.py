@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from classification.backbones.registry import create_members
 from divdet.engine.concurrency import Runner
-from divdet.engine.distributed import present
 from divdet.engine.errors import UserError
+from divdet.engine.members import present
 
 Combination = Literal["mean", "max", "geometric"]
 

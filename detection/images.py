@@ -1,59 +1,58 @@
-"""Finding image files, and reading them in the pixel layout that their boxes assume."""
+"""Finding image files, and reading images in the pixel layout that their boxes assume."""
 
 from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from divdet.engine.errors import UserError, printable
 from divdet.engine.images import decode_image, read_bytes
 
-# What OpenCV decodes as pictures; find_images says how many other files it skips.
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".j2c",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpc",
-        ".jpe",
-        ".jpeg",
-        ".jpf",
-        ".jpg",
-        ".jpx",
-        ".mpo",
-        ".pam",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".ras",
-        ".tif",
-        ".tiff",
-        ".webp",
-    }
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What OpenCV decodes. HDR and PFM are not among them: they hold no 8- or 16-bit pixels.
+_FORMATS = (
+    "apng avif bmp dib gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo pam pbm pgm png pnm ppm ras tif tiff webp"
 )
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSE = {  # names in PIL.Image.Transpose by EXIF orientation
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, orient: bool = False) -> np.ndarray:
-    """Decode an image file, or its bytes, to uint8 RGB [H, W, 3], contiguous.
+    """Decodes an image file or its bytes.
 
-    Gray, palette and CMYK images become RGB, 16 bits are scaled to 8, and alpha is dropped; of an animation the first
-    frame is read. ``orient`` applies the EXIF orientation. ``size`` (width, height) is what annotations state: where
-    the layout that ``orient`` asks for has another size, the other one is taken if it fits.
+    Gray, palette and CMYK images become RGB, 16 bits are scaled to 8, and alpha is dropped. Of an animation the first
+    frame is read.
 
-    Raises UserError for a file that is missing, unreadable, cut off, not an image, or of another size than ``size``.
+    Args:
+        source: a path, or an encoded image.
+        size: ``(width, height)`` by the annotations. If only the other layout (with or without the EXIF orientation)
+            has that size, it is returned instead.
+        orient: apply the EXIF orientation.
+
+    Returns:
+        uint8 RGB ``[H, W, 3]``, contiguous.
+
+    Raises:
+        UserError: if the file is missing, unreadable, cut off, not an image, or of another size than ``size``.
     """
     name, data = ("the image", source) if isinstance(source, bytes) else (str(source), read_bytes(source))
     image = decode_image(data, name, orient)
@@ -69,42 +68,88 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, 
     )
 
 
-def find_images(sources: Sequence[str | Path]) -> list[Path]:
-    """The image files that ``sources`` name, each once, in order.
+def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
+    """Turns any kind of image that ``Detector.predict`` takes into an array.
 
-    A source is a file, a folder (its images by name, without those of its subfolders) or a glob pattern (``**`` for
-    any depth, images only, by name). Images are recognized by suffix; the number and kinds of other files are
-    printed, and the number of subfolders. Raises UserError for a source that gives no image.
+    Args:
+        image: a path, encoded bytes, a PIL image, or a uint8 array or tensor ``[H, W, 3]``.
+        name: of the image, for error messages.
+        bgr: arrays and tensors are BGR.
+        orient: apply the EXIF orientation of files and PIL images.
+
+    Returns:
+        uint8 RGB ``[H, W, 3]``; an array that is already RGB is returned itself.
+
+    Raises:
+        UserError: for any other object, and for an image that cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(os.fspath(image), orient=orient)
+    if isinstance(image, bytes):
+        return decode_image(image, name, orient)
+    if is_pil(image):
+        image, bgr = _decode_pil(image, name, orient), False
+    kind = type(image).__name__
+    if isinstance(image, np.ndarray | Tensor):
+        kind = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
+        if kind.startswith("uint8 ") and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape:
+            array = image.cpu().numpy() if isinstance(image, Tensor) else image
+            return np.ascontiguousarray(array[..., ::-1]) if bgr else array
+    raise UserError(f"{name} is {kind}: give a path, a PIL image, or RGB uint8 [H, W, 3] (bgr=True for OpenCV's BGR)")
+
+
+def is_pil(image: Any) -> bool:
+    """Whether it is a PIL image. Does not import PIL: whoever has such an image has imported it."""
+    return "PIL.Image" in sys.modules and isinstance(image, sys.modules["PIL.Image"].Image)
+
+
+def _decode_pil(image: Image.Image, name: str, orient: bool) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{name} is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
+    try:
+        image.load()
+        # Not by ImageOps.exif_transpose, which also writes the EXIF anew and so fails on some that Pillow can read.
+        turn = _TRANSPOSE.get(image.getexif().get(_EXIF_ORIENTATION)) if orient else None
+        upright = image.transpose(getattr(sys.modules["PIL.Image"].Transpose, turn)) if turn else image
+        return np.asarray(upright.convert("RGB"))
+    except Exception as error:  # Pillow decodes here, and damaged EXIF raises many kinds
+        raise UserError(f"{name} is a PIL image that cannot be decoded: {error}") from error
+
+
+def find_images(sources: Sequence[str | Path]) -> list[Path]:
+    """Returns the image files that ``sources`` name, each once, in order.
+
+    Prints how many files of other kinds were skipped, and how many subfolders were not searched.
+
+    Args:
+        sources: image files; folders, of which images are taken by suffix and sorted by name, without subfolders; and
+            glob patterns (``**`` for any depth), likewise.
+
+    Raises:
+        UserError: if a source has no image.
     """
     found: dict[str, Path] = {}
     for source in sources:
         images, others = _images_of(Path(source))
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(9))
+        subfolders = sum(path.is_dir() for path in Path(source).iterdir()) if os.path.isdir(source) else 0
         if not images:
             held = f" among {others.total()} files ({kinds})" if others else ""
-            held += f"; subfolders are searched by '{source}/**'" if _subfolders(source) else ""
+            held += f"; subfolders are searched by '{source}/**'" if subfolders else ""
             raise UserError(
                 f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern"
             )
         if others:
             print(printable(f"{source}: {len(images)} images; skipped {others.total()} other files ({kinds})"))
-        if subfolders := _subfolders(source):
+        if subfolders:
             print(printable(f"{source}: {subfolders} subfolders are not searched; '{source}/**' would"))
         for image in images:
             found.setdefault(os.path.abspath(image), image)
     return list(found.values())
 
 
-def _subfolders(source: str | Path) -> int:
-    """The number of folders in a source that is one."""
-    if not os.path.isdir(source):
-        return 0
-    with os.scandir(source) as entries:
-        return sum(entry.is_dir() for entry in entries)
-
-
 def _images_of(source: Path) -> tuple[list[Path], Counter[str]]:
-    """The images of a source, and the number of its other files by suffix."""
+    """Returns the images of a source, and counts its other files by suffix."""
     if os.path.isfile(source):  # unlike Path.is_file also false for a name that is too long
         return [source], Counter()
     pattern = os.path.join(glob.escape(str(source)), "*") if os.path.isdir(source) else str(source)

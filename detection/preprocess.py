@@ -1,5 +1,6 @@
 """From a decoded image to the network's input."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -9,15 +10,19 @@ from torch import Tensor, nn
 
 from classification.backbones.resnet import DETECTION_INPUT
 from classification.data.statistics import IMAGENET_STATISTICS
+from divdet.engine.normalize import normalize
 
-# RGB in 0…255: what the backbones are trained with.
+# Of the pixels that the backbones are trained with: RGB in 0…255.
 MEAN, STD = (tuple(255 * value for value in channels) for channels in IMAGENET_STATISTICS)
 _FILL = [round(value) for value in MEAN]
+
+# [N, 300, 300, 3] uint8 RGB on the detector's device -> what ``SSD.forward`` returns for it
+Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass
 class Window:
-    """A region of an image, in its pixels; it may reach outside."""
+    """A region of an image in pixels; parts of it may lie outside the image."""
 
     x: float
     y: float
@@ -26,16 +31,16 @@ class Window:
 
 
 def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes a region of an image to a square, filling with the mean colour what lies outside.
+    """Resizes a region of an image to a square. What lies outside the image is filled with the mean color.
 
     Args:
         image: ``[H, W, 3]`` uint8.
         window: the region.
-        size: side of the result.
+        size: side of the square in pixels.
 
     Returns:
-        The square ``[size, size, 3]`` uint8 and the map ``(scale x, scale y, shift x, shift y)`` of
-        the pixels that were placed: ``x' = x · scale + shift`` moves boxes by exactly what moved the pixels.
+        The square, ``[size, size, 3]`` uint8, and ``(scale_x, scale_y, shift_x, shift_y)``: boxes move as the pixels
+        did by ``x' = x * scale_x + shift_x``, and y likewise.
     """
     height, width = image.shape[:2]
     left, top = (max(int(np.floor(v)), 0) for v in (window.x, window.y))
@@ -62,14 +67,14 @@ def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndar
 
 
 def to_input(image: np.ndarray) -> np.ndarray:
-    """The whole image as the network's input, ``[300, 300, 3]`` uint8; its aspect ratio is not kept, as in SSD."""
+    """Resizes a whole image to the network's input, ``[300, 300, 3]`` uint8, whatever its aspect ratio, as SSD does."""
     return resize_window(image, Window(0, 0, image.shape[1], image.shape[0]), DETECTION_INPUT)[0]
 
 
 class Normalize(nn.Module):
-    """``[…, H, W, 3]`` uint8 RGB as the input ``[…, 3, H, W]``, by ImageNet's mean and std; channels-last memory.
+    """Normalizes uint8 RGB ``[..., H, W, 3]`` to ``[..., 3, H, W]`` by ImageNet's mean and standard deviation.
 
-    Both are buffers, so that a compiled or exported network has them on its device; checkpoints do not hold them.
+    Both are buffers, so that a compiled or exported network has them on its device. Checkpoints do not hold them.
     """
 
     def __init__(self) -> None:
@@ -78,7 +83,30 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(STD), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Row by row: by pixel, torch would compute in steps of 3.
-        width = images.shape[-2]
-        mean, std = self.mean.repeat(width), self.std.repeat(width)
-        return images.flatten(-2).float().sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)
+        return normalize(images, self.mean, self.std)
+
+
+class FromPixels(nn.Module):
+    """A network together with the normalization of its images: uint8 pixels in, raw head outputs out.
+
+    It holds the network itself, not a copy: a network in training is evaluated as it is at that moment.
+
+    Args:
+        network: an ``SSD``.
+        dtype: of the normalized images; default: torch's default dtype.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype or torch.get_default_dtype()
+        self.normalize = Normalize().to(next(network.parameters()).device)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self.network.concurrent is None:
+            return self.network(self._prepare(images))
+        from divdet.engine.concurrency import beside  # most detectors run their members in sequence
+
+        return self.network(beside(self.network.concurrent, images.device, self._prepare, images))
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        return self.normalize(images).to(self.dtype)

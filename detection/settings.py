@@ -159,10 +159,10 @@ class RuntimeSettings:
         runtime: torch; compile (torch.compile: minutes at first, for every batch size); onnxruntime or openvino (CPU,
             each an extra to install).
         precision: float32; bf16 or fp16 of torch and compile; int8 of openvino, which costs some accuracy.
-        calibration: folder of images that int8 takes the range of values from, at most 100; default: the training
-            images of the checkpoint.
-        concurrency: how members run: sequential, or at once by streams or one graph (a CUDA device), devices (several),
-            threads (a CPU).
+        calibration: folder of images on which int8 measures the ranges of values, at most 100 of them; default: the
+            training images of the checkpoint.
+        concurrency: how members run: sequential, or at the same time by streams or graph (on a CUDA device), devices
+            (on several) or threads (on a CPU).
         devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
     """
 

@@ -13,8 +13,7 @@ import torch
 from detection import Detector, create_ssd
 from detection import settings as detection
 from detection.default_boxes import ssd300_default_boxes
-from detection.preprocess import Normalize
-from detection.runtimes.backends import FromPixels
+from detection.preprocess import FromPixels, Normalize
 from detection.training.matcher import Matcher
 from detection.training.multibox_loss import multibox_loss
 from divdet.engine.cli import to_yaml

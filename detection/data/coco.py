@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from detection.category_names import category_name
 from detection.data.coco_json import (
     MAX_COORDINATE,
     Fault,
     bbox_of,
-    category_name,
     id_of,
     is_text,
     read_entries,

@@ -17,9 +17,6 @@ from divdet.engine.files import refuse_special
 _MAX_ID = 2**63 - 1
 MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
-_SURROUNDING_SPACE = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # visible or not
-# As _TEXT, and without the characters that break lines or change the direction of what follows.
-_NAME = re.compile("[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
 
 Row = TypeVar("Row")
@@ -92,15 +89,6 @@ def is_number(value: Any) -> bool:
 def is_text(value: Any) -> bool:
     """Whether a JSON value can be a file name: text, not empty, without control characters, encodable."""
     return isinstance(value, str) and _TEXT.fullmatch(value) is not None
-
-
-def category_name(value: Any) -> str | None:
-    """Return a category's name without surrounding white space (converters of classes.txt keep the line's end).
-
-    None for what is not text, empty, or has characters that break lines, control a terminal or reverse what follows.
-    """
-    name = _SURROUNDING_SPACE.sub("", value) if isinstance(value, str) else ""
-    return name if _NAME.fullmatch(name) else None
 
 
 def bbox_of(entry: dict[str, Any]) -> list[float]:

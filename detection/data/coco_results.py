@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from detection.category_names import category_name
 from detection.data.coco import CocoAnnotations, columns_of
-from detection.data.coco_json import Fault, bbox_of, category_name, id_of, is_number, read_entries, read_json, show
+from detection.data.coco_json import Fault, bbox_of, id_of, is_number, read_entries, read_json, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.files import write_atomically
-
-BOX_DECIMALS = 2  # of pixels: COCO's own precision
-SCORE_DECIMALS = 6
 
 
 @dataclass
@@ -38,13 +35,6 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.score)
-
-
-def rounded(boxes: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [n, 4] xyxy as COCO's xywh, and scores [n], in float64, with the decimals of a results file."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return sides.round(BOX_DECIMALS), np.asarray(scores, np.float64).reshape(-1).round(SCORE_DECIMALS)
 
 
 def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Results:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from detection.data.coco import CocoAnnotations
-from detection.data.coco_results import Results, rounded
+from detection.data.coco_results import Results
+from detection.detections import rounded
 from divdet.engine.errors import UserError
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

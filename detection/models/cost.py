@@ -12,20 +12,33 @@ from divdet.engine.cost import count_cost
 from divdet.engine.errors import UserError
 
 
+def foreground_classes(dataset: str | None) -> int:
+    """Returns the number of classes that ``--dataset`` means for a detector: 80 for coco and None, or the number.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if dataset in (None, "coco"):
+        return 80
+    if dataset.isascii() and dataset.isdigit() and int(dataset):
+        return int(dataset)
+    raise UserError(f"--dataset {dataset}: give coco or the number of foreground classes")
+
+
 def check_no_image_size(given: int | None) -> None:
-    """Raises UserError where a size of SSD300's images is asked for: it is part of the network."""
+    """Raises UserError if ``--image_size`` is given: SSD300's is part of the network."""
     if given is not None:
         raise UserError(f"--image_size is for --task cls: SSD300's images are {DETECTION_INPUT} pixels a side")
 
 
-def summarise(backbone: str, members: int, num_classes: int = 80) -> dict[str, Any]:
-    """Cost of SSD300 with S members on one 300 × 300 image, head outputs included, post-processing not.
+def summarize(backbone: str, members: int, num_classes: int = 80) -> dict[str, Any]:
+    """Counts the cost of SSD300 with S members on one 300 x 300 image, without post-processing. Allocates no weights.
 
-    Returns ``params``, of which ``params_per_member`` (one backbone; a list where the members differ) and
-    ``params_shared`` (extra layers, heads, adapters); ``gflops`` (the paper's convention), of which
-    ``gflops_members`` (all backbones) and ``gflops_shared`` (each member runs the shared layers); ``macs``;
-    ``torch_gflops`` (by torch's counter); where members differ in channels, ``params_adapters`` too. No weight is
-    allocated.
+    Returns:
+        ``params``, of which ``params_per_member`` (one backbone; a list if the members differ), ``params_shared``
+        (extra layers, heads, adapters) and, if there are any, ``params_adapters``; ``gflops`` (the paper's convention),
+        of which ``gflops_members`` (all backbones) and ``gflops_shared`` (each member runs the shared layers);
+        ``macs``; ``torch_gflops`` (by torch's counter).
 
     Raises:
         UserError: as ``create_ssd``.

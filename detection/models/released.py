@@ -1,4 +1,4 @@
-"""The paper's published checkpoints, classifiers and SSD300 detectors, as checkpoints of this toolkit."""
+"""The paper's published SSD300 detectors as checkpoints of this toolkit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detection.settings import ModelSettings, TrainDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict
 
-# COCO's 80 classes by category id, whose gaps torchvision lists as N/A and whose 0 is the background
+# COCO's 80 classes. torchvision lists them by category id, with N/A in the gaps and background at 0.
 _COCO = [
     {"id": number, "name": name}
     for number, name in enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
@@ -22,10 +22,10 @@ _COCO = [
 
 
 def import_detector(source: str, backbone: str, members: int) -> checkpoint.Checkpoint:
-    """A published COCO detector as a checkpoint that `Detector.load` reads, with the default, released post-processing.
+    """Converts a published COCO detector to a checkpoint for ``Detector.load``, with the released post-processing.
 
     Raises:
-        UserError: as `classification.importing.import_classifier`.
+        UserError: as ``classification.importing.import_classifier``.
     """
     with torch.device("meta"):
         own = create_ssd(backbone, members, len(_COCO)).state_dict()
@@ -37,8 +37,8 @@ def import_detector(source: str, backbone: str, members: int) -> checkpoint.Chec
 
 
 def own_name(released: str) -> str:
-    """Our name of a detector's weight: ``members.<i>.layer<j>`` and ``extras`` for what the published files call
-    ``feature_extractor.backbone.<i>.<j>`` and ``additional_blocks``; the heads have the same names in both.
+    """Translates the name of a published weight: ``feature_extractor.backbone.<i>.<j>`` is ``members.<i>.layer<j>``
+    here, and ``additional_blocks`` is ``extras``. The heads have the same names.
     """
     name = re.sub(r"^feature_extractor\.backbone\.(\d+)\.(\d+)\.", r"members.\1.layer\2.", released)
     return re.sub(r"^additional_blocks\.", "extras.", name)

@@ -1,45 +1,45 @@
-"""SSD300 on S backbones: one member each, extra layers and heads shared (paper, Sec. V and Fig. 7)."""
+"""SSD300 on S backbones: each member has its own, and all share the extra layers and heads (paper, Sec. V, Fig. 7)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from classification.backbones.registry import create_feature_extractors
 from detection.default_boxes import BOXES_PER_CELL
-from divdet.engine.concurrency import Runner
-from divdet.engine.distributed import present
+from divdet.engine.members import present
 
 _CHANNELS = 1024  # of the paper's backbones
-# Inner and output channels of the five extra blocks behind a backbone of that many channels.
+# Inner and output channels of the five extra blocks behind a backbone of that many channels
 _EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256))
 
 
 class SSD(nn.Module):
     """S backbones under shared extra layers and heads.
 
-    The members' feature maps are stacked along the batch before the shared layers, which therefore run once: in
-    training their batch normalisation takes its statistics over all members' features together and updates its
-    running statistics once a step. So training normalises as evaluation does, by one set of statistics for all
-    members; the released code runs the shared layers member by member, normalising each by its own statistics in
-    training but all by their mixture in evaluation. With evaluation statistics both compute the same. The gradient
-    of a shared weight is the sum over the members' losses, as in the released code.
+    The members' feature maps are concatenated along the batch for the shared layers, which run once. In training their
+    batch norms therefore take their statistics over all members and update the running ones once a step: training
+    normalizes as evaluation does, by one set of statistics. The released code runs the shared layers member by member,
+    so that in training each member is normalized by its own statistics. In evaluation both compute the same. The
+    gradient of a shared weight is the sum over the members' losses, as in the released code.
 
     Attributes:
-        concurrent: runs ``branches()`` at once in evaluation mode (see ``divdet.engine.concurrency``).
+        concurrent: in evaluation mode, runs ``branches()`` at the same time (see ``divdet.engine.concurrency``).
 
     Args:
-        members: S backbones, ``[N, 3, 300, 300] -> [N, C, 38, 38]`` each, with ``out_channels``. Where
-            they differ in C, each gets a 1×1 convolution to the largest.
-        num_classes: foreground classes; the class logits have one more, background at index 0.
+        members: S backbones ``[N, 3, 300, 300] -> [N, C, 38, 38]`` with ``out_channels``. If they differ in C, each
+            gets a 1x1 convolution to the largest.
+        num_classes: foreground classes; class logits have background in addition, at index 0.
     """
 
     def __init__(self, members: nn.ModuleList, num_classes: int) -> None:
         super().__init__()
         self.members = members
         self.num_classes = num_classes
-        self.concurrent: Runner | None = None
+        self.concurrent: Callable[[Sequence[Tensor]], Any] | None = None
         own = [member.out_channels[-1] for member in members]
         channels = [max(own)]
-        # Members that differ in channels come to the widest one's.
         self.adapters = nn.ModuleList(nn.Conv2d(c, max(own), 1) for c in own) if len(set(own)) > 1 else None
         self.extras = nn.ModuleList()
         for level, (inner, outer) in enumerate(_EXTRA_CHANNELS):
@@ -55,19 +55,20 @@ class SSD(nn.Module):
         for head in (*self.loc, *self.conf):
             if channels[0] >= _CHANNELS:
                 nn.init.xavier_uniform_(head.weight)
-            else:  # Behind few channels Xavier starts at several times the loss.
+            else:  # behind few channels the loss would start at several times its value with Xavier
                 nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw head outputs of every member.
+        """Computes every member's raw head outputs.
 
         Args:
-            images: ``[N, 3, 300, 300]``, normalised, which every member sees; or ``[S, N, 3, 300, 300]``, each its own.
+            images: normalized; ``[N, 3, 300, 300]``, which every member sees, or ``[S, N, 3, 300, 300]``, one view for
+                each.
 
         Returns:
-            Box deltas ``[S, N, 8732, 4]`` and class logits ``[S, N, 8732, num_classes + 1]``; boxes in the order of
-            ``ssd300_default_boxes``. Where other members are `Elsewhere`, of those that are here.
+            Box deltas ``[S, N, 8732, 4]`` and class logits ``[S, N, 8732, num_classes + 1]``, in the order of
+            ``ssd300_default_boxes``. If some members are ``Elsewhere``, those of the others.
         """
         views = images if images.dim() == 5 else [images] * len(self.members)
         if self.concurrent is not None and not self.training:
@@ -75,12 +76,12 @@ class SSD(nn.Module):
         features = {number: member(views[number]) for number, member in present(self.members)}
         if self.adapters is not None:
             features = {number: self.adapters[number](x) for number, x in features.items()}
-        shape = (len(features), views[0].shape[0])  # not len(): an exported graph holds it open
+        shape = (len(features), views[0].shape[0])  # len() would fix the batch size of an exported graph
         deltas, logits = _heads(torch.cat(list(features.values())), self.extras, self.loc, self.conf)
         return deltas.unflatten(0, shape), logits.unflatten(0, shape)
 
     def branches(self) -> list[nn.Module]:
-        """For each member its backbone, adapter, and the shared layers: a view -> its deltas and logits ``[N, …]``."""
+        """Returns each member with its adapter and the shared layers: a view -> its deltas and logits ``[N, ...]``."""
         return [_Branch(self, number) for number in range(len(self.members))]
 
 
@@ -96,17 +97,25 @@ class _Branch(nn.Module):
 
 
 def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretrained: bool = False) -> SSD:
-    """SSD300 on a divided backbone, with fresh weights.
+    """Creates SSD300 on a divided backbone, with fresh weights.
 
     Args:
         backbone: a name of ``classification.backbones.registry`` that exists with the ImageNet stem; ``timm:<model>``,
             of which the members are undivided copies; or ``timm:<model>,<model>,…``, one for each member.
         members: S, the number of networks that the backbone is divided into.
         num_classes: foreground classes.
-        pretrained: start timm's backbones from the weights that timm fetches.
+        pretrained: start timm's backbones from the weights that timm downloads.
 
     Raises:
-        UserError: for an unknown backbone, a division that its rule does not allow, or weights that cannot be fetched.
+        UserError: if the backbone is unknown or cannot be divided into S, or the weights cannot be downloaded.
+
+    Example:
+        >>> import torch
+        >>> from detection import create_ssd
+        >>> ssd = create_ssd("resnet10_16", members=2, num_classes=3)
+        >>> deltas, logits = ssd(torch.zeros(1, 3, 300, 300))
+        >>> deltas.shape, logits.shape
+        (torch.Size([2, 1, 8732, 4]), torch.Size([2, 1, 8732, 4]))
     """
     return SSD(create_feature_extractors(backbone, members, pretrained), num_classes)
 
@@ -129,7 +138,7 @@ def _extra_block(channels: int, inner: int, outer: int, strided: bool) -> nn.Seq
 
 
 def _heads(features: Tensor, extras: nn.ModuleList, loc: nn.ModuleList, conf: nn.ModuleList) -> tuple[Tensor, Tensor]:
-    """Deltas ``[N, 8732, 4]`` and logits ``[N, 8732, num_classes + 1]`` of features ``[N, C, 38, 38]``."""
+    """Returns deltas ``[N, 8732, 4]`` and logits ``[N, 8732, num_classes + 1]`` of features ``[N, C, 38, 38]``."""
     levels = [features]
     for extra in extras:
         levels.append(extra(levels[-1]))

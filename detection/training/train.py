@@ -9,9 +9,9 @@ from torch import Tensor
 
 from classification.backbones.timm_models import check_copies_differ
 from classification.losses import cot_weight_at
+from detection.category_names import category_name
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import CocoAnnotations, check_same_categories, read_annotations
-from detection.data.coco_json import category_name
 from detection.data.dataset import TrainingImages, collate
 from detection.detector import Detector
 from detection.evaluation.evaluate import score

@@ -7,9 +7,9 @@ import torch
 from detection.data.coco import CocoAnnotations
 from detection.data.dataset import read_record
 from detection.detector import Detector, to_pixels
+from detection.drawing import comparison, save_image
 from detection.postprocess import Boxes
 from detection.preprocess import to_input
-from detection.visual.drawing import comparison, save_image
 from divdet.engine.files import make_folder
 
 

@@ -17,7 +17,7 @@ from classification.backbones.resnet import DETECTION_INPUT
 from classification.backbones.timm_models import output_shape
 from classification.ensemble import create_ensemble
 from detection.default_boxes import ssd300_default_boxes
-from detection.models.cost import check_no_image_size
+from detection.models.cost import check_no_image_size, foreground_classes
 from detection.models.ssd import create_ssd
 from detection.postprocess import postprocess
 from detection.settings import PostprocessSettings
@@ -89,7 +89,7 @@ def _network(config: Benchmark, members: int, device: torch.device) -> nn.Module
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
     size = _image_size(config)
     if config.task == "det":
-        network = create_ssd(config.backbone, members, _foreground(config.dataset))
+        network = create_ssd(config.backbone, members, foreground_classes(config.dataset))
     else:
         dataset = find_dataset(_dataset(config))
         network = create_ensemble(config.backbone, members, dataset.num_classes, _dataset(config))
@@ -98,14 +98,6 @@ def _network(config: Benchmark, members: int, device: torch.device) -> nn.Module
     if config.task == "det":
         _find_candidates(network, torch.randn(1, 3, size, size, device=device))
     return network
-
-
-def _foreground(dataset: str | None) -> int:
-    if dataset in (None, "coco"):
-        return 80
-    if dataset.isascii() and dataset.isdigit() and int(dataset):
-        return int(dataset)
-    raise UserError(f"--dataset {dataset}: give coco or the number of foreground classes")
 
 
 def _dataset(config: Benchmark) -> str:

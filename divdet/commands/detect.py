@@ -11,14 +11,14 @@ import numpy as np
 
 from detection.data.coco import ImageRecord, check_same_categories, load_annotations
 from detection.data.coco_json import Fault
-from detection.data.coco_results import rounded
 from detection.data.dataset import read_record
 from detection.data.file_names import FileNames, number_in_name
 from detection.data.orientation import set_layouts
+from detection.detections import rounded
 from detection.detector import Detector
+from detection.drawing import draw_boxes, save_image
 from detection.images import find_images, read_image
 from detection.settings import EvalDataSettings
-from detection.visual.drawing import draw_boxes, save_image
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.settings import Detect
 from divdet.engine.devices import use_device

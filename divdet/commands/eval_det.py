@@ -8,7 +8,7 @@ import torch
 
 from detection.data.coco import CocoAnnotations, check_same_categories, load_annotations, read_annotations
 from detection.data.coco_results import Results, load_results, save_results
-from detection.detector import Detector, saved_orientation, saved_postprocess
+from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
 from detection.evaluation.evaluate import score
 from divdet.commands.settings import Detect, EvaluateDetection
@@ -28,12 +28,11 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
     if not config.checkpoint:
         return {}
     saved = checkpoint.load(config.checkpoint, "detection")
-    defaults = flatten(asdict(saved_postprocess(saved, config.checkpoint)), "postprocess.")
-    defaults["data.orientation"] = saved_orientation(saved, config.checkpoint)
+    postprocess, data = saved_settings(saved)
+    defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
-    data = ("data.val_annotations", "data.val_images")
-    return defaults | {key: saved.setting(key, str, type(None)) for key in data}
+    return defaults | {"data.val_annotations": data.val_annotations, "data.val_images": data.val_images}
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from divdet.engine.files import make_folder
 
 
 def import_checkpoint(config: ImportCheckpoint) -> checkpoint.Checkpoint:
-    """Runs import_checkpoint.py: writes the checkpoint and returns it.
+    """Writes the checkpoint and returns it.
 
-    Every weight of the file finds its place, or is named in the error; what a published network holds but never uses
-    is left out and counted.
+    Weights that a published network holds but never uses are left out and counted.
 
     Raises:
-        UserError: for a missing argument, an unreadable file, weights that do not fit, or an unwritable output.
+        UserError: if an argument is missing, the file cannot be read, a weight does not fit (it is named), or the
+            output cannot be written.
     """
     for name in ("source", "backbone", "output"):
         if getattr(config, name) is None:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from divdet.engine.members import Elsewhere
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -127,20 +129,11 @@ class _Gather(torch.autograd.Function):
         return gradient[ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count].contiguous(), None, None
 
 
-class Elsewhere(nn.Module):
-    """Stands for a member that another process has; it has no weights and cannot run."""
-
-
 def keep_local(members: nn.ModuleList, world: World) -> None:
     """Replaces the members that other processes have by `Elsewhere`."""
     for number in range(len(members)):
         if world.members > 1 and number != world.member:
             members[number] = Elsewhere()
-
-
-def present(members: nn.ModuleList) -> list[tuple[int, nn.Module]]:
-    """The members that this process has, with their indices."""
-    return [(number, member) for number, member in enumerate(members) if not isinstance(member, Elsewhere)]
 
 
 def is_shared(name: str) -> bool:

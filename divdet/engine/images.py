@@ -1,4 +1,4 @@
-"""Encoded images as 8-bit RGB."""
+"""Decodes images to 8-bit RGB."""
 
 import os
 import re
@@ -11,17 +11,17 @@ import numpy as np
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
-# What OpenCV would log about a damaged image, the UserError says.
+# The UserError says what OpenCV would log about a damaged image.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # engine/__init__.py sets it
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # set by divdet/engine/__init__.py
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of an image file.
+    """Reads an image file.
 
     Raises:
-        UserError: when it cannot be read.
+        UserError: if it cannot be read.
     """
     refuse_special(path)
     try:
@@ -33,15 +33,15 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np.ndarray:
-    """An encoded image as uint8 RGB ``[H, W, 3]``.
+    """Decodes an image to uint8 RGB ``[H, W, 3]``.
 
     Args:
-        data: the file's bytes, or the same as uint8 ``[n]``.
-        name: of the image, for messages.
+        data: the file's content, as bytes or uint8 ``[n]``.
+        name: of the image, for error messages.
         orient: apply the EXIF orientation.
 
     Raises:
-        UserError: where it is not an image, or one that ends early (OpenCV 5 refuses those itself).
+        UserError: if it is not an image, or is cut off.
     """
     flags = cv2.IMREAD_COLOR_RGB if orient else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     if not len(data):
@@ -60,20 +60,20 @@ def decode_image(data: bytes | np.ndarray, name: str, orient: bool = True) -> np
 
 
 def _check_png(data: bytes | np.ndarray, name: str) -> None:
-    """Refuses a PNG file that OpenCV would take gigabytes for before it refuses it, or that libpng would print of."""
-    at, part = 8, b""
-    while part != b"IEND":
-        if at + 12 > len(data):
+    """Rejects a cut-off PNG, of which libpng prints warnings, and a huge one, for which OpenCV allocates gigabytes."""
+    position, chunk = 8, b""
+    while chunk != b"IEND":
+        if position + 12 > len(data):
             raise UserError(f"{name}: the image is cut off; replace the file")
-        length, part = struct.unpack_from(">I4s", data, at)
-        at += 12 + length
+        length, chunk = struct.unpack_from(">I4s", data, position)
+        position += 12 + length
     width, height = struct.unpack_from(">II", data, 16) if len(data) >= 24 else (0, 0)
     if width * height > _pixel_limit():
         raise _too_large(name)
 
 
 def _pixel_limit() -> int:
-    """OpenCV's limit, which its users may have set as a number with or without a unit."""
+    """Returns OpenCV's limit, which users may have set as a number with or without a unit."""
     text = os.environ.get(_LIMIT, "")
     number = re.fullmatch(r"(\d+)(KB|MB|GB)?", text.strip(), re.IGNORECASE)
     if not number:

@@ -12,11 +12,11 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """What runs inside may set up a signal stack of its own; the one from before is put back.
+    """Restores the thread's signal stack after code that may set up another one.
 
-    OpenVINO's CPU plugin sets one for each of its instances and unmaps it with the instance. Unless instances end in
-    the reverse order of their beginnings, a stack that is gone stays in force, and the next signal that Python handles,
-    such as a child's end, kills the process without a word.
+    Each compiled model of OpenVINO's CPU plugin sets one and unmaps it when it is deleted. If the models are not
+    deleted in reverse order, a stack that no longer exists stays in use, and the next signal that Python handles, such
+    as the end of a child process, kills the process without a message.
     """
     if not sys.platform.startswith("linux"):
         yield
@@ -26,4 +26,4 @@ def kept_signal_stack() -> Iterator[None]:
     try:
         yield
     finally:
-        sigaltstack(ctypes.byref(before), None)  # refused where it is too small by now; then the new one stays
+        sigaltstack(ctypes.byref(before), None)  # fails if it has become too small; then the new one stays

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from divdet.engine.checkpoint import check_weights
-from divdet.engine.distributed import Elsewhere, World
+from divdet.engine.distributed import World
+from divdet.engine.members import Elsewhere
 
 
 def local_entries(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:

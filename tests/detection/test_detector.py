@@ -1,9 +1,8 @@
-"""What a detector takes and refuses: checkpoints, images, arguments; and how its results compare."""
+"""What a detector takes, refuses and returns: checkpoints, images, arguments, detections."""
 
 import copy
 import io
 import math
-import pickle
 import struct
 from pathlib import Path
 
@@ -13,13 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from detection import Detector, create_ssd
-from detection.detector import Detections
+from detection import Detections, Detector, create_ssd
+from detection.detector import to_pixels
+from detection.preprocess import to_input
 from detection.settings import ModelSettings, PostprocessSettings, TrainDetection
 from divdet.commands.eval_det import checkpoint_defaults
 from divdet.commands.settings import EvaluateDetection
 from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError
+
+CPU = torch.device("cpu")
 
 
 def test_damaged_descriptions_are_refused_naming_the_file(tmp_path: Path) -> None:
@@ -29,6 +31,8 @@ def test_damaged_descriptions_are_refused_naming_the_file(tmp_path: Path) -> Non
         ("model", "members", 10**12),
         ("model", "backbone", "resnet11"),
         ("postprocess", "fusion_conf", "foo"),
+        ("data", "orientation", "sideways"),
+        ("data", "zoom_out", "often"),
     )
     for section, key, value in faults:
         config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 1)))
@@ -41,9 +45,9 @@ def test_damaged_descriptions_are_refused_naming_the_file(tmp_path: Path) -> Non
     meta = {"categories": [{"id": 1, "name": "a\u2028b"}]}
     saved = {"kind": "detection", "model": {"w": torch.ones(1)}, "config": config, "meta": meta}
     torch.save(saved, tmp_path / "name.pt")
-    with pytest.raises(UserError, match=r"name\.pt: has a category of name 'a\\u2028b'"):
+    with pytest.raises(UserError, match=r"name\.pt: a category is named 'a\\u2028b'"):
         Detector.load(tmp_path / "name.pt", "cpu")
-    with pytest.raises(UserError, match=r"bad\.pt.*fusion_conf"):
+    with pytest.raises(UserError, match=r"bad\.pt: its settings are damaged"):
         checkpoint_defaults(EvaluateDetection(path))
 
 
@@ -59,7 +63,7 @@ def test_a_pil_image_that_is_cut_off_is_named(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(create_ssd("resnet10_16", 1, 1), ["a"], [1], PostprocessSettings(), torch.device("cpu"))
+    return Detector(create_ssd("resnet10_16", 1, 1), ["a"], [1], PostprocessSettings(), CPU)
 
 
 RGB = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
@@ -73,12 +77,17 @@ def test_images_of_every_kind_give_the_same(detector: Detector, tmp_path: Path) 
     kinds = [str(path), path, path.read_bytes(), Image.open(path), RGB, torch.from_numpy(RGB.copy())]
     # Batches of one, since a sum's order may follow the batch's size.
     assert detector.predict(kinds, batch_size=1) == [expected] * 6
-    assert detector.predict((kind for kind in kinds), batch_size=1) == [expected] * 6
-    assert detector.predict(np.stack([RGB, RGB]), 0.0, 1) == [expected] * 2
+    assert detector.predict(tuple(kinds), batch_size=1) == [expected] * 6
+    assert list(detector.predict((kind for kind in kinds), batch_size=1)) == [expected] * 6
+    for single in kinds:
+        assert detector.predict(single) == detector(single) == expected
+    for several in (np.stack([RGB, RGB]), torch.from_numpy(np.stack([RGB, RGB]))):
+        assert detector.predict(several, 0.0, 1) == [expected] * 2
+    assert detector.predict(cv2.imread(str(path)), bgr=True) == expected
     assert detector.predict([cv2.imread(str(path))]) != [expected]
     mixed = detector.predict([cv2.imread(str(path)), path, Image.open(path)], batch_size=1, bgr=True)
     assert mixed == [expected] * 3
-    assert detector.predict([]) == detector.predict(iter(())) == []
+    assert detector.predict([]) == list(detector.predict(iter(()))) == []
 
 
 @pytest.mark.parametrize("number", range(1, 9))
@@ -93,7 +102,7 @@ def test_pil_images_are_turned_as_files_are(detector: Detector, number: int) -> 
     assert len(from_file)
 
 
-def test_no_more_images_are_taken_than_a_batch(detector: Detector) -> None:
+def test_a_generator_reads_a_batch_at_a_time(detector: Detector) -> None:
     taken = []
 
     def stream() -> object:
@@ -101,8 +110,14 @@ def test_no_more_images_are_taken_than_a_batch(detector: Detector) -> None:
             taken.append(number)
             yield RGB if number < 3 else None
 
+    found = detector.predict(stream(), batch_size=2)
+    assert taken == []
+    assert next(found) == detector.predict([RGB])[0]
+    assert taken == [0, 1]
+    next(found)
+    assert taken == [0, 1]
     with pytest.raises(UserError, match=r"images\[3\] is NoneType"):
-        detector.predict(stream(), batch_size=2)
+        next(found)
     assert taken == [0, 1, 2, 3]
 
 
@@ -113,15 +128,29 @@ def test_no_more_images_are_taken_than_a_batch(detector: Detector) -> None:
 )
 def test_arguments_out_of_range_are_refused(detector: Detector, arguments: dict) -> None:
     with pytest.raises(UserError, match=f"^{next(iter(arguments))} is "):
-        detector.predict([RGB], **arguments)
+        detector.predict(iter([RGB]), **arguments)  # not only when the generator is used
     assert len(detector.predict([RGB], np.float32(0.5), np.int64(2))) == 1
 
 
 @pytest.mark.parametrize(
-    "images", ["a.jpg", Path("a.jpg"), b"bytes", RGB, torch.from_numpy(RGB), Image.new("L", (2, 2)), 5, None]
+    ("images", "message"),
+    [
+        (5, "predict takes an image or a list of images, not int"),
+        (None, "predict takes an image or a list of images, not NoneType"),
+        ({"a.jpg": RGB}, "predict takes an image or a list of images, not dict"),
+        (RGB[..., 0], r"the image is uint8 \[30, 40\]: give a path"),
+        (torch.zeros(3, 30, 40), r"the image is float32 \[3, 30, 40\]: give a path"),
+        (np.uint8(3), "predict takes an image or a list of images, not uint8"),
+        (np.array(3), r"the image is int64 \[\]"),
+        (RGB[None, None], r"images\[0\] is uint8 \[1, 30, 40, 3\]"),
+        ("absent.jpg", "absent.jpg: the image cannot be read"),
+        (Path("absent.jpg"), "absent.jpg: the image cannot be read"),
+        (b"bytes", "the image: not an image"),
+        (Image.new("I", (2, 2)), "the image is a PIL image of mode I"),
+    ],
 )
-def test_what_is_no_list_of_images_is_refused(detector: Detector, images: object) -> None:
-    with pytest.raises(UserError, match="predict takes a list of images"):
+def test_what_is_no_image_is_refused(detector: Detector, images: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         detector.predict(images)
 
 
@@ -153,17 +182,36 @@ def test_unreadable_bytes_and_names_are_refused(detector: Detector) -> None:
         detector.predict(["a\0.jpg"])
 
 
-def test_detections_compare_by_value(detector: Detector) -> None:
-    first, second = (detector.predict([RGB])[0] for _ in range(2))
-    assert first == second
-    assert first in [second]
-    assert pickle.loads(pickle.dumps(first)) == copy.deepcopy(first) == copy.copy(first) == first
-    assert first != detector.predict([RGB], 1.0)[0]
-    assert first != Detections(first.boxes + 1, first.scores, first.labels, first.names)
-    assert first != Detections(first.boxes, first.scores, first.labels, ["b"] * len(first))
-    assert first != 3
-    with pytest.raises(TypeError, match="unhashable type: 'Detections'"):
-        hash(first)
+def test_detections_know_members_and_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    detector = Detector(create_ssd("resnet10_16", 2, 2), ["a", "b"], [7, 9], PostprocessSettings(), CPU)
+    found = detector.predict(path, 0.5)
+    members, (fused,) = detector.detect(torch.from_numpy(to_input(RGB))[None])
+    assert len(found.members) == 2
+    for own, (expected,) in zip(found.members, members, strict=True):
+        expected = to_pixels(expected, 40, 30)
+        assert own == Detections(*expected, [detector.names[label] for label in expected.labels])  # of any score
+        assert own.members == ()
+    assert len(found) == (to_pixels(fused, 40, 30).scores >= 0.5).sum() < len(found.members[0])
+    assert {entry["category_id"] for own in found.members for entry in own.to_coco(1)} <= {7, 9}
+    assert found.source == path
+    for one in (found, detector.predict(RGB), detector.predict(path.read_bytes()), detector.predict(Image.open(path))):
+        assert np.array_equal(one.image, RGB)
+    assert detector.predict(RGB).source is RGB  # not a copy
+    path.unlink()
+    with pytest.raises(UserError, match=r"a\.png: the image cannot be read"):
+        found.plot()
+
+
+def test_files_are_shown_as_they_were_read(detector: Detector, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    stored = copy.copy(detector)
+    stored.orientation = "stored"
+    assert detector.predict(tmp_path / "a.png").image.shape == (40, 30, 3)
+    assert stored.predict(tmp_path / "a.png").image.shape == (30, 40, 3)
 
 
 def test_a_detector_trained_on_stored_photos_reads_them_as_stored(detector: Detector, tmp_path: Path) -> None:

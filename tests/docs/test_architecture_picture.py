@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detection.models.cost import summarise
+from detection.models.cost import summarize
 
 pytest.importorskip("matplotlib")
 
@@ -42,7 +42,7 @@ def test_numbers_are_the_networks_own(tmp_path: Path, monkeypatch: pytest.Monkey
     draw = Axes.text
     monkeypatch.setattr(Axes, "text", lambda self, x, y, s, **style: written.append(s) or draw(self, x, y, s, **style))
     draw_architecture("resnet50", members, tmp_path / "architecture.png", num_classes=20)
-    cost = summarise("resnet50", members, num_classes=20)
+    cost = summarize("resnet50", members, num_classes=20)
     own, shared, whole = (f"{cost[key] / 1e6:.2f} M" for key in ("params_per_member", "params_shared", "params"))
     assert written.count(f"{own} parameters") == members
     assert f"{shared} parameters · 8,732 default boxes" in written

@@ -22,9 +22,9 @@ from torch import Tensor
 import classification.training
 from classification.settings import EvalDataSettings, EvaluateClassification, TrainClassification
 from detection.detector import Detector
+from detection.drawing import draw_boxes
 from detection.models.ssd import create_ssd
 from detection.settings import TrainDetection
-from detection.visual.drawing import draw_boxes
 from divdet.commands import eval_cls
 from divdet.commands.eval_det import checkpoint_defaults
 from divdet.commands.import_checkpoint import import_checkpoint

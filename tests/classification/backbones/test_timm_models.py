@@ -11,7 +11,7 @@ from classification.backbones.registry import create_feature_extractors, create_
 from classification.backbones.timm_models import check_copies_differ, statistics
 from classification.data.statistics import IMAGENET_STATISTICS
 from detection import create_ssd
-from detection.models.cost import summarise
+from detection.models.cost import summarize
 from detection.training.train import load_pretrained
 from divdet.engine.errors import UserError
 
@@ -62,7 +62,7 @@ def test_a_list_gives_each_member_its_own_model_and_an_adapter() -> None:
         deltas, logits = model(torch.randn(1, 3, 300, 300))
     assert deltas.shape == (2, 1, 8732, 4)
     assert logits.shape == (2, 1, 8732, 4)
-    cost = summarise("timm:resnet10t,mobilenetv3_small_050", 2, 3)
+    cost = summarize("timm:resnet10t,mobilenetv3_small_050", 2, 3)
     assert cost["params"] == sum(p.numel() for p in model.parameters())
     assert cost["params_per_member"] == [sum(p.numel() for p in member.parameters()) for member in model.members]
     assert cost["params_adapters"] == sum((c + 1) * max(channels) for c in channels)

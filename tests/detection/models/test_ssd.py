@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detection import create_ssd
-from detection.models.cost import summarise
+from detection.models.cost import summarize
 from detection.models.ssd import SSD
 from divdet.engine.errors import UserError
 from tests.reference import assert_probe, deterministic_images, deterministic_weights, released
@@ -25,13 +25,13 @@ DETECTORS = {
 @pytest.mark.parametrize(("backbone", "members"), DETECTORS)
 def test_parameter_counts_and_gflops(shared: Path, backbone: str, members: int) -> None:
     counts = released(shared, "parameter_counts")
-    found = summarise(backbone, members)
+    found = summarize(backbone, members)
     assert found["params"] == counts[f"ssd300/{backbone}/S{members}"]["params"]
     assert found["gflops"] == pytest.approx(DETECTORS[backbone, members], rel=5e-4)
 
 
 def test_gflops_of_the_papers_small_detector() -> None:
-    assert summarise("resnet50", 1)["gflops"] == pytest.approx(22.65, rel=5e-4)
+    assert summarize("resnet50", 1)["gflops"] == pytest.approx(22.65, rel=5e-4)
 
 
 def released_key(key: str) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from detection import Detector, create_ssd
 from detection.images import read_image
-from detection.preprocess import Normalize, to_input
-from detection.runtimes.backends import FromPixels, create_network, runtime_device
+from detection.preprocess import FromPixels, Normalize, to_input
+from detection.runtimes.backends import create_network, runtime_device
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn, fusible
 from detection.settings import ModelSettings, RuntimeSettings, TrainDetection
 from divdet.commands.eval_det import evaluate
@@ -71,6 +71,7 @@ def test_folding_leaves_the_outputs(backbone: str, left: int) -> None:
 def test_every_batch_norm_of_the_large_ones_can_be_folded(backbone: str) -> None:
     with torch.device("meta"):
         network = create_ssd(backbone, 2, 2)
+    network = network.to_empty(device="cpu")
     assert len(fusible(network, SHAPE)) == norms(network)
 
 
@@ -223,27 +224,17 @@ def test_half_precision_stays_close(trained: Path) -> None:
             assert (got - wanted).square().mean() < 1e-3 * wanted.square().mean()
 
 
-def test_int8_stays_close_and_is_kept_until_the_weights_change(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_int8_stays_close_and_leaves_no_files(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     need("openvino", "nncf")
-    images = inputs(trained)
+    images, files = inputs(trained), sorted(trained.rglob("*"))
     with torch.inference_mode():
         expected = plain(trained)(Normalize()(images))
-    first = Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="openvino", precision="int8"))
+    loaded = Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="openvino", precision="int8"))
     assert "calibrating int8 with 3 images" in capsys.readouterr().out
-    (kept,) = trained.glob("best.int8-*.xml")
-    again = Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="openvino", precision="int8"))
-    assert "calibrating" not in capsys.readouterr().out
-    for got, repeated, wanted in zip(first.network(images), again.network(images), expected, strict=True):
-        torch.testing.assert_close(got, repeated, rtol=0, atol=1e-5)
+    for got, wanted in zip(loaded.network(images), expected, strict=True):
         error = (got - wanted).square().mean() / wanted.square().mean()
         assert 1e-7 < error < 0.02  # not float, and not noise
-    changed = checkpoint.read(trained / "best.pt")
-    changed["model"]["loc.0.bias"] += 1
-    torch.save(changed, trained / "best.pt")
-    Detector.load(trained / "best.pt", "cpu", run=RuntimeSettings(runtime="openvino", precision="int8"))
-    assert len({kept, *trained.glob("best.int8-*.xml")}) == 2
+    assert sorted(trained.rglob("*")) == files
 
 
 def test_openvino_leaves_the_signal_stack(trained: Path) -> None:

@@ -12,10 +12,10 @@ import torch
 
 from detection import Detector, create_ssd
 from detection.detector import to_pixels
+from detection.drawing import save_image
 from detection.postprocess import Boxes
 from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, PostprocessSettings, TrainDetection
 from detection.training.train import load_pretrained, train
-from detection.visual.drawing import save_image
 from divdet.commands.detect import detect
 from divdet.commands.eval_det import evaluate
 from divdet.commands.settings import Detect, EvaluateDetection
@@ -131,8 +131,7 @@ def test_detector_predicts_paths_arrays_and_pil(run_folder: Path, data: DataSett
     assert (boxes[:, 2] <= 160).all()
     assert (boxes[:, 3] <= 120).all()
     assert found[0].names == ["square"] * len(found[0])
-    with pytest.raises(UserError, match="brackets"):
-        detector.predict(pil)
+    assert detector.predict(pil) == found[2]
     with pytest.raises(UserError, match=r"images\[0\]"):
         detector.predict([np.zeros((4, 4), np.float32)])
 

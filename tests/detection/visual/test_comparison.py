@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from detection.data.coco import CocoAnnotations, load_annotations
+from detection.drawing import class_color, save_image
 from detection.postprocess import Boxes
 from detection.visual.comparison import draw_comparisons
-from detection.visual.drawing import class_color, save_image
 
 WIDTH, HEIGHT, GREY = 480, 360, 90
 BAR, GAP = round(WIDTH / 14), 6

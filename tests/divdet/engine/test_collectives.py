@@ -14,8 +14,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from divdet.engine import batch_norm
 from divdet.engine.data_parallel import data_parallel, sum_gradients
-from divdet.engine.distributed import World, keep_local, present, shared_parameters
+from divdet.engine.distributed import World, keep_local, shared_parameters
 from divdet.engine.launch import _mesh
+from divdet.engine.members import present
 
 MEMBERS, REPLICAS = 2, 2
 Call = tuple[tuple[int, ...], str]  # the ranks that take part, and what they do

@@ -18,7 +18,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from detection.visual.drawing import save_image
+from detection.drawing import save_image
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint, RunState
 from divdet.engine.errors import UserError

@@ -75,8 +75,8 @@ def draw_boxes(
     line, font_size = max(1, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
     canvas = np.array(image, order="C")  # a copy
     plates: list[_Plate] = []
-    for index in order[::-1]:  # the highest score chooses its plate's place first
-        outer = _clip(boxes[index], width, height)
+    for index in order[::-1]:  # the highest scores choose places for their labels first
+        outer = covered_pixels(boxes[index], width, height)
         text = names[labels[index]] + (" (crowd)" if crowds[index] else "")
         text += "" if scores is None else f" {float(scores[index]):.2f}"
         small = max(outer[2] - outer[0], outer[3] - outer[1]) < 4 * font_size
@@ -84,14 +84,16 @@ def draw_boxes(
         plate = _plate(text, outer, (width, height), points, class_color(int(labels[index])), plates)
         plates += [plate] if plate else []
     for index in order:
-        _draw_frame(canvas, _clip(boxes[index], width, height), class_color(int(labels[index])), line, crowds[index])
+        _draw_frame(
+            canvas, covered_pixels(boxes[index], width, height), class_color(int(labels[index])), line, crowds[index]
+        )
     for plate in reversed(plates):
         _draw_plate(canvas, plate)
     return canvas
 
 
-def _clip(box: np.ndarray, width: int, height: int) -> Rectangle:
-    """Rounds a box outwards and clips it to the image; at least one pixel is left."""
+def covered_pixels(box: Sequence[float], width: int, height: int) -> Rectangle:
+    """Returns the pixels that a box covers, at least one, inside the image: x1, y1, x2, y2, exclusive end."""
     x1, y1 = min(max(math.floor(box[0]), 0), width - 1), min(max(math.floor(box[1]), 0), height - 1)
     return x1, y1, min(max(math.ceil(box[2]), x1 + 1), width), min(max(math.ceil(box[3]), y1 + 1), height)
 
@@ -198,10 +200,10 @@ def comparison(image: np.ndarray, panels: Sequence[tuple[str, Any, Any, Any]], n
 
 
 def save_image(path: Path, rgb: np.ndarray) -> None:
-    """Writes uint8 RGB [H, W, 3] as JPEG (quality 92) or PNG by the suffix, atomically.
+    """Writes uint8 RGB [H, W, 3] atomically as JPEG (quality 92) or PNG, by the suffix.
 
     Raises:
-        UserError: on another suffix, or when the file cannot be written.
+        UserError: for another suffix, or if the file cannot be written.
     """
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"{path}: pictures are written as .jpg, .jpeg or .png")

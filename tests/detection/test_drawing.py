@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detection.visual.drawing import class_color, comparison, draw_boxes, save_image, text_color
+from detection.drawing import class_color, comparison, draw_boxes, save_image, text_color
 from divdet.engine.errors import UserError
 
 NAMES = ["disc", "wine glass", "Größe", "собака", "自転車"]

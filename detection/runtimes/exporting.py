@@ -1,0 +1,73 @@
+"""A network, from uint8 pixels to raw outputs, in the formats of other libraries."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classification.backbones.resnet import DETECTION_INPUT
+from detection.preprocess import FromPixels
+from divdet.engine.errors import UserError
+
+
+def to_onnx(pixels: FromPixels) -> bytes:
+    """Exports to ONNX for any batch size: ``images`` -> ``deltas``, ``logits``.
+
+    Raises:
+        UserError: if the exporter is not installed or cannot take the network.
+    """
+    library("onnx", "onnxruntime")
+    library("onnxscript", "onnxruntime")
+    names = {"input_names": ["images"], "output_names": ["deltas", "logits"]}
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    return _export(
+        "onnxruntime",
+        lambda: torch.onnx.export(
+            pixels, (_example(),), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
+        ).model_proto.SerializeToString(),
+    )
+
+
+def to_openvino(pixels: FromPixels) -> Any:
+    """Converts to an OpenVINO model for any batch size.
+
+    Raises:
+        UserError: if OpenVINO is not installed or cannot take the network.
+    """
+    openvino = library("openvino", "openvino")
+    shape = openvino.PartialShape([-1, *_example().shape[1:]])
+    return _export("openvino", lambda: openvino.convert_model(pixels, example_input=_example(), input=[shape]))
+
+
+def library(name: str, extra: str) -> Any:
+    """Imports a package of one of divdet's extras.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"--runtime {extra} needs {name}: pip install 'divdet[{extra}]'") from error
+
+
+def _example() -> Tensor:
+    # Two images: exporters make a batch size of 1 a constant.
+    return torch.zeros(2, DETECTION_INPUT, DETECTION_INPUT, 3, dtype=torch.uint8)
+
+
+def _export(runtime: str, export: Callable[[], Any]) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters warn about their own code
+            return export()
+    except Exception as error:  # the exporters do not document their exceptions
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"--runtime {runtime} cannot take this network ({type(error).__name__}: {reason}); use --runtime torch"
+        ) from error
