@@ -81,11 +81,12 @@ def best_boxes(
     """
     num_boxes, num_classes, limit = len(default_boxes), logits.shape[2] - 1, out_scores.shape[1]
     rows, row_scores = np.empty(num_boxes, np.int64), np.empty(num_classes + 1, np.float32)
-    previous = np.empty(limit, np.int64)
+    previous, buffer = np.empty(limit, np.int64), np.empty(num_classes * num_boxes, np.float32)
     for picture in range(first, end):
         found = _promising_rows(logits[picture], offset, rows)
         finite = found >= 0
-        scores, boxes = np.empty((num_classes, max(found, 0)), np.float32), np.empty((max(found, 0), 4), np.float32)
+        scores = buffer[: num_classes * max(found, 0)].reshape((num_classes, max(found, 0)))
+        boxes = np.empty((max(found, 0), 4), np.float32)
         for i in range(found):
             softmax(logits[picture, rows[i]], row_scores)
             finite &= np.isfinite(row_scores[0])
