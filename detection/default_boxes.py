@@ -1,13 +1,11 @@
 """The default boxes ("anchors") of SSD300."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from classification.backbones.resnet import DETECTION_INPUT
 
-# One entry per feature map, all lengths in pixels. Liu et al., "SSD", Sec. 3.1, with the scales for COCO.
+# One entry per feature map; all lengths are in pixels. Liu et al., "SSD", Sec. 3.1, with the scales for COCO.
 MAP_SIZES = (38, 19, 10, 5, 3, 1)
 STEPS = (8, 16, 32, 64, 100, 300)
 SCALES = (21, 45, 99, 153, 207, 261, 315)  # the seventh only closes the last map's geometric mean
@@ -22,31 +20,25 @@ def ssd300_default_boxes() -> Tensor:
     square of this map's scale s, the square of the geometric mean of s and the next scale, then for each aspect ratio
     r a wide box (s * sqrt(r), s / sqrt(r)) and a tall one.
 
-    Centres and sides (not corners) are clamped to [0, 1], as in the paper's released code: that moves the last row and
-    column of the 10x10 map and shortens two sides of the 1x1 map. Every call returns a tensor of its own.
+    Centers and sides (not corners) are clamped to [0, 1], as in the paper's released code: that moves the last row and
+    column of the 10x10 map and shortens two sides of the 1x1 map.
     """
-    return _computed_once().clone()
-
-
-@lru_cache(maxsize=1)
-def _computed_once() -> Tensor:
     levels = zip(MAP_SIZES, STEPS, SCALES, SCALES[1:], ASPECT_RATIOS, strict=False)
-    boxes = torch.cat([_level_boxes(*level) for level in levels])
-    return boxes.float().clamp(0, 1)
+    return torch.cat([_level_boxes(*level) for level in levels]).float().clamp(0, 1)
 
 
 def _level_boxes(map_size: int, step: int, scale: int, next_scale: int, ratios: tuple[int, ...]) -> Tensor:
-    """Boxes of one feature map: [shapes * map_size**2, 4] float64, not yet clamped."""
+    """Return the boxes of one feature map: [shapes * map_size**2, 4] float64, not yet clamped."""
     mean_scale = (scale * next_scale) ** 0.5
     shapes = [(scale, scale), (mean_scale, mean_scale)]
     for ratio in ratios:
         wide, narrow = scale * ratio**0.5, scale / ratio**0.5
         shapes += [(wide, narrow), (narrow, wide)]
-    centres = (torch.arange(map_size, dtype=torch.float64) + 0.5) * step
+    centers = (torch.arange(map_size, dtype=torch.float64) + 0.5) * step
     sizes = torch.tensor(shapes, dtype=torch.float64)
 
     grid = (len(shapes), map_size, map_size)
-    cx = centres.view(1, 1, -1).expand(grid)
-    cy = centres.view(1, -1, 1).expand(grid)
+    cx = centers.view(1, 1, -1).expand(grid)
+    cy = centers.view(1, -1, 1).expand(grid)
     w, h = (side.view(-1, 1, 1).expand(grid) for side in sizes.unbind(1))
     return torch.stack((cx, cy, w, h), dim=-1).flatten(0, 2) / DETECTION_INPUT

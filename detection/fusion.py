@@ -1,8 +1,7 @@
 """Weighted boxes fusion (Solovyev et al., 2021): boxes of several detectors averaged into one set.
 
-A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, equal to it bit for bit, but for the order of boxes whose
-fused scores are equal, and for what goes wrong there: clusters of zero score (NaN there) and labels above 2^24 (float32
-there).
+A drop-in for ``ensemble_boxes.weighted_boxes_fusion`` 1.0.9, with bit-equal results. Exceptions: boxes of equal fused
+score may come in another order, clusters of zero score are not NaN, and labels above 2^24 are not rounded.
 """
 
 import math
@@ -27,30 +26,40 @@ def weighted_boxes_fusion(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.integer]]:
     """Fuse the boxes of S members on one image.
 
-    Boxes of one label are visited by falling score (times the member's weight). Each joins the cluster whose running
-    box it overlaps most, if that IoU is strictly above ``iou_thr``, or else opens a cluster. A cluster's box is the
-    mean of its boxes weighted by score. Ties have a fixed order: among equal scores the earlier member comes first,
-    then the earlier box; among equal fused scores the lower label, then the cluster that opened earlier.
+    Boxes of one label are visited by falling score (times the member's weight). Each joins the cluster whose box it
+    overlaps most, if that IoU is strictly above ``iou_thr``, or else opens a cluster. A cluster's box is the mean of
+    its boxes, weighted by score. Equal scores are visited by member, then in the boxes' order; equal fused scores come
+    by label, then by which cluster opened first.
 
-    boxes_list: per member [n, 4] (x1, y1, x2, y2) as fractions of the image, clipped to [0, 1]; swapped corners are
-        put right, boxes without area are dropped. A member without boxes may be an empty list.
-    scores_list: per member [n], not negative. labels_list: per member [n] integers.
-    weights: per member, >= 0, not all zero; None means 1 each. A box of weight 0 neither moves a box nor adds score:
-        one that only such members found comes out with score 0.
-    skip_box_thr: boxes whose unweighted score is lower are left out.
-    conf_type: a cluster's score. W is the sum of all weights, s the sum of the cluster's scores, n its boxes:
-        "avg" s / n * min(n, S) / W, or s / W with ``allows_overflow``, which may exceed 1;
-        "max" the highest score / the highest weight;
-        "box_and_model_avg" s / (sum of the boxes' weights) * (weights of the members present) / W;
-        "absent_model_aware_avg" s / (sum of the boxes' weights + weights of the members absent).
+    Args:
+        boxes_list: per member [n, 4] (x1, y1, x2, y2) as fractions of the image. Boxes are clipped to [0, 1], swapped
+            corners are put right, boxes without area are dropped. A member without boxes may be an empty list.
+        scores_list: per member [n], not negative.
+        labels_list: per member [n] integers.
+        weights: per member, not negative, not all zero; None means 1 each. A box of weight 0 neither moves a box nor
+            adds score: a cluster of only such boxes has score 0.
+        iou_thr: 0 to 1.
+        skip_box_thr: boxes whose unweighted score is lower are left out.
+        conf_type: how a cluster of n boxes is scored. W is the sum of all weights, s the sum of the cluster's scores.
+            "avg": s / n * min(n, S) / W; "max": the highest score / the highest weight;
+            "box_and_model_avg": s / (sum of the boxes' weights) * (weights of the members present) / W;
+            "absent_model_aware_avg": s / (sum of the boxes' weights + weights of the members absent).
+        allows_overflow: score "avg" by s / W, which may exceed 1.
 
-    Returns boxes [k, 4] float64 in [0, 1], scores [k] float64 descending, labels [k] in the labels' integer dtype
-    (int64 for lists, for whole numbers stored as floats, and where there are none).
+    Returns:
+        Boxes [k, 4] float64 in [0, 1], scores [k] float64 descending, labels [k] in the labels' integer dtype (int64
+        for lists, for whole numbers stored as floats, and where there are none).
 
-    Raises ValueError for lists of different lengths, values that are not finite, coordinates below -1 or above 2
-    (pixels), labels that are not whole numbers, negative scores that pass ``skip_box_thr``, bad weights or options.
+    Raises:
+        ValueError: for lists of different lengths, values that are not finite, coordinates below -1 or above 2
+            (pixels), labels that are not whole numbers, negative scores that pass ``skip_box_thr``, bad weights or
+            options.
     """
-    weights = _checked_weights(weights, len(boxes_list))
+    weights = np.ones(len(boxes_list)) if weights is None else np.array(weights, dtype=np.float64)
+    if weights.shape != (len(boxes_list),):
+        raise ValueError(f"weights has shape {weights.shape}; {len(boxes_list)} members need {len(boxes_list)} weights")
+    if len(weights) and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ValueError(f"weights are {weights.tolist()}; they must be finite, not negative, and not all zero")
     if math.isnan(skip_box_thr):
         raise ValueError("skip_box_thr is nan; it must be a number")
     boxes, scores, labels, counts, thresholds, dtype = _concatenate(boxes_list, scores_list, labels_list, skip_box_thr)
@@ -128,17 +137,6 @@ def _check_values(boxes: NDArray, scores: NDArray, members: NDArray, thresholds:
         )
     for row in np.flatnonzero(~np.isfinite(scores) | ((scores < 0) & (scores >= thresholds[members])))[:1]:
         raise ValueError(f"member {members[row]}: score {scores[row]}; scores must be finite and not negative")
-
-
-def _checked_weights(weights: ArrayLike | None, num_members: int) -> NDArray[np.float64]:
-    if weights is None:
-        return np.ones(num_members)
-    weights = np.array(weights, dtype=np.float64)
-    if weights.shape != (num_members,):
-        raise ValueError(f"weights has shape {weights.shape}; {num_members} members need {num_members} weights")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ValueError(f"weights are {weights.tolist()}; they must be finite, not negative, and not all zero")
-    return weights
 
 
 def _concatenate(

@@ -13,19 +13,18 @@ Orientation = Literal["auto", "upright", "stored"]
 
 @dataclass
 class PostprocessSettings:
-    """Every threshold between the network's outputs and the final boxes.
+    """Thresholds and limits from the network's outputs to the final boxes.
 
-    The defaults are those of the paper's released code, whose suppression also drops a box at an IoU of exactly nms_iou
-    (torchvision's and this one do not). torchvision's SSD300 uses score_threshold 0.01, candidates_per_class 400 (it
-    takes the best per class before suppression as well), nms_iou 0.45, max_per_member 200, and no fusion. Results are
-    comparable only under equal settings.
+    The defaults are those of the paper's released code (which also drops a box at an IoU of exactly nms_iou, unlike
+    torchvision and this project). torchvision's SSD300 uses score_threshold 0.01, candidates_per_class 400, nms_iou
+    0.45, max_per_member 200, and no fusion. Compare results only under equal settings.
 
     Args:
         score_threshold: a class score (softmax over classes and background) must be strictly higher; 0 to 1.
-        candidates_per_class: best-scoring boxes of each class and image that enter suppression; at least 1.
-        nms_iou: a box goes if its IoU with a better one of its class is strictly above this; 0 to 1.
-        max_per_member: best boxes that each member keeps per image; null means 200 times the number of members.
-        fusion_iou: IoU above which boxes of several members are fused; 0 to 1.
+        candidates_per_class: how many of the best boxes of each class enter NMS, for each member and image; at least 1.
+        nms_iou: NMS drops a box whose IoU with a better one of its class is strictly above this; 0 to 1.
+        max_per_member: how many boxes each member keeps per image; null means 200 times the number of members.
+        fusion_iou: boxes of several members whose IoU is above this are fused; 0 to 1.
         fusion_skip: boxes of lower score are left out of the fusion; 0 to 1.
         fusion_conf: how fused scores are computed, see detection.fusion.
     """
@@ -43,17 +42,12 @@ class PostprocessSettings:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise UserError(f"postprocess.{name} is {value!r}: choose a value from 0 to 1")
-        for name, kinds in (("candidates_per_class", (int,)), ("max_per_member", (int, type(None)))):
-            if type(getattr(self, name)) not in kinds:
-                raise UserError(f"postprocess.{name} is {getattr(self, name)!r}: choose a whole number")
-        if not 1 <= self.candidates_per_class < 2**31:
-            raise UserError(
-                f"postprocess.candidates_per_class is {self.candidates_per_class}: choose at least 1 and below 2^31"
-            )
-        if self.max_per_member is not None and not 1 <= self.max_per_member < 2**31:
-            raise UserError(
-                f"postprocess.max_per_member is {self.max_per_member}: choose at least 1 and below 2^31, or null"
-            )
+        for name, also in (("candidates_per_class", ""), ("max_per_member", ", or null")):
+            value = getattr(self, name)
+            if value is None and also:
+                continue
+            if type(value) is not int or not 1 <= value < 2**31:
+                raise UserError(f"postprocess.{name} is {value!r}: choose a whole number from 1 to 2^31 - 1{also}")
         if self.fusion_conf not in get_args(ConfType):
             raise UserError(
                 f"postprocess.fusion_conf is {self.fusion_conf!r}: choose one of {', '.join(get_args(ConfType))}"

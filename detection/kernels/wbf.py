@@ -6,7 +6,9 @@ from numba import njit
 from detection.kernels.compiled import compiled
 
 AVG, MAX, BOX_AND_MODEL_AVG, ABSENT_MODEL_AWARE_AVG, OVERFLOWING_AVG = range(5)
-CELLS = 16  # clusters are searched in a grid of so many rows and columns
+# Clusters are searched in a grid of 16 x 16 cells by their centers. Without it, fusing 4 x 500 boxes of one class takes
+# 8 times as long (13 times as fast as ensemble-boxes instead of 101); with 32 strips in place of cells, 3 times.
+CELLS = 16
 
 
 @njit
@@ -17,7 +19,7 @@ def _cell(x):
 
 @njit
 def _sum(weights):
-    """Sum float64 values in the order of ``np.sum`` (up to 128 values), which decides the last bit."""
+    """Sum float64 values in the order of ``np.sum`` (up to 128 values): for results equal to the last bit."""
     lanes, whole = np.zeros(8), len(weights) // 8 * 8
     for i in range(whole):
         lanes[i % 8] += weights[i]
@@ -59,15 +61,15 @@ def fuse_images(
     of two or more members are rounded to float32, as in ensemble-boxes.
     """
     total_weight = _sum(weights)
-    # Boxes that differ in width have no higher an IoU than their x-intervals. Intervals of lengths a and b with an IoU
-    # above t have centers less than a * (1 - t) / (2 * t) apart, whatever b.
+    # Where two boxes' IoU exceeds t, so does that of their sides. Intervals of lengths a and b whose IoU exceeds t have
+    # centers less than a * (1 - t) / (2 * t) apart, whatever b: only cells within this reach are searched.
     reach = (1 - iou_threshold) / (2 * iou_threshold)
     for image in range(first, end):
         base, n = starts[image], starts[image + 1] - starts[image]
         fused, areas, sums = out_boxes[base : base + n], np.empty(n), np.zeros((n, 4), np.float32)
         score_sums, weight_sums, highest = np.zeros(n), np.zeros(n), np.empty(n)
         counts, present = np.zeros(n, np.int64), np.zeros((n, len(weights)), np.bool_)
-        # A cell's clusters are a linked list. A cluster that moves to another cell is in both lists.
+        # Each cell has a linked list of clusters. A cluster that moves to another cell is in both lists
         heads, following, listed = np.full((CELLS, CELLS), -1), np.empty(n, np.int64), np.empty(n, np.int64)
         cells = np.empty((n, 2), np.int64)
         k, entries, first_entry = 0, 0, 0

@@ -44,7 +44,7 @@ def test_boxes_equal_torchvisions_in_another_order() -> None:
     torch.testing.assert_close(ssd300_default_boxes(), theirs, rtol=0, atol=1e-6)
 
 
-def test_centres_and_sides_are_clamped_not_corners() -> None:
+def test_centers_and_sides_are_clamped_not_corners() -> None:
     boxes = ssd300_default_boxes()
     assert boxes.min() > 0
     assert boxes.max() == 1
