@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from detection.data.coco import CocoAnnotations
 from detection.data.coco_json import Fault, show
+
+if TYPE_CHECKING:
+    from detection.data.coco import CocoAnnotations
 
 _MAX_DIGITS = 18  # of a number that fits 64 bits
 
