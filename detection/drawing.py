@@ -46,12 +46,7 @@ class _Plate(NamedTuple):
 
 
 def draw_boxes(
-    image: np.ndarray,
-    boxes: Any,
-    labels: Any,
-    names: Sequence[str],
-    scores: Any = None,
-    crowd: Any = None,
+    image: np.ndarray, boxes: Any, labels: Any, names: Sequence[str], scores: Any = None, crowd: Any = None
 ) -> np.ndarray:
     """Draws boxes with class names and scores, the highest scores on top. Lines and text scale with the image.
 

@@ -16,16 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from detection.category_names import category_name
-from detection.data.coco_json import (
-    MAX_COORDINATE,
-    Fault,
-    bbox_of,
-    id_of,
-    is_text,
-    read_entries,
-    read_json,
-    show,
-)
+from detection.data.coco_json import MAX_COORDINATE, Fault, bbox_of, id_of, is_text, read_entries, read_json, show
 from detection.data.orientation import set_layouts
 from detection.settings import EvalDataSettings, Orientation
 from divdet.engine.errors import UserError

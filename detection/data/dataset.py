@@ -97,5 +97,3 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         for part in (images, boxes, labels):
             part.share_memory_()
     return images, boxes, labels
-
-

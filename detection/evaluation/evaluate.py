@@ -12,11 +12,7 @@ from divdet.engine.progress import progress
 
 
 def score(
-    detector: Detector,
-    annotations: CocoAnnotations,
-    batch_size: int,
-    workers: int = 0,
-    world: World | None = None,
+    detector: Detector, annotations: CocoAnnotations, batch_size: int, workers: int = 0, world: World | None = None
 ) -> tuple[dict[str, Any], CocoEvaluator]:
     """Run a detector over all images of the ground truth, empty ones included; processes of a ``world`` share them.
 
