@@ -103,9 +103,7 @@ class Detector:
         place = runtime_device(run, device)
         saved = checkpoint.load(path, "detection")
         detector = cls.from_checkpoint(saved, place, settings)
-        calibration = run.calibration
-        if run.precision == "int8" and not calibration:
-            calibration = saved_settings(saved)[1].train_images
+        calibration = run.calibration or (saved_settings(saved)[1].train_images if run.precision == "int8" else None)
         detector.network = create_network(detector.model, run, place, calibration)
         return detector
 
@@ -113,11 +111,7 @@ class Detector:
     def from_checkpoint(
         cls, saved: Checkpoint, device: torch.device, settings: PostprocessSettings | None = None
     ) -> Detector:
-        """Rebuilds the detector of a checkpoint.
-
-        Raises:
-            UserError: if its content is inconsistent.
-        """
+        """Rebuilds the detector of a checkpoint; raises UserError if its content is inconsistent."""
         source, backbone, members = saved.source, saved.setting("model.backbone", str), saved.members
         saved_postprocess, data = saved_settings(saved)
         try:

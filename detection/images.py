@@ -25,15 +25,9 @@ _FORMATS = (
 )
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _EXIF_ORIENTATION = 0x0112
-_TRANSPOSE = {  # names in PIL.Image.Transpose by EXIF orientation
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
+# Names in PIL.Image.Transpose by EXIF orientation, from 2 on
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_TRANSPOSE = dict(enumerate(_TURNS, start=2))
 
 
 def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, orient: bool = False) -> np.ndarray:
@@ -153,12 +147,6 @@ def _images_of(source: Path) -> tuple[list[Path], Counter[str]]:
     if os.path.isfile(source):  # unlike Path.is_file also false for a name that is too long
         return [source], Counter()
     pattern = os.path.join(glob.escape(str(source)), "*") if os.path.isdir(source) else str(source)
-    images: list[Path] = []
-    others: Counter[str] = Counter()
-    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        suffix = path.suffix.lower()
-        if path.is_file() and suffix in IMAGE_SUFFIXES:
-            images.append(path)
-        elif path.is_file():
-            others[suffix] += 1
-    return images, others
+    files = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    return images, Counter(path.suffix.lower() for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)

@@ -155,10 +155,9 @@ def read_annotations(data: EvalDataSettings, split: Literal["train", "val"]) -> 
 def clip_boxes(
     boxes: np.ndarray, width: float | np.ndarray, height: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes [n, 4] (x1 y1 x2 y2, pixels) to their image, whose width and height are numbers or [n].
+    """Clip boxes [n, 4] (x1 y1 x2 y2, pixels) to images of ``width`` and ``height`` (numbers or [n]).
 
-    Returns:
-        New boxes of the same dtype, and bool [n]: which of them have positive width and height left.
+    Returns new boxes of the same dtype, and which of them still have an area: bool [n].
     """
     clipped = boxes.copy()
     clipped[:, 0::2] = np.clip(boxes[:, 0::2], 0, np.reshape(width, (-1, 1)))
@@ -250,10 +249,8 @@ def _read_annotations(path: Path, entries: Any, images: list[ImageRecord], categ
         if image_id not in indices:
             raise Fault(f"has image_id {image_id}, which images does not list; add the image or remove the annotation")
         if category_id not in labels:
-            raise Fault(
-                f"has category_id {category_id}, which categories does not list; "
-                "add the category or remove the annotation"
-            )
+            unknown = f"has category_id {category_id}, which categories does not list"
+            raise Fault(f"{unknown}; add the category or remove the annotation")
         crowd, area = entry.get("iscrowd", 0), entry.get("area", bbox[2] * bbox[3])
         if crowd not in (0, 1):
             raise Fault(f"has iscrowd {show(crowd)}, which is neither 0 nor 1")

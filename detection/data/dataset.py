@@ -28,26 +28,16 @@ def read_record(record: ImageRecord) -> np.ndarray:
 class TrainingImages(Dataset):
     """Augmented training images, indexed by the keys of ``EpochSampler``. Crowd boxes are left out of the targets.
 
-    Args:
-        annotations: the ground truth.
-        augmentation: applied to each image.
-        seed: the run's seed.
-        cache: keep decoded images in memory, as many as fit in ``CACHE_BYTES``.
+    ``seed`` is the run's. ``cache`` keeps decoded images in memory, as many as fit in ``CACHE_BYTES``.
     """
 
     def __init__(
         self, annotations: CocoAnnotations, augmentation: TrainingAugmentation, seed: int, cache: bool
     ) -> None:
-        self.records = annotations.images
-        self.augmentation = augmentation
-        self.seed = seed
+        self.records, self.augmentation, self.seed = annotations.images, augmentation, seed
         self.cached: dict[int, np.ndarray] = {}
-        if cache:
-            self._fill_cache()
-
-    def _fill_cache(self) -> None:
         room = CACHE_BYTES
-        for index, record in enumerate(progress(self.records, "caching images", unit="image")):
+        for index, record in enumerate(progress(self.records, "caching images", unit="image") if cache else ()):
             image = read_record(record)
             room -= image.nbytes
             if room < 0:

@@ -16,11 +16,7 @@ from divdet.engine.errors import UserError
 
 
 def to_onnx(pixels: FromPixels) -> bytes:
-    """Exports to ONNX for any batch size: ``images`` -> ``deltas``, ``logits``.
-
-    Raises:
-        UserError: if the exporter is not installed or cannot take the network.
-    """
+    """Exports to ONNX for any batch size: ``images`` -> ``deltas``, ``logits``."""
     library("onnx", "onnxruntime")
     library("onnxscript", "onnxruntime")
     names = {"input_names": ["images"], "output_names": ["deltas", "logits"]}
@@ -34,22 +30,14 @@ def to_onnx(pixels: FromPixels) -> bytes:
 
 
 def to_openvino(pixels: FromPixels) -> Any:
-    """Converts to an OpenVINO model for any batch size.
-
-    Raises:
-        UserError: if OpenVINO is not installed or cannot take the network.
-    """
+    """Converts to an OpenVINO model for any batch size."""
     openvino = library("openvino", "openvino")
     shape = openvino.PartialShape([-1, *_example().shape[1:]])
     return _export("openvino", lambda: openvino.convert_model(pixels, example_input=_example(), input=[shape]))
 
 
 def library(name: str, extra: str) -> Any:
-    """Imports a package of one of divdet's extras.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+    """Imports a package of one of divdet's extras; raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
