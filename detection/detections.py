@@ -105,11 +105,7 @@ class Detections:
 
     @property
     def image(self) -> np.ndarray:
-        """The image, RGB uint8 ``[H, W, 3]``. A file is read again, so that many results do not hold many images.
-
-        Raises:
-            UserError: if these detections have no image, or its file cannot be read any more.
-        """
+        """The image, RGB uint8 ``[H, W, 3]``. A file is read again, so that many results do not hold many images."""
         from detection.images import read_image
 
         if self.source is None:
@@ -141,9 +137,6 @@ class Detections:
         """Returns COCO results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score`` of each.
 
         Boxes are rounded to 2 decimals and scores to 6, as in ``detections.json``.
-
-        Raises:
-            UserError: if the category ids are unknown.
         """
         if len(self) and not self.category_ids:
             raise UserError("these detections have no category ids: give them as Detections(..., category_ids=[…])")

@@ -42,8 +42,6 @@ class Detector:
         model: the ``SSD``, in evaluation mode.
         names: class names by label.
         category_ids: category ids of the training data by label.
-        settings: thresholds of post-processing and fusion.
-        device: where the network runs.
         network: what runs, from images to raw outputs: ``model`` itself or, in a detector that was loaded, a copy of it
             (with fused batch norms, or exported), which later changes of ``model`` do not reach.
 

@@ -39,14 +39,11 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, 
     Args:
         source: a path, or an encoded image.
         size: ``(width, height)`` by the annotations. If only the other layout (with or without the EXIF orientation)
-            has that size, it is returned instead.
+            has that size, it is returned instead. If neither has, UserError is raised.
         orient: apply the EXIF orientation.
 
     Returns:
         uint8 RGB ``[H, W, 3]``, contiguous.
-
-    Raises:
-        UserError: if the file is missing, unreadable, cut off, not an image, or of another size than ``size``.
     """
     name, data = ("the image", source) if isinstance(source, bytes) else (str(source), read_bytes(source))
     image = decode_image(data, name, orient)
@@ -73,9 +70,6 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
 
     Returns:
         uint8 RGB ``[H, W, 3]``; an array that is already RGB is returned itself.
-
-    Raises:
-        UserError: for any other object, and for an image that cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(os.fspath(image), orient=orient)
@@ -117,10 +111,7 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
 
     Args:
         sources: image files; folders, of which images are taken by suffix and sorted by name, without subfolders; and
-            glob patterns (``**`` for any depth), likewise.
-
-    Raises:
-        UserError: if a source has no image.
+            glob patterns (``**`` for any depth), likewise. UserError if one of them has no image.
     """
     found: dict[str, Path] = {}
     for source in sources:

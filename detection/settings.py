@@ -132,12 +132,8 @@ class DataSettings(EvalDataSettings):
 
 Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
 RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
-_PRECISIONS: dict[str, tuple[str, ...]] = {
-    "torch": ("float32", "bf16", "fp16"),
-    "compile": ("float32", "bf16", "fp16"),
-    "onnxruntime": ("float32",),
-    "openvino": ("float32", "int8"),
-}
+_OF_TORCH = ("float32", "bf16", "fp16")
+_PRECISIONS = {"torch": _OF_TORCH, "compile": _OF_TORCH, "onnxruntime": ("float32",), "openvino": ("float32", "int8")}
 
 
 @dataclass(kw_only=True)

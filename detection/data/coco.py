@@ -36,8 +36,6 @@ class ImageRecord:
     """One image and the objects to train on.
 
     Attributes:
-        id: the file's id.
-        file_name: as in the file.
         path: in the image folder; ``file_name`` where no folder was given.
         width, height: pixels of the layout that is read, where known.
         boxes: float32 [n, 4], x1 y1 x2 y2 in pixels of that layout, clipped where its size is known.
@@ -81,7 +79,6 @@ class CocoAnnotations:
     """A ground-truth file.
 
     Attributes:
-        path: the file.
         images: in file order.
         category_ids: ascending; the index is the label.
         names: of the categories, by label.

@@ -14,11 +14,8 @@ from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict
 
 # COCO's 80 classes. torchvision lists them by category id, with N/A in the gaps and background at 0.
-_COCO = [
-    {"id": number, "name": name}
-    for number, name in enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
-    if number and name != "N/A"
-]
+_NAMES = enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
+_COCO = [{"id": number, "name": name} for number, name in _NAMES if number and name != "N/A"]
 
 
 def import_detector(source: str, backbone: str, members: int) -> checkpoint.Checkpoint:

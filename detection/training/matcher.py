@@ -43,9 +43,7 @@ class Matcher:
         """
         real = labels >= 0
         # Per image: a whole batch's IoUs take gigabytes if one image is crowded.
-        # On a CPU only real boxes are computed; on a GPU all, as in ``rows_of``.
-        counts = real.sum(dim=1).tolist() if real.device.type == "cpu" else [real.shape[1]] * len(real)
-        parts = zip(boxes, real, counts, strict=True)
+        parts = zip(boxes, real, self._computed(real), strict=True)
         truth = torch.stack([self._match(own[:count], used[:count]) for own, used, count in parts])
         if not labels.shape[1]:
             return boxes.new_zeros(*truth.shape, 4), torch.zeros_like(truth)
@@ -58,6 +56,11 @@ class Matcher:
         # The log of a padded box's size is not finite
         deltas = deltas.unflatten(0, truth.shape).masked_fill(~positive[..., None], 0)
         return deltas, (labels.gather(1, learnt) + 1).masked_fill(~positive, 0)
+
+    @staticmethod
+    def _computed(real: Tensor) -> list[int]:
+        """Number of boxes to compute per image: on a CPU the real ones, on a GPU all, as in ``rows_of``."""
+        return real.sum(dim=1).tolist() if real.device.type == "cpu" else [real.shape[1]] * len(real)
 
     def _match(self, boxes: Tensor, real: Tensor) -> Tensor:
         """Index of the ``real`` box ``[M, 4]`` of one image assigned to each default box ``[A]``, -1 for none."""

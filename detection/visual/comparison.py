@@ -20,8 +20,7 @@ def draw_comparisons(
     Boxes with a score below ``score_threshold`` are left out. With ``fusion_conf: avg``, a box found by one of two
     members keeps half its score, so it may show in that member's panel only.
     """
-    folder = make_folder(folder)
-    written = []
+    folder, written = make_folder(folder), []
     for record in [record for record in annotations.images if len(record.labels)][:count]:
         image = read_record(record)
         members, fused = detector.detect(torch.from_numpy(to_input(image))[None])

@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ from divdet.engine.progress import progress
 from divdet.engine.stopping import Stopped, stop_on_signals
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """An image to detect in."""
 
     path: Path
@@ -38,10 +37,6 @@ class _Source:
     image_id: int | str  # written to detections.json, as file_name
     file_name: str
     record: ImageRecord | None  # of the annotations, where given
-
-    def read(self, upright: bool) -> np.ndarray:
-        """RGB uint8 [H, W, 3] in the record's layout; without a record upright by EXIF, or as stored."""
-        return read_record(self.record) if self.record else read_image(self.path, orient=upright)
 
 
 def detect(config: Detect) -> list[dict[str, Any]]:
@@ -160,9 +155,11 @@ def _detect_batch(batch: Sequence[_Source], detector: Detector, config: Detect) 
     """Detect and draw; return a batch of ``PartialResults``."""
     images: list[tuple[_Source, np.ndarray]] = []
     unreadable: list[str] = []
+    upright = config.data.orientation != "stored"
     for source in batch:
         try:
-            images.append((source, source.read(config.data.orientation != "stored")))
+            image = read_record(source.record) if source.record else read_image(source.path, orient=upright)
+            images.append((source, image))
         except UserError as error:
             unreadable.append(str(error))
     found = detector.predict([image for _, image in images], config.score_threshold, config.batch_size)
