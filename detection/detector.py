@@ -199,22 +199,15 @@ class Detector:
         for position, (image, array) in enumerate(zip(images, arrays, strict=True)):
             source, size = image if isinstance(image, str | PathLike) else array, array.shape[1::-1]
             own = tuple(self._detections(member[position], size, source) for member in members)
-            found.append(self._detections(fused[position], size, source, score_threshold, own))
+            found.append(replace(self._detections(fused[position], size, source, score_threshold), members=own))
         return found
 
-    def _detections(
-        self,
-        result: Boxes,
-        size: tuple[int, int],
-        source: Any,
-        score_threshold: float = 0.0,
-        members: tuple[Detections, ...] = (),
-    ) -> Detections:
-        boxes, scores, labels = to_pixels(result, *size)
+    def _detections(self, found: Boxes, size: tuple[int, int], source: Any, score_threshold: float = 0.0) -> Detections:
+        boxes, scores, labels = to_pixels(found, *size)
         kept = scores >= score_threshold
         names = [self.names[label] for label in labels[kept].tolist()]
         orient = self.orientation != "stored"
-        return Detections(boxes[kept], scores[kept], labels[kept], names, members, self.category_ids, source, orient)
+        return Detections(boxes[kept], scores[kept], labels[kept], names, (), self.category_ids, source, orient)
 
     @torch.inference_mode()
     def detect(self, inputs: Tensor, world: World | None = None) -> tuple[list[list[Boxes]], list[Boxes]]:

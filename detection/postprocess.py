@@ -79,7 +79,6 @@ def member_boxes(
         deltas: [S, N, A, 4], raw outputs of any floating dtype, on any device.
         logits: [S, N, A, C + 1], likewise; background comes first.
         default_boxes: [A, 4] (cx, cy, w, h).
-        settings: thresholds and limits.
 
     Returns:
         Boxes indexed [member][image].

@@ -24,9 +24,6 @@ from divdet.engine.fingerprint import digest, file_sizes
 
 BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w passes the border by rounding alone
 
-NO_SIZE = "boxes of zero or negative size dropped"
-OUTSIDE = "boxes outside their image dropped"
-CLIPPED = "boxes partly outside their image clipped"
 STRIPPED = "category names with surrounding white space, which is removed"
 UNSIZED = "images of no given width and height, whose boxes are cut at the border when the image is read"
 
@@ -288,9 +285,9 @@ def _fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:
     clipped = clipped.astype(np.float32)
     sized, inside = _has_area(given.astype(np.float32)), _has_area(clipped)
     counts = {
-        NO_SIZE: int(np.sum(~sized)),
-        OUTSIDE: int(np.sum(sized & ~inside)),
-        CLIPPED: int(np.sum(sized & inside & moved)),
+        "boxes of zero or negative size dropped": int(np.sum(~sized)),
+        "boxes outside their image dropped": int(np.sum(sized & ~inside)),
+        "boxes partly outside their image clipped": int(np.sum(sized & inside & moved)),
         UNSIZED: sum(not (image.width and image.height) for image in images),
     }
     kept = np.flatnonzero(sized & inside)

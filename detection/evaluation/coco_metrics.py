@@ -38,10 +38,10 @@ class CocoEvaluator:
         """Add the detections of one image; they replace earlier ones (distributed samplers repeat images).
 
         Args:
-            image_id: as in the annotations, else KeyError.
-            boxes: [n, 4] xyxy in pixels, finite, else ValueError.
-            scores: [n], finite.
-            labels: [n], 0-based.
+            image_id: as in the annotations; KeyError for others.
+            boxes: [n, 4] xyxy in pixels. ValueError for values that are not finite, here and in scores.
+            scores: [n].
+            labels: [n], 0-based. ValueError for unknown ones, and for another n.
         """
         if image_id not in self._indices:
             raise KeyError(f"image id {image_id} is not in {self.annotations.path}")

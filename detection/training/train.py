@@ -1,7 +1,7 @@
 """Training of SSD300 with S members."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,25 +31,23 @@ from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
 
 
+@dataclass(eq=False)
 class DetectionTask:
     """What the training loop needs of detection (see ``divdet.engine.task.Task``)."""
 
-    def __init__(
-        self,
-        config: TrainDetection,
-        detector: Detector,
-        training: CocoAnnotations,
-        ground_truth: CocoAnnotations,
-        meta: dict[str, Any],
-        world: World,
-    ) -> None:
-        self.config, self.detector, self.ground_truth, self.meta = config, detector, ground_truth, meta
-        self.training, self.world = training, world
-        self.best_metric = None if ground_truth.truth.crowd.all() else "AP"
-        self.model = self.network = detector.model
-        self.weight_decay = config.train.weight_decay
-        self.matcher = Matcher(detector.default_boxes)
-        self.normalize = Normalize().to(detector.device)
+    config: TrainDetection
+    detector: Detector
+    training: CocoAnnotations
+    ground_truth: CocoAnnotations
+    meta: dict[str, Any]
+    world: World
+
+    def __post_init__(self) -> None:
+        self.best_metric = None if self.ground_truth.truth.crowd.all() else "AP"
+        self.model = self.network = self.detector.model
+        self.weight_decay = self.config.train.weight_decay
+        self.matcher = Matcher(self.detector.default_boxes)
+        self.normalize = Normalize().to(self.detector.device)
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """The multibox loss of a batch of ``collate``."""
