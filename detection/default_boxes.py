@@ -35,10 +35,6 @@ def _level_boxes(map_size: int, step: int, scale: int, next_scale: int, ratios: 
         wide, narrow = scale * ratio**0.5, scale / ratio**0.5
         shapes += [(wide, narrow), (narrow, wide)]
     centers = (torch.arange(map_size, dtype=torch.float64) + 0.5) * step
-    sizes = torch.tensor(shapes, dtype=torch.float64)
-
-    grid = (len(shapes), map_size, map_size)
-    cx = centers.view(1, 1, -1).expand(grid)
-    cy = centers.view(1, -1, 1).expand(grid)
-    w, h = (side.view(-1, 1, 1).expand(grid) for side in sizes.unbind(1))
-    return torch.stack((cx, cy, w, h), dim=-1).flatten(0, 2) / DETECTION_INPUT
+    w, h = torch.tensor(shapes, dtype=torch.float64)[..., None, None].unbind(1)
+    columns = torch.broadcast_tensors(centers, centers[:, None], w, h)
+    return torch.stack(columns, dim=-1).flatten(0, 2) / DETECTION_INPUT

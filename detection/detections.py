@@ -61,6 +61,12 @@ class Detections:
         ['dog', 'cat']
         >>> found.plot().shape
         (100, 120, 3)
+        >>> found[1].to_coco(image_id=42)
+        [{'image_id': 42, 'category_id': 18, 'bbox': [50.0, 5.0, 40.0, 40.0], 'score': 0.6}]
+        >>> found[1].to_json()
+        '[{"name": "cat", "label": 0, "score": 0.6, "box": [50.0, 5.0, 90.0, 45.0]}]'
+        >>> found[1].to_csv()
+        'name,label,score,x1,y1,x2,y2\\ncat,0,0.6,50.0,5.0,90.0,45.0\\n'
     """
 
     boxes: Tensor
@@ -99,11 +105,7 @@ class Detections:
 
     @property
     def image(self) -> np.ndarray:
-        """The image, RGB uint8 ``[H, W, 3]``. A file is read again, so that many results do not hold many images.
-
-        Raises:
-            UserError: if these detections have no image, or its file cannot be read any more.
-        """
+        """The image, RGB uint8 ``[H, W, 3]``. A file is read again, so that many results do not hold many images."""
         from detection.images import read_image
 
         if self.source is None:
@@ -128,22 +130,13 @@ class Detections:
         from detection.drawing import covered_pixels
 
         image = self.image
-        height, width = image.shape[:2]
-        corners = [covered_pixels(box, width, height) for box in self.boxes.tolist()]
+        corners = [covered_pixels(box, image.shape[1], image.shape[0]) for box in self.boxes.tolist()]
         return [image[y1:y2, x1:x2].copy() for x1, y1, x2, y2 in corners]
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """Returns COCO results: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``score`` of each.
 
         Boxes are rounded to 2 decimals and scores to 6, as in ``detections.json``.
-
-        Raises:
-            UserError: if the category ids are unknown.
-
-        Example:
-            >>> boxes, scores, labels = torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.5]), torch.tensor([0])
-            >>> Detections(boxes, scores, labels, ["cat"], category_ids=[17]).to_coco(42)
-            [{'image_id': 42, 'category_id': 17, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
         """
         if len(self) and not self.category_ids:
             raise UserError("these detections have no category ids: give them as Detections(..., category_ids=[…])")
@@ -155,37 +148,19 @@ class Detections:
         ]
 
     def to_json(self) -> str:
-        """Returns a JSON list of objects: ``name``, ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels).
-
-        Example:
-            >>> boxes, scores, labels = torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.5]), torch.tensor([0])
-            >>> Detections(boxes, scores, labels, ["cat"]).to_json()
-            '[{"name": "cat", "label": 0, "score": 0.5, "box": [1.0, 2.0, 4.0, 8.0]}]'
-        """
+        """Returns a JSON list of objects: ``name``, ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels)."""
         keys = ("name", "label", "score", "box")
         return json.dumps([dict(zip(keys, row, strict=True)) for row in self._rows()], ensure_ascii=False)
 
     def to_csv(self) -> str:
-        """Returns CSV text with the columns name, label, score, x1, y1, x2, y2.
-
-        Example:
-            >>> boxes, scores, labels = torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([0.5]), torch.tensor([0])
-            >>> print(Detections(boxes, scores, labels, ["cat"]).to_csv())
-            name,label,score,x1,y1,x2,y2
-            cat,0,0.5,1.0,2.0,4.0,8.0
-            <BLANKLINE>
-        """
+        """Returns CSV text with the columns name, label, score, x1, y1, x2, y2."""
         header = ("name", "label", "score", "x1", "y1", "x2", "y2")
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *((*row[:3], *row[3]) for row in self._rows())])
         return text.getvalue()
 
     def to_supervision(self) -> supervision.Detections:
-        """Returns them as ``supervision.Detections``, with the class names under ``data["class_name"]``.
-
-        Raises:
-            UserError: if supervision is not installed.
-        """
+        """Returns them as ``supervision.Detections``, with the class names under ``data["class_name"]``."""
         try:
             from supervision import Detections as Supervision
         except ImportError as error:
@@ -207,11 +182,7 @@ class Detections:
 
 
 def rounded(boxes: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Converts boxes and scores to COCO's format in the precision of results files.
-
-    Args:
-        boxes: ``[n, 4]`` xyxy in pixels.
-        scores: ``[n]``.
+    """Converts boxes ``[n, 4]`` (xyxy, pixels) and scores ``[n]`` to COCO's format in results files' precision.
 
     Returns:
         Boxes ``[n, 4]`` as x, y, width and height, and scores ``[n]``: float64.

@@ -42,8 +42,6 @@ class Detector:
         model: the ``SSD``, in evaluation mode.
         names: class names by label.
         category_ids: category ids of the training data by label.
-        settings: thresholds of post-processing and fusion.
-        device: where the network runs.
         network: what runs, from images to raw outputs: ``model`` itself or, in a detector that was loaded, a copy of it
             (with fused batch norms, or exported), which later changes of ``model`` do not reach.
 
@@ -103,9 +101,7 @@ class Detector:
         place = runtime_device(run, device)
         saved = checkpoint.load(path, "detection")
         detector = cls.from_checkpoint(saved, place, settings)
-        calibration = run.calibration
-        if run.precision == "int8" and not calibration:
-            calibration = saved_settings(saved)[1].train_images
+        calibration = run.calibration or (saved_settings(saved)[1].train_images if run.precision == "int8" else None)
         detector.network = create_network(detector.model, run, place, calibration)
         return detector
 
@@ -113,11 +109,7 @@ class Detector:
     def from_checkpoint(
         cls, saved: Checkpoint, device: torch.device, settings: PostprocessSettings | None = None
     ) -> Detector:
-        """Rebuilds the detector of a checkpoint.
-
-        Raises:
-            UserError: if its content is inconsistent.
-        """
+        """Rebuilds the detector of a checkpoint; raises UserError if its content is inconsistent."""
         source, backbone, members = saved.source, saved.setting("model.backbone", str), saved.members
         saved_postprocess, data = saved_settings(saved)
         try:
@@ -207,22 +199,15 @@ class Detector:
         for position, (image, array) in enumerate(zip(images, arrays, strict=True)):
             source, size = image if isinstance(image, str | PathLike) else array, array.shape[1::-1]
             own = tuple(self._detections(member[position], size, source) for member in members)
-            found.append(self._detections(fused[position], size, source, score_threshold, own))
+            found.append(replace(self._detections(fused[position], size, source, score_threshold), members=own))
         return found
 
-    def _detections(
-        self,
-        result: Boxes,
-        size: tuple[int, int],
-        source: Any,
-        score_threshold: float = 0.0,
-        members: tuple[Detections, ...] = (),
-    ) -> Detections:
-        boxes, scores, labels = to_pixels(result, *size)
+    def _detections(self, found: Boxes, size: tuple[int, int], source: Any, score_threshold: float = 0.0) -> Detections:
+        boxes, scores, labels = to_pixels(found, *size)
         kept = scores >= score_threshold
         names = [self.names[label] for label in labels[kept].tolist()]
         orient = self.orientation != "stored"
-        return Detections(boxes[kept], scores[kept], labels[kept], names, members, self.category_ids, source, orient)
+        return Detections(boxes[kept], scores[kept], labels[kept], names, (), self.category_ids, source, orient)
 
     @torch.inference_mode()
     def detect(self, inputs: Tensor, world: World | None = None) -> tuple[list[list[Boxes]], list[Boxes]]:

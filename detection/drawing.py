@@ -3,6 +3,7 @@
 import colorsys
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,12 +47,7 @@ class _Plate(NamedTuple):
 
 
 def draw_boxes(
-    image: np.ndarray,
-    boxes: Any,
-    labels: Any,
-    names: Sequence[str],
-    scores: Any = None,
-    crowd: Any = None,
+    image: np.ndarray, boxes: Any, labels: Any, names: Sequence[str], scores: Any = None, crowd: Any = None
 ) -> np.ndarray:
     """Draws boxes with class names and scores, the highest scores on top. Lines and text scale with the image.
 
@@ -84,11 +80,12 @@ def draw_boxes(
         plate = _plate(text, outer, (width, height), points, class_color(int(labels[index])), plates)
         plates += [plate] if plate else []
     for index in order:
-        _draw_frame(
-            canvas, covered_pixels(boxes[index], width, height), class_color(int(labels[index])), line, crowds[index]
-        )
+        outer = covered_pixels(boxes[index], width, height)
+        _draw_frame(canvas, outer, class_color(int(labels[index])), line, crowds[index])
     for plate in reversed(plates):
-        _draw_plate(canvas, plate)
+        x1, y1, x2, y2 = plate.place
+        canvas[y1:y2, x1:x2] = plate.color
+        _write(canvas, plate.text, plate.place, plate.font_size, text_color(plate.color))
     return canvas
 
 
@@ -104,11 +101,10 @@ def _draw_frame(canvas: np.ndarray, box: Rectangle, color: Color, line: int, das
     dark = not dashed and min(x2 - x1, y2 - y1) > 4 * line
     for thickness, ink in ((line + 1, (0, 0, 0)), (line, color)) if dark else ((line, color),):
         thickness = min(thickness, x2 - x1, y2 - y1)
-        drawn = np.zeros((y2 - y1, x2 - x1), bool)
-        drawn[:thickness] = drawn[-thickness:] = drawn[:, :thickness] = drawn[:, -thickness:] = True
+        drawn = np.ones((y2 - y1, x2 - x1), bool)
+        drawn[thickness:-thickness, thickness:-thickness] = False
         if dashed:
-            along = sum(np.ogrid[: y2 - y1, : x2 - x1])
-            drawn &= along // (4 * line) % 2 == 0
+            drawn &= sum(np.ogrid[: y2 - y1, : x2 - x1]) // (4 * line) % 2 == 0
         canvas[y1:y2, x1:x2][drawn] = ink
 
 
@@ -121,12 +117,8 @@ def _plate(
         return None
     points, plate_width, plate_height = fitted
     x1, y1, x2, y2 = box
-    candidates = [
-        (x, y)
-        for y in (y1 - plate_height, y1, y2, y2 - plate_height)
-        for x in (x1, x2 - plate_width)
-        if 0 <= y <= size[1] - plate_height
-    ] or [(x1, y1)]
+    candidates = product((y1 - plate_height, y1, y2, y2 - plate_height), (x1, x2 - plate_width))
+    inside = [(x, y) for y, x in candidates if 0 <= y <= size[1] - plate_height] or [(x1, y1)]
 
     def place(corner: tuple[int, int]) -> Rectangle:
         x = min(max(corner[0], 0), size[0] - plate_width)
@@ -135,11 +127,10 @@ def _plate(
 
     def overlap(candidate: Rectangle) -> int:
         a, b, c, d = candidate
-        return sum(
-            max(0, min(c, p[2]) - max(a, p[0])) * max(0, min(d, p[3]) - max(b, p[1])) for p in (t.place for t in taken)
-        )
+        places = [plate.place for plate in taken]
+        return sum(max(0, min(c, p[2]) - max(a, p[0])) * max(0, min(d, p[3]) - max(b, p[1])) for p in places)
 
-    return _Plate(min(map(place, candidates), key=overlap), text, points, color)
+    return _Plate(min(map(place, inside), key=overlap), text, points, color)
 
 
 def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[int, int, int] | None:
@@ -150,12 +141,6 @@ def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[int, int, in
         if width <= size[0] and height <= size[1]:
             return points, width, height
     return None
-
-
-def _draw_plate(canvas: np.ndarray, plate: _Plate) -> None:
-    x1, y1, x2, y2 = plate.place
-    canvas[y1:y2, x1:x2] = plate.color
-    _write(canvas, plate.text, plate.place, plate.font_size, text_color(plate.color))
 
 
 def _write(canvas: np.ndarray, text: str, place: Rectangle, font_size: int, color: Color) -> None:
@@ -200,13 +185,10 @@ def comparison(image: np.ndarray, panels: Sequence[tuple[str, Any, Any, Any]], n
 
 
 def save_image(path: Path, rgb: np.ndarray) -> None:
-    """Writes uint8 RGB [H, W, 3] atomically as JPEG (quality 92) or PNG, by the suffix.
-
-    Raises:
-        UserError: for another suffix, or if the file cannot be written.
-    """
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+    """Writes uint8 RGB [H, W, 3] atomically as JPEG (quality 92) or PNG, by the suffix."""
+    suffix = path.suffix.lower()
+    if suffix not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"{path}: pictures are written as .jpg, .jpeg or .png")
-    flags = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() != ".png" else [cv2.IMWRITE_PNG_COMPRESSION, 6]
-    data = cv2.imencode(path.suffix.lower(), rgb[..., ::-1], flags)[1].tobytes()
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, 6] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 92]
+    data = cv2.imencode(suffix, rgb[..., ::-1], flags)[1].tobytes()
     write_atomically(path, lambda temporary: temporary.write_bytes(data))

@@ -25,15 +25,9 @@ _FORMATS = (
 )
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _EXIF_ORIENTATION = 0x0112
-_TRANSPOSE = {  # names in PIL.Image.Transpose by EXIF orientation
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
+# Names in PIL.Image.Transpose by EXIF orientation, from 2 on
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_TRANSPOSE = dict(enumerate(_TURNS, start=2))
 
 
 def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, orient: bool = False) -> np.ndarray:
@@ -45,14 +39,11 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, 
     Args:
         source: a path, or an encoded image.
         size: ``(width, height)`` by the annotations. If only the other layout (with or without the EXIF orientation)
-            has that size, it is returned instead.
+            has that size, it is returned instead. If neither has, UserError is raised.
         orient: apply the EXIF orientation.
 
     Returns:
         uint8 RGB ``[H, W, 3]``, contiguous.
-
-    Raises:
-        UserError: if the file is missing, unreadable, cut off, not an image, or of another size than ``size``.
     """
     name, data = ("the image", source) if isinstance(source, bytes) else (str(source), read_bytes(source))
     image = decode_image(data, name, orient)
@@ -79,9 +70,6 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
 
     Returns:
         uint8 RGB ``[H, W, 3]``; an array that is already RGB is returned itself.
-
-    Raises:
-        UserError: for any other object, and for an image that cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(os.fspath(image), orient=orient)
@@ -123,10 +111,7 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
 
     Args:
         sources: image files; folders, of which images are taken by suffix and sorted by name, without subfolders; and
-            glob patterns (``**`` for any depth), likewise.
-
-    Raises:
-        UserError: if a source has no image.
+            glob patterns (``**`` for any depth), likewise. UserError if one of them has no image.
     """
     found: dict[str, Path] = {}
     for source in sources:
@@ -153,12 +138,6 @@ def _images_of(source: Path) -> tuple[list[Path], Counter[str]]:
     if os.path.isfile(source):  # unlike Path.is_file also false for a name that is too long
         return [source], Counter()
     pattern = os.path.join(glob.escape(str(source)), "*") if os.path.isdir(source) else str(source)
-    images: list[Path] = []
-    others: Counter[str] = Counter()
-    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        suffix = path.suffix.lower()
-        if path.is_file() and suffix in IMAGE_SUFFIXES:
-            images.append(path)
-        elif path.is_file():
-            others[suffix] += 1
-    return images, others
+    files = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    return images, Counter(path.suffix.lower() for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)

@@ -79,7 +79,6 @@ def member_boxes(
         deltas: [S, N, A, 4], raw outputs of any floating dtype, on any device.
         logits: [S, N, A, C + 1], likewise; background comes first.
         default_boxes: [A, 4] (cx, cy, w, h).
-        settings: thresholds and limits.
 
     Returns:
         Boxes indexed [member][image].
@@ -112,15 +111,8 @@ def best_boxes_torch(
 ) -> list[Boxes] | None:
     """Find the boxes of P pictures (images of members): for devices other than the CPU, and as a reference for tests.
 
-    Args:
-        deltas: [P, A, 4] float32.
-        logits: [P, A, C + 1] float32.
-        default_boxes: [A, 4] float32 (cx, cy, w, h).
-        settings: thresholds and limits.
-        limit: boxes to keep of each picture.
-
-    Returns:
-        P results; None if the outputs are not finite.
+    Takes deltas [P, A, 4], logits [P, A, C + 1] and default_boxes [A, 4] (cx, cy, w, h) in float32, and the number of
+    boxes to keep of each picture. Returns P results; None if the outputs are not finite.
     """
     from torchvision.ops import batched_nms  # imported here, because torchvision takes long to import
 
@@ -155,11 +147,8 @@ def best_boxes_compiled(
     threshold = settings.score_threshold
     offset = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
     limit = min(limit, (num_scores - 1) * min(num_boxes, settings.candidates_per_class))
-    columns = (
-        np.empty((num_pictures, limit, 4), np.float32),
-        np.empty((num_pictures, limit), np.float32),
-        np.empty((num_pictures, limit), np.int64),
-    )
+    shape = (num_pictures, limit)
+    columns = np.empty((*shape, 4), np.float32), np.empty(shape, np.float32), np.empty(shape, np.int64)
     counts = np.empty(num_pictures, np.int64)
     inputs = (
         *(column.detach().contiguous().numpy() for column in (deltas, logits, default_boxes)),

@@ -1,14 +1,18 @@
 """What a detector's recipe consists of. Nothing here imports torch: command lines read their arguments first."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, Concurrency, TrainSettings, check_not_negative
+from divdet.engine.settings import CommonSettings, Concurrency, TrainSettings, check_not_negative, check_range
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
 Orientation = Literal["auto", "upright", "stored"]
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise UserError(f"{name} is {value!r}: choose one of {', '.join(get_args(choices))}")
 
 
 @dataclass
@@ -48,10 +52,7 @@ class PostprocessSettings:
                 continue
             if type(value) is not int or not 1 <= value < 2**31:
                 raise UserError(f"postprocess.{name} is {value!r}: choose a whole number from 1 to 2^31 - 1{also}")
-        if self.fusion_conf not in get_args(ConfType):
-            raise UserError(
-                f"postprocess.fusion_conf is {self.fusion_conf!r}: choose one of {', '.join(get_args(ConfType))}"
-            )
+        _check_choice("postprocess.fusion_conf", self.fusion_conf, ConfType)
 
 
 @dataclass
@@ -63,8 +64,8 @@ class ModelSettings:
             members are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that the backbone is divided into.
         pretrained: a checkpoint of the same backbone and members to start from: a classifier's, or a detector's, whose
-            class heads are loaded by class name; or timm, to fetch the weights of timm's
-            models. None trains from scratch.
+            class heads are loaded by class name; or timm, to fetch the weights of timm's models. None trains from
+            scratch.
     """
 
     backbone: str = "wrn50_2"
@@ -72,8 +73,7 @@ class ModelSettings:
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
-        if self.members < 1:
-            raise UserError(f"model.members is {self.members}: it must be at least 1")
+        check_range("model.members", self.members, 1)
 
 
 @dataclass
@@ -92,10 +92,7 @@ class EvalDataSettings:
     orientation: Orientation = "auto"
 
     def __post_init__(self) -> None:
-        if self.orientation not in get_args(Orientation):
-            raise UserError(
-                f"data.orientation is {self.orientation!r}: choose one of {', '.join(get_args(Orientation))}"
-            )
+        _check_choice("data.orientation", self.orientation, Orientation)
 
 
 @dataclass
@@ -127,22 +124,16 @@ class DataSettings(EvalDataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("zoom_out", "iou_crop", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}: it is a probability, 0 to 1")
-        if not (math.isfinite(self.zoom_out_ratio) and self.zoom_out_ratio >= 1):
-            raise UserError(f"data.zoom_out_ratio is {self.zoom_out_ratio}: it must be 1 or more")
+            check_range(f"data.{name}", getattr(self, name), 0, 1)
+        check_range("data.zoom_out_ratio", self.zoom_out_ratio, 1)
         if self.different_views and not self.photometric:
             raise UserError("data.different_views needs data.photometric: the views differ in nothing else")
 
 
 Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
 RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
-_PRECISIONS: dict[str, tuple[str, ...]] = {
-    "torch": ("float32", "bf16", "fp16"),
-    "compile": ("float32", "bf16", "fp16"),
-    "onnxruntime": ("float32",),
-    "openvino": ("float32", "int8"),
-}
+_OF_TORCH = ("float32", "bf16", "fp16")
+_PRECISIONS = {"torch": _OF_TORCH, "compile": _OF_TORCH, "onnxruntime": ("float32",), "openvino": ("float32", "int8")}
 
 
 @dataclass(kw_only=True)
@@ -167,13 +158,11 @@ class RuntimeSettings:
     devices: str | None = None
 
     def __post_init__(self) -> None:
-        if self.runtime not in get_args(Runtime):
-            raise UserError(f"runtime is {self.runtime!r}: choose one of {', '.join(get_args(Runtime))}")
+        _check_choice("runtime", self.runtime, Runtime)
         if self.precision not in _PRECISIONS[self.runtime]:
             choices = ", ".join(_PRECISIONS[self.runtime])
             raise UserError(f"precision is {self.precision!r}: runtime {self.runtime} takes {choices}")
-        if self.concurrency not in get_args(Concurrency):
-            raise UserError(f"concurrency is {self.concurrency!r}: choose one of {', '.join(get_args(Concurrency))}")
+        _check_choice("concurrency", self.concurrency, Concurrency)
         if self.concurrency != "sequential" and self.runtime != "torch":
             raise UserError(f"concurrency is {self.concurrency!r}: that takes runtime torch, not {self.runtime}")
         if self.devices and self.concurrency != "devices":

@@ -45,16 +45,13 @@ class TrainingAugmentation:
         window = Window(0, 0, width, height)
         if random.random() < self.settings.zoom_out:
             ratio = random.uniform(1, self.settings.zoom_out_ratio)
-            shift = random.random(2)
-            window = Window(
-                -shift[0] * width * (ratio - 1), -shift[1] * height * (ratio - 1), width * ratio, height * ratio
-            )
+            left, top = random.random(2)
+            window = Window(-left * width * (ratio - 1), -top * height * (ratio - 1), width * ratio, height * ratio)
         if random.random() < self.settings.iou_crop:
             window = _iou_crop(window, boxes, random)
         view, (scale_x, scale_y, shift_x, shift_y) = resize_window(image, window, DETECTION_INPUT)
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-        low = (window.x, window.y)
-        high = (window.x + window.width, window.y + window.height)
+        low, high = (window.x, window.y), (window.x + window.width, window.y + window.height)
         inside = ((centers > low) & (centers < high)).all(axis=1)
         boxes = boxes[inside] * (scale_x, scale_y, scale_x, scale_y) + (shift_x, shift_y, shift_x, shift_y)
         boxes = (boxes / DETECTION_INPUT).clip(0, 1).astype(np.float32)

@@ -16,16 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from detection.category_names import category_name
-from detection.data.coco_json import (
-    MAX_COORDINATE,
-    Fault,
-    bbox_of,
-    id_of,
-    is_text,
-    read_entries,
-    read_json,
-    show,
-)
+from detection.data.coco_json import MAX_COORDINATE, Fault, bbox_of, id_of, is_text, read_entries, read_json, show
 from detection.data.orientation import set_layouts
 from detection.settings import EvalDataSettings, Orientation
 from divdet.engine.errors import UserError
@@ -33,9 +24,6 @@ from divdet.engine.fingerprint import digest, file_sizes
 
 BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w passes the border by rounding alone
 
-NO_SIZE = "boxes of zero or negative size dropped"
-OUTSIDE = "boxes outside their image dropped"
-CLIPPED = "boxes partly outside their image clipped"
 STRIPPED = "category names with surrounding white space, which is removed"
 UNSIZED = "images of no given width and height, whose boxes are cut at the border when the image is read"
 
@@ -45,8 +33,6 @@ class ImageRecord:
     """One image and the objects to train on.
 
     Attributes:
-        id: the file's id.
-        file_name: as in the file.
         path: in the image folder; ``file_name`` where no folder was given.
         width, height: pixels of the layout that is read, where known.
         boxes: float32 [n, 4], x1 y1 x2 y2 in pixels of that layout, clipped where its size is known.
@@ -90,7 +76,6 @@ class CocoAnnotations:
     """A ground-truth file.
 
     Attributes:
-        path: the file.
         images: in file order.
         category_ids: ascending; the index is the label.
         names: of the categories, by label.
@@ -164,10 +149,9 @@ def read_annotations(data: EvalDataSettings, split: Literal["train", "val"]) -> 
 def clip_boxes(
     boxes: np.ndarray, width: float | np.ndarray, height: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes [n, 4] (x1 y1 x2 y2, pixels) to their image, whose width and height are numbers or [n].
+    """Clip boxes [n, 4] (x1 y1 x2 y2, pixels) to images of ``width`` and ``height`` (numbers or [n]).
 
-    Returns:
-        New boxes of the same dtype, and bool [n]: which of them have positive width and height left.
+    Returns new boxes of the same dtype, and which of them still have an area: bool [n].
     """
     clipped = boxes.copy()
     clipped[:, 0::2] = np.clip(boxes[:, 0::2], 0, np.reshape(width, (-1, 1)))
@@ -259,10 +243,8 @@ def _read_annotations(path: Path, entries: Any, images: list[ImageRecord], categ
         if image_id not in indices:
             raise Fault(f"has image_id {image_id}, which images does not list; add the image or remove the annotation")
         if category_id not in labels:
-            raise Fault(
-                f"has category_id {category_id}, which categories does not list; "
-                "add the category or remove the annotation"
-            )
+            unknown = f"has category_id {category_id}, which categories does not list"
+            raise Fault(f"{unknown}; add the category or remove the annotation")
         crowd, area = entry.get("iscrowd", 0), entry.get("area", bbox[2] * bbox[3])
         if crowd not in (0, 1):
             raise Fault(f"has iscrowd {show(crowd)}, which is neither 0 nor 1")
@@ -303,9 +285,9 @@ def _fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:
     clipped = clipped.astype(np.float32)
     sized, inside = _has_area(given.astype(np.float32)), _has_area(clipped)
     counts = {
-        NO_SIZE: int(np.sum(~sized)),
-        OUTSIDE: int(np.sum(sized & ~inside)),
-        CLIPPED: int(np.sum(sized & inside & moved)),
+        "boxes of zero or negative size dropped": int(np.sum(~sized)),
+        "boxes outside their image dropped": int(np.sum(sized & ~inside)),
+        "boxes partly outside their image clipped": int(np.sum(sized & inside & moved)),
         UNSIZED: sum(not (image.width and image.height) for image in images),
     }
     kept = np.flatnonzero(sized & inside)

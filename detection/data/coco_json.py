@@ -56,16 +56,10 @@ def read_json(path: Path) -> Any:
 
 @_gc_paused()
 def read_entries(path: Path, key: str, entries: Any, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
-    """Return what ``read`` makes of every entry of a list of objects.
+    """Return what ``read`` makes of every entry of a list of objects, in order.
 
-    Args:
-        path: the file, for the message.
-        key: the name of the list, for the message.
-        entries: the parsed JSON.
-        read: called for every entry, in order; raises ``Fault``.
-
-    Raises:
-        UserError: for the first entry that is at fault, and for what is not a list of objects.
+    Raises UserError for the first entry of which ``read`` raises ``Fault``, and for what is not a list of objects. The
+    message names the file and ``key``, the list.
     """
     if not isinstance(entries, list):
         raise UserError(f"{path}: {key} is {_kind(entries)}, not a list")

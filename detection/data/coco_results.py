@@ -76,34 +76,27 @@ def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> 
     def write(temporary: Path) -> None:
         images, labels, scores = (column.tolist() for column in (results.image, results.label, results.score))
         with open(temporary, "w", encoding="utf-8") as file:
-            separator = "["
-            for image, label, bbox, score in zip(images, labels, results.bbox, scores, strict=True):
+            file.write("[")
+            for row, (image, label, bbox, score) in enumerate(zip(images, labels, results.bbox, scores, strict=True)):
                 entry = {"image_id": annotations.images[image].id, "category_id": annotations.category_ids[label]}
-                file.write(separator + encode(entry | {"bbox": bbox.tolist(), "score": score}))
-                separator = ", "
-            file.write("]" if len(results) else "[]")
+                file.write(", " * (row > 0) + encode(entry | {"bbox": bbox.tolist(), "score": score}))
+            file.write("]")
 
     write_atomically(path, write)
 
 
 class _Lookup:
-    """Finds the images and categories of results entries.
-
-    Attributes:
-        names: finds images by file name.
-        renumbered: whether an image_id differed from the annotations'.
-    """
+    """Finds the index of a results entry's image, and the label of its category."""
 
     def __init__(self, annotations: CocoAnnotations) -> None:
         self.names = FileNames(annotations)
-        self.renumbered = False
+        self.renumbered = False  # whether an image_id differed from the annotations'
         self._annotations = annotations
         self._images = {image.id: index for index, image in enumerate(annotations.images)}
         self._labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
         self._by_name = cache(self._by_name)  # an image has many entries
 
     def image(self, entry: dict[str, Any]) -> int:
-        """The index of the entry's image."""
         name, image_id = entry.get("file_name"), entry.get("image_id")
         if name is None:
             image = self._images.get(id_of(entry, "image_id"))
@@ -130,14 +123,12 @@ class _Lookup:
         return index
 
     def label(self, entry: dict[str, Any]) -> int:
-        """The label of the entry's category."""
         category_id, truth = id_of(entry, "category_id"), self._annotations
         label = self._labels.get(category_id)
         if label is None:
             raise Fault(f"has category_id {category_id}, which {truth.path} does not list; use its category ids")
         name = entry.get("category")  # written by detect.py
         if name is not None and name != truth.names[label] and category_name(name) in truth.names:
-            raise Fault(
-                f"has category_id {category_id} and category {show(name)}, which has another id in {truth.path}"
-            )
+            named = f"has category_id {category_id} and category {show(name)}"
+            raise Fault(f"{named}, which has another id in {truth.path}")
         return label

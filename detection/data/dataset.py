@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, get_worker_info
 
 from detection.data.augmentation import TrainingAugmentation
@@ -28,26 +29,16 @@ def read_record(record: ImageRecord) -> np.ndarray:
 class TrainingImages(Dataset):
     """Augmented training images, indexed by the keys of ``EpochSampler``. Crowd boxes are left out of the targets.
 
-    Args:
-        annotations: the ground truth.
-        augmentation: applied to each image.
-        seed: the run's seed.
-        cache: keep decoded images in memory, as many as fit in ``CACHE_BYTES``.
+    ``seed`` is the run's. ``cache`` keeps decoded images in memory, as many as fit in ``CACHE_BYTES``.
     """
 
     def __init__(
         self, annotations: CocoAnnotations, augmentation: TrainingAugmentation, seed: int, cache: bool
     ) -> None:
-        self.records = annotations.images
-        self.augmentation = augmentation
-        self.seed = seed
+        self.records, self.augmentation, self.seed = annotations.images, augmentation, seed
         self.cached: dict[int, np.ndarray] = {}
-        if cache:
-            self._fill_cache()
-
-    def _fill_cache(self) -> None:
         room = CACHE_BYTES
-        for index, record in enumerate(progress(self.records, "caching images", unit="image")):
+        for index, record in enumerate(progress(self.records, "caching images", unit="image") if cache else ()):
             image = read_record(record)
             room -= image.nbytes
             if room < 0:
@@ -86,16 +77,10 @@ class EvaluationImages(Dataset):
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     """Stacks: images ``[N, V, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded by 0, labels ``[N, M]`` by -1."""
     images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
-    count = max(len(labels) for _, _, labels in samples)
-    boxes = torch.zeros(len(samples), count, 4)
-    labels = torch.full((len(samples), count), -1, dtype=torch.int64)
-    for row, (_, own_boxes, own_labels) in enumerate(samples):
-        boxes[row, : len(own_labels)] = torch.from_numpy(own_boxes)
-        labels[row, : len(own_labels)] = torch.from_numpy(own_labels)
+    boxes = pad_sequence([torch.from_numpy(boxes) for _, boxes, _ in samples], batch_first=True)
+    labels = pad_sequence([torch.from_numpy(labels) for _, _, labels in samples], batch_first=True, padding_value=-1)
     if get_worker_info() is not None:
         # Workers return batches in shared memory. If it is full, only an error raised here reaches the main process.
         for part in (images, boxes, labels):
             part.share_memory_()
     return images, boxes, labels
-
-

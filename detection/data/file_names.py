@@ -43,14 +43,10 @@ class FileNames:
             self._same_base.setdefault(_parts(image.file_name)[-1], []).append(index)
 
     def find(self, name: str, image_id: int | None = None) -> int:
-        """Return the index of the image that ``name`` means.
+        """Return the index of the image that ``name``, a path of any system, means.
 
-        Args:
-            name: a path of any system.
-            image_id: decides where several images fit, unless it may come from the name itself.
-
-        Raises:
-            Fault: where none or several fit, or another name meant the same image.
+        ``image_id`` decides where several images fit, unless it may come from the name itself. Raises ``Fault`` where
+        none or several fit, or another name meant the same image.
         """
         images, truth = self._annotations.images, self._annotations.path
         parts, exact = _parts(name), self._exact.get(name, [])

@@ -31,10 +31,7 @@ def set_layouts(images: Sequence[ImageRecord], truth: Columns, orientation: Orie
     for upright, boxes that fit only the stored one for stored. A draw means upright, as annotation tools and
     ``predict`` show photos.
 
-    Args:
-        images: with ``path``, ``width`` and ``height`` as given; changed in place.
-        truth: their annotations.
-        orientation: ``upright`` and ``stored`` apply to all images.
+    ``upright`` and ``stored`` apply to all images.
 
     Returns:
         Counts of the images that their size did not decide, for ``CocoAnnotations.counts``; empty unless ``auto``.

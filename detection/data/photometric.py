@@ -9,7 +9,6 @@ import numpy as np
 
 _GRAY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue, ITU-R BT.601
 _PROBABILITY = 0.5  # that an image is distorted at all
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = (0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.05, 0.05)
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -39,13 +38,8 @@ def jitter(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Applies all four in random order by random amounts, with probability 0.5; otherwise returns the image."""
     if random.random() >= _PROBABILITY:
         return image
-    changes = (
-        (adjust_brightness, _BRIGHTNESS),
-        (adjust_contrast, _CONTRAST),
-        (adjust_saturation, _SATURATION),
-        (adjust_hue, _HUE),
-    )
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    ranges = ((0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.05, 0.05))
     for number in random.permutation(len(changes)):
-        change, (low, high) = changes[number]
-        image = change(image, random.uniform(low, high))
+        image = changes[number](image, random.uniform(*ranges[number]))
     return image

@@ -13,6 +13,7 @@ from detection.data.synthetic_scenes import CLASS_NAMES, draw_scene
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_json
 from divdet.engine.progress import progress
+from divdet.engine.settings import check_range
 
 CATEGORY_IDS = (1, 2, 3, 5, 8, 13)  # with gaps, as COCO's
 CROP_SIZE = 64
@@ -29,22 +30,18 @@ def generate(folder: Path, train_images: int, val_images: int, seed: int = 0, im
 
     Args:
         folder: new, empty, or filled by an earlier call, whose content is then replaced.
-        train_images: images in the training split, at least 1.
-        val_images: images in the validation split, at least 1.
+        train_images: size of the training split, at least 1.
+        val_images: size of the validation split, at least 1.
         seed: at least 0.
         image_size: mean side of the images in pixels, at least 64.
 
     Raises:
         UserError: for arguments out of range, a folder with other files, or a failure to write.
     """
-    for name, value, least in (
-        ("train_images", train_images, 1),
-        ("val_images", val_images, 1),
-        ("seed", seed, 0),
-        ("image_size", image_size, 64),
-    ):
-        if value < least:
-            raise UserError(f"{name} = {value}: must be at least {least}")
+    check_range("train_images", train_images, 1)
+    check_range("val_images", val_images, 1)
+    check_range("seed", seed, 0)
+    check_range("image_size", image_size, 64)
     counts = dict(zip(_SPLITS, (train_images, val_images), strict=True))
     parameters = {"format": _FORMAT, "images": counts, "seed": seed, "image_size": image_size}
     try:
@@ -90,16 +87,9 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], im
         records.append({"id": index + 1, "file_name": f"{name}.jpg", "width": width, "height": height})
         for number, item in enumerate(objects):
             x1, y1, x2, y2 = item.box.tolist()
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": CATEGORY_IDS[item.label],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": int(item.visible.sum()),
-                    "iscrowd": 0,
-                }
-            )
+            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": CATEGORY_IDS[item.label]}
+            shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": int(item.visible.sum()), "iscrowd": 0}
+            annotations.append(ids | shape)
             _write_jpeg(crops[item.label] / f"{name}_{number}.jpg", crop(image, item.box))
     categories = [
         {"id": key, "name": name, "supercategory": "shape"} for key, name in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)

@@ -46,24 +46,25 @@ def draw_scene(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, l
 
 def outline(rng: np.random.Generator, label: int) -> list[np.ndarray]:
     """Draws a class's outline: polygons [n, 2] around the origin, the second one a hole."""
-    if CLASS_NAMES[label] == "disc":
-        return [_arc(1.0, 0, 2 * math.pi)]
-    if CLASS_NAMES[label] == "square":
-        return [_corners([1.0] * 4)]
-    if CLASS_NAMES[label] == "triangle":
-        return [_corners([1.0] * 3)]
-    if CLASS_NAMES[label] == "star":
-        return [_corners([1.0, rng.uniform(0.36, 0.46)] * 5)]
-    if CLASS_NAMES[label] == "ring":
-        return [_arc(1.0, 0, 2 * math.pi), _arc(rng.uniform(0.45, 0.65), 0, 2 * math.pi)]
+    match CLASS_NAMES[label]:
+        case "disc":
+            return [_circle(1.0)]
+        case "square":
+            return [_corners([1.0] * 4)]
+        case "triangle":
+            return [_corners([1.0] * 3)]
+        case "star":
+            return [_corners([1.0, rng.uniform(0.36, 0.46)] * 5)]
+        case "ring":
+            return [_circle(1.0), _circle(rng.uniform(0.45, 0.65))]
     arm = rng.uniform(0.26, 0.38)  # of a cross
     quarter = np.array([[arm, arm], [arm, 1.0], [-arm, 1.0]])
     turns = [np.array([[0, 1], [-1, 0]]), -np.eye(2), np.array([[0, -1], [1, 0]])]
     return [np.concatenate([quarter, *(quarter @ turn for turn in turns)])]
 
 
-def _arc(radius: float, start: float, stop: float) -> np.ndarray:
-    angles = np.linspace(start, stop, 49)
+def _circle(radius: float) -> np.ndarray:
+    angles = np.linspace(0, 2 * math.pi, 49)
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 

@@ -38,14 +38,10 @@ class CocoEvaluator:
         """Add the detections of one image; they replace earlier ones (distributed samplers repeat images).
 
         Args:
-            image_id: as in the annotations.
-            boxes: [n, 4] xyxy in pixels.
+            image_id: as in the annotations; KeyError for others.
+            boxes: [n, 4] xyxy in pixels. ValueError for values that are not finite, here and in scores.
             scores: [n].
-            labels: [n], 0-based.
-
-        Raises:
-            KeyError: for an image that the annotations do not list.
-            ValueError: for values that are not finite, unknown labels or different lengths.
+            labels: [n], 0-based. ValueError for unknown ones, and for another n.
         """
         if image_id not in self._indices:
             raise KeyError(f"image id {image_id} is not in {self.annotations.path}")
@@ -65,9 +61,8 @@ class CocoEvaluator:
         """The detections, in the order of the annotations' images."""
         nothing = Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
         parts = [nothing, *(self.detections[i] for i in self._indices if i in self.detections)]
-        return Results(
-            *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
-        )
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return Results(*map(np.concatenate, columns))
 
     def metrics(self) -> dict[str, Any]:
         """The COCO numbers of what was added: see ``evaluate``."""

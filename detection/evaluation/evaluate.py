@@ -12,11 +12,7 @@ from divdet.engine.progress import progress
 
 
 def score(
-    detector: Detector,
-    annotations: CocoAnnotations,
-    batch_size: int,
-    workers: int = 0,
-    world: World | None = None,
+    detector: Detector, annotations: CocoAnnotations, batch_size: int, workers: int = 0, world: World | None = None
 ) -> tuple[dict[str, Any], CocoEvaluator]:
     """Run a detector over all images of the ground truth, empty ones included; processes of a ``world`` share them.
 
@@ -25,16 +21,14 @@ def score(
         and the evaluator that holds the fused detections (complete on the main process).
     """
     world = world or World()
-    fused_evaluator = CocoEvaluator(annotations)
-    member_evaluators = [CocoEvaluator(annotations) for _ in detector.model.members]
-    evaluators = [fused_evaluator, *member_evaluators]
+    evaluators = [CocoEvaluator(annotations) for _ in range(1 + len(detector.model.members))]
+    fused_evaluator, *member_evaluators = evaluators
     records = annotations.images[world.replica :: world.replicas]
     remaining = iter(records)
     with Loader(EvaluationImages(records), batch_size, workers, detector.device) as loader:
         for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
             members, fused = detector.detect(inputs, world)
-            sizes = zip(widths.tolist(), heights.tolist(), strict=True)
-            for image, size in enumerate(sizes):
+            for image, size in enumerate(zip(widths.tolist(), heights.tolist(), strict=True)):
                 record = next(remaining)
                 for evaluator, results in zip(evaluators, [fused, *members], strict=True):
                     found = to_pixels(results[image], *size)

@@ -13,11 +13,7 @@ from divdet.engine.errors import UserError
 
 
 def foreground_classes(dataset: str | None) -> int:
-    """Returns the number of classes that ``--dataset`` means for a detector: 80 for coco and None, or the number.
-
-    Raises:
-        UserError: for anything else.
-    """
+    """Returns the number of classes that ``--dataset`` means for a detector: 80 for coco and None, or the number."""
     if dataset in (None, "coco"):
         return 80
     if dataset.isascii() and dataset.isdigit() and int(dataset):
@@ -39,9 +35,6 @@ def summarize(backbone: str, members: int, num_classes: int = 80) -> dict[str, A
         (extra layers, heads, adapters) and, if there are any, ``params_adapters``; ``gflops`` (the paper's convention),
         of which ``gflops_members`` (all backbones) and ``gflops_shared`` (each member runs the shared layers);
         ``macs``; ``torch_gflops`` (by torch's counter).
-
-    Raises:
-        UserError: as ``create_ssd``.
     """
     shape = (1, 3, DETECTION_INPUT, DETECTION_INPUT)
     with torch.device("meta"):

@@ -14,31 +14,22 @@ from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict
 
 # COCO's 80 classes. torchvision lists them by category id, with N/A in the gaps and background at 0.
-_COCO = [
-    {"id": number, "name": name}
-    for number, name in enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
-    if number and name != "N/A"
-]
+_NAMES = enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
+_COCO = [{"id": number, "name": name} for number, name in _NAMES if number and name != "N/A"]
 
 
 def import_detector(source: str, backbone: str, members: int) -> checkpoint.Checkpoint:
-    """Converts a published COCO detector to a checkpoint for ``Detector.load``, with the released post-processing.
-
-    Raises:
-        UserError: as ``classification.importing.import_classifier``.
-    """
+    """Converts a published COCO detector to a checkpoint for ``Detector.load``, with the released post-processing."""
     with torch.device("meta"):
         own = create_ssd(backbone, members, len(_COCO)).state_dict()
-    weights = rename(read_published(source), own_name, source)
+    weights = rename(read_published(source), _own_name, source)
     checkpoint.check_weights(own, weights, source)
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
     config = TrainDetection(model=ModelSettings(backbone, members))
     return checkpoint.Checkpoint("detection", weights, to_dict(config), {"categories": _COCO})
 
 
-def own_name(released: str) -> str:
-    """Translates the name of a published weight: ``feature_extractor.backbone.<i>.<j>`` is ``members.<i>.layer<j>``
-    here, and ``additional_blocks`` is ``extras``. The heads have the same names.
-    """
+def _own_name(released: str) -> str:
+    """Translates a published weight's name to this project's; the heads have the same names."""
     name = re.sub(r"^feature_extractor\.backbone\.(\d+)\.(\d+)\.", r"members.\1.layer\2.", released)
     return re.sub(r"^additional_blocks\.", "extras.", name)

@@ -28,11 +28,7 @@ _ON_CPU = ("onnxruntime", "openvino")
 
 
 def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:
-    """Resolves ``--device name`` for a runtime; auto is the CPU for those that run nowhere else.
-
-    Raises:
-        UserError: if the device does not exist here, or the runtime does not run on it.
-    """
+    """Resolves ``--device name`` for a runtime; auto is the CPU for those that run nowhere else."""
     device = resolve_device("cpu" if settings.runtime in _ON_CPU and name == "auto" else name)
     if settings.runtime in _ON_CPU and device.type != "cpu":
         raise UserError(f"--runtime {settings.runtime} runs on the CPU: use --device cpu, or --runtime compile")
@@ -46,17 +42,14 @@ def create_network(
 ) -> Network:
     """Prepares a copy of a trained network to be run, with batch norms fused into convolutions.
 
-    ``model`` is not changed, and later changes of it do not reach the copy.
-
     Args:
-        model: on ``device``, in evaluation mode.
+        model: on ``device``, in evaluation mode. It is not changed, and later changes of it do not reach the copy.
         settings: runtime, precision, concurrency.
         device: where to run.
         calibration: folder of images to calibrate int8 with.
 
     Raises:
-        UserError: if the runtime is not installed, lacks a compiler, or cannot take this network, or if int8 has no
-            images to calibrate with.
+        UserError: if the runtime is not installed, lacks a compiler, or cannot take this network.
     """
     dtype = _DTYPES.get(settings.precision, torch.float32)
     network = fuse_conv_bn(model, (1, 3, DETECTION_INPUT, DETECTION_INPUT)).to(dtype, memory_format=torch.channels_last)
@@ -103,11 +96,8 @@ def _run_onnx(pixels: FromPixels) -> Network:
 
 def run_openvino(graph: Any) -> Network:
     """Compiles an OpenVINO model for the CPU: on as many threads as torch has, in float32 where it is not in int8."""
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    options["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
     openvino = library("openvino", "openvino")
     with kept_signal_stack():
         compiled = openvino.compile_model(graph, "CPU", options)

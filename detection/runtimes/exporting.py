@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,40 +17,26 @@ from divdet.engine.errors import UserError
 
 
 def to_onnx(pixels: FromPixels) -> bytes:
-    """Exports to ONNX for any batch size: ``images`` -> ``deltas``, ``logits``.
-
-    Raises:
-        UserError: if the exporter is not installed or cannot take the network.
-    """
+    """Exports to ONNX for any batch size: ``images`` -> ``deltas``, ``logits``."""
     library("onnx", "onnxruntime")
     library("onnxscript", "onnxruntime")
     names = {"input_names": ["images"], "output_names": ["deltas", "logits"]}
     shapes = ({0: torch.export.Dim.DYNAMIC},)
-    return _export(
-        "onnxruntime",
-        lambda: torch.onnx.export(
-            pixels, (_example(),), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
-        ).model_proto.SerializeToString(),
-    )
+    with _exporting("onnxruntime"):
+        program = torch.onnx.export(pixels, (_example(),), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+        return program.model_proto.SerializeToString()
 
 
 def to_openvino(pixels: FromPixels) -> Any:
-    """Converts to an OpenVINO model for any batch size.
-
-    Raises:
-        UserError: if OpenVINO is not installed or cannot take the network.
-    """
+    """Converts to an OpenVINO model for any batch size."""
     openvino = library("openvino", "openvino")
     shape = openvino.PartialShape([-1, *_example().shape[1:]])
-    return _export("openvino", lambda: openvino.convert_model(pixels, example_input=_example(), input=[shape]))
+    with _exporting("openvino"):
+        return openvino.convert_model(pixels, example_input=_example(), input=[shape])
 
 
 def library(name: str, extra: str) -> Any:
-    """Imports a package of one of divdet's extras.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+    """Imports a package of one of divdet's extras; raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -61,11 +48,12 @@ def _example() -> Tensor:
     return torch.zeros(2, DETECTION_INPUT, DETECTION_INPUT, 3, dtype=torch.uint8)
 
 
-def _export(runtime: str, export: Callable[[], Any]) -> Any:
+@contextmanager
+def _exporting(runtime: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn about their own code
-            return export()
+            yield
     except Exception as error:  # the exporters do not document their exceptions
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

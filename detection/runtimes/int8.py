@@ -27,9 +27,6 @@ def quantize(pixels: FromPixels, folder: str | None) -> Any:
     Args:
         pixels: the network; it is not changed.
         folder: searched for images at any depth; 100 evenly spaced ones are used.
-
-    Raises:
-        UserError: if NNCF or OpenVINO is not installed or cannot take the network, or there are no readable images.
     """
     nncf = library("nncf", "openvino")
     if not folder:

@@ -29,7 +29,6 @@ def multibox_loss(
         logits: ``[S, N, A, C + 1]``, background at index 0.
         target_deltas: ``[N, A, 4]``.
         target_classes: ``[N, A]``, 0 background.
-        neg_to_pos_ratio: mined negatives per positive.
         cot_weight: λ of the members' Jensen-Shannon divergence (Eq. 8), which the paper uses for classifiers only. It
             is taken at each default box that is positive or mined by any member, and divided as the classification
             loss is. None leaves it out.

@@ -1,7 +1,7 @@
 """Training of SSD300 with S members."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,25 +31,23 @@ from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
 
 
+@dataclass(eq=False)
 class DetectionTask:
     """What the training loop needs of detection (see ``divdet.engine.task.Task``)."""
 
-    def __init__(
-        self,
-        config: TrainDetection,
-        detector: Detector,
-        training: CocoAnnotations,
-        ground_truth: CocoAnnotations,
-        meta: dict[str, Any],
-        world: World,
-    ) -> None:
-        self.config, self.detector, self.ground_truth, self.meta = config, detector, ground_truth, meta
-        self.training, self.world = training, world
-        self.best_metric = None if ground_truth.truth.crowd.all() else "AP"
-        self.model = self.network = detector.model
-        self.weight_decay = config.train.weight_decay
-        self.matcher = Matcher(detector.default_boxes)
-        self.normalize = Normalize().to(detector.device)
+    config: TrainDetection
+    detector: Detector
+    training: CocoAnnotations
+    ground_truth: CocoAnnotations
+    meta: dict[str, Any]
+    world: World
+
+    def __post_init__(self) -> None:
+        self.best_metric = None if self.ground_truth.truth.crowd.all() else "AP"
+        self.model = self.network = self.detector.model
+        self.weight_decay = self.config.train.weight_decay
+        self.matcher = Matcher(self.detector.default_boxes)
+        self.normalize = Normalize().to(self.detector.device)
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """The multibox loss of a batch of ``collate``."""
@@ -82,16 +80,10 @@ class DetectionTask:
 
 
 def load_pretrained(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:
-    """Starts ``model`` from a checkpoint, member by member.
+    """Loads the weights of the checkpoint ``path`` into ``model``, whose classes are ``names``.
 
-    From a classifier everything but the last stage and the classifier is loaded. From a detector everything is loaded,
-    the class heads by class name: classes that the checkpoint does not have start with fresh weights.
-
-    Args:
-        model: the network, with fresh weights.
-        path: the checkpoint.
-        backbone: ``model.backbone``.
-        names: class names by label.
+    From a classifier everything but the last stage and the classifier is loaded, member by member. From a detector
+    everything is loaded, the class heads by class name: classes that it does not have keep their fresh weights.
 
     Raises:
         UserError: for another backbone or number of members, or any missing or mismatched weight.
@@ -135,7 +127,7 @@ def train(config: TrainDetection) -> dict[str, Any]:
 
 def _train(config: TrainDetection, world: World, device: torch.device) -> dict[str, Any]:
     if config.model.members * config.train.batch_size < 2:
-        raise UserError("train.batch_size is 1 with one member: batch normalisation needs at least 2 images a step")
+        raise UserError("train.batch_size is 1 with one member: batch normalization needs at least 2 images a step")
     precision = resolve_precision(config.train.precision, device, training=True)
     config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
@@ -151,11 +143,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
 
     categories = zip(training.category_ids, training.names, strict=True)
     meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
-    # The first process alone compares and saves it.
-    prints = {}
-    if world.is_main_process:
-        prints = {"training": training.fingerprint(), "validation": ground_truth.fingerprint()}
-    folder = RunFolder(config, "detection", meta, prints)
+    splits = {"training": training, "validation": ground_truth} if world.is_main_process else {}  # it alone compares
+    folder = RunFolder(config, "detection", meta, {name: split.fingerprint() for name, split in splits.items()})
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
     if fetched:
@@ -166,13 +155,11 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     if config.train.cot_weight and config.model.members == 1:
         print("note: train.cot_weight does nothing with one member")
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
-    if folder.resumed:
-        start = "as resumed"
+    start = "as resumed" if folder.resumed else start
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
-    keep_local(model.members, world)
-    if model.adapters is not None:
-        keep_local(model.adapters, world)
+    for layers in filter(None, (model.members, model.adapters)):
+        keep_local(layers, world)
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)

@@ -8,7 +8,6 @@ from detection.data.coco import CocoAnnotations
 from detection.data.dataset import read_record
 from detection.detector import Detector, to_pixels
 from detection.drawing import comparison, save_image
-from detection.postprocess import Boxes
 from detection.preprocess import to_input
 from divdet.engine.files import make_folder
 
@@ -21,23 +20,18 @@ def draw_comparisons(
     Boxes with a score below ``score_threshold`` are left out. With ``fusion_conf: avg``, a box found by one of two
     members keeps half its score, so it may show in that member's panel only.
     """
-    folder = make_folder(folder)
-    written = []
+    folder, written = make_folder(folder), []
     for record in [record for record in annotations.images if len(record.labels)][:count]:
         image = read_record(record)
         members, fused = detector.detect(torch.from_numpy(to_input(image))[None])
         panels = [("ground truth", record.boxes, record.labels, None)]
-        for number, results in enumerate(members):
-            panels.append(_panel(f"member {number + 1}", results[0], image.shape, score_threshold))
-        if len(members) > 1:
-            panels.append(_panel("fused", fused[0], image.shape, score_threshold))
+        titled = [(f"member {number + 1}", results[0]) for number, results in enumerate(members)]
+        titled += [("fused", fused[0])] if len(members) > 1 else []
+        for title, found in titled:
+            found = to_pixels(found, image.shape[1], image.shape[0])
+            kept = found.scores >= score_threshold
+            panels.append((title, *(column[kept].numpy() for column in (found.boxes, found.labels, found.scores))))
         path = folder / ("_".join(Path(record.file_name).with_suffix("").parts) + ".jpg")  # train/1 is not val/1
         save_image(path, comparison(image, panels, detector.names))
         written.append(path)
     return written
-
-
-def _panel(title: str, found: Boxes, shape: tuple[int, ...], score_threshold: float) -> tuple:
-    found = to_pixels(found, shape[1], shape[0])
-    kept = found.scores >= score_threshold
-    return title, found.boxes[kept].numpy(), found.labels[kept].numpy(), found.scores[kept].numpy()

@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,26 +29,14 @@ from divdet.engine.progress import progress
 from divdet.engine.stopping import Stopped, stop_on_signals
 
 
-@dataclass(frozen=True)
-class _Source:
-    """An image to detect in.
-
-    Attributes:
-        path: the file.
-        picture: where it is drawn.
-        image_id, file_name: written to detections.json.
-        record: of the annotations, where given.
-    """
+class _Source(NamedTuple):
+    """An image to detect in."""
 
     path: Path
-    picture: Path
-    image_id: int | str
+    picture: Path  # where it is drawn
+    image_id: int | str  # written to detections.json, as file_name
     file_name: str
-    record: ImageRecord | None
-
-    def read(self, upright: bool) -> np.ndarray:
-        """RGB uint8 [H, W, 3] in the record's layout; without a record upright by EXIF, or as stored."""
-        return read_record(self.record) if self.record else read_image(self.path, orient=upright)
+    record: ImageRecord | None  # of the annotations, where given
 
 
 def detect(config: Detect) -> list[dict[str, Any]]:
@@ -98,11 +86,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
 
 
 def _match_annotations(paths: list[Path], data: EvalDataSettings, detector: Detector) -> dict[Path, ImageRecord]:
-    """Return the record of each image in the annotations, with the image as its file.
-
-    Raises:
-        UserError: where an image has none, or the annotations have other categories than the detector.
-    """
+    """Return the record of each image in the annotations, with the image as its file."""
     annotations = load_annotations(data.val_annotations, data.val_images, data.orientation)
     check_same_categories(detector.category_ids, detector.names, annotations)
     names = FileNames(annotations)
@@ -119,9 +103,8 @@ def _match_annotations(paths: list[Path], data: EvalDataSettings, detector: Dete
         except Fault as fault:
             problems.append(f"{path} {fault}")
     if problems:
-        raise UserError(
-            f"{len(problems)} of the {len(paths)} images are not in the annotations, the first: {problems[0]}"
-        )
+        missing = f"{len(problems)} of the {len(paths)} images"
+        raise UserError(f"{missing} are not in the annotations, the first: {problems[0]}")
     if names.by_base:
         print(f"{data.val_annotations}: {names.describe_by_base()}")
     if not folder:
@@ -160,11 +143,9 @@ def _sources(paths: list[Path], records: dict[Path, ImageRecord], folder: Path) 
 
 def _run_settings(config: Detect, paths: list[Path]) -> dict[str, Any]:
     """What the results depend on: settings, and digests of the checkpoint, the annotations and the images' names."""
-    settings = {
-        key: value for key, value in asdict(config).items() if key not in ("output", "device", "seed", "resume")
-    }
-    settings["checkpoint"] = digest_file(config.checkpoint)
-    settings["sources"] = digest([str(path) for path in paths])
+    left_out = ("output", "device", "seed", "resume")
+    settings = {key: value for key, value in asdict(config).items() if key not in left_out}
+    settings["checkpoint"], settings["sources"] = digest_file(config.checkpoint), digest(list(map(str, paths)))
     if config.data.val_annotations:
         settings["data"] |= {"val_annotations": digest_file(config.data.val_annotations)}
     return settings
@@ -174,9 +155,11 @@ def _detect_batch(batch: Sequence[_Source], detector: Detector, config: Detect) 
     """Detect and draw; return a batch of ``PartialResults``."""
     images: list[tuple[_Source, np.ndarray]] = []
     unreadable: list[str] = []
+    upright = config.data.orientation != "stored"
     for source in batch:
         try:
-            images.append((source, source.read(config.data.orientation != "stored")))
+            image = read_record(source.record) if source.record else read_image(source.path, orient=upright)
+            images.append((source, image))
         except UserError as error:
             unreadable.append(str(error))
     found = detector.predict([image for _, image in images], config.score_threshold, config.batch_size)
@@ -185,17 +168,10 @@ def _detect_batch(batch: Sequence[_Source], detector: Detector, config: Detect) 
         boxes, labels, scores = detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy()
         save_image(source.picture, draw_boxes(image, boxes, labels, detector.names, scores))
         columns = (values.tolist() for values in (*rounded(boxes, scores), labels))
-        entries += [
-            {
-                "image_id": source.image_id,
-                "file_name": source.file_name,
-                "category_id": detector.category_ids[label],
-                "category": detector.names[label],
-                "bbox": box,
-                "score": score,
-            }
-            for box, score, label in zip(*columns, strict=True)
-        ]
+        for box, score, label in zip(*columns, strict=True):
+            of_image = {"image_id": source.image_id, "file_name": source.file_name}
+            category = {"category_id": detector.category_ids[label], "category": detector.names[label]}
+            entries.append(of_image | category | {"bbox": box, "score": score})
     empty = sum(not len(detections) for detections in found)
     return {"images": len(images), "empty": empty, "entries": entries, "unreadable": unreadable}
 
@@ -203,15 +179,12 @@ def _detect_batch(batch: Sequence[_Source], detector: Detector, config: Detect) 
 def _finish(partial: PartialResults, folder: Path, score_threshold: float) -> list[dict[str, Any]]:
     """Write detections.json of all batches; raise UserError for images that could not be read."""
     images, empty = (sum(batch[key] for batch in partial.batches) for key in ("images", "empty"))
-    entries, unreadable = (
-        [one for batch in partial.batches for one in batch[key]] for key in ("entries", "unreadable")
-    )
+    entries = [entry for batch in partial.batches for entry in batch["entries"]]
+    unreadable = [message for batch in partial.batches for message in batch["unreadable"]]
     if images:
         write_json(entries, folder / "detections.json")
-        print(
-            f"{len(entries)} objects at score ≥ {score_threshold:g} in {images} images "
-            f"({empty} without any); wrote {folder}"
-        )
+        found = f"{len(entries)} objects at score ≥ {score_threshold:g} in {images} images"
+        print(f"{found} ({empty} without any); wrote {folder}")
     partial.remove()
     if len(unreadable) > 1:
         print(*unreadable, sep="\n", file=sys.stderr)

@@ -21,10 +21,7 @@ from divdet.engine.files import make_folder, write_json
 
 
 def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
-    """Return a checkpoint's settings, as defaults that the command line overrides.
-
-    Without its annotations for detect.py, which runs on other images.
-    """
+    """A checkpoint's settings as defaults; without its annotations for detect.py, which runs on other images."""
     if not config.checkpoint:
         return {}
     saved = checkpoint.load(config.checkpoint, "detection")
@@ -39,9 +36,6 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
     """Evaluate a checkpoint or score a results file.
 
     Prints the numbers; writes metrics.json and, for a checkpoint, detections.json.
-
-    Raises:
-        UserError: for unusable input, an unwritable output folder, or numbers that ``verify`` finds different.
     """
     if bool(config.checkpoint) == bool(config.detections):
         raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")

@@ -14,20 +14,14 @@ _KEYS = {"images", "empty", "entries", "unreadable"}
 
 
 class PartialResults:
-    """The finished batches of a run: one line of JSON each, behind a line with the run's settings.
+    """The finished ``batches`` of a run: one line of JSON each in the file, behind a line with the run's settings.
 
     A line is on the disk before the next batch begins. A line that a kill or power cut left unfinished is dropped.
 
     Args:
-        path: the file.
+        path: the file. UserError if another process writes it.
         settings: of the run, as nested dicts; a resumed run must have the same.
         resume: continue with what the file holds. Without it a file that holds batches is refused.
-
-    Attributes:
-        batches: the finished ones, in order.
-
-    Raises:
-        UserError: where the file holds batches of another run, cannot be read or written, or another process writes it.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
