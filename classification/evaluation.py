@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from classification.data.views import normalize
 from classification.ensemble import Ensemble, combine, cosine_similarity, create_ensemble
 from classification.probabilities import BINS, calibration_error, calibration_sums, error_sums, squared_error_terms
 from classification.settings import Interpolation
@@ -19,6 +18,7 @@ from divdet.engine.concurrency import beside
 from divdet.engine.devices import autocast, precision_dtype
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
+from divdet.engine.normalize import normalize
 from divdet.engine.progress import progress
 from divdet.engine.settings import Precision
 
@@ -82,7 +82,7 @@ def measure(
     for views, labels in progress(loader, "evaluating", unit="batch"):
         views, labels = views.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with autocast(dtype, device):
-            logits = model(beside(model.concurrent, views.device, normalize, views, mean, std))
+            logits = model(beside(model.concurrent, views.device, normalize, views, 255 * mean, 255 * std))
         logits = world.gather_members(logits.float())
         if not torch.isfinite(logits).all():
             raise UserError("the network's outputs are not finite: its weights are damaged, or training diverged")

@@ -14,7 +14,7 @@ from classification.backbones import TIMM
 from classification.backbones.dividing import divide_weight_decay
 from classification.backbones.timm_models import check_copies_differ, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
-from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
+from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
@@ -27,6 +27,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.launch import processes
 from divdet.engine.loading import Loader
 from divdet.engine.loop import fit, training_loader
+from divdet.engine.normalize import normalize
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
 
@@ -67,7 +68,7 @@ class CoTraining:
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """``loss``, ``ce`` and ``cot`` of a batch of `TrainingViews`: [N,V,H,W,3], rectangles [N,V,4], labels [N]."""
         views, erased, targets = (part.to(self.device, non_blocking=True) for part in batch)
-        images = normalize(views.transpose(0, 1).contiguous(), self.mean, self.std)
+        images = normalize(views.transpose(0, 1).contiguous(), 255 * self.mean, 255 * self.std)
         if self.erasing:
             images = erase(images, erased.transpose(0, 1))
         if self.settings.mixup:

@@ -205,11 +205,6 @@ def random_rectangle(
     return None
 
 
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(pixel / 255 - mean) / std: uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory."""
-    return ((images / 255 - mean) / std).movedim(-1, -3)
-
-
 def erase(images: Tensor, rectangles: Tensor) -> Tensor:
     """Sets a rectangle of each normalized image to zero, in place.
 
