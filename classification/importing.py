@@ -51,13 +51,7 @@ def rename(weights: dict[str, Tensor], new_name: Callable[[str], str], source: s
 
 
 def import_classifier(source: str, backbone: str, members: int, dataset: str) -> checkpoint.Checkpoint:
-    """Converts a published classifier into a checkpoint that `load_ensemble` reads.
-
-    Args:
-        source: the published file.
-        backbone: name of the network before dividing.
-        members: S.
-        dataset: what it was trained on: cifar10, cifar100, svhn or imagenet.
+    """Converts a published classifier of ``dataset`` into a checkpoint that `load_ensemble` reads.
 
     Raises:
         UserError: for an unreadable file, an unknown name or impossible division, and weights that are missing, left
