@@ -18,16 +18,12 @@ Combination = Literal["mean", "max", "geometric"]
 
 
 class Ensemble(nn.Module):
-    """S independent networks, its ``members``.
-
-    Attributes:
-        concurrent: runs ``branches()`` at once in evaluation mode (see ``divdet.engine.concurrency``).
-    """
+    """S independent networks, its ``members``."""
 
     def __init__(self, members: nn.ModuleList) -> None:
         super().__init__()
         self.members = members
-        self.concurrent: Runner | None = None
+        self.concurrent: Runner | None = None  # runs `branches()` at once in evaluation mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [S,N,C] of images [N,3,H,W] that every member sees, or [S,N,3,H,W], one view for each.
@@ -74,7 +70,6 @@ def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) ->
     """Combines the outputs of S members: logits [S,N,C] -> scores [N,C] in float32 or wider.
 
     Args:
-        logits: of the members.
         how: ``mean`` of the members (the paper's choice, Sec. III-B). ``max`` over the members, class by class: its
             first class is the most confident member's (Sec. IV-C b, which leaves the other ranks open).
             ``geometric`` mean of the probabilities (Eq. 10), which does not add up to 1.

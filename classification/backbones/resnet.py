@@ -111,11 +111,8 @@ class ResNet(nn.Module):
     Convolutions start from Kaiming's normal distribution, all else as PyTorch's layers do.
 
     Args:
-        block: class of all blocks.
         blocks: number of blocks in each stage.
-        widths: channels.
         imagenet: ImageNet form rather than CIFAR form.
-        num_classes: None for a feature extractor.
         dropout: probability before the classifier.
         reduction: of squeeze-and-excitation; 0 for none.
         ceil_pool: the stem's max pool rounds its output up, as SENet's, instead of padding its input.
@@ -198,13 +195,6 @@ def build(
     divide: Callable[[int], Widths],
     **options: Any,
 ) -> ResNet:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
-
-    Args:
-        block: class of all blocks.
-        blocks: number of blocks in each stage.
-        divide: S -> channels of a member.
-        options: further arguments of `ResNet`.
-    """
+    """Builds a member (see `BackboneSpec.build`) of ``divide(members)`` channels; ``options`` as of `ResNet`."""
     imagenet = form == "imagenet"
     return ResNet(block, blocks if imagenet else blocks[:3], divide(members), imagenet, num_classes, dropout, **options)

@@ -22,11 +22,7 @@ DETECTION_STRIDE, DETECTION_CELLS = 8, 38  # of SSD300's first feature map
 
 
 def member_names(backbone: str, members: int) -> list[str]:
-    """The model of each member, of ``timm:<model>`` (S copies) or ``timm:<model>,<model>,…`` (one for each).
-
-    Raises:
-        UserError: where timm is not installed or has no such model, or the list does not have S names.
-    """
+    """The model of each member, of ``timm:<model>`` (S copies) or ``timm:<model>,<model>,…`` (one for each)."""
     names = _names(backbone)
     for name in names:
         _pretrained_config(name)
@@ -44,12 +40,9 @@ def build(
     drop_path: float | None,
     pretrained: bool,
 ) -> nn.Module:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
+    """Builds a member (see `BackboneSpec.build`); ``pretrained`` starts from the weights that timm fetches.
 
-    Args:
-        name: timm's name of the model.
-        drop_path: stochastic depth's probability before it is divided by √S; None keeps the model's own.
-        pretrained: start from the weights that timm fetches.
+    ``drop_path`` is stochastic depth's probability before it is divided by √S; None keeps the model's own.
     """
     if num_classes is None:
         return TimmFeatures(name, pretrained)
@@ -78,9 +71,6 @@ class TimmFeatures(nn.Module):
     Images arrive normalized by ImageNet's mean and standard deviation; here they get the model's own. Models that
     round 300 / 8 down to 37 cells see the image padded to 304 pixels at the right and bottom, with the mean color:
     cell i stands for pixels 8·i to 8·i + 8.
-
-    Raises:
-        UserError: for a model without such features.
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
@@ -131,11 +121,7 @@ class TimmFeatures(nn.Module):
 
 
 def output_shape(network: nn.Module, name: str, size: int) -> torch.Size:
-    """Shape of the network's output for one image of ``size`` pixels a side, on the meta device.
-
-    Raises:
-        UserError: naming ``name``, where the network cannot take such an image.
-    """
+    """Shape of the output for an image of ``size`` pixels a side; UserError, with ``name``, where it is impossible."""
     try:
         with torch.no_grad():
             return on_meta(network).eval()(torch.empty(1, 3, size, size, device="meta")).shape
@@ -144,11 +130,7 @@ def output_shape(network: nn.Module, name: str, size: int) -> torch.Size:
 
 
 def statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixels in [0, 1] that ``timm:<model>,…`` expects.
-
-    Raises:
-        UserError: where the models of a list expect different ones.
-    """
+    """Mean and standard deviation of pixels in [0, 1] that ``timm:<model>,…`` expects; UserError where they differ."""
     configs = [_pretrained_config(name) for name in _names(backbone)]
     pairs = {(tuple(config.mean), tuple(config.std)) for config in configs}
     if len(pairs) > 1:
