@@ -30,14 +30,10 @@ class Ensemble(nn.Module):
 
         Where other processes have some of the members, the logits are those of the members that are here.
         """
-        if x.dim() == 5 and len(x) == len(self.members):
-            views = x.unbind()
-        elif x.dim() == 4:
-            views = (x,) * len(self.members)
-        else:
-            raise ValueError(
-                f"expected images [N,3,H,W] or [{len(self.members)},N,3,H,W], one view a member, not {list(x.shape)}"
-            )
+        members = len(self.members)
+        if x.dim() != 4 and not (x.dim() == 5 and len(x) == members):
+            raise ValueError(f"expected [N,3,H,W] or, one view a member, [{members},N,3,H,W], not {list(x.shape)}")
+        views = x.unbind() if x.dim() == 5 else (x,) * members
         if self.concurrent is not None and not self.training:
             return self.concurrent(views)
         return torch.stack([member(views[number]) for number, member in present(self.members)])
@@ -77,7 +73,6 @@ def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) ->
 
     Raises:
         UserError: for any other ``how``.
-        ValueError: for another shape.
     """
     if logits.dim() != 3:
         raise ValueError(f"expected logits [S,N,C], not {list(logits.shape)}")

@@ -60,6 +60,7 @@ def measure(
         ``squared_error`` (see `squared_error_terms`); ``images``. With fewer than 5 classes top5 is 100.
     """
     world, device = world or World(), mean.device
+    mean, std = 255 * mean, 255 * std  # of pixels
     dtype = precision_dtype(precision, device)
     model.eval()
     members = len(model.members)
@@ -75,7 +76,7 @@ def measure(
     for views, labels in progress(loader, "evaluating", unit="batch"):
         views, labels = views.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         with autocast(dtype, device):
-            logits = model(beside(model.concurrent, views.device, normalize, views, 255 * mean, 255 * std))
+            logits = model(beside(model.concurrent, views.device, normalize, views, mean, std))
         logits = world.gather_members(logits.float())
         if not torch.isfinite(logits).all():
             raise UserError("the network's outputs are not finite: its weights are damaged, or training diverged")

@@ -30,10 +30,9 @@ def calibration_error(sums: Tensor, images: int) -> list[float]:
 
 
 def error_sums(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of a batch for `squared_error_terms`, from probabilities [S,N,C] and labels [N].
+    """Sums of a batch for `squared_error_terms`: probabilities [S,N,C], labels [N] -> errors [S,C], products [S,S].
 
-    Returns:
-        Sums over images of the members' errors [S,C], and of the dot products of every two members' errors [S,S].
+    They are sums over images of the members' errors, and of the dot products of every two members' errors.
     """
     errors = probabilities - F.one_hot(labels, probabilities.shape[-1])
     return errors.sum(1), errors.flatten(1) @ errors.flatten(1).T

@@ -102,9 +102,7 @@ class EvalDataSettings:
                 above = " above 0" if name == "std" else ""
                 raise UserError(f"data.{name} is {values}: it must be three numbers{above}, for red, green and blue")
         if self.download and self.dataset not in ("cifar10", "cifar100", "svhn"):
-            raise UserError(
-                f"data.download is true: only CIFAR and SVHN can be fetched, {self.dataset} must be at data.root"
-            )
+            raise UserError(f"data.download: only CIFAR and SVHN can be fetched, {self.dataset} must be at data.root")
 
 
 @dataclass

@@ -119,7 +119,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     fetched = pretrained == "timm" and not folder.resumed
     options = {"dropout": config.model.dropout, "drop_path": config.model.drop_path, "pretrained": fetched}
     model = create_ensemble(backbone, members, len(images.classes), FORM_DATASETS[stem], **options)
-    if backbone.startswith(TIMM):
+    if backbone.startswith(TIMM):  # whose models may refuse the size
         output_shape(model, f"data.image_size: {backbone}", size)
     if pretrained not in (None, "timm") and not folder.resumed:
         load_pretrained(model, pretrained, images.classes)
@@ -165,5 +165,5 @@ def _classifiers(member: nn.Module) -> list[str]:
     if not hasattr(member, "get_classifier"):
         return [name for name, layer in modules.items() if isinstance(layer, nn.Linear)][-1:]
     found = member.get_classifier()
-    found = found if isinstance(found, tuple) else (found,)
-    return [name for name, layer in modules.items() if any(layer is head for head in found)]
+    heads = found if isinstance(found, tuple) else (found,)
+    return [name for name, layer in modules.items() if layer in heads]

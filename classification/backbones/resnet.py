@@ -91,15 +91,11 @@ def stem(widths: Widths, imagenet: bool, ceil_pool: bool) -> nn.Sequential:
     """[N,3,H,W] -> [N,C,H,W] in the CIFAR form, [N,C,H/4,W/4] in the ImageNet form."""
     if not imagenet:
         return nn.Sequential(*conv_bn(3, widths.stem, 3), nn.ReLU(inplace=True))
-    return nn.Sequential(
-        *conv_bn(3, widths.stem, 3, stride=2),
-        nn.ReLU(inplace=True),
-        *conv_bn(widths.stem, widths.stem, 3),
-        nn.ReLU(inplace=True),
-        *conv_bn(widths.stem, widths.stem_out or 2 * widths.stem, 3),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, stride=2, padding=0 if ceil_pool else 1, ceil_mode=ceil_pool),
-    )
+    layers, channels = [], 3
+    for out, stride in ((widths.stem, 2), (widths.stem, 1), (widths.stem_out or 2 * widths.stem, 1)):
+        layers += [*conv_bn(channels, out, 3, stride), nn.ReLU(inplace=True)]
+        channels = out
+    return nn.Sequential(*layers, nn.MaxPool2d(3, 2, padding=0 if ceil_pool else 1, ceil_mode=ceil_pool))
 
 
 class ResNet(nn.Module):

@@ -82,9 +82,7 @@ class TimmFeatures(nn.Module):
         strides = [level["reduction"] for level in getattr(network, "feature_info", [])]
         found = [index for index, stride in enumerate(strides) if stride == DETECTION_STRIDE]
         if not found or not hasattr(network, "forward_intermediates"):
-            raise UserError(
-                f"timm's {name} has no features at stride {DETECTION_STRIDE}, which SSD300 needs (it has {strides})"
-            )
+            raise UserError(f"timm's {name} has no features at stride 8, which SSD300 needs (it has {strides})")
         self.index = found[place if len(found) > 1 else 0]
         self.out_channels = [network.feature_info[self.index]["num_chs"]]
         whole = set(network.state_dict())
@@ -101,9 +99,7 @@ class TimmFeatures(nn.Module):
             self.padding = DETECTION_STRIDE * DETECTION_CELLS - DETECTION_INPUT
             cells = self._count_cells()
         if cells != DETECTION_CELLS:
-            raise UserError(
-                f"timm's {name} makes {cells} × {cells} features of {DETECTION_INPUT} pixels; SSD300 needs 38 × 38"
-            )
+            raise UserError(f"timm's {name} makes {cells} × {cells} features of 300 pixels; SSD300 needs 38 × 38")
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x * self.scale + self.shift, (0, self.padding, 0, self.padding))
