@@ -18,30 +18,22 @@ Combination = Literal["mean", "max", "geometric"]
 
 
 class Ensemble(nn.Module):
-    """S independent networks, its ``members``.
-
-    Attributes:
-        concurrent: runs ``branches()`` at once in evaluation mode (see ``divdet.engine.concurrency``).
-    """
+    """S independent networks, its ``members``."""
 
     def __init__(self, members: nn.ModuleList) -> None:
         super().__init__()
         self.members = members
-        self.concurrent: Runner | None = None
+        self.concurrent: Runner | None = None  # runs `branches()` at once in evaluation mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [S,N,C] of images [N,3,H,W] that every member sees, or [S,N,3,H,W], one view for each.
 
         Where other processes have some of the members, the logits are those of the members that are here.
         """
-        if x.dim() == 5 and len(x) == len(self.members):
-            views = x.unbind()
-        elif x.dim() == 4:
-            views = (x,) * len(self.members)
-        else:
-            raise ValueError(
-                f"expected images [N,3,H,W] or [{len(self.members)},N,3,H,W], one view a member, not {list(x.shape)}"
-            )
+        members = len(self.members)
+        if x.dim() != 4 and not (x.dim() == 5 and len(x) == members):
+            raise ValueError(f"expected [N,3,H,W] or, one view a member, [{members},N,3,H,W], not {list(x.shape)}")
+        views = x.unbind() if x.dim() == 5 else (x,) * members
         if self.concurrent is not None and not self.training:
             return self.concurrent(views)
         return torch.stack([member(views[number]) for number, member in present(self.members)])
@@ -74,7 +66,6 @@ def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) ->
     """Combines the outputs of S members: logits [S,N,C] -> scores [N,C] in float32 or wider.
 
     Args:
-        logits: of the members.
         how: ``mean`` of the members (the paper's choice, Sec. III-B). ``max`` over the members, class by class: its
             first class is the most confident member's (Sec. IV-C b, which leaves the other ranks open).
             ``geometric`` mean of the probabilities (Eq. 10), which does not add up to 1.
@@ -82,7 +73,6 @@ def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) ->
 
     Raises:
         UserError: for any other ``how``.
-        ValueError: for another shape.
     """
     if logits.dim() != 3:
         raise ValueError(f"expected logits [S,N,C], not {list(logits.shape)}")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from classification.data.views import normalize
 from classification.ensemble import Ensemble, combine, cosine_similarity, create_ensemble
 from classification.probabilities import BINS, calibration_error, calibration_sums, error_sums, squared_error_terms
 from classification.settings import Interpolation
@@ -19,6 +18,7 @@ from divdet.engine.concurrency import beside
 from divdet.engine.devices import autocast, precision_dtype
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
+from divdet.engine.normalize import normalize
 from divdet.engine.progress import progress
 from divdet.engine.settings import Precision
 
@@ -51,22 +51,16 @@ def measure(
     Args:
         model: the ensemble, on its device.
         loader: batches of `EvaluationViews`; in a ``world`` of several processes this process's part of them.
-        mean: of the red, green and blue pixels in [0, 1], on the same device.
-        std: the same.
-        num_classes: number of classes.
-        precision: of the forward pass.
-        world: this process's place among all; None for a single process.
+        mean: of the red, green and blue pixels in [0, 1], on the same device; ``std`` likewise.
 
     Returns:
         ``top1`` and ``top5`` of the ensemble (mean of logits), ``members`` (the same of each), ``combine`` and
         ``combine_top5`` (top1 and top5 by rule), all in percent; ``cosine_similarity`` of the members' logits in
         [-1, 1], None for a single member; ``ece`` (of ``ensemble`` and ``members``, see `calibration_error`);
         ``squared_error`` (see `squared_error_terms`); ``images``. With fewer than 5 classes top5 is 100.
-
-    Raises:
-        UserError: where the network's outputs are not finite.
     """
     world, device = world or World(), mean.device
+    mean, std = 255 * mean, 255 * std  # of pixels
     dtype = precision_dtype(precision, device)
     model.eval()
     members = len(model.members)
@@ -89,7 +83,9 @@ def measure(
         combined = [combine(logits, **arguments) for arguments in RULES.values()]
         sums["images"] += len(labels)
         sums["similarity"] += (cosine_similarity(logits) or 0.0) * len(labels)
-        sums["correct"] += _count_correct(torch.stack([*logits, *combined]), labels)
+        scores = torch.stack([*logits, *combined])
+        for column, k in enumerate((1, min(5, num_classes))):
+            sums["correct"][:, column] += (scores.topk(k).indices == labels[:, None]).sum((1, 2))
         probabilities = torch.stack([*logits, combine(logits)]).double().softmax(-1)
         sums["calibration"] += calibration_sums(probabilities, labels)
         errors, products = error_sums(probabilities[:-1], labels)
@@ -112,12 +108,6 @@ def measure(
     return {"top1": metrics["combine"]["mean"], "top5": metrics["combine_top5"]["mean"]} | metrics
 
 
-def _count_correct(scores: Tensor, labels: Tensor) -> Tensor:
-    """scores [M,N,C] -> [M,2]: how many labels are among the first 1 and 5."""
-    found = [scores.topk(min(k, scores.shape[-1])).indices == labels[:, None] for k in (1, 5)]
-    return torch.stack([correct.sum((1, 2)) for correct in found], dim=1)
-
-
 def load_ensemble(path: str | Path) -> tuple[Ensemble, checkpoints.Checkpoint]:
     """Builds the network of a train_cls.py checkpoint, with its weights, on the CPU.
 
@@ -136,9 +126,7 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, checkpoints.Checkpoint]:
         size, crop = meta["image_size"], meta["crop"]
         resize, interpolation = float(meta["eval_resize"]), meta["interpolation"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"{path}: its config or meta is incomplete or damaged; use a checkpoint of train_cls.py"
-        ) from error
+        raise UserError(f"{path}: config or meta is incomplete or damaged; use a train_cls.py checkpoint") from error
     checks = {
         "classes": isinstance(meta["classes"], list) and all(isinstance(name, str) for name in meta["classes"]),
         "mean or std": statistics.shape == (2, 3) and statistics.isfinite().all() and (statistics[1] > 0).all(),

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classification.backbones.registry import create_members, find_dataset
+from classification.backbones.registry import find_dataset
 from classification.data.class_names import CIFAR10, CIFAR100, SVHN, imagenet_classes
 from classification.data.views import network_inputs
+from classification.ensemble import create_ensemble
 from classification.released import is_unused, own_names
 from classification.settings import DataSettings, ModelSettings, TrainClassification
 from divdet.engine import checkpoint
@@ -24,11 +25,7 @@ _IMAGE_SIZES = {"efficientnet_b7": 320, "se_resnext101_64x4d": 416, "se_resnext1
 
 
 def read_published(path: str | Path) -> dict[str, Tensor]:
-    """Reads a published file's weights: its ``state_dict`` or ``model``, or all of it, without ``module.`` in names.
-
-    Raises:
-        UserError: where the file is unreadable or holds no weights by name.
-    """
+    """Reads a published file's weights: its ``state_dict`` or ``model``, or all of it, without ``module.`` in names."""
     weights = checkpoint.read(path)
     for key in ("state_dict", "model"):
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
@@ -51,13 +48,7 @@ def rename(weights: dict[str, Tensor], new_name: Callable[[str], str], source: s
 
 
 def import_classifier(source: str, backbone: str, members: int, dataset: str) -> checkpoint.Checkpoint:
-    """Converts a published classifier into a checkpoint that `load_ensemble` reads.
-
-    Args:
-        source: the published file.
-        backbone: name of the network before dividing.
-        members: S.
-        dataset: what it was trained on: cifar10, cifar100, svhn or imagenet.
+    """Converts a published classifier of ``dataset`` into a checkpoint that `load_ensemble` reads.
 
     Raises:
         UserError: for an unreadable file, an unknown name or impossible division, and weights that are missing, left
@@ -65,17 +56,16 @@ def import_classifier(source: str, backbone: str, members: int, dataset: str) ->
     """
     facts = find_dataset(dataset)
     with torch.device("meta"):
-        own = create_members(backbone, members, facts.num_classes, dataset).state_dict()
+        own = create_ensemble(backbone, members, facts.num_classes, dataset).state_dict()
     weights, unused = {}, 0
     for number, found in enumerate(_split_members(read_published(source), members, source)):
-        names = own_names(backbone, found, [key.split(".", 1)[1] for key in own if key.startswith(f"{number}.")])
-        member = rename(found, names.__getitem__, source)
-        for name, value in member.items():
+        prefix = f"members.{number}."
+        names = own_names(backbone, found, [key.removeprefix(prefix) for key in own if key.startswith(prefix)])
+        for name, value in rename(found, names.__getitem__, source).items():
             if is_unused(backbone, name):
                 unused += value.numel()
             else:
-                weights[f"members.{number}.{name}"] = value
-    own = {f"members.{key}": value for key, value in own.items()}
+                weights[prefix + name] = value
     checkpoint.check_weights(own, weights, source)
     if unused:
         print(f"{source}: {unused / 1e6:.2f} M weights of shortcuts that the network never uses are left out")

@@ -12,16 +12,10 @@ from classification.settings import Divergence
 
 
 def js_divergence(logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the members' predictions (Eq. 8), in nats, for each image.
+    """Jensen-Shannon divergence of the members' predictions (Eq. 8): finite logits [S,N,C] -> nats [N] in [0, ln S].
 
     Computed as the members' mean KL divergence from their mixture. This equals Eq. 8, but does not subtract two
     nearly equal entropies. It uses log-probabilities, so that a probability of 0 contributes 0.
-
-    Args:
-        logits: [S,N,C], finite; half precision is computed in float32.
-
-    Returns:
-        [N] in [0, ln S]; 0 for a single member.
     """
     log_p = _full_precision(logits).log_softmax(-1)
     log_mixture = log_p.logsumexp(0) - math.log(len(logits))
@@ -29,24 +23,15 @@ def js_divergence(logits: Tensor) -> Tensor:
 
 
 def kl_divergence(logits: Tensor) -> Tensor:
-    """Deep mutual learning's divergence (Zhang et al. 2018, paper ref. [12]), in nats, for each image.
+    """Deep mutual learning's divergence (Zhang et al. 2018, paper ref. [12]): finite logits [S,N,C] -> nats [N].
 
-    This is the sum over members i of the mean over all other members j of KL(p_j ‖ p_i). p_j is detached: member i is
-    drawn towards the others, not they towards it.
-
-    Args:
-        logits: [S,N,C], finite; half precision is computed in float32.
-
-    Returns:
-        [N], at least 0; 0 for a single member.
+    This is the sum over members i of the mean over all other members j of KL(p_j ‖ p_i), 0 for a single member. p_j is
+    detached: member i is drawn towards the others, not they towards it.
     """
     log_p = _full_precision(logits).log_softmax(-1)
     peers = log_p.detach()[:, None]
     pairs = (peers.exp() * (peers - log_p)).sum(-1)  # [j,i,N], 0 where i = j
     return pairs.sum((0, 1)) / max(len(logits) - 1, 1)
-
-
-DIVERGENCES = {"js": js_divergence, "kl": kl_divergence}
 
 
 def co_training_loss(
@@ -58,8 +43,6 @@ def co_training_loss(
         logits: [S,N,C].
         targets: class indices [N], or class probabilities [N,C] of mixed images.
         cot_weight: λ.
-        label_smoothing: share of the target that is spread over all classes.
-        divergence: ``js`` (Eq. 8) or ``kl`` (of every two members), averaged over the batch.
 
     Returns:
         Scalars ``loss``, ``ce`` (the sum over the members, each averaged over the batch) and ``cot`` (without λ).
@@ -68,7 +51,8 @@ def co_training_loss(
     repeated = targets.repeat(members, *[1] * (targets.dim() - 1))
     flat = _full_precision(logits).flatten(0, 1)
     ce = members * F.cross_entropy(flat, repeated, label_smoothing=label_smoothing)
-    cot = DIVERGENCES[divergence](logits).mean()
+    divergences = {"js": js_divergence, "kl": kl_divergence}
+    cot = divergences[divergence](logits).mean()
     return {"loss": ce + cot_weight * cot, "ce": ce, "cot": cot}
 
 

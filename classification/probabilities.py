@@ -12,15 +12,10 @@ BINS = 15  # of equal width, as in Guo et al. 2017, "On Calibration of Modern Ne
 
 
 def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """A batch's contribution to the expected calibration error of M classifiers.
+    """Sums of a batch for `calibration_error`: probabilities [M,N,C] of M classifiers, labels [N] -> [M,BINS].
 
-    Args:
-        probabilities: [M,N,C].
-        labels: [N].
-
-    Returns:
-        [M,BINS]: the sum of correct (1 or 0) minus confidence (the largest probability) over the images of each bin.
-        The k-th bin holds confidences in ((k - 1) / BINS, k / BINS].
+    Each is the sum of correct (1 or 0) minus confidence (the largest probability) over a bin's images. The k-th bin
+    holds confidences in ((k - 1) / BINS, k / BINS].
     """
     confidences, best = probabilities.max(-1)
     edges = torch.linspace(0, 1, BINS + 1, dtype=confidences.dtype, device=confidences.device)
@@ -30,18 +25,14 @@ def calibration_sums(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibration_error(sums: Tensor, images: int) -> list[float]:
-    """Expected calibration error of each classifier in [0, 1], from the total of `calibration_sums`.
-
-    This is the gap between a bin's accuracy and mean confidence, averaged over all images.
-    """
+    """Expected calibration error of each classifier: mean gap of a bin's accuracy and confidence over all images."""
     return (sums.abs().sum(-1) / images).tolist()
 
 
 def error_sums(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch's contribution to the terms of Eq. 7, from probabilities [S,N,C] and labels [N].
+    """Sums of a batch for `squared_error_terms`: probabilities [S,N,C], labels [N] -> errors [S,C], products [S,S].
 
-    Returns:
-        Sums over images of the members' errors [S,C], and of the dot products of every two members' errors [S,S].
+    They are sums over images of the members' errors, and of the dot products of every two members' errors.
     """
     errors = probabilities - F.one_hot(labels, probabilities.shape[-1])
     return errors.sum(1), errors.flatten(1) @ errors.flatten(1).T

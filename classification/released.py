@@ -43,28 +43,14 @@ _RULES: dict[str, list[Rule]] = {
 }
 # Part of a block in the published ImageNet form -> its position in our block (one lower in the first stage, which does
 # not expand), and its name there
-_PORT_PARTS = {
-    "_expand_conv": "0.0",
-    "_bn0": "0.1",
-    "_depthwise_conv": "1.0",
-    "_bn1": "1.1",
-    "_se_reduce": "2.fc1",
-    "_se_expand": "2.fc2",
-    "_project_conv": "3.0",
-    "_bn2": "3.1",
-}
+_PORT_PARTS = {"_expand_conv": (0, "0"), "_bn0": (0, "1"), "_depthwise_conv": (1, "0"), "_bn1": (1, "1")}
+_PORT_PARTS |= {"_se_reduce": (2, "fc1"), "_se_expand": (2, "fc2"), "_project_conv": (3, "0"), "_bn2": (3, "1")}
 
 
 def own_names(backbone: str, released: Iterable[str], own: Iterable[str]) -> dict[str, str]:
-    """Maps a member's published names to ours.
+    """Maps a member's published names to ours, of which ``own`` are all, in order: ``{released: own}``.
 
-    Args:
-        backbone: name of the network.
-        released: the published names.
-        own: all names of our network, in order.
-
-    Returns:
-        ``{released: own}``. Names that no rule knows stay; whether a name exists here is not checked.
+    Names that no rule knows stay; whether a name exists here is not checked.
     """
     rules = next((rules for family, rules in _RULES.items() if backbone.startswith(family)), [])
     # The published EfficientNets for ImageNet number their blocks through all stages.
@@ -73,7 +59,11 @@ def own_names(backbone: str, released: Iterable[str], own: Iterable[str]) -> dic
     for name in released:
         names[name] = name
         if match := re.match(r"_blocks\.(\d+)\.(_\w+)\.", name):
-            names[name] = _port_block(blocks, int(match[1]), match[2]) + name[match.end() :]
+            number, part = int(match[1]), match[2]
+            if number < len(blocks) and part in _PORT_PARTS:
+                position, tensor = _PORT_PARTS[part]
+                position -= blocks[number].startswith("features.1.")
+                names[name] = f"{blocks[number]}block.{position}.{tensor}.{name[match.end() :]}"
             continue
         for pattern, replacement in rules:
             names[name] = re.sub(pattern, replacement, names[name])
@@ -81,16 +71,5 @@ def own_names(backbone: str, released: Iterable[str], own: Iterable[str]) -> dic
 
 
 def is_unused(backbone: str, name: str) -> bool:
-    """Whether the released network never uses the weight ``name`` (of `own_names`).
-
-    Its Shake-Shake has a shortcut in every block, and uses that of a stage's first block only.
-    """
+    """Whether the released network never uses a weight: a shortcut in a later block of Shake-Shake's stages."""
     return backbone.startswith("shake") and re.match(r"layer\d\.[1-9]\d*\.shortcut\.", name) is not None
-
-
-def _port_block(blocks: list[str], number: int, part: str) -> str:
-    if number >= len(blocks) or part not in _PORT_PARTS:
-        return f"_blocks.{number}.{part}."
-    block = blocks[number]
-    position, tensor = _PORT_PARTS[part].split(".")
-    return f"{block}block.{int(position) - block.startswith('features.1.')}.{tensor}."

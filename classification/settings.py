@@ -102,9 +102,7 @@ class EvalDataSettings:
                 above = " above 0" if name == "std" else ""
                 raise UserError(f"data.{name} is {values}: it must be three numbers{above}, for red, green and blue")
         if self.download and self.dataset not in ("cifar10", "cifar100", "svhn"):
-            raise UserError(
-                f"data.download is true: only CIFAR and SVHN can be fetched, {self.dataset} must be at data.root"
-            )
+            raise UserError(f"data.download: only CIFAR and SVHN can be fetched, {self.dataset} must be at data.root")
 
 
 @dataclass
@@ -148,34 +146,27 @@ class DataSettings(EvalDataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least, most in (
-            ("flip", 0, 1),
-            ("erasing", 0, 1),
-            ("padding", 0, 4096),
-            ("rand_augment_operations", 1, 100),
-            ("rand_augment_levels", 2, 1000),
-            ("rand_augment_magnitude", 0, self.rand_augment_levels - 1),
-            ("rand_augment_deviation", 0, math.inf),
-            ("limit", 1, math.inf),
-        ):
-            check_range(f"data.{name}", getattr(self, name), least, most)
+        check_range("data.flip", self.flip, 0, 1)
+        check_range("data.erasing", self.erasing, 0, 1)
+        check_range("data.padding", self.padding, 0, 4096)
+        check_range("data.rand_augment_operations", self.rand_augment_operations, 1, 100)
+        check_range("data.rand_augment_levels", self.rand_augment_levels, 2, 1000)
+        check_range("data.rand_augment_magnitude", self.rand_augment_magnitude, 0, self.rand_augment_levels - 1)
+        check_range("data.rand_augment_deviation", self.rand_augment_deviation, 0)
+        check_range("data.limit", self.limit, 1)
         if self.extra and self.dataset != "svhn":
             raise UserError(f"data.extra is true: only svhn has extra images, not {self.dataset}")
         for name, most in (("crop_area", 1), ("erasing_area", 1), ("erasing_ratio", math.inf)):
             values = getattr(self, name)
-            if values is None:
-                continue
-            if not (len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf):
+            fits = values is None or (len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf)
+            if not fits:
                 rule = "two numbers above 0, the smaller first" + (", of at most 1" if most == 1 else "")
                 raise UserError(f"data.{name} is {values}: it must be {rule}")
 
     def erased(self) -> dict[str, list[float]]:
         """``erasing_area`` and ``erasing_ratio``, by default those of the data set."""
         area, ratio = ERASED.get(self.dataset, ERASED_ELSEWHERE)
-        return {
-            "erasing_area": area if self.erasing_area is None else self.erasing_area,
-            "erasing_ratio": ratio if self.erasing_ratio is None else self.erasing_ratio,
-        }
+        return {"erasing_area": self.erasing_area or area, "erasing_ratio": self.erasing_ratio or ratio}
 
 
 @dataclass

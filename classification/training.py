@@ -14,7 +14,7 @@ from classification.backbones import TIMM
 from classification.backbones.dividing import divide_weight_decay
 from classification.backbones.timm_models import check_copies_differ, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
-from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs, normalize
+from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.losses import co_training_loss, cot_weight_at
@@ -27,6 +27,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.launch import processes
 from divdet.engine.loading import Loader
 from divdet.engine.loop import fit, training_loader
+from divdet.engine.normalize import normalize
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
 
@@ -36,12 +37,9 @@ class CoTraining:
 
     Args:
         model: the ensemble, on its device.
-        config: the recipe.
         meta: what a checkpoint needs to be used alone: ``classes`` (names by label), ``stem`` (cifar or imagenet), and
             the inputs (see `network_inputs`).
         evaluation: batches of `EvaluationViews`, this replica's part of them.
-        views: the training images.
-        world: this process's place among all.
     """
 
     best_metric = "top1"
@@ -55,19 +53,17 @@ class CoTraining:
         views: TrainingViews,
         world: World,
     ) -> None:
-        self.model, self.meta, self.settings, self.evaluation = model, meta, config.train, evaluation
-        self.erasing = config.data.erasing > 0
-        self.network, self.views, self.world = model, views, world
-        self.weight_decay = divide_weight_decay(
-            config.train.weight_decay, config.model.members, config.train.weight_decay_division
-        )
+        self.model, self.network, self.meta, self.settings = model, model, meta, config.train
+        self.evaluation, self.views, self.world, self.erasing = evaluation, views, world, config.data.erasing > 0
+        decay, division = config.train.weight_decay, config.train.weight_decay_division
+        self.weight_decay = divide_weight_decay(decay, config.model.members, division)
         self.device = next(model.parameters()).device
         self.mean, self.std = (torch.tensor(meta[key], device=self.device) for key in ("mean", "std"))
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """``loss``, ``ce`` and ``cot`` of a batch of `TrainingViews`: [N,V,H,W,3], rectangles [N,V,4], labels [N]."""
         views, erased, targets = (part.to(self.device, non_blocking=True) for part in batch)
-        images = normalize(views.transpose(0, 1).contiguous(), self.mean, self.std)
+        images = normalize(views.transpose(0, 1).contiguous(), 255 * self.mean, 255 * self.std)
         if self.erasing:
             images = erase(images, erased.transpose(0, 1))
         if self.settings.mixup:
@@ -91,11 +87,7 @@ class CoTraining:
 
 
 def train(config: TrainClassification) -> dict[str, Any]:
-    """Runs a recipe; returns the last epoch's metrics.
-
-    Raises:
-        UserError: for a recipe, data, checkpoint or folder that cannot be used.
-    """
+    """Runs a recipe; returns the last epoch's metrics."""
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         return _train(config, world, device)
 
@@ -108,12 +100,10 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     stem = config.model.stem
     if stem == "auto":
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
-    expected = None
-    if config.model.backbone.startswith(TIMM):
-        expected = statistics(config.model.backbone)
-        if config.model.pretrained == "timm":
-            check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
-    inputs = network_inputs(config.data, size, expected)
+    backbone, members, pretrained = config.model.backbone, config.model.members, config.model.pretrained
+    inputs = network_inputs(config.data, size, statistics(backbone) if backbone.startswith(TIMM) else None)
+    if backbone.startswith(TIMM) and pretrained == "timm":
+        check_copies_differ(backbone, members, config.data.different_views)
     meta = {"classes": images.classes, "stem": stem} | inputs
     config = replace(  # config.yaml says what auto stood for
         config,
@@ -126,29 +116,23 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         data = {"training": images.fingerprint(), "validation": evaluation_images.fingerprint()}
     folder = RunFolder(config, "classification", meta, data)
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    model = create_ensemble(
-        config.model.backbone,
-        config.model.members,
-        len(images.classes),
-        FORM_DATASETS[stem],
-        dropout=config.model.dropout,
-        drop_path=config.model.drop_path,
-        pretrained=config.model.pretrained == "timm" and not folder.resumed,
-    )
-    if config.model.backbone.startswith(TIMM):
-        output_shape(model, f"data.image_size: {config.model.backbone}", size)
-    if config.model.pretrained not in (None, "timm") and not folder.resumed:
-        load_pretrained(model, config.model.pretrained, images.classes)
+    fetched = pretrained == "timm" and not folder.resumed
+    options = {"dropout": config.model.dropout, "drop_path": config.model.drop_path, "pretrained": fetched}
+    model = create_ensemble(backbone, members, len(images.classes), FORM_DATASETS[stem], **options)
+    if backbone.startswith(TIMM):  # whose models may refuse the size
+        output_shape(model, f"data.image_size: {backbone}", size)
+    if pretrained not in (None, "timm") and not folder.resumed:
+        load_pretrained(model, pretrained, images.classes)
     if config.model.same_initialization:
-        for number, member in enumerate(model.members):
-            what = f"model.same_initialization: member {number + 1} of {config.model.backbone}"
+        for number, member in enumerate(model.members, 1):
+            what = f"model.same_initialization: member {number} of {backbone}"
             load_weights(member, model.members[0].state_dict(), what)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
-        f"{config.model.backbone} divided into {config.model.members}: {parameters / 1e6:.2f} M parameters, {device}; "
+        f"{backbone} divided into {members}: {parameters / 1e6:.2f} M parameters, {device}; "
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
-    views = TrainingViews(images, config.data, size, config.model.members, config.seed)
+    views = TrainingViews(images, config.data, size, members, config.seed)
     keep_local(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)
     own_views = Subset(EvaluationViews(evaluation_images, size, meta["eval_resize"], meta["interpolation"]), own)
@@ -159,16 +143,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
 
 
 def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:
-    """Loads the weights of a checkpoint, those of the classifiers by class name; new classes keep their fresh weights.
-
-    Args:
-        model: the network, with fresh weights.
-        path: the checkpoint.
-        classes: class names by label.
-
-    Raises:
-        UserError: where the checkpoint is unreadable or does not fit.
-    """
+    """Loads a checkpoint's weights, those of the classifiers by class name; new classes keep their fresh weights."""
     source, saved = load_ensemble(path)
     if len(source.members) != len(model.members):
         raise UserError(
@@ -190,5 +165,5 @@ def _classifiers(member: nn.Module) -> list[str]:
     if not hasattr(member, "get_classifier"):
         return [name for name, layer in modules.items() if isinstance(layer, nn.Linear)][-1:]
     found = member.get_classifier()
-    found = found if isinstance(found, tuple) else (found,)
-    return [name for name, layer in modules.items() if any(layer is head for head in found)]
+    heads = found if isinstance(found, tuple) else (found,)
+    return [name for name, layer in modules.items() if layer in heads]

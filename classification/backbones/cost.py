@@ -13,17 +13,11 @@ from classification.backbones.timm_models import output_shape
 from divdet.engine.cost import Cost, count_cost
 from divdet.engine.errors import UserError
 
-MAX_IMAGE_SIZE = 10_000  # pixels; keeps the sizes of tensors within 64 bits
-
 
 def summarize(backbone: str, members: int, dataset: str, image_size: int | None = None) -> dict[str, Any]:
     """Cost of the whole ensemble on one image, counted without allocating weights.
 
-    Args:
-        backbone: as for `create_members`.
-        members: S.
-        dataset: decides the form of the network.
-        image_size: side in pixels; None for the data set's (CIFAR 32, ImageNet 224).
+    ``image_size`` is the side in pixels; None for the data set's (CIFAR 32, ImageNet 224).
 
     Returns:
         ``params``, ``params_per_member`` (a list where the members differ), ``gflops`` (the paper's convention),
@@ -51,8 +45,8 @@ def summarize(backbone: str, members: int, dataset: str, image_size: int | None 
 def choose_image_size(given: int | None, dataset: Dataset) -> int:
     """The given size or the data set's; raises UserError for one that no network takes."""
     size = dataset.image_size if given is None else given
-    if not 1 <= size <= MAX_IMAGE_SIZE:
-        raise UserError(f"image_size must be 1 to {MAX_IMAGE_SIZE} pixels, not {size}")
+    if not 1 <= size <= 10_000:  # keeps the sizes of tensors within 64 bits
+        raise UserError(f"image_size must be 1 to 10000 pixels, not {size}")
     return size
 
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classification.backbones.dividing import divide_growth_rate
-from classification.backbones.initialization import kaiming
-from classification.backbones.regularization import Dropout
+from classification.backbones.initialization import with_classifier
 
 
 class DenseLayer(nn.Module):
@@ -37,12 +36,7 @@ def transition(channels: int) -> nn.Sequential:
 
 
 def build(members: int, form: str, num_classes: int, dropout: float, layers: int, growth: int) -> nn.Sequential:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
-
-    Args:
-        layers: bottlenecks in each of the three blocks.
-        growth: growth rate of the undivided network.
-    """
+    """Builds a member (see `BackboneSpec.build`) of ``layers`` layers a block; ``growth`` is the undivided rate."""
     growth = divide_growth_rate(growth, members)
     channels = 2 * growth
     parts: dict[str, nn.Module] = {"conv1": nn.Conv2d(3, channels, 3, padding=1, bias=False)}
@@ -53,8 +47,5 @@ def build(members: int, form: str, num_classes: int, dropout: float, layers: int
         if number < 3:
             parts[f"trans{number}"] = transition(channels)
             channels //= 2
-    parts |= {"bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1)}
-    parts |= {"flatten": nn.Flatten(), "dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
-    network = nn.Sequential(OrderedDict(parts))
-    kaiming(network)
-    return network
+    parts |= {"bn1": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}
+    return with_classifier(parts, channels, num_classes, dropout)

@@ -15,13 +15,11 @@ from divdet.engine.errors import UserError
 
 WeightDecayDividing = Literal["none", "exponential", "linear"]
 
-MAX_MEMBERS = 1024
-
 
 def check_members(members: int) -> None:
     """Raises UserError unless S is a whole number from 1 to 1024."""
-    if not isinstance(members, int) or isinstance(members, bool) or not 1 <= members <= MAX_MEMBERS:
-        raise UserError(f"members must be a whole number of 1 to {MAX_MEMBERS}, not {members!r}")
+    if type(members) is not int or not 1 <= members <= 1024:
+        raise UserError(f"members must be a whole number of 1 to 1024, not {members!r}")
 
 
 def divide_width(width: int, members: int, given: Mapping[int, int] | None = None) -> int:
@@ -30,6 +28,7 @@ def divide_width(width: int, members: int, given: Mapping[int, int] | None = Non
     The smallest width of a family (the stem's of ResNet) is divided by this rule; the other widths are its multiples.
     ``given`` (S -> channels) says where a published network departs from it.
     """
+    check_members(members)
     if given and members in given:
         return given[members]
     divided = _nearest_multiple(width, members, 2) if members != 1 else width
@@ -98,7 +97,6 @@ def _nearest_multiple(width: int, members: int, divisor: int) -> int:
 
 def _check_left(divided: int, what: str, members: int, why: str = "none would be left") -> int:
     """``divided``; raises UserError where it is below 1."""
-    check_members(members)
     if divided < 1:
         raise UserError(f"{what} cannot be divided into {members} members: {why}")
     return divided

@@ -54,14 +54,9 @@ def divide_channels(width: float, members: int) -> list[int]:
 def build(
     members: int, form: str, num_classes: int, dropout: float, width: float, depth: float, drop_path: float
 ) -> nn.Module:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
+    """Builds a member (see `BackboneSpec.build`) by the undivided network's coefficients of width and depth.
 
-    Batch norms have ε 1e-3 and momentum 0.01.
-
-    Args:
-        width: coefficient of width of the undivided network.
-        depth: coefficient of depth.
-        drop_path: stochastic depth's probability in the undivided network's last block.
+    ``drop_path`` is stochastic depth's probability in its last block. Batch norms have ε 1e-3 and momentum 0.01.
     """
     from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # slow to import
 

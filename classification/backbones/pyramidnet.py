@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classification.backbones.dividing import divide_added_channels, divide_drop_probability
-from classification.backbones.initialization import kaiming
-from classification.backbones.regularization import Dropout, ShakeDrop
+from classification.backbones.initialization import with_classifier
+from classification.backbones.regularization import ShakeDrop
+from classification.backbones.resnet import conv_bn
 
 EXPANSION = 4
 STEM = 16  # small enough to stay undivided (paper, appendix h)
@@ -22,12 +21,9 @@ class PyramidBottleneck(nn.Module):
         super().__init__()
         out = inner * EXPANSION
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, out, 1, bias=False)
-        self.bn4 = nn.BatchNorm2d(out)
+        self.conv1, self.bn2 = conv_bn(in_channels, inner, 1)
+        self.conv2, self.bn3 = conv_bn(inner, inner, 3, stride)
+        self.conv3, self.bn4 = conv_bn(inner, out, 1)
         self.shake = ShakeDrop(drop)
         self.downsample = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
         self.missing = out - in_channels
@@ -42,14 +38,10 @@ class PyramidBottleneck(nn.Module):
 def build(
     members: int, form: str, num_classes: int, dropout: float, blocks: int, alpha: int, drop_path: float
 ) -> nn.Sequential:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
+    """Builds a member (see `BackboneSpec.build`). All blocks, ``blocks`` in each of three stages, widen by as much.
 
-    Its three stages widen by the same amount in every block.
-
-    Args:
-        blocks: bottlenecks in each stage.
-        alpha: channels that the undivided network adds over all blocks.
-        drop_path: ShakeDrop's p in the undivided network's last block; it grows linearly with depth.
+    The undivided network adds ``alpha`` channels over all blocks. ``drop_path`` is ShakeDrop's p in its last block; p
+    grows linearly with depth.
     """
     total = 3 * blocks
     added = divide_added_channels(alpha, members) / total
@@ -64,8 +56,5 @@ def build(
             layers.append(PyramidBottleneck(channels, inner, stride, final_drop * depth / total))
             channels = inner * EXPANSION
         parts[f"layer{stage + 1}"] = nn.Sequential(*layers)
-    parts |= {"bn_final": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1)}
-    parts |= {"flatten": nn.Flatten(), "dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
-    network = nn.Sequential(OrderedDict(parts))
-    kaiming(network)
-    return network
+    parts |= {"bn_final": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True)}
+    return with_classifier(parts, channels, num_classes, dropout)

@@ -22,26 +22,16 @@ CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """A network: its family, and what tells it from the others of it.
+    """A network: its family, and what tells it from the others of it."""
 
-    Attributes:
-        family: module of ``classification.backbones``, imported when a network is built.
-        options: further arguments of the module's ``build``; one of them is ``drop_path`` if the family drops blocks.
-        forms: that it exists in: ``cifar`` (for images up to 64 pixels), ``imagenet``.
-    """
-
-    family: str
-    options: dict[str, Any]
-    forms: tuple[str, ...] = CIFAR
+    family: str  # module of `classification.backbones`, imported when a network is built
+    options: dict[str, Any]  # further arguments of the module's `build`, with `drop_path` if the family drops blocks
+    forms: tuple[str, ...] = CIFAR  # cifar (for images up to 64 pixels), imagenet, or both
 
     def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> nn.Module:
-        """Builds one of S members, [N,3,H,W] -> logits [N,num_classes].
+        """Builds one of S members in a form: [N,3,H,W] -> logits [N,num_classes]; ``dropout`` is the member's own.
 
-        Args:
-            members: S.
-            form: of ``forms``.
-            num_classes: number of classes; None for SSD300's feature extractor, which some families have.
-            dropout: a member's probability before the classifier.
+        Without ``num_classes`` it is SSD300's feature extractor, which some families have.
         """
         family = import_module(f"classification.backbones.{self.family}")
         return family.build(members, form, num_classes, dropout, **self.options)
@@ -172,8 +162,7 @@ def find_dataset(name: str) -> Dataset:
 def find_backbone(name: str, form: str | None = None) -> BackboneSpec:
     """The network of a name in ``BACKBONES``, or in ``WIDTH_SWEEPS`` with a number in place of the brackets.
 
-    Raises:
-        UserError: for any other name (listing close ones), a width out of range, or a network without that form.
+    Raises UserError for any other name (listing close ones), a width out of range, or a network without that form.
     """
     spec = BACKBONES.get(name) or _find_in_sweeps(name)
     if spec is None:
@@ -207,11 +196,7 @@ def default_dataset(backbone: str) -> str:
 
 
 def member_specs(backbone: str, members: int, form: str, pretrained: bool = False) -> list[BackboneSpec]:
-    """What each of S members is built from: the one network that is divided, or its own model of timm.
-
-    Raises:
-        UserError: as `find_backbone` and `member_names`, and for ``pretrained`` without a model of timm.
-    """
+    """What each of S members is built from: the one network that is divided, or its own model of timm."""
     dividing.check_members(members)
     if backbone.startswith(TIMM):
         from classification.backbones.timm_models import member_names
@@ -237,14 +222,8 @@ def create_members(
     """Builds S independently initialized classifiers, each [N,3,H,W] -> logits [N,num_classes].
 
     Args:
-        backbone: a name that `find_backbone` knows; ``timm:<model>`` for undivided copies of it; or
-            ``timm:<model>,<model>,…``, one for each member.
-        members: S, at least 1.
-        num_classes: number of classes.
+        backbone: as in `ModelSettings`, like ``members``, ``dropout`` and ``drop_path``.
         dataset: a name of ``DATASETS``; decides stem and strides.
-        dropout: probability before the classifier of the undivided network; each member has dropout/√S.
-        drop_path: probability of dropping the undivided network's last block (ShakeDrop, stochastic depth), divided
-            likewise; None keeps the network's own.
         pretrained: start from the weights that timm fetches, alike in all copies of a model.
 
     Raises:

@@ -33,9 +33,6 @@ class ShakeDrop(nn.Module):
 
     In training, forward multiplies by b + α - bα and backward by b + β - bβ. b ~ Bernoulli(1 - p), α ~ U(-1, 1) and
     β ~ U(0, 1) are drawn for each image. Evaluation multiplies by the mean of the former, 1 - p.
-
-    Args:
-        p: probability of shaking, in [0, 1].
     """
 
     def __init__(self, p: float) -> None:
@@ -66,11 +63,7 @@ class ShakeShake(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth of a residual [N,…] (Huang et al. 2016), by image, with the draws of torchvision's "row" mode.
-
-    Args:
-        p: probability of dropping, in [0, 1).
-    """
+    """Stochastic depth (Huang et al. 2016): drops each image of [N,…] with probability p, as torchvision's "row"."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

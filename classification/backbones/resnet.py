@@ -91,15 +91,11 @@ def stem(widths: Widths, imagenet: bool, ceil_pool: bool) -> nn.Sequential:
     """[N,3,H,W] -> [N,C,H,W] in the CIFAR form, [N,C,H/4,W/4] in the ImageNet form."""
     if not imagenet:
         return nn.Sequential(*conv_bn(3, widths.stem, 3), nn.ReLU(inplace=True))
-    return nn.Sequential(
-        *conv_bn(3, widths.stem, 3, stride=2),
-        nn.ReLU(inplace=True),
-        *conv_bn(widths.stem, widths.stem, 3),
-        nn.ReLU(inplace=True),
-        *conv_bn(widths.stem, widths.stem_out or 2 * widths.stem, 3),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, stride=2, padding=0 if ceil_pool else 1, ceil_mode=ceil_pool),
-    )
+    layers, channels = [], 3
+    for out, stride in ((widths.stem, 2), (widths.stem, 1), (widths.stem_out or 2 * widths.stem, 1)):
+        layers += [*conv_bn(channels, out, 3, stride), nn.ReLU(inplace=True)]
+        channels = out
+    return nn.Sequential(*layers, nn.MaxPool2d(3, 2, padding=0 if ceil_pool else 1, ceil_mode=ceil_pool))
 
 
 class ResNet(nn.Module):
@@ -111,11 +107,8 @@ class ResNet(nn.Module):
     Convolutions start from Kaiming's normal distribution, all else as PyTorch's layers do.
 
     Args:
-        block: class of all blocks.
         blocks: number of blocks in each stage.
-        widths: channels.
         imagenet: ImageNet form rather than CIFAR form.
-        num_classes: None for a feature extractor.
         dropout: probability before the classifier.
         reduction: of squeeze-and-excitation; 0 for none.
         ceil_pool: the stem's max pool rounds its output up, as SENet's, instead of padding its input.
@@ -198,13 +191,6 @@ def build(
     divide: Callable[[int], Widths],
     **options: Any,
 ) -> ResNet:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
-
-    Args:
-        block: class of all blocks.
-        blocks: number of blocks in each stage.
-        divide: S -> channels of a member.
-        options: further arguments of `ResNet`.
-    """
+    """Builds a member (see `BackboneSpec.build`) of ``divide(members)`` channels; ``options`` as of `ResNet`."""
     imagenet = form == "imagenet"
     return ResNet(block, blocks if imagenet else blocks[:3], divide(members), imagenet, num_classes, dropout, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classification.backbones.dividing import divide_width
-from classification.backbones.initialization import kaiming
-from classification.backbones.regularization import Dropout, ShakeShake
+from classification.backbones.initialization import with_classifier
+from classification.backbones.regularization import ShakeShake
+from classification.backbones.resnet import conv_bn
 
 STEM = 16
 
@@ -32,14 +32,8 @@ class Shortcut(nn.Module):
 
 def branch(in_channels: int, out: int, stride: int) -> nn.Sequential:
     """ReLU, 3x3 (strided), batch norm, ReLU, 3x3, batch norm."""
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.Conv2d(in_channels, out, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(out, out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-    )
+    first, second = conv_bn(in_channels, out, 3, stride), conv_bn(out, out, 3)
+    return nn.Sequential(nn.ReLU(), *first, nn.ReLU(inplace=True), *second)
 
 
 class ShakeBlock(nn.Module):
@@ -64,12 +58,9 @@ def build(
     width: int,
     given: Mapping[int, int] | None = None,
 ) -> nn.Sequential:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
+    """Builds a member (see `BackboneSpec.build`) of three stages of ``blocks`` blocks.
 
-    Args:
-        blocks: blocks in each of the three stages.
-        width: channels of the undivided network's first stage.
-        given: see `divide_width`.
+    ``width`` is the undivided network's first stage; ``given`` as in `divide_width`.
     """
     channels, base = STEM, divide_width(width, members, given)
     parts = {"conv1": nn.Conv2d(3, STEM, 3, padding=1), "bn1": nn.BatchNorm2d(STEM), "relu": nn.ReLU(inplace=True)}
@@ -79,8 +70,5 @@ def build(
         layers += [ShakeBlock(out, out, 1) for _ in range(blocks - 1)]
         parts[f"layer{stage + 1}"] = nn.Sequential(*layers)
         channels = out
-    parts |= {"last_relu": nn.ReLU(inplace=True), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-    parts |= {"dropout": Dropout(dropout), "fc": nn.Linear(channels, num_classes)}
-    network = nn.Sequential(OrderedDict(parts))
-    kaiming(network)
-    return network
+    parts["last_relu"] = nn.ReLU(inplace=True)
+    return with_classifier(parts, channels, num_classes, dropout)

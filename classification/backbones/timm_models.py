@@ -22,11 +22,7 @@ DETECTION_STRIDE, DETECTION_CELLS = 8, 38  # of SSD300's first feature map
 
 
 def member_names(backbone: str, members: int) -> list[str]:
-    """The model of each member, of ``timm:<model>`` (S copies) or ``timm:<model>,<model>,…`` (one for each).
-
-    Raises:
-        UserError: where timm is not installed or has no such model, or the list does not have S names.
-    """
+    """The model of each member, of ``timm:<model>`` (S copies) or ``timm:<model>,<model>,…`` (one for each)."""
     names = _names(backbone)
     for name in names:
         _pretrained_config(name)
@@ -44,12 +40,9 @@ def build(
     drop_path: float | None,
     pretrained: bool,
 ) -> nn.Module:
-    """Builds one of S members; see `BackboneSpec.build` for the common arguments.
+    """Builds a member (see `BackboneSpec.build`); ``pretrained`` starts from the weights that timm fetches.
 
-    Args:
-        name: timm's name of the model.
-        drop_path: stochastic depth's probability before it is divided by √S; None keeps the model's own.
-        pretrained: start from the weights that timm fetches.
+    ``drop_path`` is stochastic depth's probability before it is divided by √S; None keeps the model's own.
     """
     if num_classes is None:
         return TimmFeatures(name, pretrained)
@@ -78,9 +71,6 @@ class TimmFeatures(nn.Module):
     Images arrive normalized by ImageNet's mean and standard deviation; here they get the model's own. Models that
     round 300 / 8 down to 37 cells see the image padded to 304 pixels at the right and bottom, with the mean color:
     cell i stands for pixels 8·i to 8·i + 8.
-
-    Raises:
-        UserError: for a model without such features.
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
@@ -92,9 +82,7 @@ class TimmFeatures(nn.Module):
         strides = [level["reduction"] for level in getattr(network, "feature_info", [])]
         found = [index for index, stride in enumerate(strides) if stride == DETECTION_STRIDE]
         if not found or not hasattr(network, "forward_intermediates"):
-            raise UserError(
-                f"timm's {name} has no features at stride {DETECTION_STRIDE}, which SSD300 needs (it has {strides})"
-            )
+            raise UserError(f"timm's {name} has no features at stride 8, which SSD300 needs (it has {strides})")
         self.index = found[place if len(found) > 1 else 0]
         self.out_channels = [network.feature_info[self.index]["num_chs"]]
         whole = set(network.state_dict())
@@ -111,9 +99,7 @@ class TimmFeatures(nn.Module):
             self.padding = DETECTION_STRIDE * DETECTION_CELLS - DETECTION_INPUT
             cells = self._count_cells()
         if cells != DETECTION_CELLS:
-            raise UserError(
-                f"timm's {name} makes {cells} × {cells} features of {DETECTION_INPUT} pixels; SSD300 needs 38 × 38"
-            )
+            raise UserError(f"timm's {name} makes {cells} × {cells} features of 300 pixels; SSD300 needs 38 × 38")
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x * self.scale + self.shift, (0, self.padding, 0, self.padding))
@@ -131,11 +117,7 @@ class TimmFeatures(nn.Module):
 
 
 def output_shape(network: nn.Module, name: str, size: int) -> torch.Size:
-    """Shape of the network's output for one image of ``size`` pixels a side, on the meta device.
-
-    Raises:
-        UserError: naming ``name``, where the network cannot take such an image.
-    """
+    """Shape of the output for an image of ``size`` pixels a side; UserError, with ``name``, where it is impossible."""
     try:
         with torch.no_grad():
             return on_meta(network).eval()(torch.empty(1, 3, size, size, device="meta")).shape
@@ -144,11 +126,7 @@ def output_shape(network: nn.Module, name: str, size: int) -> torch.Size:
 
 
 def statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixels in [0, 1] that ``timm:<model>,…`` expects.
-
-    Raises:
-        UserError: where the models of a list expect different ones.
-    """
+    """Mean and standard deviation of pixels in [0, 1] that ``timm:<model>,…`` expects; UserError where they differ."""
     configs = [_pretrained_config(name) for name in _names(backbone)]
     pairs = {(tuple(config.mean), tuple(config.std)) for config in configs}
     if len(pairs) > 1:

@@ -22,27 +22,16 @@ from divdet.engine.sampling import derived_seed
 
 Split = Literal["train", "val", "extra"]  # extra: SVHN's further training images
 
-_FETCH = "add --data.download true (and start it once without torchrun)"
-_MAX_UNPACKED = 2**26  # bytes, of an .npz file beyond 20 times its own size
-
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labeled images.
+    """Labeled images."""
 
-    Attributes:
-        source: the file or folder, for messages.
-        classes: names by label.
-        labels: int64 [n].
-        items: the images: paths [n], uint8 RGB [n,H,W,3], or ranges of bytes in ``content``, [n,2].
-        content: encoded images, uint8 [bytes].
-    """
-
-    source: str
-    classes: list[str]
-    labels: np.ndarray
-    items: np.ndarray
-    content: np.ndarray | None = None
+    source: str  # the file or folder, for messages
+    classes: list[str]  # names by label
+    labels: np.ndarray  # int64 [n]
+    items: np.ndarray  # paths [n], uint8 RGB [n,H,W,3], or ranges of bytes in `content`, [n,2]
+    content: np.ndarray | None = None  # encoded images, uint8 [bytes]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,10 +54,7 @@ class ImageSet:
         return str(item) if isinstance(item, str) else f"image {index} of {self.source}"
 
     def fingerprint(self) -> str:
-        """A hash of classes, labels and images: of those in memory the content, of files the names and sizes.
-
-        The folder's own path is left out, since copying changes it. See ``divdet.engine.fingerprint``.
-        """
+        """A hash of classes, labels and images: the pixels in memory, or the relative paths and sizes of files."""
         if self.items.dtype.kind == "U":
             names = [path.removeprefix(self.source) for path in self.items.tolist()]
             return digest(self.classes, self.labels, names, file_sizes(self.items.tolist()))
@@ -76,39 +62,25 @@ class ImageSet:
 
 
 def load_images(settings: EvalDataSettings, split: Split) -> ImageSet:
-    """Loads one split. CIFAR, SVHN and .npz files are held in memory, the latter encoded.
-
-    Raises:
-        UserError: where images are missing or malformed.
-    """
+    """Loads one split. CIFAR, SVHN and .npz files are held in memory, the latter encoded."""
     try:
         root = Path(settings.root).expanduser()
     except RuntimeError as error:
         raise UserError(f"data.root is {settings.root}: there is no such user; write the folder in full") from error
-    match settings.dataset:
-        case "imagenet":
-            return _load_imagenet(root, split)
-        case "folder":
-            return _load_folder(root, split)
-        case "npz":
-            return _load_npz(root, "train" if split == "train" else "test")
+    loaders = {"imagenet": _load_imagenet, "folder": _load_folder, "npz": _load_npz}
+    if settings.dataset in loaders:
+        return loaders[settings.dataset](root, split)
     return _load_small_images(settings, root, split)
 
 
 def load_training_images(settings: DataSettings, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Loads the training images (with SVHN's extra ones if set, at most ``settings.limit``) and the evaluation images.
-
-    Raises:
-        UserError: as `load_images`, and where the classes of the two differ.
-    """
+    """Loads the training images and the evaluation images; UserError also where the classes of the two differ."""
     train, val = load_images(settings, "train"), load_images(settings, "val")
     check_classes(val, train.classes, f"the classes of {train.source}")
     if settings.extra:
         extra = load_images(settings, "extra")
-        joined = {
-            name: np.concatenate([getattr(part, name) for part in (train, extra)]) for name in ("labels", "items")
-        }
-        train = replace(train, **joined)
+        labels, items = np.concatenate([train.labels, extra.labels]), np.concatenate([train.items, extra.items])
+        train = replace(train, labels=labels, items=items)
     if settings.limit is not None and settings.limit < len(train):
         order = np.random.default_rng(derived_seed(seed, "limit")).permutation(len(train))[: settings.limit]
         train = replace(train, labels=train.labels[order], items=train.items[order])
@@ -129,11 +101,7 @@ def check_classes(images: ImageSet, classes: list[str], what: str) -> None:
 
 
 def default_image_size(settings: DataSettings, images: ImageSet) -> int:
-    """Side of the network's input: ``settings.image_size``, or what the data set calls for (see `DataSettings`).
-
-    Raises:
-        UserError: where an .npz file's first image is too small or too large for a network.
-    """
+    """Side of the network's input in pixels: ``settings.image_size``, or by default as `EvalDataSettings` says."""
     if settings.image_size is not None:
         return settings.image_size
     if settings.dataset == "npz":
@@ -165,7 +133,8 @@ def _load_small_images(settings: EvalDataSettings, root: Path, split: Split) -> 
     except (RuntimeError, OSError, ValueError) as error:
         if download:
             raise UserError(f"{root}: {what} cannot be fetched ({error}); put it there by hand") from error
-        raise UserError(f"{root}: holds no intact {what}: {_FETCH}, or set --data.root") from error
+        fetch = "add --data.download true (and start it once without torchrun)"
+        raise UserError(f"{root}: holds no intact {what}: {fetch}, or set --data.root") from error
     return ImageSet(str(root), classes, np.array(labels, np.int64), images)
 
 
@@ -173,9 +142,7 @@ def _load_imagenet(root: Path, split: Split) -> ImageSet:
     if os.path.isdir(root / split):  # also false for a name that is too long
         loose = [path.name for path in (root / split).iterdir() if path.suffix.lower() in (".tar", ".jpeg")]
         if loose:
-            raise UserError(
-                f"{root / split}: holds {loose[0]} outside the class folders, so its unpacking was cut off: delete it"
-            )
+            raise UserError(f"{root / split}: holds a loose {loose[0]}, so its unpacking was cut off: delete it")
     elif is_torchelastic_launched():
         raise UserError(
             f"{root}: holds no {split}/: start it once without torchrun, which unpacks the official archives, or set "
@@ -220,10 +187,9 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
 
 
 def _check_links(folder: Path) -> None:
-    """Rejects symlink cycles, and links that multiply the ways to the same folders: ImageFolder's walk would not end.
+    """Rejects symlink cycles, many links to the same folders, and folders that cannot be read.
 
-    Raises:
-        UserError: also for a subfolder that cannot be read, which ImageFolder would pass over.
+    ImageFolder would not end for the former, and would skip the latter.
     """
 
     def refuse(error: OSError) -> None:
@@ -244,14 +210,15 @@ def _check_links(folder: Path) -> None:
             above[inner] = real | {place}
 
 
-def _load_npz(path: Path, split: Literal["train", "test"]) -> ImageSet:
-    names = [f"{split}_bytes", f"{split}_offsets", f"{split}_labels", "classes"]
+def _load_npz(path: Path, split: Split) -> ImageSet:
+    part = "train" if split == "train" else "test"
+    names = [f"{part}_bytes", f"{part}_offsets", f"{part}_labels", "classes"]
     arrays, name = {}, names[0]
     refuse_special(path)
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             size, unpacked = os.path.getsize(path), sum(member.file_size for member in file.zip.infolist())
-            bomb = unpacked > _MAX_UNPACKED + 20 * size  # labels may shrink a lot, encoded images do not
+            bomb = unpacked > 2**26 + 20 * size  # labels may shrink a lot, encoded images do not
             for name in () if bomb else names:
                 arrays[name] = file[name]
     except FileNotFoundError:

@@ -12,12 +12,8 @@ from torchvision.transforms import v2
 class RandAugment(v2.RandAugment):
     """torchvision's RandAugment, with magnitudes from a normal distribution around ``magnitude`` (timm's ``mstd``).
 
-    Magnitudes are clipped to the scale; strengths between two of its levels are interpolated.
-
-    Args:
-        deviation: standard deviation of the magnitude.
-        args: of torchvision's class.
-        options: of torchvision's class.
+    Their standard deviation is ``deviation``. Magnitudes are clipped to the scale; strengths between two of its levels
+    are interpolated.
     """
 
     def __init__(self, *args: Any, deviation: float = 0.0, **options: Any) -> None:

@@ -23,9 +23,7 @@ from classification.settings import DataSettings, Interpolation
 from divdet.engine.sampling import derived_seed
 
 SMALL = 64  # pixels, up to which images get the padded crop and the CIFAR form of a network
-EVALUATION_RESIZE = 1.15  # shorter side over center crop, where training uses resized crops
 CROP_RATIO = (3 / 4, 4 / 3)
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class TrainingViews(Dataset):
@@ -33,14 +31,8 @@ class TrainingViews(Dataset):
 
     ``views[key]``, with a key of ``EpochSampler``, gives uint8 views [V,H,W,3], the rectangles that `erase` blanks
     int64 [V,4] (top, left, height, width; height 0 for none), and the label. V is S, or 1 where all members see the
-    same view. A view depends on (seed, key, member) alone, and the process's random state is left as it was.
-
-    Args:
-        images: the training images.
-        settings: the augmentation.
-        size: H = W, in pixels.
-        members: S.
-        seed: of the views.
+    same view; H = W = ``size``. A view depends on (seed, key, member) alone, and the process's random state is left as
+    it was.
     """
 
     def __init__(self, images: ImageSet, settings: DataSettings, size: int, members: int, seed: int) -> None:
@@ -111,22 +103,16 @@ class EvaluationViews(Dataset):
 
 
 def network_inputs(settings: DataSettings, size: int, statistics: Statistics | None = None) -> dict[str, Any]:
-    """How a checkpoint describes the network's inputs: ``settings`` with all defaults filled in.
+    """The `DataSettings` of the network's inputs that a checkpoint keeps, with all defaults filled in.
 
-    Args:
-        settings: the data settings.
-        size: H = W, in pixels.
-        statistics: default mean and standard deviation; None for the data set's.
-
-    Returns:
-        ``crop``, ``image_size``, ``eval_resize``, ``interpolation``, ``mean``, ``std`` (see `DataSettings`).
+    ``statistics`` are the default mean and standard deviation; None for the data set's.
     """
     crop = crop_kind(settings, size)
     mean, std = statistics or STATISTICS.get(settings.dataset, IMAGENET_STATISTICS)
     return {
         "crop": crop,
         "image_size": size,
-        "eval_resize": settings.eval_resize or (EVALUATION_RESIZE if crop == "resized" else 1.0),
+        "eval_resize": settings.eval_resize or (1.15 if crop == "resized" else 1.0),
         "interpolation": settings.interpolation or "bicubic",
         "mean": settings.mean or list(mean),
         "std": settings.std or list(std),
@@ -205,21 +191,8 @@ def random_rectangle(
     return None
 
 
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(pixel / 255 - mean) / std: uint8 [...,H,W,3] -> float32 [...,3,H,W] in channels-last memory."""
-    return ((images / 255 - mean) / std).movedim(-1, -3)
-
-
 def erase(images: Tensor, rectangles: Tensor) -> Tensor:
-    """Sets a rectangle of each normalized image to zero, in place.
-
-    Args:
-        images: float [...,3,H,W].
-        rectangles: int [...,4]: top, left, height, width.
-
-    Returns:
-        ``images``.
-    """
+    """Sets a rectangle (int [...,4]: top, left, height, width) of each image [...,3,H,W] to zero, in place."""
     top, left, height, width = rectangles[..., None].unbind(-2)  # each [...,1]
     rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
     in_rows, in_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
@@ -227,16 +200,9 @@ def erase(images: Tensor, rectangles: Tensor) -> Tensor:
 
 
 def mixup(images: Tensor, labels: Tensor, num_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """Mixes each image with its neighbor in the shuffled batch, by one share for the batch and all its views.
+    """Mixes each image [(S,)N,3,H,W] with its neighbor in the shuffled batch, and labels [N] to probabilities [N,C].
 
-    Args:
-        images: float [S,N,3,H,W] or [N,3,H,W].
-        labels: int64 [N].
-        num_classes: C.
-        alpha: parameter of the share's Beta distribution; drawn from PyTorch's CPU generator.
-
-    Returns:
-        Mixed images, and class probabilities [N,C].
+    One share for the batch and all its views is drawn from Beta(alpha, alpha), by PyTorch's CPU generator.
     """
     share = torch.distributions.Beta(alpha, alpha).sample().item()
     targets = F.one_hot(labels, num_classes).float()
@@ -245,6 +211,6 @@ def mixup(images: Tensor, labels: Tensor, num_classes: int, alpha: float) -> tup
 
 def _resize(image: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
     if interpolation != "area":
-        return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling[interpolation.upper()]))
     shrinking = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)

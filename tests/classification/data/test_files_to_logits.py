@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from classification.data.class_names import CIFAR10, CIFAR100, SVHN
 from classification.data.datasets import load_images
-from classification.data.views import CROP_RATIO, EvaluationViews, TrainingViews, erase, network_inputs, normalize
+from classification.data.views import CROP_RATIO, EvaluationViews, TrainingViews, erase, network_inputs
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import load_ensemble
 from classification.importing import import_classifier, published_image_size
@@ -25,6 +25,7 @@ from divdet.commands.eval_cls import evaluate
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
+from divdet.engine.normalize import normalize
 from divdet.engine.sampling import derived_seed
 from tests.reference import deterministic_weights
 
@@ -122,7 +123,7 @@ def test_large_images_are_resized_and_cropped_as_torchvision_does(tmp_path: Path
         views = EvaluationViews(images, meta["image_size"], meta["eval_resize"], meta["interpolation"])
         pixels = torch.stack([view for view, _ in views])
         with torch.no_grad():
-            logits = network(normalize(pixels, torch.tensor(meta["mean"]), torch.tensor(meta["std"])))
+            logits = network(normalize(pixels, 255 * torch.tensor(meta["mean"]), 255 * torch.tensor(meta["std"])))
         assert_logits(logits, expected_logits(network, files, transform))
 
 
@@ -147,7 +148,7 @@ def test_training_views_are_torchvisions_given_the_same_draws(tmp_path: Path, pa
     mean, std = STATISTICS[data.dataset]
     inputs = network_inputs(data, size)
     assert (inputs["mean"], inputs["std"]) == (mean, std)
-    found = erase(normalize(views, torch.tensor(inputs["mean"]), torch.tensor(inputs["std"])), erased)
+    found = erase(normalize(views, 255 * torch.tensor(inputs["mean"]), 255 * torch.tensor(inputs["std"])), erased)
     for member in range(3):
         seed = derived_seed(7, "views", 2, 0, member)
         random = np.random.default_rng(seed)

@@ -22,13 +22,13 @@ from classification.data.views import (
     crop_kind,
     erase,
     mixup,
-    normalize,
     padded_crop,
     random_rectangle,
     resized_crop,
 )
 from classification.settings import DataSettings
 from divdet.engine.errors import UserError
+from divdet.engine.normalize import normalize
 from divdet.engine.sampling import derived_seed
 from tests.classification.generated import CLASSES, generated_images, write_npz
 
@@ -280,7 +280,7 @@ def test_crop_follows_the_size_unless_it_is_set(size: int, expected: str) -> Non
 def test_normalize_equals_torchvisions() -> None:
     images = torch.randint(256, (2, 3, 5, 5, 3), dtype=torch.uint8)
     mean, std = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
-    ours = normalize(images, torch.tensor(mean), torch.tensor(std))
+    ours = normalize(images, 255 * torch.tensor(mean), 255 * torch.tensor(std))
     planes = images.movedim(-1, -3)
     expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(planes)
     torch.testing.assert_close(ours, expected)
