@@ -56,22 +56,18 @@ def explained(batch_size: int, workers: int | None, kept: str, section: str = "t
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(known in text for known in _MEMORY):
-            raise UserError(
-                f"out of memory: lower {smaller}{' (train.accumulate makes up for it)' if section else ''} or choose a "
-                f"smaller backbone; {kept}"
-            ) from error
-        if _SHARED_MEMORY in text:
-            raise UserError(
-                f"/dev/shm, through which loaded images are handed over, is full: lower {fewer} or "
-                f"{smaller}, or enlarge it (docker run --shm-size); {kept}"
-            ) from error
-        if _WORKER in text or isinstance(error, _HANDING_OVER):
-            raise UserError(
-                f"a process that loads data was killed, often for lack of memory: lower {fewer}; {kept}"
-            ) from error
-        if fault := process_fault(text):
-            raise UserError(f"{fault}; {kept}") from error
-        raise
+            accumulate = " (train.accumulate makes up for it)" if section else ""
+            fault = f"out of memory: lower {smaller}{accumulate} or choose a smaller backbone"
+        elif _SHARED_MEMORY in text:
+            fault = f"/dev/shm, through which loaded images are handed over, is full: lower {fewer} or {smaller}, "
+            fault += "or enlarge it (docker run --shm-size)"
+        elif _WORKER in text or isinstance(error, _HANDING_OVER):
+            fault = f"a process that loads data was killed, often for lack of memory: lower {fewer}"
+        else:
+            fault = process_fault(text)
+        if fault is None:
+            raise
+        raise UserError(f"{fault}; {kept}") from error
 
 
 def process_fault(text: str) -> str | None:

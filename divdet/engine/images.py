@@ -18,11 +18,7 @@ _LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # set by divdet/engine/__init__.py
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Reads an image file.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+    """Reads an image file; raises UserError where it cannot be read."""
     refuse_special(path)
     try:
         return Path(path).read_bytes()

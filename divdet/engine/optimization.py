@@ -21,13 +21,9 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: flo
     decayed = [p for p in parameters if p.ndim > 1 or settings.decay_all]
     exempt = [p for p in parameters if p.ndim <= 1 and not settings.decay_all]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return SGD(
-        [group for group in groups if group["params"]],
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov and settings.momentum > 0,
-        fused=not scaled,
-    )
+    groups = [group for group in groups if group["params"]]
+    nesterov = settings.nesterov and settings.momentum > 0
+    return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=not scaled)
 
 
 def build_scaler(device: torch.device, enabled: bool, world: World) -> torch.amp.GradScaler:

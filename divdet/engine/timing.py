@@ -40,7 +40,6 @@ def side_by_side(
     Args:
         ways: functions by name; each call does the same work, which the caller has checked.
         reference: name of the way that ratios refer to.
-        rounds: number of rounds.
         seconds: about how long one way is called per round; at least one call.
     """
     calls = {}
