@@ -39,7 +39,8 @@ class Detections:
         members: each member's own detections before fusion, whatever their scores; empty if unknown. Selecting
             objects leaves them as they are.
         category_ids: of the detector's classes in COCO's format, by label; empty if unknown.
-        source: the image, as RGB uint8 ``[H, W, 3]`` or as a path; None if unknown.
+        source: the image, as RGB uint8 ``[H, W, 3]`` (the caller's own array, not a copy), path or encoded bytes; None
+            if unknown.
         orient: whether an image file is turned upright by its EXIF orientation.
 
     Example:
@@ -62,7 +63,7 @@ class Detections:
         >>> found.plot().shape
         (100, 120, 3)
         >>> found[1].to_coco(image_id=42)
-        [{'image_id': 42, 'category_id': 18, 'bbox': [50.0, 5.0, 40.0, 40.0], 'score': 0.6}]
+        [{'image_id': 42, 'category_id': 17, 'bbox': [50.0, 5.0, 40.0, 40.0], 'score': 0.6}]
         >>> found[1].to_json()
         '[{"name": "cat", "label": 0, "score": 0.6, "box": [50.0, 5.0, 90.0, 45.0]}]'
         >>> found[1].to_csv()
@@ -75,7 +76,7 @@ class Detections:
     names: list[str]
     members: tuple[Detections, ...] = ()
     category_ids: Sequence[int] = ()
-    source: np.ndarray | str | Path | None = None
+    source: np.ndarray | str | Path | bytes | None = None
     orient: bool = True
 
     def __len__(self) -> int:

@@ -75,6 +75,10 @@ class Detector:
         self.process = os.getpid()
         one_thread_in_forks()
 
+    def __repr__(self) -> str:
+        source = f", {self.source}" if self.source else ""
+        return f"Detector(S={len(self.model.members)}, {len(self.names)} classes, {self.device}{source})"
+
     @classmethod
     def load(
         cls,
@@ -89,7 +93,7 @@ class Detector:
             path: the checkpoint.
             device: auto, cpu, cuda or cuda:N.
             settings: post-processing; default: the checkpoint's.
-            run: what runs the network, and whether its members run at once; default: PyTorch, one after the other.
+            run: runtime, precision and concurrency; default: PyTorch, one after the other.
 
         Raises:
             UserError: if the checkpoint is unreadable, foreign or inconsistent, the device does not exist, or the
@@ -119,7 +123,7 @@ class Detector:
         names = [category_name(name) for _, name in categories]
         if None in names:
             wrong = categories[names.index(None)][1]
-            raise UserError(f"{source}: a category is named {wrong!r:.200}, which annotations cannot: it is damaged")
+            raise UserError(f"{source}: has the invalid category name {wrong!r:.200}; it is damaged")
         try:
             model = create_ssd(backbone, members, len(categories))
         except UserError as error:
@@ -149,9 +153,9 @@ class Detector:
 
         Args:
             images: an image; a sequence or an array ``[N, H, W, 3]`` of images; or any other iterable of them, which
-                is read a batch at a time. An image is a path, an encoded image (bytes), a PIL image, or a uint8
-                array or tensor ``[H, W, 3]``. Files and PIL images are turned upright by their EXIF orientation, unless
-                the detector was trained with ``data.orientation`` "stored".
+                is read a batch at a time. An image is a path, an encoded image (bytes or an open file), a PIL image, or
+                a uint8 array or tensor ``[H, W, 3]``. Files and PIL images are turned upright by their EXIF
+                orientation, unless the detector was trained with ``data.orientation`` "stored".
             score_threshold: lowest score that is returned, 0 to 1.
             batch_size: images per forward pass.
             bgr: arrays and tensors are BGR, as OpenCV reads images, instead of RGB. Other images are not affected.
@@ -164,7 +168,8 @@ class Detector:
                 generator comes when its batch is reached.
         """
         array = isinstance(images, np.ndarray | Tensor)
-        single = isinstance(images, str | bytes | PathLike) or is_pil(images) or (array and images.ndim in (0, 2, 3))
+        single = isinstance(images, str | bytes | PathLike) or is_pil(images) or hasattr(images, "read")
+        single = single or (array and images.ndim in (0, 2, 3))
         if not single and (not isinstance(images, Iterable) or isinstance(images, Mapping)):
             raise UserError(f"predict takes an image or a list of images, not {type(images).__name__}")
         if not _is_number(score_threshold, Real) or not 0 <= score_threshold <= 1:
@@ -197,7 +202,7 @@ class Detector:
         members, fused = self.detect(torch.from_numpy(np.stack([to_input(array) for array in arrays])))
         found = []
         for position, (image, array) in enumerate(zip(images, arrays, strict=True)):
-            source, size = image if isinstance(image, str | PathLike) else array, array.shape[1::-1]
+            source, size = image if isinstance(image, str | PathLike | bytes) else array, array.shape[1::-1]
             own = tuple(self._detections(member[position], size, source) for member in members)
             found.append(replace(self._detections(fused[position], size, source, score_threshold), members=own))
         return found

@@ -63,7 +63,7 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
     """Turns any kind of image that ``Detector.predict`` takes into an array.
 
     Args:
-        image: a path, encoded bytes, a PIL image, or a uint8 array or tensor ``[H, W, 3]``.
+        image: a path, encoded bytes or a file of them, a PIL image, or a uint8 array or tensor ``[H, W, 3]``.
         name: of the image, for error messages.
         bgr: arrays and tensors are BGR.
         orient: apply the EXIF orientation of files and PIL images.
@@ -73,6 +73,8 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
     """
     if isinstance(image, str | os.PathLike):
         return read_image(os.fspath(image), orient=orient)
+    if hasattr(image, "read"):  # an open file
+        image = image.read()
     if isinstance(image, bytes):
         return decode_image(image, name, orient)
     if is_pil(image):
@@ -83,11 +85,14 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
         if kind.startswith("uint8 ") and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape:
             array = image.cpu().numpy() if isinstance(image, Tensor) else image
             return np.ascontiguousarray(array[..., ::-1]) if bgr else array
-    raise UserError(f"{name} is {kind}: give a path, a PIL image, or RGB uint8 [H, W, 3] (bgr=True for OpenCV's BGR)")
+    raise UserError(
+        f"{name} is {kind}: give a path, encoded bytes, a PIL image, or an RGB uint8 array or tensor [H, W, 3] "
+        "(bgr=True for OpenCV's BGR)"
+    )
 
 
 def is_pil(image: Any) -> bool:
-    """Whether it is a PIL image. Does not import PIL: whoever has such an image has imported it."""
+    """Whether it is a PIL image. Does not import PIL: a caller with a PIL image has already imported it."""
     return "PIL.Image" in sys.modules and isinstance(image, sys.modules["PIL.Image"].Image)
 
 
@@ -96,7 +101,7 @@ def _decode_pil(image: Image.Image, name: str, orient: bool) -> np.ndarray:
         raise UserError(f"{name} is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
     try:
         image.load()
-        # Not by ImageOps.exif_transpose, which also writes the EXIF anew and so fails on some that Pillow can read.
+        # Not by ImageOps.exif_transpose, which rewrites the EXIF data and fails on some files that Pillow can read.
         turn = _TRANSPOSE.get(image.getexif().get(_EXIF_ORIENTATION)) if orient else None
         upright = image.transpose(getattr(sys.modules["PIL.Image"].Transpose, turn)) if turn else image
         return np.asarray(upright.convert("RGB"))

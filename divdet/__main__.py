@@ -9,7 +9,7 @@ def run() -> None:
     """The console script: the first argument names the command."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: divdet COMMAND [options]; divdet COMMAND --help says more\n")
+        print("usage: divdet COMMAND [options]; divdet COMMAND --help lists its options\n")
         print("\n".join(f"  {name:<18} {command.help}" for name, command in COMMANDS.items()))
         return
     if name == "--version":

@@ -1,6 +1,7 @@
 """Training and evaluation from Python: what the commands of these names do."""
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +57,6 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
 
 
 def _run(name: str, settings: dict[str, Any], *words: str) -> dict[str, Any]:
-    options = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flatten(settings).items()
-    ]
+    texts = {k: v if isinstance(v, str | PathLike) else json.dumps(v) for k, v in flatten(settings).items()}
+    options = [f"--{key}={text}" for key, text in texts.items()]
     return COMMANDS[name].call(COMMANDS[name].parse([*words, *options], f"divdet {name}"))

@@ -1,4 +1,4 @@
-"""The COCO numbers of detections, by hotcoco, and once more by pycocotools to verify them."""
+"""The COCO numbers of detections, computed by hotcoco; pycocotools verifies them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def evaluate(annotations: CocoAnnotations, results: Results) -> dict[str, Any]:
     from hotcoco import COCO, COCOeval
 
     if _first_process() != os.getpid():
-        raise RuntimeError("evaluate() ran before this process was forked: start it by multiprocessing's spawn method")
+        raise RuntimeError("evaluate() was called before this process was forked; use multiprocessing's spawn method")
     images, categories, (image_ids, category_ids, boxes, area, crowd), rows = _dense(annotations, results)
     truth = COCO.from_arrays(images, categories, image_ids, category_ids, boxes, area=area, iscrowd=crowd)
     evaluation = COCOeval(truth, truth.load_res(rows), "bbox")

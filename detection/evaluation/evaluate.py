@@ -39,7 +39,7 @@ def score(
 
     def metrics() -> dict[str, Any]:
         fused = fused_evaluator.metrics()
-        # A single member's boxes are the fused ones.
+        # With one member, its boxes are the final ones.
         by_member = [fused] if len(member_evaluators) == 1 else [evaluator.metrics() for evaluator in member_evaluators]
         return fused | {"members": [{name: own[name] for name in METRICS} for own in by_member]}
 

@@ -39,5 +39,5 @@ def in_threads(work: Callable[[int, int], object], total: int, threads: int) -> 
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """The threads of a process: a forked one does not inherit its parent's."""
+    """One pool per process, since threads do not survive a fork."""
     return ThreadPoolExecutor(os.cpu_count(), "divdet")

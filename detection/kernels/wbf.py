@@ -61,8 +61,9 @@ def fuse_images(
     of two or more members are rounded to float32, as in ensemble-boxes.
     """
     total_weight = _sum(weights)
-    # Where two boxes' IoU exceeds t, so does that of their sides. Intervals of lengths a and b whose IoU exceeds t have
-    # centers less than a * (1 - t) / (2 * t) apart, whatever b: only cells within this reach are searched.
+    # If two boxes' IoU exceeds t, so do the IoUs of their x and y intervals. Intervals of lengths a and b whose IoU
+    # exceeds t have centers less than a * (1 - t) / (2 * t) apart, whatever b: only cells within this reach are
+    # searched.
     reach = (1 - iou_threshold) / (2 * iou_threshold)
     for image in range(first, end):
         base, n = starts[image], starts[image + 1] - starts[image]

@@ -22,7 +22,8 @@ def quantize(pixels: FromPixels, folder: str | None) -> Any:
     """Converts a network to an OpenVINO model with weights and activations in 8 bits.
 
     Weights have a scale for each output channel, activations one for each tensor, measured on images. Weights use half
-    of their range: AVX2, without dot products of 8 bits, adds two products in 16 bits, where full ones would overflow.
+    of their range: AVX2, without dot products of 8 bits, adds two products in 16 bits, where full-range weights would
+    overflow.
 
     Args:
         pixels: the network; it is not changed.

@@ -96,8 +96,8 @@ def main(name: str, argv: Sequence[str] | None = None, prog: str | None = None) 
 
     def call() -> None:
         settle_waiting()  # before torch is loaded
-        settings = COMMANDS[name].parse(argv, prog)
         keep_freed_memory()
+        settings = COMMANDS[name].parse(argv, prog)
         COMMANDS[name].call(settings)
 
     run(call)

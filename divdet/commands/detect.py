@@ -67,6 +67,8 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     partial = PartialResults(folder / "detections.part.jsonl", _run_settings(config, paths), config.resume == "auto")
     if partial.batches:
         print(f"resuming {partial.path} after {len(partial.batches)} batches")
+    elif (folder / "detections.json").exists():
+        print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its pictures stay")
     batches = [sources[start : start + config.batch_size] for start in range(0, len(sources), config.batch_size)]
     batches = batches[len(partial.batches) :]
     for path in [folder / "detections.json", *(source.picture for source in batches[0] if batches)]:

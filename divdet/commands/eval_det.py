@@ -43,15 +43,15 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
     folder = Path(config.output or source.parent / "eval")
     work = _run_checkpoint if config.checkpoint else _score_file
     annotations, results, metrics = work(config, folder)
+    if config.verify:
+        coco_metrics.verify(annotations, results, metrics)
+        print("verified: pycocotools gives the same 12 numbers")
     write_json(metrics, folder / "metrics.json")
     print(coco_metrics.format_metrics(metrics))
     if len(metrics["members"]) > 1:
         listed = "  ".join(f"{i + 1}: {member['AP']:.3f}" for i, member in enumerate(metrics["members"]))
         print(f" AP of each member  {listed}")
     print(f"wrote {folder / 'metrics.json'}")
-    if config.verify:
-        coco_metrics.verify(annotations, results, metrics)
-        print("verified: pycocotools gives the same 12 numbers")
     return metrics
 
 

@@ -97,7 +97,7 @@ class Checkpoint:
 
     @property
     def members(self) -> int:
-        """``model.members``, which cannot exceed the number of weights: a damaged number would build without end."""
+        """``model.members``, at most the number of weights: a corrupt value would build a huge network."""
         members = self.setting("model.members", int)
         if not 1 <= members <= len(self.model):
             raise UserError(
@@ -234,7 +234,7 @@ def load(path: str | Path, kind: str | None = None) -> Checkpoint:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether ``value`` is a small tree of lists, dicts with text keys, and scalars, no part of it met twice."""
+    """Whether ``value`` is a small tree of lists, dicts with text keys, and scalars, with no shared or cyclic parts."""
     left, met = [(value, 0)], set()
     while left:
         part, depth = left.pop()

@@ -168,7 +168,12 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for place, name in enumerate(words[1:], 1):
         if words[place - 1] == "--config" and re.fullmatch(r"\w+", name) and not os.path.isfile(name):
-            words[place] = next(map(str, RECIPES.glob(f"*/{name}.yaml")), name)
+            known = {path.stem: str(path) for path in sorted(RECIPES.glob("*/*.yaml"))}
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = f"did you mean {close[0]}?" if close else f"the recipes are {', '.join(known)}"
+                raise UserError(f"--config {name}: no such file, and no recipe of that name: {meant}")
+            words[place] = known[name]
     return words
 
 

@@ -88,8 +88,8 @@ def _store_of_this_start(store: dist.Store, rank: int, count: int) -> dist.Store
     """A part of torchrun's store that only the processes of this start use.
 
     torchrun keeps one store over restarts, so processes would find stale addresses of their predecessors (pytorch issue
-    135712). The environment cannot tell starts apart: each node counts its own. So the first process draws a name and
-    hands it to each other process under a key that only that process knows.
+    135712). No environment variable identifies a start, since nodes count restarts separately. So the first process
+    draws a name and hands it to each other process under a key that only that process knows.
     """
     name = uuid4().hex
     if rank:

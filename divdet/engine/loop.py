@@ -33,6 +33,9 @@ def training_loader(
     dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
 ) -> Loader:
     """A loader of full, shuffled batches; ``dataset`` is indexed by ``EpochSampler``'s keys."""
+    step = settings.batch_size * settings.accumulate * world.replicas
+    if step > len(dataset):
+        print(f"note: a step takes {step} images, and there are {len(dataset)}: each is repeated, in other views")
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
     options |= {"sampler": EpochSampler(len(dataset), *shape), "persistent_workers": settings.workers > 0}
     return Loader(dataset, settings.batch_size, settings.workers, device, **options)

@@ -44,7 +44,7 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
     inside = f" and batch {saved.run.batch} of the next" if saved.run.batch else ""
     print(f"resuming {file} after epoch {saved.epoch}{inside}")
     for key in changed:
-        print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else ", a later setting"))
+        print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else "(new setting)"))
     other_data = [name for name in data if known.get(name, data[name]) != data[name]]
     for name in other_data:
         print(f"  changed: the {name} data (annotations, or the names or sizes of images); the run uses the new ones")

@@ -28,7 +28,7 @@ def keep_freed_memory() -> bool:
 
 
 def cores_are_taken(load: Path = Path("/proc/loadavg")) -> bool:
-    """Whether other programs use cores that this one may use, in five looks within 20 ms; False if unknown."""
+    """Whether other programs use cores that this one may use, sampled five times within 20 ms; False if unknown."""
     try:
         running = []
         for look in range(_LOOKS):

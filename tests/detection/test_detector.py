@@ -45,7 +45,7 @@ def test_damaged_descriptions_are_refused_naming_the_file(tmp_path: Path) -> Non
     meta = {"categories": [{"id": 1, "name": "a\u2028b"}]}
     saved = {"kind": "detection", "model": {"w": torch.ones(1)}, "config": config, "meta": meta}
     torch.save(saved, tmp_path / "name.pt")
-    with pytest.raises(UserError, match=r"name\.pt: a category is named 'a\\u2028b'"):
+    with pytest.raises(UserError, match=r"name\.pt: has the invalid category name 'a\\u2028b'"):
         Detector.load(tmp_path / "name.pt", "cpu")
     with pytest.raises(UserError, match=r"bad\.pt: its settings are damaged"):
         checkpoint_defaults(EvaluateDetection(path))
@@ -170,7 +170,7 @@ def test_what_is_no_image_is_refused(detector: Detector, images: object, message
 )
 def test_arrays_of_another_form_are_refused_naming_rgb(detector: Detector, image: object, kind: str) -> None:
     with pytest.raises(
-        UserError, match=rf"images\[1\] is {kind}: give a path, a PIL image, or RGB uint8 .* \(bgr=True"
+        UserError, match=rf"images\[1\] is {kind}: give a path, encoded bytes, .* RGB uint8 .* \(bgr=True"
     ):
         detector.predict([RGB, image])
 
@@ -224,3 +224,12 @@ def test_a_detector_trained_on_stored_photos_reads_them_as_stored(detector: Dete
     stored = copy.copy(detector)
     stored.orientation = "stored"
     assert stored.predict(kinds, batch_size=1) == [plain] * 3
+
+
+def test_an_open_file_is_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.full((30, 40, 3), 90, np.uint8))
+    detector = Detector(create_ssd("resnet10_16", 2, 2), ["a", "b"], [1, 2], PostprocessSettings(), torch.device("cpu"))
+    with open(path, "rb") as file:
+        assert detector(file) == detector(path) == detector([io.BytesIO(path.read_bytes())])[0]
+    assert repr(detector) == "Detector(S=2, 2 classes, cpu)"

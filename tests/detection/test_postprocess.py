@@ -18,7 +18,14 @@ from detection import postprocess as module
 from detection.default_boxes import ssd300_default_boxes
 from detection.kernels import compiled as kernels
 from detection.kernels import nms as kernel
-from detection.postprocess import Boxes, fuse, member_boxes, postprocess
+from detection.postprocess import (
+    Boxes,
+    best_boxes_compiled,
+    best_boxes_torch,
+    fuse,
+    member_boxes,
+    postprocess,
+)
 from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
 
@@ -335,3 +342,12 @@ def test_settings_can_be_read_by_the_configuration_library() -> None:
     parser.add_class_arguments(PostprocessSettings, "postprocess")
     read = parser.parse_args(["--postprocess.fusion_conf=max", "--postprocess.max_per_member=30"])
     assert parser.instantiate(read).postprocess == PostprocessSettings(fusion_conf="max", max_per_member=30)
+
+
+def test_boxes_far_outside_the_image_do_not_meet_those_of_other_classes() -> None:
+    """batched_nms would let them: its offsets assume that no coordinate is negative."""
+    default_boxes, settings = torch.tensor([[0.5, 0.5, 1, 1]]), PostprocessSettings()
+    deltas, logits = torch.tensor([[[-95.0, -95, 15, 15]]]), torch.tensor([[[0.0, 3, 3]]])
+    for way in (best_boxes_torch, best_boxes_compiled):
+        (found,) = way(deltas, logits, default_boxes, settings, 10)
+        assert found.labels.tolist() == [0, 1]

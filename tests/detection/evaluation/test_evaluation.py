@@ -376,5 +376,5 @@ def test_a_process_forked_after_an_evaluation_says_so(tmp_path: Path) -> None:
     CocoEvaluator(annotations).metrics()
     with ProcessPoolExecutor(1, get_context("fork")) as pool:
         future = pool.submit(CocoEvaluator(annotations).metrics)
-        with pytest.raises(RuntimeError, match="start it by multiprocessing's spawn method"):
+        with pytest.raises(RuntimeError, match="use multiprocessing's spawn method"):
             future.result(timeout=60)

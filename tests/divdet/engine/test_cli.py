@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from detection.settings import TrainDetection
 from divdet.engine.cli import parse, run, to_yaml
 from divdet.engine.errors import UserError
 
@@ -145,3 +146,11 @@ def test_a_log_of_another_encoding_loses_no_line(monkeypatch: pytest.MonkeyPatch
         run(lambda: print("score ≥ 0.3"))
     sys.stdout.flush()
     assert written.getvalue().split(b"\n")[0].rstrip() == b"score \\u2265 0.3"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("bcdd", "did you mean bccd"), ("zzzzzz", "the recipes are .*bccd, .*wrn50_3")]
+)
+def test_an_unknown_recipe_names_those_that_exist(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"--config {name}: no such file, and no recipe of that name: .*{message}"):
+        parse(TrainDetection, ["--config", name])
