@@ -103,7 +103,7 @@ class DataSettings(EvalDataSettings):
         train_annotations: COCO-format ground truth for training.
         train_images: folder that its file names are relative to.
         photometric: random brightness, contrast, saturation and hue.
-        zoom_out: probability of placing the image on a larger, mean-coloured canvas.
+        zoom_out: probability of placing the image on a larger, mean-colored canvas.
         zoom_out_ratio: largest side of that canvas, as a multiple of the image's.
         iou_crop: probability of SSD's random crop by IoU (one of whose own draws is the whole image).
         flip: probability of a left-right flip.

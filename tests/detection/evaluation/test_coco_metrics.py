@@ -1,99 +1,20 @@
 """The COCO numbers, against pycocotools and the COCO API's published ones."""
 
-import contextlib
-import io
 import json
-import math
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from detection.data.coco import CocoAnnotations, load_annotations
-from detection.data.coco_results import Results, load_results, save_results
+from detection.data.coco import load_annotations
+from detection.data.coco_results import load_results
 from detection.evaluation.coco_metrics import METRICS, CocoEvaluator, evaluate, format_metrics, verify
 from divdet.engine.errors import UserError
+from tests.detection.evaluation.cases import added, columns, load, random_set, reference, written
 
 PUBLISHED = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
-
-
-def reference(truth: dict, results: list[dict]) -> tuple[list[float], list[float], str]:
-    """pycocotools' 12 numbers, AP by category in ascending id, and printed summary; ids from 1 as it needs them."""
-    truth = {**truth, "annotations": [{**entry, "id": i} for i, entry in enumerate(truth["annotations"], 1)]}
-    coco = COCO()
-    coco.dataset = truth
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    with contextlib.redirect_stdout(printed):
-        evaluation.summarize()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    per_class = [values[values > -1].mean() if (values > -1).any() else None for values in precision.transpose(2, 0, 1)]
-    return list(evaluation.stats), per_class, printed.getvalue()
-
-
-def load(folder: Path, truth: dict) -> CocoAnnotations:
-    path = folder / "truth.json"
-    path.write_text(json.dumps(truth))
-    return load_annotations(path, None)
-
-
-def columns(folder: Path, results: list[dict], annotations: CocoAnnotations) -> Results:
-    path = folder / "results.json"
-    path.write_text(json.dumps(results))
-    return load_results(path, annotations)
-
-
-def written(evaluator: CocoEvaluator, folder: Path) -> list[dict]:
-    save_results(evaluator.results(), evaluator.annotations, folder / "written.json")
-    return json.loads((folder / "written.json").read_text())
-
-
-def random_set(seed: int, scale: float = 200) -> tuple[dict, list[dict]]:
-    """Crowds, empty images, gaps in the category ids, an annotation of id 0, ids beyond float32, tied scores."""
-    rng = np.random.default_rng(seed)
-    image_ids = [int(i) for i in 2**24 + rng.permutation(40) * 3 + 1] + [2**40 + 1]
-    category_ids = [90, 1, 3, 17, 64]
-    truth = {
-        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 800, "height": 800} for i in image_ids],
-        "categories": [{"id": i, "name": f"thing {i}"} for i in category_ids],
-        "annotations": [],
-    }
-    results = []
-    for image_id in image_ids[:-4]:
-        for _ in range(rng.integers(0, 12)):
-            x, y, w, h = (rng.uniform(0, [500, 500, scale, scale]) + 1).round(2).tolist()
-            entry = {"image_id": image_id, "category_id": int(rng.choice(category_ids[:4])), "bbox": [x, y, w, h]}
-            number, crowd = len(truth["annotations"]), int(rng.random() < 0.1)
-            truth["annotations"].append({**entry, "id": number, "area": round(w * h * 0.7, 2), "iscrowd": crowd})
-            for _ in range(rng.integers(0, 4)):
-                box = (np.array([x, y, w, h]) + rng.normal(0, 0.1, 4) * [w, h, w, h]).round(2)
-                box[2:] = box[2:].clip(0.5)
-                category = entry["category_id"] if rng.random() < 0.8 else int(rng.choice(category_ids))
-                score = float(rng.integers(1, 10) / 10)
-                results.append({**entry, "category_id": category, "bbox": box.tolist(), "score": score})
-    for image_id in (image_ids[-1], image_ids[-2]):
-        for score in (0.9, 0.2):
-            results.append({"image_id": image_id, "category_id": 3, "bbox": [5, 5, 50, 50], "score": score})
-    return truth, results
-
-
-def added(annotations: CocoAnnotations, results: list[dict]) -> CocoEvaluator:
-    evaluator = CocoEvaluator(annotations)
-    for image_id in {entry["image_id"] for entry in results}:
-        own = [entry for entry in results if entry["image_id"] == image_id]
-        sides = np.array([entry["bbox"] for entry in own])
-        boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)
-        labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
-        evaluator.add(image_id, boxes, [entry["score"] for entry in own], labels)
-    return evaluator
 
 
 def test_published_numbers(shared: Path) -> None:
@@ -211,56 +132,6 @@ def test_unsound_ground_truth_counts_as_in_pycocotools(tmp_path: Path) -> None:
     assert [metrics[key] for key in METRICS] == reference(truth, results)[0]
 
 
-def test_saved_results_score_the_very_same(tmp_path: Path) -> None:
-    truth, results = random_set(7)
-    annotations = load(tmp_path, truth)
-    evaluator = CocoEvaluator(annotations)
-    rng = np.random.default_rng(0)
-    for image in annotations.images:
-        own = [entry for entry in results if entry["image_id"] == image.id]
-        if own:
-            sides = np.array([entry["bbox"] for entry in own]) + rng.uniform(0, 0.01, (len(own), 4))
-            boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1).astype(np.float32)
-            labels = [annotations.category_ids.index(entry["category_id"]) for entry in own]
-            evaluator.add(image.id, boxes, rng.random(len(own)).astype(np.float32), labels)
-    saved = tmp_path / "detections.json"
-    save_results(evaluator.results(), annotations, saved)
-    loaded = load_results(saved, annotations)
-    assert evaluate(annotations, loaded) == evaluator.metrics()
-    entries = json.loads(saved.read_text())
-    assert len(loaded) == len(entries) > 100
-    assert all(value == round(value, 2) for entry in entries for value in entry["bbox"])
-    assert len(saved.read_text()) < 115 * len(entries)
-    assert [entry["image_id"] for entry in entries] == [
-        image.id for image in annotations.images for _ in range(len(evaluator.detections.get(image.id, [])))
-    ]
-
-
-def test_results_hold_category_ids_and_sides(tmp_path: Path) -> None:
-    truth, _ = random_set(0)
-    annotations = load(tmp_path, truth)
-    evaluator = CocoEvaluator(annotations)
-    evaluator.add(2**40 + 1, [[1.234, 2, 11.238, 22.5]], [0.1234567], [4])
-    expected = {"image_id": 2**40 + 1, "category_id": 90, "bbox": [1.23, 2.0, 10.0, 20.5], "score": 0.123457}
-    assert written(evaluator, tmp_path) == [expected]
-
-
-def test_perfect_detections_score_one_and_a_repeated_image_counts_once(tmp_path: Path) -> None:
-    truth, _ = random_set(1)
-    for entry in truth["annotations"]:
-        entry["iscrowd"] = 0
-    annotations = load(tmp_path, truth)
-    evaluator = CocoEvaluator(annotations)
-    for _ in range(2):
-        for image in annotations.images:
-            evaluator.add(image.id, image.boxes, np.ones(len(image.boxes)), image.labels)
-    metrics = evaluator.metrics()
-    assert len(evaluator.results()) == len(truth["annotations"])
-    assert metrics["AP"] == pytest.approx(1)
-    evaluator.add(annotations.images[0].id, np.zeros((0, 4)), [], [])
-    assert len(evaluator.results()) == len(truth["annotations"]) - len(annotations.images[0].boxes)
-
-
 def test_no_detections_score_zero(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     truth, _ = random_set(2)
     metrics = CocoEvaluator(load(tmp_path, truth)).metrics()
@@ -301,21 +172,6 @@ def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
     annotations = load(tmp_path, truth)
     per_class = evaluate(annotations, columns(tmp_path, results, annotations))["per_class"]
     assert list(per_class) == ["thing (id 1)", "thing (id 3)", "thing 17", "thing 64", "thing 90"]
-
-
-def test_add_refuses_what_cannot_be_scored(tmp_path: Path) -> None:
-    evaluator = CocoEvaluator(load(tmp_path, random_set(0)[0]))
-    known = 2**40 + 1
-    with pytest.raises(KeyError, match="image id 5 is not in"):
-        evaluator.add(5, [[0, 0, 1, 1]], [0.5], [0])
-    with pytest.raises(ValueError, match="not finite"):
-        evaluator.add(known, [[0, 0, math.nan, 1]], [0.5], [0])
-    with pytest.raises(ValueError, match="not finite"):
-        evaluator.add(known, [[0, 0, 1, 1]], [math.inf], [0])
-    with pytest.raises(ValueError, match="labels outside 0 to 4"):
-        evaluator.add(known, [[0, 0, 1, 1]], [0.5], [5])
-    with pytest.raises(ValueError, match="1 boxes, 2 scores, 1 labels"):
-        evaluator.add(known, [[0, 0, 1, 1]], [0.5, 0.6], [0])
 
 
 def test_small_sets_of_every_kind_equal_pycocotools(tmp_path: Path) -> None:
