@@ -11,8 +11,9 @@ from classification.backbones.timm_models import check_copies_differ
 from classification.losses import cot_weight_at
 from detection.category_names import category_name
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.coco import CocoAnnotations, check_same_categories, read_annotations
+from detection.data.coco import CocoAnnotations
 from detection.data.dataset import TrainingImages, collate
+from detection.data.prepare import read_splits
 from detection.detector import Detector
 from detection.evaluation.evaluate import score
 from detection.models.ssd import SSD, create_ssd
@@ -131,13 +132,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     precision = resolve_precision(config.train.precision, device, training=True)
     config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
-    training = read_annotations(data, "train")
-    ground_truth = read_annotations(data, "val")
-    check_same_categories(training.category_ids, training.names, ground_truth)
-    if all(record.crowd.all() for record in training.images):
-        raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
-    print(f"training on {data.train_annotations}: {training.describe()}")
-    print(f"evaluating on {data.val_annotations}: {ground_truth.describe()}")
+    training, ground_truth = read_splits(data)
     if ground_truth.truth.crowd.all():
         print(f"note: {data.val_annotations} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 

@@ -1,0 +1,21 @@
+"""From the data settings of a recipe to checked training and validation annotations."""
+
+from detection.data.coco import CocoAnnotations, check_same_categories, read_annotations
+from detection.settings import DataSettings
+from divdet.engine.errors import UserError
+
+
+def read_splits(data: DataSettings) -> tuple[CocoAnnotations, CocoAnnotations]:
+    """Reads and checks the training and the validation annotations, and prints what they hold.
+
+    Raises:
+        UserError: for settings or data that cannot be used.
+    """
+    training = read_annotations(data, "train")
+    validation = read_annotations(data, "val")
+    check_same_categories(training.category_ids, training.names, validation)
+    if all(record.crowd.all() for record in training.images):
+        raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
+    print(f"training on {data.train_annotations}: {training.describe()}")
+    print(f"evaluating on {data.val_annotations}: {validation.describe()}")
+    return training, validation
