@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
+from divdet.engine.peer_names import close_field, fields_of, translate
 from divdet.engine.stopping import Stopped
 
 Config = TypeVar("Config")
@@ -80,20 +81,10 @@ _WORDING = {
     r"\bNoneType\b": "null",
 }
 
-# Other trainers' names of our fields.
-_PEERS_NAMES = {
-    "learning_rate": "lr",
-    "lr0": "lr",
-    "batch": "batch_size",
-    "num_epochs": "epochs",
-    "max_epochs": "epochs",
-    "num_workers": "workers",
-    "wd": "weight_decay",
-    "amp": "precision",
-}
-
 
 class _Parser(ArgumentParser):
+    fields: dict[str, Any]  # types by key
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse would print the whole usage before a message of several lines.
         line = " ".join(str(message).split())
@@ -103,11 +94,8 @@ class _Parser(ArgumentParser):
             line = f"{line[: _MAX_MESSAGE // 2]} … {line[-_MAX_MESSAGE // 2 :]}"
         if unknown := _UNKNOWN.search(line):
             key = ".".join(filter(None, unknown.groups()))
-            known = [action.dest for action in self._actions]
-            section, _, name = key.rpartition(".")
-            meant = [other for other in known if other == f"{section}.{_PEERS_NAMES.get(name)}".lstrip(".")]
-            close = meant or difflib.get_close_matches(key, known, n=1)
-            line += f"; did you mean {close[0]}?" if close else ""
+            close = close_field(key, self.fields)
+            line += f"; did you mean {close}?" if close else ""
         raise UserError(f"{line} (see {self.prog} --help)")
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
@@ -144,11 +132,7 @@ def parse(
     """
     parser = _parser(config_class, prog, positional)
     argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
-    flags = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type is bool}
-    argv = [
-        f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
-        for i, word in enumerate(argv)
-    ]
+    argv = translate(argv, parser.fields, positional)
     for key, word in itertools.pairwise(["", *argv]):
         if digits := re.search(rf"\d{{{_MAX_DIGITS + 1}}}", word):
             name = f"{key} " * key.startswith("--") + word[: digits.start() + 20]
@@ -179,6 +163,7 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
 
 def _parser(config_class: type, prog: str | None, positional: str | None) -> _Parser:
     parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
+    parser.fields = fields_of(config_class)
     parser.add_argument("--config", action="config", help="a YAML file of these fields, or the name of a recipe")
     if positional:
         parser.add_argument(positional, nargs="*", help="see above")

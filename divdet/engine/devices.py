@@ -15,7 +15,7 @@ _DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str, flag: str = "--device") -> torch.device:
-    """The device ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """The device ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:N`` or ``N``.
 
     Raises:
         UserError: naming ``flag``, where the device does not exist here.
@@ -23,9 +23,10 @@ def resolve_device(name: str, flag: str = "--device") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(f"cuda:{name}" if name.isdecimal() else name)  # ultralytics' way of naming a GPU
     except RuntimeError:
-        raise UserError(f"{flag} {name}: unknown; use auto, cpu, cuda or cuda:N") from None
+        several = "; several devices: torchrun --nproc_per_node=N …" if "," in name else ""
+        raise UserError(f"{flag} {name}: unknown; use auto, cpu, cuda or cuda:N{several}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"{flag} {name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu")
     if device.type not in ("cpu", "cuda"):

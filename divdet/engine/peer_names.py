@@ -1,0 +1,136 @@
+"""Option names of other trainers, and other ways to write values, understood on our command lines."""
+
+import difflib
+import re
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, get_origin, get_type_hints
+
+from divdet.engine.errors import UserError
+
+# ultralytics', torchvision's and mmdetection's names; of several fields the first that the command has is meant.
+_SAME = {
+    "data": ("data.path", "data.root"),
+    "data_path": ("data.path", "data.root"),
+    "weights": ("checkpoint", "model.pretrained"),
+    "model": ("checkpoint",),
+    "source": ("sources",),
+    "conf": ("score_threshold", "postprocess.score_threshold"),
+    "conf_thres": ("score_threshold", "postprocess.score_threshold"),
+    "iou": ("postprocess.nms_iou",),
+    "iou_thres": ("postprocess.nms_iou",),
+    "max_det": ("postprocess.max_per_member",),
+    "imgsz": ("model.input_size",),
+    "img_size": ("model.input_size",),
+    "batch": ("batch_size", "train.batch_size"),
+    "learning_rate": ("train.lr",),
+    "lr0": ("train.lr",),
+    "lr_steps": ("train.milestones",),
+    "num_epochs": ("train.epochs",),
+    "max_epochs": ("train.epochs",),
+    "num_workers": ("train.workers",),
+    "wd": ("train.weight_decay",),
+    "output_dir": ("output",),
+    "work_dir": ("output",),
+    "save_dir": ("output",),
+}
+_NO_FIELD = {
+    "imgsz": "detectors take images of any size and resize them to 300 x 300 pixels",
+    "img_size": "detectors take images of any size and resize them to 300 x 300 pixels",
+    "project": "give the whole folder as --output",
+    "name": "give the whole folder as --output",
+    "classes": "the classes are those of the annotations",
+    "num_classes": "the classes are those of the annotations",
+    "nc": "the classes are those of the annotations",
+    "amp": "mixed precision is --train.precision bf16 or fp16",
+    "half": "half precision is --precision bf16 or fp16",
+    "optimizer": "the optimizer is SGD; its settings are train.lr, train.momentum and train.weight_decay",
+}
+
+
+def fields_of(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """The types of a dataclass's fields by key, ``section.name`` for those of its sections."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(config_class).items():
+        found |= fields_of(kind, f"{prefix}{name}.") if is_dataclass(kind) else {prefix + name: kind}
+    return found
+
+
+def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | None = None) -> list[str]:
+    """Rewrites arguments as ``--key=value`` with the names of ``fields``; what it does not know stays as it is.
+
+    Understood are names without their section where one field alone has them (``--epochs``), other trainers' names,
+    hyphens, ultralytics' ``key=value`` where the command takes no ``positional`` arguments, options without a value
+    for truth values, ``--resume`` for ``--resume auto``, and lists as ``1,2`` or ``1 2``.
+
+    Raises:
+        UserError: for a name of another trainer that has no counterpart here.
+    """
+    words, done = deque(argv), []
+    while words:
+        word = words.popleft()
+        if word == "--":
+            return [*done, word, *words]
+        if not positional and re.fullmatch(r"[a-z][\w.]*=.*", word):
+            word = f"--{word}"
+        name, equals, value = word[2:].partition("=")
+        key = field_for(name, fields) if word.startswith("--") else None
+        if key is None:
+            if word.startswith("--") and name in _NO_FIELD:
+                raise UserError(f"--{name}: there is no such option: {_NO_FIELD[name]}")
+            done.append(word)
+            if word in ("--config", "-c") and words:
+                done.append(words.popleft())
+            continue
+        values = [value] if equals else []
+        if fields[key] is bool:
+            if not equals and words and words[0].lower() in ("true", "false"):
+                values = [words.popleft()]
+            values = [values[0].lower() if values else "true"]
+        elif not equals and words and not words[0].startswith("--"):
+            values = [words.popleft()]
+            while get_origin(fields[key]) is list and key != positional and words and _is_number(words[0]):
+                values.append(words.popleft())
+        if not values and key == "resume":
+            values = ["auto"]
+        if key == positional:
+            done += values
+        elif not values:
+            done.append(f"--{key}")  # whose value is missing: the parser says so
+        else:
+            listed = ",".join(values)
+            if get_origin(fields[key]) is list and not listed.startswith("["):
+                listed = f"[{listed}]"
+            done.append(f"--{key}={listed}")
+    return done
+
+
+def field_for(name: str, fields: Mapping[str, Any]) -> str | None:
+    """The field that an option's name means, in a section or without it; None where none or several fit."""
+    name = name.replace("-", "_")
+    if name in fields:
+        return name
+    section, _, last = name.rpartition(".")
+    same = [key for key in _SAME.get(last, ()) if key in fields and key.startswith(f"{section}." if section else "")]
+    alike = [key for key in fields if key.rpartition(".")[2] == name]
+    return same[0] if same else alike[0] if len(alike) == 1 else None
+
+
+def close_field(name: str, fields: Mapping[str, Any]) -> str | None:
+    """The field, or section, that a mistyped name may mean, for a suggestion; None where nothing is alike."""
+    section, _, last = name.rpartition(".")
+    if meant := field_for(name, fields) or field_for(last, fields):
+        return meant
+    sections = {key.rpartition(".")[0] for key in fields}
+    if section not in sections:
+        close = difflib.get_close_matches(section, sections, n=1, cutoff=0.75)
+        return close[0] if close else None
+    own = {key.rpartition(".")[2]: key for key in fields if not section or key.startswith(f"{section}.")}
+    own |= {} if section else {title: title for title in sections}
+    close = difflib.get_close_matches(last, own, n=1, cutoff=0.7)
+    return own[close[0]] if close else None
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d*)?", word) is not None
