@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from detection.data.faults import DataFault
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
@@ -27,8 +28,8 @@ class Fault(Exception):
 
 
 @contextmanager
-def _gc_paused() -> Iterator[None]:
-    """Parsed JSON and its rows have no cycles; searching millions of objects for them took two thirds of the time."""
+def gc_paused() -> Iterator[None]:
+    """Pauses the search for cycles: parsed JSON has none, and searching it took two thirds of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -38,7 +39,7 @@ def _gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-@_gc_paused()
+@gc_paused()
 def read_json(path: Path) -> Any:
     """Return the parsed content of a JSON file; raise UserError where it cannot be read or parsed."""
     try:
@@ -54,25 +55,48 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON: {_one_line(error)}") from error
 
 
-@_gc_paused()
-def read_entries(path: Path, key: str, entries: Any, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
-    """Return what ``read`` makes of every entry of a list of objects, in order.
+@gc_paused()
+def read_entries(
+    path: Path,
+    key: str,
+    entries: Any,
+    read: Callable[[dict[str, Any]], Row | None],
+    faults: list[DataFault] | None = None,
+) -> list[Row]:
+    """Return what ``read`` makes of every entry of a list of objects, in order, without its ``None``.
 
-    Raises UserError for the first entry of which ``read`` raises ``Fault``, and for what is not a list of objects. The
-    message names the file and ``key``, the list.
+    An entry of which ``read`` raises ``Fault``, or that is no object, is added to ``faults``, and left out of what is
+    returned. Without ``faults`` the first one raises UserError. Messages name the file and ``key``, the list, unless
+    the entry itself holds another ``place`` and ``file``.
+
+    Raises:
+        UserError: for what is not a list.
     """
     if not isinstance(entries, list):
         raise UserError(f"{path}: {key} is {_kind(entries)}, not a list")
     rows = []
     for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: {key}[{index}] is {_kind(entry)}, not an object")
         try:
-            rows.append(read(entry))
-        except Fault as fault:
-            identity = f" (id {entry['id']})" if _is_id(entry.get("id")) else ""
-            raise UserError(f"{path}: {key}[{index}]{identity} {fault}") from fault
+            if not isinstance(entry, dict):
+                raise Fault(f"is {_kind(entry)}, not an object")
+            row = read(entry)
+            if row is not None:
+                rows.append(row)
+        except Fault as error:
+            fault = _located(path, f"{key}[{index}]", entry, error)
+            if faults is None:
+                raise UserError(str(fault)) from error
+            faults.append(fault)
     return rows
+
+
+def _located(path: Path, place: str, entry: Any, error: Fault) -> DataFault:
+    if isinstance(entry, dict):
+        if "place" in entry:
+            return DataFault(str(entry.get("file", path)), str(entry["place"]), str(error))
+        if is_id(entry.get("id")):
+            place += f" (id {entry['id']})"
+    return DataFault(str(path), place, str(error))
 
 
 def is_number(value: Any) -> bool:
@@ -100,7 +124,7 @@ def bbox_of(entry: dict[str, Any]) -> list[float]:
 def id_of(entry: dict[str, Any], key: str) -> int:
     """The id under ``key``."""
     value = entry.get(key)
-    if _is_id(value):
+    if is_id(value):
         return value
     if key not in entry:
         raise Fault(f"has no {key}")
@@ -113,7 +137,8 @@ def show(value: Any) -> str:
     return _one_line(repr(value) if isinstance(value, str) and len(value) < 200 else reprlib.repr(value))
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Whether a JSON value is an integer of 64 bits."""
     return type(value) is int and -_MAX_ID <= value <= _MAX_ID  # true, 3.0 and "3" are no ids
 
 

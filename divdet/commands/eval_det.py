@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from detection.data.coco import CocoAnnotations, check_same_categories, load_annotations, read_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.category_match import match_categories
+from detection.data.coco import load_annotations, read_annotations
 from detection.data.coco_results import Results, load_results, save_results
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
@@ -61,6 +63,7 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
     if not config.data.val_annotations:
         raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
     annotations = load_annotations(config.data.val_annotations, None)
+    print(f"{config.data.val_annotations}: {annotations.describe()}")
     results = load_results(config.detections, annotations)
     covered = len(set(results.image.tolist()))
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
@@ -72,8 +75,7 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
 def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    annotations = read_annotations(config.data, "val")
-    check_same_categories(detector.category_ids, detector.names, annotations)
+    annotations = match_categories(detector.category_ids, detector.names, read_annotations(config.data, "val"))
     print(f"{config.data.val_annotations}: {annotations.describe()}")
     make_folder(folder)  # fails before the evaluation, not after it
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
