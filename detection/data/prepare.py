@@ -1,6 +1,8 @@
 """From the data settings of a recipe to checked training and validation annotations."""
 
-from detection.data.coco import CocoAnnotations, check_same_categories, read_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import check_same_categories
+from detection.data.formats.read import read_annotations
 from detection.settings import DataSettings
 from divdet.engine.errors import UserError
 
@@ -15,7 +17,7 @@ def read_splits(data: DataSettings) -> tuple[CocoAnnotations, CocoAnnotations]:
     validation = read_annotations(data, "val")
     check_same_categories(training.category_ids, training.names, validation)
     if all(record.crowd.all() for record in training.images):
-        raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
-    print(f"training on {data.train_annotations}: {training.describe()}")
-    print(f"evaluating on {data.val_annotations}: {validation.describe()}")
+        raise UserError(f"{training.path}: there is no object to learn from ({training.describe()})")
+    print(f"training on {training.path}: {training.describe()}")
+    print(f"evaluating on {validation.path}: {validation.describe()}")
     return training, validation
