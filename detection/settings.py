@@ -98,7 +98,7 @@ class EvalDataSettings:
             content decides, so copies stay together, and images that are added later do not move others.
         val_seed: another one chooses other images.
         voc_origin: where the coordinates of VOC files start: 1 (Pascal VOC's own), 0 (other tools), or auto, which
-            takes 0 where one of them has a fraction or is below 1.
+            takes 0 where one of them has a decimal point or is below 1.
     """
 
     val_annotations: str | None = None

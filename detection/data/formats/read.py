@@ -182,9 +182,9 @@ def _number_images(data: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def _choose(splits: dict[str, Source], split: str, path: str) -> Source:
-    if split in splits or "" in splits or len(splits) == 1:
-        return splits.get(split) or splits.get("") or next(iter(splits.values()))
-    raise UserError(f"{path}: has no {_NAMES[split]} split, but {', '.join(splits)}: name one of their folders")
+    if source := splits.get(split) or splits.get(""):
+        return source
+    raise UserError(f"{path}: has no {_NAMES[split]} split, but {', '.join(splits)}: name the folder or file to use")
 
 
 def _missing(data: EvalDataSettings, split: str, named: dict[str, Source]) -> str:
