@@ -127,7 +127,7 @@ def test_unusable_data_yaml(yaml: str, words: str, tmp_path: Path) -> None:
 def test_no_label_file_at_all(tmp_path: Path) -> None:
     data = data_set(tmp_path, None)
     (tmp_path / "labels" / "b.txt").unlink()
-    with pytest.raises(UserError, match="none of its 2 images has a label file; the first would be .*a.txt"):
+    with pytest.raises(UserError, match=r"none of its 2 images has a label file; the first would be .*a\.txt"):
         read_annotations(data, "train")
 
 
