@@ -70,17 +70,23 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:
-    """Write a COCO results file atomically, entry by entry: the text is never in memory as a whole."""
+    """Write a COCO results file atomically, entry by entry: the text is never in memory as a whole.
+
+    Detections of classes that the ground truth does not list have no category id there, and are left out.
+    """
     encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make an encoder for every entry
 
     def write(temporary: Path) -> None:
         images, labels, scores = (column.tolist() for column in (results.image, results.label, results.score))
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write("[")
-            for row, (image, label, bbox, score) in enumerate(zip(images, labels, results.bbox, scores, strict=True)):
+            separator = "["
+            for image, label, bbox, score in zip(images, labels, results.bbox, scores, strict=True):
+                if annotations.category_ids[label] is None:
+                    continue
                 entry = {"image_id": annotations.images[image].id, "category_id": annotations.category_ids[label]}
-                file.write(", " * (row > 0) + encode(entry | {"bbox": bbox.tolist(), "score": score}))
-            file.write("]")
+                file.write(separator + encode(entry | {"bbox": bbox.tolist(), "score": score}))
+                separator = ", "
+            file.write("[]" if separator == "[" else "]")
 
     write_atomically(path, write)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from detection.data.annotations import CocoAnnotations
-from detection.data.coco import check_same_categories
+from detection.data.category_match import match_categories
 from detection.data.coco_results import Results, load_results, save_results
 from detection.data.formats.read import read_annotations
 from detection.detector import Detector, saved_settings
@@ -66,6 +66,7 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
     annotations = read_annotations(config.data, "val", need_images=False)
+    print(f"{annotations.path}: {annotations.describe()}")
     results = load_results(config.detections, annotations)
     covered = len(set(results.image.tolist()))
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
@@ -77,8 +78,7 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
 def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    annotations = read_annotations(config.data, "val")
-    check_same_categories(detector.category_ids, detector.names, annotations)
+    annotations = match_categories(detector.category_ids, detector.names, read_annotations(config.data, "val"))
     print(f"{annotations.path}: {annotations.describe()}")
     make_folder(folder)  # fails before the evaluation, not after it
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4

@@ -100,7 +100,10 @@ def read_source(
         raise DataError(found) if found else UserError(f"{source}: holds no objects, so no classes: list them")
     _number_images(content.data)
     folder = content.images if need_images else None
-    annotations = ground_truth_from(content.data, source.path, folder, orientation, faults=found)
+    try:
+        annotations = ground_truth_from(content.data, source.path, folder, orientation, faults=found)
+    except DataError as error:
+        raise DataError([*found, *error.faults]) from error
     annotations.counts = content.counts + annotations.counts
     if faults is not None:
         faults += found
