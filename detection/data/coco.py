@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from detection.data.annotations import CocoAnnotations, Columns, ImageRecord, fill_records
 from detection.data.box_forms import wrong_form
@@ -19,7 +19,7 @@ from detection.data.faults import DataError, DataFault
 from detection.data.image_files import ImageFiles
 from detection.data.orientation import set_layouts
 from detection.data.repeated_files import count_repeated
-from detection.settings import EvalDataSettings, Orientation
+from detection.settings import Orientation
 from divdet.engine.errors import UserError
 
 _LISTS = ("images", "annotations", "categories")
@@ -97,15 +97,6 @@ def ground_truth_from(
     counts += fill_records(images, truth)
     ids, names = ([category[key] for category in categories] for key in ("id", "name"))
     return CocoAnnotations(path, images, ids, names, counts, truth)
-
-
-def read_annotations(data: EvalDataSettings, split: Literal["train", "val"]) -> CocoAnnotations:
-    """Load the annotations that a configuration names; raise UserError where it names none."""
-    keys = (f"{split}_annotations", f"{split}_images")
-    for key in keys:
-        if not getattr(data, key):
-            raise UserError(f"data.{key} is not set: give it in the config file or as --data.{key}")
-    return load_annotations(*(getattr(data, key) for key in keys), data.orientation)
 
 
 def _fatal(reader: EntryReader, files: ImageFiles, images: list[ImageRecord], truth: Columns) -> list[DataFault]:

@@ -2,7 +2,7 @@
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
-from detection.data.coco import read_annotations
+from detection.data.formats.read import read_annotations
 from detection.data.repeated_files import merge_repeated
 from detection.settings import DataSettings
 from divdet.engine.errors import UserError
@@ -18,7 +18,7 @@ def read_splits(data: DataSettings) -> tuple[CocoAnnotations, CocoAnnotations]:
     validation = read_annotations(data, "val")
     validation = match_categories(training.category_ids, training.names, validation)
     if all(record.crowd.all() for record in training.images):
-        raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
-    print(f"training on {data.train_annotations}: {training.describe()}")
-    print(f"evaluating on {data.val_annotations}: {validation.describe()}")
+        raise UserError(f"{training.path}: there is no object to learn from ({training.describe()})")
+    print(f"training on {training.path}: {training.describe()}")
+    print(f"evaluating on {validation.path}: {validation.describe()}")
     return training, validation

@@ -1,6 +1,6 @@
 """The eval_det command: a detector's COCO numbers, or those of a results file."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,12 @@ import torch
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
-from detection.data.coco import load_annotations, read_annotations
 from detection.data.coco_results import Results, load_results, save_results
+from detection.data.formats.read import read_annotations
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
 from detection.evaluation.evaluate import score
+from detection.settings import EvalDataSettings
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import flatten
@@ -31,7 +32,11 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
     defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
-    return defaults | {"data.val_annotations": data.val_annotations, "data.val_images": data.val_images}
+    if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images
+        other_coco = Path(config.data.val_annotations or "").suffix.lower() == ".json"
+        return defaults | ({"data.val_images": data.val_images} if other_coco else {})
+    places = {field.name: getattr(data, field.name) for field in fields(EvalDataSettings)}
+    return {f"data.{name}": value for name, value in places.items()} | defaults
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:
@@ -60,10 +65,8 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
 def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
-    if not config.data.val_annotations:
-        raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
-    annotations = load_annotations(config.data.val_annotations, None)
-    print(f"{config.data.val_annotations}: {annotations.describe()}")
+    annotations = read_annotations(config.data, "val", need_images=False)
+    print(f"{annotations.path}: {annotations.describe()}")
     results = load_results(config.detections, annotations)
     covered = len(set(results.image.tolist()))
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
@@ -76,7 +79,7 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnota
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     annotations = match_categories(detector.category_ids, detector.names, read_annotations(config.data, "val"))
-    print(f"{config.data.val_annotations}: {annotations.describe()}")
+    print(f"{annotations.path}: {annotations.describe()}")
     make_folder(folder)  # fails before the evaluation, not after it
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
