@@ -25,13 +25,13 @@ def as_list(value: Any, counts: Counter[str]) -> Any:
         return value
     kinds = set(map(type, value.values()))
     if kinds == {dict}:
-        entries = [{"id": key} | entry for key, entry in value.items()]
+        entries = [{"id": plain_number(key)} | entry for key, entry in value.items()]
     elif kinds == {list}:
         if not all(isinstance(entry, dict) for entries in value.values() for entry in entries):
             return value
-        entries = [{"image_id": key} | entry for key, entries in value.items() for entry in entries]
+        entries = [{"image_id": plain_number(key)} | entry for key, entries in value.items() for entry in entries]
     elif kinds == {str}:
-        entries = [{"id": key, "name": name} for key, name in value.items()]
+        entries = [{"id": plain_number(key), "name": name} for key, name in value.items()]
     elif kinds == {int}:
         entries = [{"id": number, "name": name} for name, number in value.items()]
     else:
@@ -107,7 +107,8 @@ def _box_around_mask(mask: dict[str, Any]) -> list[float]:
 
     wrong = Fault(f"has no bbox, and segmentation {show(mask)}, which is no mask by run lengths")
     size, counts = mask.get("size"), mask.get("counts")
-    if not (type(size) is list and len(size) == 2 and all(type(side) is int and 0 < side < 2**16 for side in size)):
+    size = list(map(plain_number, size)) if isinstance(size, list) else []
+    if len(size) != 2 or not all(type(side) is int and 0 < side < 2**16 for side in size):
         raise wrong
     try:
         if isinstance(counts, list):

@@ -69,6 +69,11 @@ class ImageFiles:
         what = f"file names read as another path in the image folder, such as {show(name)} as {show(file)}"
         return Counter({what: len(self.changed)})
 
+    def describe(self) -> str:
+        """What the folder holds."""
+        names = self._files.names
+        return f"the folder holds {len(names)} files" + (f" such as {show(names[0])}" if names else "")
+
     @staticmethod
     def _is_inside(name: str) -> bool:
         return not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] != os.pardir
