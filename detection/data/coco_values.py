@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from detection.data.coco_json import Fault, is_number, show
+from detection.data.run_lengths import box_around_runs, unpack_runs
 
 NUMBERS = 'entries with numbers written as text ("3") or whole numbers as 3.0, read as numbers'
 OBJECTS = "lists written as objects by id, read as lists"
@@ -104,22 +105,16 @@ def _flat(values: list[Any], depth: int) -> Any:
 
 
 def _box_around_mask(mask: dict[str, Any]) -> list[float]:
-    from pycocotools import mask as masks
-
-    wrong = Fault(f"has no bbox, and segmentation {show(mask)}, which is no mask by run lengths")
-    size, counts = mask.get("size"), mask.get("counts")
+    size, runs = mask.get("size"), mask.get("counts")
     size = list(map(plain_number, size)) if isinstance(size, list) else []
-    if len(size) != 2 or not all(type(side) is int and 0 < side < 2**16 for side in size):
-        raise wrong
     try:
-        if isinstance(counts, list):
-            if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != math.prod(size):
-                raise wrong
-            mask = masks.frPyObjects({"size": size, "counts": counts}, *size)
-        elif isinstance(counts, str):
-            mask = {"size": size, "counts": counts.encode()}
-        else:
-            raise wrong
-        return [float(value) for value in masks.toBbox(mask)]
-    except (ValueError, TypeError, OverflowError) as error:
-        raise wrong from error
+        runs = unpack_runs(runs) if isinstance(runs, str) else runs
+    except ValueError:
+        runs = None
+    if (
+        not (isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs))
+        or not (len(size) == 2 and all(type(side) is int and side > 0 for side in size))
+        or sum(runs) != math.prod(size)
+    ):
+        raise Fault(f"has no bbox, and segmentation {show(mask)}, which is no mask by run lengths")
+    return box_around_runs(runs, size[0])
