@@ -44,9 +44,7 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     gone = [categories[label]["name"] for label in dropped]
     counts = Counter()
     if gone:
-        counts[f"categories dropped that are no class ({named(gone)}: a root or background without objects)"] = len(
-            gone
-        )
+        counts[f"categories without objects dropped as root or background ({named(gone)})"] = len(gone)
     if empty:
         counts[f"classes without objects ({named(empty)})"] = len(empty)
     return [categories[label] for label in kept], counts
