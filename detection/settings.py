@@ -85,11 +85,15 @@ class EvalDataSettings:
         val_images: folder that its file names are relative to.
         orientation: layout in which images with an EXIF rotation are read: upright, stored, or auto, which infers from
             the annotated sizes and boxes how they were annotated, and is upright where it cannot.
+        check: decode all images before the first step; what was found is remembered for the next start.
+        skip_bad: leave out faulty entries and images and count them, instead of ending with the list of faults.
     """
 
     val_annotations: str | None = None
     val_images: str | None = None
     orientation: Orientation = "auto"
+    check: bool = True
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("data.orientation", self.orientation, Orientation)

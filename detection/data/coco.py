@@ -17,6 +17,7 @@ import numpy as np
 
 from detection.category_names import category_name
 from detection.data.coco_json import MAX_COORDINATE, Fault, bbox_of, id_of, is_text, read_entries, read_json, show
+from detection.data.faults import DataFault
 from detection.data.orientation import set_layouts
 from detection.settings import EvalDataSettings, Orientation
 from divdet.engine.errors import UserError
@@ -137,7 +138,9 @@ def load_annotations(
     return CocoAnnotations(path, images, list(names), list(names.values()), counts, columns)
 
 
-def read_annotations(data: EvalDataSettings, split: Literal["train", "val"]) -> CocoAnnotations:
+def read_annotations(
+    data: EvalDataSettings, split: Literal["train", "val"], faults: list[DataFault] | None = None
+) -> CocoAnnotations:
     """Load the annotations that a configuration names; raise UserError where it names none."""
     keys = (f"{split}_annotations", f"{split}_images")
     for key in keys:

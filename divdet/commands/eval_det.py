@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from detection.data.coco import CocoAnnotations, check_same_categories, load_annotations, read_annotations
+from detection.data.coco import CocoAnnotations, check_same_categories, load_annotations
 from detection.data.coco_results import Results, load_results, save_results
+from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
 from detection.evaluation.evaluate import score
@@ -29,7 +30,8 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
     defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
-    return defaults | {"data.val_annotations": data.val_annotations, "data.val_images": data.val_images}
+    keys = ("val_annotations", "val_images", "check", "skip_bad")
+    return defaults | {f"data.{key}": getattr(data, key) for key in keys}
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:
@@ -72,10 +74,9 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
 def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    annotations = read_annotations(config.data, "val")
-    check_same_categories(detector.category_ids, detector.names, annotations)
-    print(f"{config.data.val_annotations}: {annotations.describe()}")
     make_folder(folder)  # fails before the evaluation, not after it
+    annotations = read_validation(config.data, folder)
+    check_same_categories(detector.category_ids, detector.names, annotations)
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)
