@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.coco import CocoAnnotations, Columns, ImageRecord, check_same_categories, read_annotations
+from detection.data.annotations import CocoAnnotations, Columns, ImageRecord
+from detection.data.coco import check_same_categories, read_annotations
 from detection.data.faults import DataError, DataFault
 from detection.data.image_index import ImageFacts, index_images
 from detection.settings import EvalDataSettings
@@ -82,7 +83,7 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split], images: bool = T
 def _read(data: EvalDataSettings, split: Split, check: DataCheck) -> None:
     faults: list[DataFault] = []
     try:
-        check.splits[split] = read_annotations(data, split, faults)
+        check.splits[split] = read_annotations(data, split, faults=faults)
     except DataError as error:
         faults += error.faults
         check.complete = False

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from detection.data.faults import DataFault
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
@@ -55,24 +56,47 @@ def read_json(path: Path) -> Any:
 
 
 @_gc_paused()
-def read_entries(path: Path, key: str, entries: Any, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
-    """Return what ``read`` makes of every entry of a list of objects, in order.
+def read_entries(
+    path: Path,
+    key: str,
+    entries: Any,
+    read: Callable[[dict[str, Any]], Row | None],
+    faults: list[DataFault] | None = None,
+) -> list[Row]:
+    """Return what ``read`` makes of every entry of a list of objects, in order, without its ``None``.
 
-    Raises UserError for the first entry of which ``read`` raises ``Fault``, and for what is not a list of objects. The
-    message names the file and ``key``, the list.
+    An entry of which ``read`` raises ``Fault``, or that is no object, is added to ``faults``, and left out of what is
+    returned. Without ``faults`` the first one raises UserError. Messages name the file and ``key``, the list, unless
+    the entry itself holds another ``place`` and ``file``.
+
+    Raises:
+        UserError: for what is not a list.
     """
     if not isinstance(entries, list):
         raise UserError(f"{path}: {key} is {_kind(entries)}, not a list")
     rows = []
     for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: {key}[{index}] is {_kind(entry)}, not an object")
         try:
-            rows.append(read(entry))
-        except Fault as fault:
-            identity = f" (id {entry['id']})" if _is_id(entry.get("id")) else ""
-            raise UserError(f"{path}: {key}[{index}]{identity} {fault}") from fault
+            if not isinstance(entry, dict):
+                raise Fault(f"is {_kind(entry)}, not an object")
+            row = read(entry)
+            if row is not None:
+                rows.append(row)
+        except Fault as error:
+            fault = _located(path, f"{key}[{index}]", entry, error)
+            if faults is None:
+                raise UserError(str(fault)) from error
+            faults.append(fault)
     return rows
+
+
+def _located(path: Path, place: str, entry: Any, error: Fault) -> DataFault:
+    if isinstance(entry, dict):
+        if "place" in entry:
+            return DataFault(str(entry.get("file", path)), str(entry["place"]), str(error))
+        if _is_id(entry.get("id")):
+            place += f" (id {entry['id']})"
+    return DataFault(str(path), place, str(error))
 
 
 def is_number(value: Any) -> bool:

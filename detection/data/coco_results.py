@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from detection.category_names import category_name
-from detection.data.coco import CocoAnnotations, columns_of
+from detection.data.annotations import CocoAnnotations, columns_of
 from detection.data.coco_json import Fault, bbox_of, id_of, is_number, read_entries, read_json, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.files import write_atomically

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, get_worker_info
 
+from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.coco import CocoAnnotations, ImageRecord, clip_boxes
 from detection.images import read_image
 from detection.preprocess import to_input
 from divdet.engine.progress import progress

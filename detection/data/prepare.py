@@ -3,8 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
+from detection.data.annotations import CocoAnnotations
 from detection.data.check import NAMES, DataCheck, Split, check_data
-from detection.data.coco import CocoAnnotations
 from detection.data.faults import DataError, write_faults
 from detection.settings import DataSettings, EvalDataSettings
 from divdet.engine.distributed import World

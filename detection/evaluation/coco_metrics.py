@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from detection.data.coco import CocoAnnotations
+from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
 from detection.detections import rounded
 from divdet.engine.errors import UserError

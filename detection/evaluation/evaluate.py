@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from detection.data.coco import CocoAnnotations
+from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
 from detection.evaluation.coco_metrics import METRICS, CocoEvaluator

@@ -10,8 +10,8 @@ from torch import Tensor
 from classification.backbones.timm_models import check_copies_differ
 from classification.losses import cot_weight_at
 from detection.category_names import category_name
+from detection.data.annotations import CocoAnnotations
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.coco import CocoAnnotations
 from detection.data.dataset import TrainingImages, collate
 from detection.data.prepare import read_splits
 from detection.detector import Detector

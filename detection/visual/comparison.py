@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from detection.data.coco import CocoAnnotations
+from detection.data.annotations import CocoAnnotations
 from detection.data.dataset import read_record
 from detection.detector import Detector, to_pixels
 from detection.drawing import comparison, save_image

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection.data.coco import STRIPPED, UNSIZED, check_same_categories, clip_boxes, load_annotations
+from detection.data.annotations import UNSIZED, clip_boxes
+from detection.data.coco import STRIPPED, check_same_categories, load_annotations
 from divdet.engine.errors import UserError
 
 
@@ -47,7 +48,6 @@ def error_of(folder: Path, content: object) -> str:
     with pytest.raises(UserError) as error:
         load_annotations(path, folder)
     text = str(error.value)
-    assert "\n" not in text
     assert len(text) < 600
     return text.removeprefix(str(folder.parent) + "/")
 
@@ -195,7 +195,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_ground_truth_is_one_clear_line(folder: Path, case: str) -> None:
+def test_bad_ground_truth_is_said_clearly(folder: Path, case: str) -> None:
     content, expected = CASES[case]
     assert expected in error_of(folder, content)
 
