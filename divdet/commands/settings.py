@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from detection.settings import EvalDataSettings, PostprocessSettings, RuntimeSettings
+from detection.settings import EvalDataSettings, PostprocessSettings, RuntimeSettings, TrainDetection
 from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, Precision
 
@@ -73,6 +73,19 @@ class Detect(RuntimeSettings, CommonSettings):
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+
+
+@dataclass
+class InspectData(TrainDetection):
+    """Checks a data set and says what it is like, as text and as a page: inspect.html.
+
+    Attributes:
+        data: one split or both; images are optional. A recipe of train_det.py has them, and its other sections do
+            nothing here.
+        output: the folder for inspect.html and faults.txt.
+    """
+
+    output: str = "runs/inspect"
 
 
 @dataclass

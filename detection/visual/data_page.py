@@ -1,0 +1,219 @@
+"""The page of ``inspect-data``: what a data set is like, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from detection.data.check import NAMES, DataCheck, Split
+from detection.data.remarks import shift
+from detection.data.statistics import SIZES, Statistics
+from detection.visual.html import bar, bullets, cards, figure, image, page, paragraph, section, table, text
+from detection.visual.samples import samples, smallest_pairs
+
+_FAULTS, _CLASSES, _LISTED = 200, 200, 20  # lines that are shown
+_SAMPLES = {1: 12, 2: 8}  # pictures of a split by the number of splits
+
+Numbers = Mapping[Split, Statistics]
+
+
+def data_page(check: DataCheck, numbers: Numbers, lines: Sequence[str], sources: Sequence[str]) -> str:
+    """The whole page.
+
+    Args:
+        check: what was found.
+        numbers: of each split that could be read.
+        lines: what is worth a look (see ``detection.data.remarks``).
+        sources: names of the data.
+    """
+    shown = [
+        paragraph(" · ".join(sources), "faint"),
+        cards(_totals(check, numbers)),
+        section("Worth a look", bullets(lines)) if lines else "",
+        _faults(check),
+    ]
+    if numbers:
+        shown += [_classes(numbers), _sizes(numbers), _default_boxes(check, numbers), _images(check, numbers)]
+        shown += [_samples(check, split) for split in numbers]
+    return page("What the data is like", shown)
+
+
+def _totals(check: DataCheck, numbers: Numbers) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for split, own in numbers.items():
+        found += [(f"{NAMES[split]} images", f"{own.images:,}"), (f"{NAMES[split]} objects", f"{own.objects:,}")]
+    if numbers:
+        found.append(("classes", len(next(iter(numbers.values())).classes)))
+    return [*found, ("faults", f"{len(check.faults):,}")]
+
+
+def _faults(check: DataCheck) -> str:
+    if not check.faults:
+        return section("Faults", paragraph("None.", "good"))
+    rows = [[text(fault.file), text(fault.place), text(fault.what)] for fault in check.faults[:_FAULTS]]
+    more = len(check.faults) - len(rows)
+    return section(
+        "Faults",
+        paragraph(f"{len(check.faults):,} faults; all of them are in faults.txt.", "bad"),
+        table("Faults by file", ["File", "Place", "What is wrong"], rows, left=(1, 2)),
+        paragraph(f"… and {more:,} more", "faint") if more else "",
+    )
+
+
+def _classes(numbers: Numbers) -> str:
+    first = next(iter(numbers.values()))
+    order = sorted(range(len(first.classes)), key=lambda label: -first.classes[label].objects)[:_CLASSES]
+    head = ["Class"]
+    for split in numbers:
+        head += [f"{NAMES[split]} objects", "images"]
+    both = len(numbers) == 2
+    head += ["share, times training's"] if both else []
+    head += ["median side, input px", "meet no default box"]
+    largest = {split: max((kind.objects for kind in own.classes), default=0) for split, own in numbers.items()}
+    rows = []
+    for label in order:
+        row = [text(first.classes[label].name)]
+        for place, (split, own) in enumerate(numbers.items()):
+            kind = own.classes[label]
+            row += [bar(f"{kind.objects:,}", kind.objects / max(largest[split], 1), place == 1), f"{kind.images:,}"]
+        if both:
+            times = shift(*numbers.values(), label)
+            row.append(f"{times:.2f}" if any(own.classes[label].objects for own in numbers.values()) else "–")
+        kind = first.classes[label]
+        row += [f"{kind.input_side:.0f}", f"{kind.unmet:.0%}"] if kind.objects else ["–", "–"]
+        rows.append(row)
+    more = len(first.classes) - len(rows)
+    return section(
+        "Classes",
+        table("Objects by class; the last two columns are of the first split", head, rows),
+        paragraph(f"… and {more:,} classes with fewer objects", "faint") if more else "",
+    )
+
+
+def _chart(caption: str, first: str, parts: Mapping[Split, Mapping[object, int]]) -> str:
+    """Histograms of the splits side by side."""
+    labels = list(dict.fromkeys(label for counts in parts.values() for label in counts))
+    if labels and isinstance(labels[0], int):
+        labels.sort()
+    rows = []
+    for label in labels:
+        row = [text(label)]
+        for place, counts in enumerate(parts.values()):
+            count, total, most = counts.get(label, 0), max(sum(counts.values()), 1), max(counts.values(), default=1)
+            row.append(bar(f"{count:,} ({count / total:.0%})", count / max(most, 1), place == 1))
+        rows.append(row)
+    return table(caption, [first, *(NAMES[split] for split in parts)], rows)
+
+
+def _sizes(numbers: Numbers) -> str:
+    in_image = {split: dict(zip(SIZES, own.sizes, strict=True)) for split, own in numbers.items()}
+    in_input = {split: dict(zip(SIZES, own.input_sizes, strict=True)) for split, own in numbers.items()}
+    sides = {split: {f"{side}-{2 * side}": n for side, n in own.sides.items()} for split, own in numbers.items()}
+    ordered = sorted({side for own in numbers.values() for side in own.sides})
+    sides = {
+        split: {f"{side}-{2 * side}": own.sides.get(side, 0) for side in ordered} for split, own in numbers.items()
+    }
+    return section(
+        "Sizes of objects",
+        paragraph(
+            "COCO calls objects of less than 32² pixels small and of more than 96² large (here by the area of the box). "
+            "Images are shrunk to 300 × 300 pixels, and the objects with them."
+        ),
+        '<div class="columns">',
+        _chart("In pixels of the images", "Size", in_image),
+        _chart("In pixels of the network's input", "Size", in_input),
+        "</div>",
+        _chart("Side (square root of the area) in input pixels", "Pixels", sides),
+        _chart("Objects an image", "Objects", {split: own.per_image for split, own in numbers.items()}),
+    )
+
+
+def _default_boxes(check: DataCheck, numbers: Numbers) -> str:
+    sizes = sorted({size for own in numbers.values() for size in own.needed if size})
+    rows = []
+    met = {split: list(accumulate(own.needed.get(size, 0) for size in sizes)) for split, own in numbers.items()}
+    for place, size in enumerate(sizes):
+        unmet = [max(0.0, 1 - shares[place]) if numbers[split].needed else 0.0 for split, shares in met.items()]
+        rows.append([str(size), *(bar(f"{share:.1%}", share, n == 1) for n, share in enumerate(unmet))])
+    small = [
+        [
+            text(one.name),
+            text(f"{one.sides[0]:.1f} × {one.sides[1]:.1f}"),
+            text(f"{one.input_sides[0]:.1f} × {one.input_sides[1]:.1f}"),
+            text(one.record.file_name),
+        ]
+        for own in numbers.values()
+        for one in own.smallest
+    ]
+    pictures = []
+    for own in numbers.values() if check.facts else ():
+        for pair in smallest_pairs(own, 3):
+            name = f"{pair.what.name} in {pair.what.record.file_name}"
+            views = image(pair.stored, f"{name}, in the image") + image(pair.seen, f"{name}, in the network's input")
+            caption = "{}: {:.0f} × {:.0f} pixels become {:.1f} × {:.1f}".format(
+                name, *pair.what.sides, *pair.what.input_sides
+            )
+            pictures.append(figure(f'<div class="pair">{views}</div>', caption))
+    if not sizes and not small:
+        return ""
+    return section(
+        "Objects and default boxes",
+        paragraph(
+            "An object that meets no default box at IoU 0.5 is learned from a single one that fits it badly. "
+            "A larger input makes objects larger; the default boxes here keep their pixels."
+        ),
+        table("Objects that meet no default box", ["Input, pixels a side", *map(NAMES.get, numbers)], rows),
+        "<h3>The smallest objects</h3>",
+        table("The smallest objects", ["Class", "Pixels", "Input pixels", "Image"], small, left=(3,)),
+        f'<div class="pictures">{"".join(pictures)}</div>' if pictures else "",
+    )
+
+
+def _images(check: DataCheck, numbers: Numbers) -> str:
+    parts = []
+    for split, own in numbers.items():
+        common = list(own.image_sizes.items())
+        rows = [
+            [f"{width} × {height}", bar(f"{count:,}", count / common[0][1], split == "val")]
+            for (width, height), count in common[:8]
+        ]
+        widths, heights = zip(*own.image_sizes, strict=True) if common else ((0,), (0,))
+        shapes = ", ".join(f"{count:,} {shape}" for shape, count in own.shapes.items())
+        about = f"{len(common):,} sizes, from {min(widths)} to {max(widths)} pixels wide and from {min(heights)} to "
+        about += f"{max(heights)} high; {shapes or 'of unknown size'}; {own.turned:,} rotated or mirrored by EXIF; "
+        about += f"{own.empty:,} without objects"
+        parts.append(
+            f"<div><h3>{text(NAMES[split].capitalize())}</h3>{paragraph(about)}"
+            + (table("Most frequent sizes", ["Pixels", "Images"], rows) if rows else "")
+            + "</div>"
+        )
+    copies = [
+        f"{NAMES[split]}: " + " = ".join(map(str, group)) for split, groups in check.copies.items() for group in groups
+    ]
+    shared = [f"{one} = {other}" for one, other in check.shared]
+    return section(
+        "Images",
+        '<div class="columns">' + "".join(parts) + "</div>",
+        _pairs("Copies: images with the same pixels", copies),
+        _pairs("In training and in validation", shared),
+        "" if check.facts else paragraph("Images were not decoded."),
+    )
+
+
+def _pairs(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    more = len(lines) - _LISTED
+    rest = paragraph(f"… and {more:,} more", "faint") if more > 0 else ""
+    return f"<h3>{text(title)}</h3>{bullets(lines[:_LISTED])}{rest}"
+
+
+def _samples(check: DataCheck, split: Split) -> str:
+    if not check.facts:
+        return ""
+    figures = []
+    for sample in samples(check.splits[split], _SAMPLES[len(check.splits)]):
+        name = Path(sample.record.file_name).name
+        figures.append(figure(image(sample.picture, f"{name} with {sample.objects}"), f"{name}: {sample.objects}"))
+    return section(f"{NAMES[split].capitalize()} images", f'<div class="pictures">{"".join(figures)}</div>')
