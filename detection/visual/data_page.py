@@ -9,10 +9,26 @@ from pathlib import Path
 from detection.data.check import NAMES, DataCheck, Split
 from detection.data.remarks import shift
 from detection.data.statistics import SIZES, Statistics
-from detection.visual.html import bar, bullets, cards, figure, image, page, paragraph, section, table, text
+from detection.visual.html import (
+    bar,
+    bullets,
+    cards,
+    columns,
+    figure,
+    folded,
+    image,
+    page,
+    paragraph,
+    pictures,
+    section,
+    table,
+    text,
+)
 from detection.visual.samples import samples, smallest_pairs
 
-_FAULTS, _CLASSES, _LISTED = 200, 200, 20  # lines that are shown
+_FAULTS, _CLASSES, _LISTED = 200, 500, 20  # lines that are shown
+_OPEN = 20  # classes before the rest is folded
+_SMALLEST = 5  # objects of each split
 _SAMPLES = {1: 12, 2: 8}  # pictures of a split by the number of splits
 
 Numbers = Mapping[Split, Statistics]
@@ -28,7 +44,7 @@ def data_page(check: DataCheck, numbers: Numbers, lines: Sequence[str], sources:
         sources: names of the data.
     """
     shown = [
-        paragraph(" · ".join(sources), "faint"),
+        *(paragraph(source, "faint") for source in sources),
         cards(_totals(check, numbers)),
         section("Worth a look", bullets(lines)) if lines else "",
         _faults(check),
@@ -56,14 +72,14 @@ def _faults(check: DataCheck) -> str:
     return section(
         "Faults",
         paragraph(f"{len(check.faults):,} faults; all of them are in faults.txt.", "bad"),
-        table("Faults by file", ["File", "Place", "What is wrong"], rows, left=(1, 2)),
+        table("Faults by file", ["File", "Place", "What is wrong"], rows, "ttt"),
         paragraph(f"… and {more:,} more", "faint") if more else "",
     )
 
 
 def _classes(numbers: Numbers) -> str:
     first = next(iter(numbers.values()))
-    order = sorted(range(len(first.classes)), key=lambda label: -first.classes[label].objects)[:_CLASSES]
+    order = sorted(range(len(first.classes)), key=lambda label: -first.classes[label].objects)
     head = ["Class"]
     for split in numbers:
         head += [f"{NAMES[split]} objects", "images"]
@@ -72,7 +88,7 @@ def _classes(numbers: Numbers) -> str:
     head += ["median side, input px", "meet no default box"]
     largest = {split: max((kind.objects for kind in own.classes), default=0) for split, own in numbers.items()}
     rows = []
-    for label in order:
+    for label in order[:_CLASSES]:
         row = [text(first.classes[label].name)]
         for place, (split, own) in enumerate(numbers.items()):
             kind = own.classes[label]
@@ -81,13 +97,15 @@ def _classes(numbers: Numbers) -> str:
             times = shift(*numbers.values(), label)
             row.append(f"{times:.2f}" if any(own.classes[label].objects for own in numbers.values()) else "–")
         kind = first.classes[label]
-        row += [f"{kind.input_side:.0f}", f"{kind.unmet:.0%}"] if kind.objects else ["–", "–"]
+        row += [f"{kind.input_side:.0f}", _percent(kind.unmet)] if kind.objects else ["–", "–"]
         rows.append(row)
-    more = len(first.classes) - len(rows)
+    styles = "tb b" if both else "tb"
+    caption = f"Objects by class; the last two columns are of {NAMES[next(iter(numbers))]}"
+    rest = f"{len(rows) - _OPEN} more classes" + (f" of {len(first.classes) - _OPEN}" if len(order) > _CLASSES else "")
     return section(
         "Classes",
-        table("Objects by class; the last two columns are of the first split", head, rows),
-        paragraph(f"… and {more:,} classes with fewer objects", "faint") if more else "",
+        table(caption, head, rows[:_OPEN], styles),
+        folded(rest, table("Further classes", head, rows[_OPEN:], styles)) if len(rows) > _OPEN else "",
     )
 
 
@@ -101,31 +119,28 @@ def _chart(caption: str, first: str, parts: Mapping[Split, Mapping[object, int]]
         row = [text(label)]
         for place, counts in enumerate(parts.values()):
             count, total, most = counts.get(label, 0), max(sum(counts.values()), 1), max(counts.values(), default=1)
-            row.append(bar(f"{count:,} ({count / total:.0%})", count / max(most, 1), place == 1))
+            row.append(bar(f"{count:,} ({_percent(count / total)})", count / max(most, 1), place == 1))
         rows.append(row)
-    return table(caption, [first, *(NAMES[split] for split in parts)], rows)
+    return table(caption, [first, *(NAMES[split] for split in parts)], rows, "tbb")
 
 
 def _sizes(numbers: Numbers) -> str:
     in_image = {split: dict(zip(SIZES, own.sizes, strict=True)) for split, own in numbers.items()}
     in_input = {split: dict(zip(SIZES, own.input_sizes, strict=True)) for split, own in numbers.items()}
-    sides = {split: {f"{side}-{2 * side}": n for side, n in own.sides.items()} for split, own in numbers.items()}
-    ordered = sorted({side for own in numbers.values() for side in own.sides})
-    sides = {
-        split: {f"{side}-{2 * side}": own.sides.get(side, 0) for side in ordered} for split, own in numbers.items()
-    }
+    limits = sorted({side for own in numbers.values() for side in own.sides})
+    sides = {split: {f"{side}-{2 * side}": own.sides.get(side, 0) for side in limits} for split, own in numbers.items()}
     return section(
         "Sizes of objects",
         paragraph(
-            "COCO calls objects of less than 32² pixels small and of more than 96² large (here by the area of the box). "
-            "Images are shrunk to 300 × 300 pixels, and the objects with them."
+            "COCO calls objects of less than 32² pixels small and from 96² on large (here by the area of the box). "
+            "Images are resized to 300 × 300 pixels, and the objects with them."
         ),
-        '<div class="columns">',
-        _chart("In pixels of the images", "Size", in_image),
-        _chart("In pixels of the network's input", "Size", in_input),
-        "</div>",
-        _chart("Side (square root of the area) in input pixels", "Pixels", sides),
-        _chart("Objects an image", "Objects", {split: own.per_image for split, own in numbers.items()}),
+        columns(
+            _chart("In pixels of the images", "Size", in_image),
+            _chart("In pixels of the network's input", "Size", in_input),
+            _chart("Side (square root of the area) in input pixels", "Pixels", sides),
+            _chart("Objects an image", "Objects", {split: own.per_image for split, own in numbers.items()}),
+        ),
     )
 
 
@@ -137,25 +152,11 @@ def _default_boxes(check: DataCheck, numbers: Numbers) -> str:
         unmet = [max(0.0, 1 - shares[place]) if numbers[split].needed else 0.0 for split, shares in met.items()]
         rows.append([str(size), *(bar(f"{share:.1%}", share, n == 1) for n, share in enumerate(unmet))])
     small = [
-        [
-            text(one.name),
-            text(f"{one.sides[0]:.1f} × {one.sides[1]:.1f}"),
-            text(f"{one.input_sides[0]:.1f} × {one.input_sides[1]:.1f}"),
-            text(one.record.file_name),
-        ]
+        [text(one.name), _sides(one.sides), _sides(one.input_sides), text(one.record.file_name)]
         for own in numbers.values()
-        for one in own.smallest
+        for one in own.smallest[:_SMALLEST]
     ]
-    pictures = []
-    for own in numbers.values() if check.facts else ():
-        for pair in smallest_pairs(own, 3):
-            name = f"{pair.what.name} in {pair.what.record.file_name}"
-            views = image(pair.stored, f"{name}, in the image") + image(pair.seen, f"{name}, in the network's input")
-            caption = "{}: {:.0f} × {:.0f} pixels become {:.1f} × {:.1f}".format(
-                name, *pair.what.sides, *pair.what.input_sides
-            )
-            pictures.append(figure(f'<div class="pair">{views}</div>', caption))
-    if not sizes and not small:
+    if not small:
         return ""
     return section(
         "Objects and default boxes",
@@ -163,11 +164,30 @@ def _default_boxes(check: DataCheck, numbers: Numbers) -> str:
             "An object that meets no default box at IoU 0.5 is learned from a single one that fits it badly. "
             "A larger input makes objects larger; the default boxes here keep their pixels."
         ),
-        table("Objects that meet no default box", ["Input, pixels a side", *map(NAMES.get, numbers)], rows),
-        "<h3>The smallest objects</h3>",
-        table("The smallest objects", ["Class", "Pixels", "Input pixels", "Image"], small, left=(3,)),
-        f'<div class="pictures">{"".join(pictures)}</div>' if pictures else "",
+        columns(
+            table("Objects that meet no default box", ["Input, pixels a side", *map(NAMES.get, numbers)], rows, "tbb"),
+            table("The smallest objects", ["Class", "Pixels", "Input pixels", "Image"], small, "t  t"),
+        ),
+        pictures(_pairs(own) for own in numbers.values()) if check.facts else "",
     )
+
+
+def _percent(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def _sides(sides: tuple[float, float]) -> str:
+    return text(f"{sides[0]:.1f} × {sides[1]:.1f}")
+
+
+def _pairs(own: Statistics) -> str:
+    found = []
+    for pair in smallest_pairs(own, 3):
+        name = f"{pair.what.name} in {Path(pair.what.record.file_name).name}"
+        views = image(pair.stored, f"{name}, in the image") + image(pair.seen, f"{name}, in the network's input")
+        sizes = "{:.0f} × {:.0f} pixels become {:.1f} × {:.1f}".format(*pair.what.sides, *pair.what.input_sides)
+        found.append(figure(f'<div class="pair">{views}</div>', f"{name}: {sizes}"))
+    return "".join(found)
 
 
 def _images(check: DataCheck, numbers: Numbers) -> str:
@@ -183,25 +203,22 @@ def _images(check: DataCheck, numbers: Numbers) -> str:
         about = f"{len(common):,} sizes, from {min(widths)} to {max(widths)} pixels wide and from {min(heights)} to "
         about += f"{max(heights)} high; {shapes or 'of unknown size'}; {own.turned:,} rotated or mirrored by EXIF; "
         about += f"{own.empty:,} without objects"
-        parts.append(
-            f"<div><h3>{text(NAMES[split].capitalize())}</h3>{paragraph(about)}"
-            + (table("Most frequent sizes", ["Pixels", "Images"], rows) if rows else "")
-            + "</div>"
-        )
+        sizes = table(f"Most frequent sizes, {NAMES[split]}", ["Pixels", "Images"], rows, "tb") if rows else ""
+        parts.append(f"{paragraph(f'{NAMES[split].capitalize()}: {about}')}{sizes}")
     copies = [
         f"{NAMES[split]}: " + " = ".join(map(str, group)) for split, groups in check.copies.items() for group in groups
     ]
     shared = [f"{one} = {other}" for one, other in check.shared]
     return section(
         "Images",
-        '<div class="columns">' + "".join(parts) + "</div>",
-        _pairs("Copies: images with the same pixels", copies),
-        _pairs("In training and in validation", shared),
+        columns(*parts),
+        _listed("Copies: images with the same pixels", copies),
+        _listed("In training and in validation", shared),
         "" if check.facts else paragraph("Images were not decoded."),
     )
 
 
-def _pairs(title: str, lines: Sequence[str]) -> str:
+def _listed(title: str, lines: Sequence[str]) -> str:
     if not lines:
         return ""
     more = len(lines) - _LISTED
@@ -216,4 +233,4 @@ def _samples(check: DataCheck, split: Split) -> str:
     for sample in samples(check.splits[split], _SAMPLES[len(check.splits)]):
         name = Path(sample.record.file_name).name
         figures.append(figure(image(sample.picture, f"{name} with {sample.objects}"), f"{name}: {sample.objects}"))
-    return section(f"{NAMES[split].capitalize()} images", f'<div class="pictures">{"".join(figures)}</div>')
+    return section(f"{NAMES[split].capitalize()} images", pictures(figures))

@@ -22,26 +22,32 @@ main { max-width: 72rem; margin: auto; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-p, li, figcaption, td, th { overflow-wrap: anywhere; }
+p, li, figcaption { overflow-wrap: anywhere; }
 .faint, figcaption { color: var(--faint); }
 .bad { color: var(--bad); } .good { color: var(--good); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .6rem; padding: 0; margin: 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .6rem; margin: 0; }
 .cards div { background: var(--panel); border-radius: .4rem; padding: .6rem .8rem; }
 .cards dt { color: var(--faint); font-size: .875rem; } .cards dd { margin: 0; font-size: 1.25rem; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-bottom: 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9375rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--faint); padding-bottom: .3rem; }
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-thead th { vertical-align: bottom; font-weight: 600; }
-th:first-child, td.text, th.text { text-align: left; }
-tbody th { font-weight: 400; }
-td .bar { display: block; height: .4rem; margin-left: auto; background: var(--first); border-radius: .2rem; }
-td .bar.second { background: var(--second); }
+thead th { vertical-align: bottom; font-weight: 400; color: var(--faint); }
+tbody th { font-weight: 400; overflow-wrap: break-word; max-width: 20rem; }
+td { white-space: nowrap; }
+th:first-child, td.text, th.text, td.bars, th.bars { text-align: left; }
+td.text { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+td.bars { min-width: 5.5rem; }
+.bar { display: block; height: .4rem; min-width: 1px; background: var(--first); border-radius: .2rem; }
+.bar.second { background: var(--second); }
+summary { cursor: pointer; color: var(--first); padding: .3rem 0; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-size: .875rem; }
-figure img { width: 100%; height: auto; display: block; background: var(--panel); }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem; } .pair img { image-rendering: pixelated; }
+figure { margin: 0; }
+figcaption { font-size: .875rem; }
+figure img { width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit: contain; display: block; }
+figure img, .pair { background: var(--panel); }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem; }
+.pair img { aspect-ratio: 1; image-rendering: pixelated; }
 ul, ol { padding-left: 1.4rem; }
 """
 
@@ -87,33 +93,49 @@ def paragraph(content: object, style: str = "") -> str:
     return f'<p class="{style}">{text(content)}</p>' if style else f"<p>{text(content)}</p>"
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = ()) -> str:
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], styles: str = "") -> str:
     """A table that scrolls sideways where it is too wide.
 
     Args:
         caption: what it shows.
         head: texts.
         rows: cells of HTML (see ``text`` and ``bar``); the first one heads its row.
-        left: further columns that are set left.
+        styles: a letter for each column: t for texts, b for bars, others for numbers; the first one is a text anyway.
     """
-    classes = [' class="text"' if place in left else "" for place in range(len(head))]
-    heads = "".join(f'<th scope="col"{style}>{text(name)}</th>' for name, style in zip(head, classes, strict=True))
+    names = [{"t": ' class="text"', "b": ' class="bars"'}.get(letter, "") for letter in styles.ljust(len(head))]
+    heads = "".join(f'<th scope="col"{name}>{text(title)}</th>' for title, name in zip(head, names, strict=True))
     lines = []
     for first, *others in rows:
-        cells = "".join(f"<td{style}>{cell}</td>" for cell, style in zip(others, classes[1:], strict=True))
+        cells = "".join(f"<td{name}>{cell}</td>" for cell, name in zip(others, names[1:], strict=True))
         lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table>\n'
-        f"<caption>{text(caption)}</caption>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n"
-        + "\n".join(lines)
-        + "\n</tbody></table></div>"
+        f"<h3>{text(caption)}</h3>\n"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table aria-label="{text(caption)}">'
+        f"\n<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
     )
+
+
+def columns(*parts: str) -> str:
+    """HTML parts side by side where there is room."""
+    return '<div class="columns">' + "".join(f"<div>{part}</div>" for part in parts if part) + "</div>"
+
+
+def folded(summary: str, content: str) -> str:
+    """HTML that opens on a click."""
+    return f"<details><summary>{text(summary)}</summary>{content}</details>"
+
+
+def pictures(figures: Iterable[str]) -> str:
+    """Figures in a grid; empty without any."""
+    held = "".join(figures)
+    return f'<div class="pictures">{held}</div>' if held else ""
 
 
 def bar(value: object, share: float, second: bool = False) -> str:
     """A number over a bar whose length is ``share``, 0…1, of the cell; ``second`` is the other color."""
     style = "bar second" if second else "bar"
-    return f'{text(value)}<span class="{style}" style="width:{100 * min(max(share, 0), 1):.1f}%"></span>'
+    length = f'<span class="{style}" style="width:{100 * min(share, 1):.1f}%"></span>' if share > 0 else ""
+    return f"{text(value)}{length}"
 
 
 def image(rgb: np.ndarray, alt: str) -> str:

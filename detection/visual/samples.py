@@ -18,6 +18,7 @@ from divdet.engine.errors import UserError
 
 _SIDE = 480  # pixels of a picture's longer side
 _CROP = 240
+_FRAME = (240, 228, 66)
 
 
 class Sample(NamedTuple):
@@ -78,9 +79,21 @@ def smallest_pairs(numbers: Statistics, count: int) -> Iterator[Pair]:
             continue
         size = np.array(image.shape[1::-1])
         side = int(min(max(8 * max(small.sides), 48), *size))
-        x, y = np.clip(np.array(small.center) - side / 2, 0, size - side).astype(int)
+        corner = np.clip(np.array(small.center) - side / 2, 0, size - side).astype(int)
+        window = np.concatenate([corner, corner + side])
         seen = to_input(image)
-        left, top = np.floor(np.array([x, y]) / size * len(seen)).astype(int)
-        right, bottom = np.ceil(np.array([x + side, y + side]) / size * len(seen)).astype(int)
-        crops = image[y : y + side, x : x + side], seen[top:bottom, left:right]
-        yield Pair(*(cv2.resize(crop, (_CROP, _CROP), interpolation=cv2.INTER_NEAREST) for crop in crops), small)
+        views = [_view(picture, window, small, np.array(picture.shape[1::-1]) / size) for picture in (image, seen)]
+        yield Pair(*views, small)
+
+
+def _view(picture: np.ndarray, window: np.ndarray, small: Smallest, scale: np.ndarray) -> np.ndarray:
+    """Enlarges a window, x1 y1 x2 y2 in pixels of the image, of a picture of ``scale``; frames the object."""
+    left, top = np.floor(window[:2] * scale).astype(int)
+    right, bottom = np.ceil(window[2:] * scale).astype(int)
+    enlarged = cv2.resize(picture[top:bottom, left:right], (_CROP, _CROP), interpolation=cv2.INTER_NEAREST)
+    zoom = _CROP / np.array([right - left, bottom - top])
+    center = (np.array(small.center) * scale - (left, top)) * zoom
+    half = np.array(small.sides) * scale * zoom / 2 + 4  # beside the object, not on it
+    (x1, y1), (x2, y2) = (np.round(corner).astype(int).tolist() for corner in (center - half, center + half))
+    cv2.rectangle(enlarged, (x1 - 1, y1 - 1), (x2 + 1, y2 + 1), (0, 0, 0), 3)
+    return cv2.rectangle(enlarged, (x1, y1), (x2, y2), _FRAME, 1)
