@@ -36,7 +36,7 @@ thead th { vertical-align: bottom; font-weight: 400; color: var(--faint); }
 tbody th { font-weight: 400; overflow-wrap: break-word; max-width: 20rem; }
 td { white-space: nowrap; }
 th:first-child, td.text, th.text, td.bars, th.bars { text-align: left; }
-td.text { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+td.text { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 td.bars { min-width: 5.5rem; }
 .bar { display: block; height: .4rem; min-width: 1px; background: var(--first); border-radius: .2rem; }
 .bar.second { background: var(--second); }
@@ -108,9 +108,10 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], styl
     for first, *others in rows:
         cells = "".join(f"<td{name}>{cell}</td>" for cell, name in zip(others, names[1:], strict=True))
         lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    label = f'aria-label="{text(caption)}"'
     return (
         f"<h3>{text(caption)}</h3>\n"
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table aria-label="{text(caption)}">'
+        f'<div class="scroll" role="region" tabindex="0" {label}><table {label}>'
         f"\n<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
     )
 
