@@ -8,6 +8,8 @@ from divdet.engine.settings import CommonSettings, Concurrency, TrainSettings, c
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
 Orientation = Literal["auto", "upright", "stored"]
+DataFormat = Literal["auto", "coco", "yolo", "voc"]
+VocOrigin = Literal["auto", "0", "1"]
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
@@ -80,11 +82,23 @@ class ModelSettings:
 class EvalDataSettings:
     """What a detector is evaluated on.
 
+    Annotations are a COCO JSON file; a YOLO data.yaml, list of images, or folder of labels or images; a Pascal VOC
+    folder; or a folder that holds one of these.
+
     Attributes:
-        val_annotations: COCO-format ground truth.
-        val_images: folder that its file names are relative to.
+        val_annotations: ground truth; default: the validation split of path.
+        val_images: folder of its images; default: where the format or the layout has them.
         orientation: layout in which images with an EXIF rotation are read: upright, stored, or auto, which infers from
-            the annotated sizes and boxes how they were annotated, and is upright where it cannot.
+            the annotated sizes and boxes how they were annotated, and is upright where it cannot, and for YOLO.
+        path: a whole data set: a folder, or a YOLO data.yaml, whose splits are found in the usual layouts.
+        format: of all annotations: coco, yolo or voc; auto recognizes it by content.
+        train_annotations: ground truth for training; default: the training split of path.
+        train_images: folder of its images, as val_images.
+        val_fraction: share of the training images to validate on, for data without a validation split. An image's
+            content decides, so copies stay together, and images that are added later do not move others.
+        val_seed: another one chooses other images.
+        voc_origin: where the coordinates of VOC files start: 1 (Pascal VOC's own), 0 (other tools), or auto, which
+            takes 0 where one of them has a fraction or is below 1.
         check: decode all images before the first step; what was found is remembered for the next start.
         skip_bad: leave out faulty entries and images and count them, instead of ending with the list of faults.
     """
@@ -92,20 +106,31 @@ class EvalDataSettings:
     val_annotations: str | None = None
     val_images: str | None = None
     orientation: Orientation = "auto"
+    path: str | None = None
+    format: DataFormat = "auto"
+    train_annotations: str | None = None
+    train_images: str | None = None
+    val_fraction: float | None = None
+    val_seed: int = 0
+    voc_origin: VocOrigin = "auto"
     check: bool = True
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("data.orientation", self.orientation, Orientation)
+        _check_choice("data.format", self.format, DataFormat)
+        _check_choice("data.voc_origin", self.voc_origin, VocOrigin)
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise UserError(f"data.val_fraction is {self.val_fraction}: choose a share above 0 and below 1")
+        if self.val_fraction is not None and self.val_annotations:
+            raise UserError("data.val_fraction and data.val_annotations are both set: leave one out")
 
 
 @dataclass
 class DataSettings(EvalDataSettings):
-    """COCO-format data and SSD's augmentation.
+    """Data to train and validate on (see ``EvalDataSettings``), and SSD's augmentation.
 
     Attributes:
-        train_annotations: COCO-format ground truth for training.
-        train_images: folder that its file names are relative to.
         photometric: random brightness, contrast, saturation and hue.
         zoom_out: probability of placing the image on a larger, mean-colored canvas.
         zoom_out_ratio: largest side of that canvas, as a multiple of the image's.
@@ -115,8 +140,6 @@ class DataSettings(EvalDataSettings):
         cache: keep the decoded images in memory: faster where the training set fits.
     """
 
-    train_annotations: str | None = None
-    train_images: str | None = None
     photometric: bool = True
     zoom_out: float = 0.5
     zoom_out_ratio: float = 4.0

@@ -11,11 +11,13 @@ from typing import Literal
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations, Columns, ImageRecord
-from detection.data.coco import check_same_categories, read_annotations
+from detection.data.coco import check_same_categories
 from detection.data.faults import DataError, DataFault
+from detection.data.formats.layouts import find_splits
+from detection.data.formats.read import read_annotations
 from detection.data.image_index import ImageFacts, index_images
 from detection.settings import EvalDataSettings
-from divdet.engine.errors import UserError, printable
+from divdet.engine.errors import UserError
 
 Split = Literal["train", "val"]
 NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
@@ -68,7 +70,7 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split], images: bool = T
         try:
             check_same_categories(training.category_ids, training.names, validation)
         except UserError as error:
-            check.faults.append(_whole_file_fault(error, [validation.path]))
+            check.faults.append(_fault_of(error))
             check.complete = False
     if images:
         records = [record for split in check.splits.values() for record in split.images]
@@ -80,6 +82,16 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split], images: bool = T
     return check
 
 
+def named_splits(data: EvalDataSettings) -> list[Split]:
+    """The splits that the settings name."""
+    found = {split for split in NAMES if getattr(data, f"{split}_annotations")}
+    if data.path:
+        found |= {name or "train" for name in find_splits(data.path, data.format, None)}
+    if data.val_fraction is not None:
+        found |= set(NAMES)
+    return [split for split in NAMES if split in found]
+
+
 def _read(data: EvalDataSettings, split: Split, check: DataCheck) -> None:
     faults: list[DataFault] = []
     try:
@@ -88,19 +100,18 @@ def _read(data: EvalDataSettings, split: Split, check: DataCheck) -> None:
         faults += error.faults
         check.complete = False
     except UserError as error:
-        named = [getattr(data, f"{split}_{key}") for key in ("annotations", "images")]
-        faults.append(_whole_file_fault(error, [name for name in named if name]))
+        faults.append(_fault_of(error))
         check.complete = False
-    check.leave_out(f"faulty {NAMES[split]} entries", faults)
+    # With data.val_fraction both splits come from the same file.
+    check.leave_out(f"faulty {NAMES[split]} entries", [fault for fault in faults if fault not in check.faults])
 
 
-def _whole_file_fault(error: UserError, files: Sequence[str | Path]) -> DataFault:
-    """An error as a fault of the file that it begins with; raises the error where it begins with none of them."""
-    text = str(error)
-    for file in files:
-        if text.startswith(start := printable(f"{file}: ")):
-            return DataFault(str(file), "", text.removeprefix(start))
-    raise error
+def _fault_of(error: UserError) -> DataFault:
+    """An error as a fault of the file that it begins with; raises the error where it is about the settings."""
+    file, _, what = str(error).partition(": ")
+    if str(error).startswith("data.") or not what:
+        raise error
+    return DataFault(file, "", what)
 
 
 def _check_images(split: Split, annotations: CocoAnnotations, check: DataCheck) -> CocoAnnotations:

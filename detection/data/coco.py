@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from detection.data.annotations import CocoAnnotations, Columns, ImageRecord, co
 from detection.data.coco_json import MAX_COORDINATE, Fault, bbox_of, id_of, is_text, read_entries, read_json, show
 from detection.data.faults import DataError, DataFault
 from detection.data.orientation import set_layouts
-from detection.settings import EvalDataSettings, Orientation
+from detection.settings import Orientation
 from divdet.engine.errors import UserError
 
 STRIPPED = "category names with surrounding white space, which is removed"
@@ -81,17 +81,6 @@ def ground_truth_from(
     turned = Counter() if images_dir is None else set_layouts(images, columns, orientation)
     counts = fill_records(images, columns) + Counter({STRIPPED: stripped}) + turned
     return CocoAnnotations(path, images, list(names), list(names.values()), counts, columns)
-
-
-def read_annotations(
-    data: EvalDataSettings, split: Literal["train", "val"], *, faults: list[DataFault] | None = None
-) -> CocoAnnotations:
-    """Load the annotations that a configuration names; raise UserError where it names none."""
-    keys = (f"{split}_annotations", f"{split}_images")
-    for key in keys:
-        if not getattr(data, key):
-            raise UserError(f"data.{key} is not set: give it in the config file or as --data.{key}")
-    return load_annotations(*(getattr(data, key) for key in keys), data.orientation, faults=faults)
 
 
 def check_same_categories(category_ids: Sequence[int], names: Sequence[str], annotations: CocoAnnotations) -> None:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ def index_images(paths: Iterable[Path]) -> dict[Path, ImageFacts]:
     for path in paths:
         folder = folders.get(path.parent)
         if folder is None:
-            folder = folders[path.parent] = _Folder(path.parent)
+            folder = folders[path.parent] = _folder(os.path.realpath(path.parent), _cache_folder())
         if known := folder.recall(path):
             found[path] = known
         else:
@@ -161,10 +162,10 @@ class _Folder:
     A cache that is damaged or was written by another version is made anew; one that cannot be written is done without.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = os.path.realpath(folder)
-        name = hashlib.sha1(os.fsencode(self.folder), usedforsecurity=False).hexdigest()[:32]
-        self.file = _cache_folder() / f"{name}.json"
+    def __init__(self, folder: str, cache: Path) -> None:
+        self.folder = folder
+        name = hashlib.sha1(os.fsencode(folder), usedforsecurity=False).hexdigest()[:32]
+        self.file = cache / f"{name}.json"
         self.rows = self._read()
 
     def _read(self) -> dict[str, list]:
@@ -211,6 +212,12 @@ class _Folder:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             _tell(f"{self.file.parent}: cannot be written ({reason(error)}): images are decoded anew at each start")
+
+
+@cache
+def _folder(folder: str, cache: Path) -> _Folder:
+    """What is remembered of a folder, also within this process, for where nothing can be written."""
+    return _Folder(folder, cache)
 
 
 def _cache_folder() -> Path:

@@ -31,19 +31,19 @@ def read_splits(data: DataSettings, folder: Path, world: World | None = None) ->
     def prepare() -> tuple[CocoAnnotations, ...]:
         training, validation = _checked(data, ("train", "val"), folder)
         if all(record.crowd.all() for record in training.images):
-            raise UserError(f"{data.train_annotations}: there is no object to learn from ({training.describe()})")
+            raise UserError(f"{training.path}: there is no object to learn from ({training.describe()})")
         return training, validation
 
     training, validation = (world or World()).await_main(prepare)
-    print(f"training on {data.train_annotations}: {training.describe()}")
-    print(f"evaluating on {data.val_annotations}: {validation.describe()}")
+    print(f"training on {training.path}: {training.describe()}")
+    print(f"evaluating on {validation.path}: {validation.describe()}")
     return training, validation
 
 
 def read_validation(data: EvalDataSettings, folder: Path) -> CocoAnnotations:
     """Reads and checks the validation split alone; see ``read_splits``."""
     (validation,) = _checked(data, ("val",), folder)
-    print(f"{data.val_annotations}: {validation.describe()}")
+    print(f"{validation.path}: {validation.describe()}")
     return validation
 
 

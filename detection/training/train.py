@@ -134,7 +134,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     data = config.data
     training, ground_truth = read_splits(data, run_path(config, "detection"), world)
     if ground_truth.truth.crowd.all():
-        print(f"note: {data.val_annotations} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
+        print(f"note: {ground_truth.path} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 
     categories = zip(training.category_ids, training.names, strict=True)
     meta = {"categories": [{"id": number, "name": name} for number, name in categories]}

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.data.coco import ImageRecord, check_same_categories, load_annotations
+from detection.data.annotations import ImageRecord
+from detection.data.coco import check_same_categories
 from detection.data.coco_json import Fault
 from detection.data.dataset import read_record
 from detection.data.file_names import FileNames, number_in_name
+from detection.data.formats.read import read_annotations
 from detection.data.orientation import set_layouts
 from detection.detections import rounded
 from detection.detector import Detector
@@ -61,10 +63,14 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     paths = find_images(config.sources)
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    records = _match_annotations(paths, config.data, detector) if config.data.val_annotations else {}
+    records = (
+        _match_annotations(paths, config.data, detector) if config.data.val_annotations or config.data.path else {}
+    )
     folder = make_folder(config.output or "runs/detect")
     sources = _sources(paths, records, folder)
-    partial = PartialResults(folder / "detections.part.jsonl", _run_settings(config, paths), config.resume == "auto")
+    partial = PartialResults(
+        folder / "detections.part.jsonl", _run_settings(config, paths, records), config.resume == "auto"
+    )
     if partial.batches:
         print(f"resuming {partial.path} after {len(partial.batches)} batches")
     elif (folder / "detections.json").exists():
@@ -89,7 +95,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
 
 def _match_annotations(paths: list[Path], data: EvalDataSettings, detector: Detector) -> dict[Path, ImageRecord]:
     """Return the record of each image in the annotations, with the image as its file."""
-    annotations = load_annotations(data.val_annotations, data.val_images, data.orientation)
+    annotations = read_annotations(data, "val", need_images=bool(data.val_images))
     check_same_categories(detector.category_ids, detector.names, annotations)
     names = FileNames(annotations)
     folder = data.val_images and os.path.realpath(data.val_images)
@@ -108,10 +114,10 @@ def _match_annotations(paths: list[Path], data: EvalDataSettings, detector: Dete
         missing = f"{len(problems)} of the {len(paths)} images"
         raise UserError(f"{missing} are not in the annotations, the first: {problems[0]}")
     if names.by_base:
-        print(f"{data.val_annotations}: {names.describe_by_base()}")
+        print(f"{annotations.path}: {names.describe_by_base()}")
     if not folder:
         annotations.counts += set_layouts(annotations.images, annotations.truth, data.orientation)
-    print(f"{data.val_annotations}: {annotations.describe()}")
+    print(f"{annotations.path}: {annotations.describe()}")
     return records
 
 
@@ -143,13 +149,16 @@ def _sources(paths: list[Path], records: dict[Path, ImageRecord], folder: Path) 
     return sources
 
 
-def _run_settings(config: Detect, paths: list[Path]) -> dict[str, Any]:
+def _run_settings(config: Detect, paths: list[Path], records: dict[Path, ImageRecord]) -> dict[str, Any]:
     """What the results depend on: settings, and digests of the checkpoint, the annotations and the images' names."""
     left_out = ("output", "device", "seed", "resume")
     settings = {key: value for key, value in asdict(config).items() if key not in left_out}
     settings["checkpoint"], settings["sources"] = digest_file(config.checkpoint), digest(list(map(str, paths)))
-    if config.data.val_annotations:
-        settings["data"] |= {"val_annotations": digest_file(config.data.val_annotations)}
+    if records:
+        named = [
+            (record.id, record.file_name, record.width, record.height, record.upright) for record in records.values()
+        ]
+        settings["data"] |= {"val_annotations": digest(named)}
     return settings
 
 

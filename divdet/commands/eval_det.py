@@ -1,17 +1,20 @@
 """The eval_det command: a detector's COCO numbers, or those of a results file."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from detection.data.coco import CocoAnnotations, check_same_categories, load_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import check_same_categories
 from detection.data.coco_results import Results, load_results, save_results
+from detection.data.formats.read import read_annotations
 from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
 from detection.evaluation.evaluate import score
+from detection.settings import EvalDataSettings
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import flatten
@@ -30,8 +33,11 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
     defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
-    keys = ("val_annotations", "val_images", "check", "skip_bad")
-    return defaults | {f"data.{key}": getattr(data, key) for key in keys}
+    if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images
+        other_coco = Path(config.data.val_annotations or "").suffix.lower() == ".json"
+        return defaults | ({"data.val_images": data.val_images} if other_coco else {})
+    places = {field.name: getattr(data, field.name) for field in fields(EvalDataSettings)}
+    return {f"data.{name}": value for name, value in places.items()} | defaults
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:
@@ -60,9 +66,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
 def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
-    if not config.data.val_annotations:
-        raise UserError("data.val_annotations is not set: give the ground truth as --data.val_annotations")
-    annotations = load_annotations(config.data.val_annotations, None)
+    annotations = read_annotations(config.data, "val", need_images=False)
     results = load_results(config.detections, annotations)
     covered = len(set(results.image.tolist()))
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")

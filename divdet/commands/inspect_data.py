@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detection.data.check import NAMES, DataCheck, Split, check_data
+from detection.data.check import NAMES, DataCheck, Split, check_data, named_splits
 from detection.data.faults import DataError, write_faults
 from detection.data.prepare import FAULTS
 from detection.data.remarks import enough, remarks, unmet_at
@@ -27,15 +27,15 @@ def inspect_data(config: InspectData) -> dict[Split, Statistics]:
         UserError: for settings that cannot be used.
     """
     data = config.data
-    named: list[Split] = [split for split in NAMES if getattr(data, f"{split}_annotations")]
+    named = named_splits(data)
     if not named:
-        raise UserError("data.train_annotations is not set: give the data as --data.train_annotations")
+        raise UserError("data.train_annotations is not set: give the data as --data.train_annotations or --data.path")
     folder = make_folder(config.output)
     check = check_data(data, named, data.check)
     numbers = {split: describe(annotations, check.facts) for split, annotations in check.splits.items()}
     lines = remarks(check, numbers)
     write_faults(check.faults, folder / FAULTS)
-    sources = [f"{NAMES[split]}: {getattr(data, f'{split}_annotations')}" for split in named]
+    sources = [f"{NAMES[split]}: {held.path}" for split, held in check.splits.items()]
     write_text(data_page(check, numbers, lines, sources), folder / "inspect.html")
     print("\n".join(map(printable, _report(check, numbers, lines))))
     print(f"wrote {folder / 'inspect.html'} and {folder / FAULTS}")

@@ -64,7 +64,7 @@ class Detect(RuntimeSettings, CommonSettings):
         _check_batch_size(self.batch_size)
         if self.resume not in ("auto", None):
             raise UserError(f"resume is {self.resume!r}: the only choice is auto")
-        if self.data.val_images and not self.data.val_annotations:
+        if self.data.val_images and not (self.data.val_annotations or self.data.path):
             raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
         if not 0 <= self.score_threshold <= 1:
             raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")

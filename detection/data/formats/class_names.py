@@ -1,0 +1,109 @@
+"""Names of classes, from YOLO's data.yaml or a list of one a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detection.category_names import category_name
+from detection.data.coco_json import show
+from detection.data.formats.folders import split_of
+from divdet.engine.errors import UserError
+from divdet.engine.files import refuse_special
+
+_MAX_SIZE = 2**22  # bytes: Objects365's has 20 KB
+_LISTS = ("classes.txt", "obj.names", "labels.txt", "labelmap.txt")
+_INNER = ("labels", "images", "annotations", "jpegimages")  # folders of a data set that are not its root
+
+
+def is_yaml(path: Path) -> bool:
+    """Whether a file is YAML by its name."""
+    return path.suffix.lower() in (".yaml", ".yml") and path.is_file()
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; raises UserError where it cannot be read."""
+    refuse_special(path)
+    try:
+        if path.stat().st_size > _MAX_SIZE:
+            raise UserError(f"{path}: is larger than 4 MiB, which no data.yaml is")
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is nested too deeply to be a data.yaml") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a number of thousands of digits
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def names_in(data: Any, path: Path) -> dict[int, str]:
+    """Names by class number, ascending; raises UserError for what is no such list."""
+    names = data.get("names") if isinstance(data, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{path}: has no names: list the classes, such as names: [cat, dog]")
+    found: dict[int, str] = {}
+    for key, name in names.items():
+        number = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10 else key
+        if type(number) is not int or not 0 <= number < 10**9:
+            raise UserError(f"{path}: names has the key {show(key)}, which is no class number: count from 0")
+        if isinstance(name, bool):  # YAML's yes, no, on, off
+            raise UserError(f"{path}: name {number} is a truth value to YAML: put it in quotes, such as 'no'")
+        text = category_name(str(name) if isinstance(name, int | float) else name)
+        if text is None:
+            raise UserError(f"{path}: name {number} is {show(name)}, which is no name: give text")
+        if number in found:
+            raise UserError(f"{path}: names has class {number} twice")
+        found[number] = text
+    count = data.get("nc")
+    if type(count) is int and count != len(found):
+        raise UserError(f"{path}: nc is {count}, but names lists {len(found)} classes: correct one of them")
+    return dict(sorted(found.items()))
+
+
+def class_list(folder: Path, yolo: bool) -> tuple[list[str] | dict[int, str], Path] | None:
+    """The list of classes in a folder or, from labels/train for example, in those around it; and its file.
+
+    Args:
+        folder: of annotations.
+        yolo: look also for a data.yaml.
+    """
+    folder = folder.absolute()
+    while True:
+        for file in sorted(folder.iterdir()) if yolo and folder.is_dir() else ():
+            if is_yaml(file) and isinstance(data := read_yaml(file), dict) and "names" in data:
+                return names_in(data, file), file
+        for file in (folder / name for name in _LISTS):
+            if file.is_file() and (names := _read_list(file)):
+                return (dict(enumerate(names)) if yolo else names), file
+        if folder.name.lower() not in _INNER and split_of(folder.name) is None:
+            return None
+        folder = folder.parent
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, with or without BOM; raises UserError where it cannot be read."""
+    refuse_special(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text") from error
+
+
+def _read_list(file: Path) -> list[str]:
+    """One name a line; CVAT's labelmap.txt has ``name:color:parts:actions`` and comments."""
+    lines = [line.strip() for line in read_text(file).split("\n")]
+    if file.name == "labelmap.txt":
+        lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
+        lines = [line for line in lines if line.lower() != "background"]
+    while lines and not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        if category_name(line) is None:
+            raise UserError(f"{file}: line {number} is {'empty' if not line else 'no name'}: give one class a line")
+    return lines

@@ -1,0 +1,86 @@
+"""Names and places of folders that formats share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_WORD = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?:(?:19|20)\d\d)?(?![a-z])", re.I)
+_SAME = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+NO_LABELS = re.compile(r"(classes|labels|labelmap|notes|readme|predefined_classes|requirements)(\.\w+)*\.txt", re.I)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The annotations of one split.
+
+    Attributes:
+        format: coco, yolo or voc.
+        path: a COCO JSON file; a YOLO data.yaml, list of images, or folder; a VOC folder.
+        split: which of data.yaml's splits or VOC's lists (ImageSets/Main); None: all.
+        images: folder of the images; None: where the format has them.
+    """
+
+    format: str
+    path: Path
+    split: str | None = None
+    images: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) + (f" ({self.split})" if self.split else "")
+
+
+def split_of(name: str) -> str | None:
+    """train, val or test where a name has one such word: ``instances_val2017``, ``Valid``."""
+    words = {_SAME.get(word.lower(), word.lower()) for word in _WORD.findall(name)}
+    return words.pop() if len(words) == 1 else None
+
+
+def parallel(folder: Path, one: str, other: str) -> Path | None:
+    """The folder whose path has ``other`` in place of the last ``one``: labels/train for images/train."""
+    parts = list(folder.absolute().parts)
+    places = [place for place, part in enumerate(parts) if part.lower() == one.lower()]
+    if not places:
+        return None
+    parts[places[-1]] = other
+    return Path(*parts) if Path(*parts).is_dir() else None
+
+
+def label_files(folder: Path) -> Iterator[Path]:
+    """YOLO's label files in a folder, also in its subfolders; not lists of classes and the like."""
+    return (file for file in sorted(folder.rglob("*.txt")) if not NO_LABELS.fullmatch(file.name))
+
+
+def xml_files(folder: Path) -> list[Path]:
+    """The XML files in a folder and its subfolders."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".xml" and file.is_file())
+
+
+def yolo_folders(path: Path) -> tuple[Path, Path]:
+    """Folders of the labels and of the images for one that holds either or both."""
+    if (path / "labels").is_dir():
+        return path / "labels", path / "images" if (path / "images").is_dir() else path
+    if images := parallel(path, "labels", "images"):
+        return path, images
+    if labels := parallel(path, "images", "labels"):
+        return labels, path
+    return path, path
+
+
+def voc_annotations(path: Path) -> Path:
+    """The folder of the XML files of a VOC folder."""
+    return next((path / name for name in ("Annotations", "annotations") if (path / name).is_dir()), path)
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The innermost folder that holds all files."""
+    folders = {path.parent for path in paths}
+    return folders.pop() if len(folders) == 1 else Path(os.path.commonpath([path.absolute() for path in paths]))
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """The ``file_name`` of an image in a folder."""
+    return Path(os.path.relpath(path, folder)).as_posix()

@@ -1,0 +1,235 @@
+"""Where the splits of a data set are: the layouts that tools write, recognized by content."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from detection.data.formats.class_names import is_yaml, read_yaml
+from detection.data.formats.folders import (
+    NO_LABELS,
+    Source,
+    label_files,
+    split_of,
+    voc_annotations,
+    yolo_folders,
+)
+from detection.data.formats.yolo_yaml import splits_in
+from detection.settings import DataFormat
+from divdet.engine.errors import UserError
+
+_LOOKED_AT = 50  # files of a folder that may show its format
+_MAX_JSON = 100  # more JSON files in a folder are one an image, as LabelMe writes, not COCO's
+_NAMES = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def find_splits(path: str | Path, format: DataFormat = "auto", images: str | Path | None = None) -> dict[str, Source]:
+    """Finds the splits of a data set.
+
+    Args:
+        path: a COCO JSON file, a YOLO data.yaml or list of images, or a folder.
+        format: the only one to look for, unless it is auto.
+        images: folder of the images, where it is not the usual one.
+
+    Returns:
+        Sources by ``train``, ``val`` and ``test``; one under ``""`` where the data is in one piece.
+
+    Raises:
+        UserError: where none or several fit.
+    """
+    path = Path(path)
+    found = _of_folder(path, format) if path.is_dir() else _of_file(path)
+    for source in found.values():
+        if format not in ("auto", source.format):
+            raise UserError(f"{path}: is {source.format} by its name, but data.format is {format}")
+    if images is not None:
+        found = {split: replace(source, images=Path(images)) for split, source in found.items()}
+    return found
+
+
+def _of_file(path: Path) -> dict[str, Source]:
+    if not path.exists():
+        raise UserError(f"{path}: cannot be read: there is no such file or folder")
+    if is_yaml(path):
+        splits = splits_in(read_yaml(path), path)
+        return {split: Source("yolo", path, split) for split in ("train", "val", "test") if split in splits}
+    if path.suffix.lower() == ".txt":
+        return {"": Source("yolo", path)}
+    if path.suffix.lower() == ".xml":
+        raise UserError(f"{path}: is one image's annotation: give the folder of the XML files")
+    return {"": Source("coco", path)}  # whatever its name; the shell's <(…) is no file
+
+
+def _of_folder(folder: Path, format: DataFormat) -> dict[str, Source]:
+    kinds: dict[str, Callable[[Path], dict[str, Source]]] = {"coco": _coco, "yolo": _yolo, "voc": _voc}
+    kinds = {format: kinds[format]} if format != "auto" else kinds
+    found = {name: splits for name, find in kinds.items() if (splits := find(folder))}
+    if len(found) > 1:
+        held = ", ".join(f"{name} ({next(iter(splits.values()))})" for name, splits in found.items())
+        raise UserError(f"{folder}: holds annotations in several formats: {held}; choose one by data.format")
+    if not found:
+        wanted = {"coco": "COCO JSON file", "yolo": "YOLO data.yaml or labels", "voc": "Pascal VOC XML files"}
+        looked = ", ".join(wanted[name] for name in kinds)
+        raise UserError(f"{folder}: no annotations found in a known layout (looked for: {looked}); see docs/data.md")
+    return next(iter(found.values()))
+
+
+def _yolo(folder: Path) -> dict[str, Source]:
+    files = [file for file in sorted(folder.iterdir()) if is_yaml(file)]
+    texts = {file: read_yaml(file) for file in files}
+    files = [file for file in files if isinstance(texts[file], dict) and "names" in texts[file]]
+    if len(files) > 1:
+        raise UserError(f"{folder}: {files[0].name} and {files[1].name} both describe a YOLO data set: name one")
+    if files and (splits := splits_in(texts[files[0]], files[0])):
+        return {split: Source("yolo", files[0], split) for split in splits}
+    for parent in (folder / "labels", folder / "images", folder):
+        parts = _split_folders(parent)
+        if found := {split: Source("yolo", path) for split, path in parts.items() if _holds_labels(path)}:
+            return found
+    return {"": Source("yolo", folder)} if _holds_labels(folder) else {}
+
+
+def _voc(folder: Path) -> dict[str, Source]:
+    years = [path for inner in (folder, folder / "VOCdevkit") for path in sorted(inner.glob("VOC[0-9]*"))]
+    years = [path for path in years if (path / "Annotations").is_dir()]
+    if len(years) > 1:
+        raise UserError(f"{folder}: holds {years[0].name} and {years[1].name}: name one of them")
+    if years:
+        return _voc(years[0])
+    inner = voc_annotations(folder)
+    if inner != folder and _holds_xml(inner):
+        lists = {file.stem for file in (folder / "ImageSets" / "Main").glob("*.txt")}
+        found = {split: Source("voc", folder, split) for split in ("train", "val", "test") if split in lists}
+        if "train" not in found and "trainval" in lists:
+            found = {"train": Source("voc", folder, "trainval")} | found
+        parts = {} if found else _split_folders(inner)
+        found |= {split: Source("voc", path) for split, path in parts.items() if _holds_xml(path)}
+        return found or {"": Source("voc", folder)}
+    parts = _split_folders(folder)
+    found = {split: Source("voc", path) for split, path in parts.items() if _holds_xml(voc_annotations(path))}
+    return found or ({"": Source("voc", folder)} if _holds_xml(folder) else {})
+
+
+def _coco(folder: Path) -> dict[str, Source]:
+    if files := _coco_files(voc_annotations(folder)):
+        return _by_split(folder, files)
+    found = {split: files for split, path in _split_folders(folder).items() if (files := _coco_files(path))}
+    return {split: _by_split(folder, files, split)[split] for split, files in found.items()}
+
+
+def _coco_files(folder: Path) -> list[Path]:
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() == ".json" and file.is_file()]
+    return [file for file in files if _is_coco(file)] if len(files) <= _MAX_JSON else []
+
+
+def _by_split(folder: Path, files: list[Path], split: str | None = None) -> dict[str, Source]:
+    """COCO sources by the splits that the files' names say; of several those that COCO calls instances."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        groups.setdefault(split or split_of(file.stem) or "", []).append(file)
+    if len(groups) > 1:
+        groups.pop("", None)
+    for name, group in groups.items():
+        instances = [file for file in group if file.stem.startswith("instances")]
+        if len(instances or group) > 1:
+            first, second = (instances or group)[:2]
+            raise UserError(
+                f"{folder}: {first.name} and {second.name} both fit"
+                + (f" the split {name}" if name else "")
+                + ": name the files by data.train_annotations and data.val_annotations"
+            )
+        groups[name] = instances or group
+    order = [name for name in ("train", "val", "test", "") if name in groups]
+    return {name: Source("coco", groups[name][0]) for name in order}
+
+
+def coco_images(file: Path) -> Path | None:
+    """The folder that holds the images of a COCO file, in the usual layouts; None where none of them does."""
+    try:
+        names = [json.loads(match[1]) for match in islice(_NAMES.finditer(file.read_bytes()), _LOOKED_AT)]
+    except (OSError, ValueError):
+        return None  # reading it will say why
+    names = [name.replace("\\", "/").lstrip("/") for name in names if "\0" not in name]
+    bases = [file.parent, file.parent.parent]
+    split = split_of(file.stem) or split_of(file.parent.name)
+    named = [path for base in (*bases, *(base / "images" for base in bases)) for path in _matching(base, split)]
+    places = [file.parent, *named, *(path / "images" for path in named)]
+    places += [base / name for base in bases for name in ("images", "data", "JPEGImages")]
+    places += [place / "default" for place in places]  # CVAT's name of the only split
+
+    def held(place: Path) -> int:
+        if not place.is_dir():
+            return 0
+        return sum((place / name).is_file() or (place / Path(name).name).is_file() for name in names)
+
+    best = max(places, key=held)
+    return best if held(best) else None
+
+
+def _matching(base: Path, split: str | None) -> list[Path]:
+    if split is None or not base.is_dir():
+        return []
+    return [path for path in sorted(base.iterdir()) if path.is_dir() and split_of(path.name) == split]
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """Subfolders that are named after splits, in the order train, val, test."""
+    if not folder.is_dir():
+        return {}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and (split := split_of(path.name)):
+            if split in found:
+                raise UserError(f"{folder}: {found[split].name} and {path.name} are both {split} folders: name one")
+            found[split] = path
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def _holds_labels(folder: Path) -> bool:
+    labels, images = yolo_folders(folder)
+    own = labels.glob("*.txt") if labels == images == folder else label_files(labels)
+    return _first(own, lambda file: not NO_LABELS.fullmatch(file.name) and _is_label(file))
+
+
+def _is_label(file: Path) -> bool:
+    try:
+        words = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0].split()
+        return len(words) >= 5 and all(map(_is_number, words[1:5]))
+    except OSError:
+        return False
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _holds_xml(folder: Path) -> bool:
+    return _first(folder.rglob("*.xml"), lambda file: _begins(file, b"<annotation", 4096))
+
+
+def _is_coco(file: Path) -> bool:
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return False
+    return all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
+
+
+def _begins(file: Path, text: bytes, size: int) -> bool:
+    try:
+        with open(file, "rb") as opened:
+            return text in opened.read(size)
+    except OSError:
+        return False
+
+
+def _first(files: Iterable[Path], fits: Callable[[Path], bool]) -> bool:
+    return any(file.is_file() and fits(file) for file in islice(files, _LOOKED_AT))

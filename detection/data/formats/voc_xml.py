@@ -1,0 +1,152 @@
+"""One XML file of Pascal VOC: an image's size and its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from detection.category_names import category_name
+from detection.data.coco_json import MAX_COORDINATE, Fault, show
+from detection.data.faults import DataFault
+from divdet.engine.files import refuse_special
+
+_MAX_SIZE = 2**24  # bytes
+_MAX_DEPTH = 100
+_TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
+
+
+class VocObject(NamedTuple):
+    """An object.
+
+    Attributes:
+        corners: xmin, ymin, xmax, ymax as written; decimal, so that differences are exact.
+        place: where it is in the file.
+    """
+
+    name: str
+    corners: tuple[Decimal, Decimal, Decimal, Decimal]
+    difficult: bool
+    place: str
+
+
+class VocFile(NamedTuple):
+    """A file; ``size`` is (0, 0) where it has none, ``named`` what it calls its image: by name, by path."""
+
+    path: Path
+    size: tuple[int, int]
+    named: tuple[str, ...]
+    objects: list[VocObject]
+
+
+def read_voc_file(path: Path, faults: list[DataFault]) -> VocFile | None:
+    """Reads a file; what is wrong is added to ``faults`` and left out. None where it cannot be read at all."""
+    try:
+        root, lines = _parse(path)
+    except Fault as fault:
+        faults.append(DataFault(str(path), "", str(fault)))
+        return None
+    objects = []
+    for number, element in enumerate(root.findall("object"), 1):
+        place = f"object {number} (line {lines[element]})"
+        try:
+            objects.append(_object(element, place))
+        except Fault as fault:
+            faults.append(DataFault(str(path), place, str(fault)))
+    size = _side(root, "width"), _side(root, "height")
+    named = tuple(text for key in ("filename", "path") if (text := (root.findtext(key) or "").strip()))
+    return VocFile(path, size if all(size) else (0, 0), named, objects)
+
+
+def _parse(path: Path) -> tuple[Element, dict[Element, int]]:
+    """The tree of a file, and the line of each element.
+
+    A document type declaration is refused: entities could grow without limit or name other files, and no annotation
+    needs one.
+    """
+    refuse_special(path)
+    try:
+        if path.stat().st_size > _MAX_SIZE:
+            raise Fault("is larger than 16 MiB, which no annotation of an image is")
+        data = path.read_bytes()
+    except OSError as error:
+        raise Fault(f"cannot be read: {error.strerror}") from error
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    lines: dict[Element, int] = {}
+    depth = 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise Fault("is nested too deeply")
+        lines[builder.start(tag, attributes)] = parser.CurrentLineNumber
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def doctype(*_: object) -> None:
+        raise Fault("has a document type declaration (<!DOCTYPE>), which is not read: remove it")
+
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, doctype
+    try:
+        parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise Fault(f"is not XML: {expat.ErrorString(error.code)} in line {error.lineno}") from error
+    except (LookupError, ValueError) as error:  # an unknown encoding
+        raise Fault(f"is not XML: {error}") from error
+    root = builder.close()
+    if root.tag != "annotation":
+        raise Fault(f"is no Pascal VOC annotation: its root is <{root.tag}>, not <annotation>")
+    return root, lines
+
+
+def _object(element: Element, place: str) -> VocObject:
+    text = element.findtext("name")
+    name = category_name(text)
+    if name is None:
+        raise Fault("has no name" if not (text or "").strip() else f"has name {show(text)}, which is no name")
+    box = element.find("bndbox")
+    if box is None:
+        raise Fault("has no bndbox")
+    corners = tuple(_number(box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
+    if corners[2] < corners[0] or corners[3] < corners[1]:
+        raise Fault(f"has a bndbox whose end is before its start: {' '.join(map(str, corners))} (x y of both corners)")
+    difficult = (element.findtext("difficult") or "").strip().lower()
+    if difficult not in (*_TRUE, *_FALSE):
+        raise Fault(f"has difficult {show(difficult)}, which is neither 0 nor 1")
+    return VocObject(name, corners, difficult in _TRUE, place)
+
+
+def _number(box: Element, key: str) -> Decimal:
+    text = box.findtext(key)
+    if text is None:
+        raise Fault(f"has a bndbox without {key}")
+    try:
+        value = Decimal(text.strip())
+    except InvalidOperation:
+        raise Fault(f"has {key} {show(text.strip())}, which is no number") from None
+    if not (value.is_finite() and abs(value) <= MAX_COORDINATE):
+        raise Fault(f"has {key} {show(text.strip())}, which is no finite number of pixels")
+    return value
+
+
+def _side(root: Element, key: str) -> int:
+    """Width or height; 0 where it is missing or no size, as in files that were written without the image."""
+    try:
+        value = Decimal((root.findtext(f"size/{key}") or "").strip())
+        return int(value) if value == int(value) and 0 < value <= MAX_COORDINATE else 0
+    except (InvalidOperation, ValueError, OverflowError):
+        return 0
+
+
+def all_corners(files: list[VocFile]) -> Iterator[tuple[Decimal, Decimal, Decimal, Decimal]]:
+    """The corners of all objects."""
+    return (found.corners for file in files for found in file.objects)

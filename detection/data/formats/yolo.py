@@ -1,0 +1,278 @@
+"""YOLO: a label file for each image, with a line ``class cx cy w h`` for each object, in fractions of the image.
+
+What ultralytics accepts is accepted: outlines (``class x1 y1 x2 y2 …``, also the four points of oriented boxes) and
+poses become boxes, an empty or missing file is an image without objects, and a repeated line counts once.
+
+Fractions become pixels by the size of the image as it is shown, with its EXIF orientation: that is how annotation tools
+and ultralytics show it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from detection.data.coco_json import Fault, show
+from detection.data.faults import DataFault
+from detection.data.formats.class_names import class_list, is_yaml, names_in, read_text, read_yaml
+from detection.data.formats.content import Content, images_in
+from detection.data.formats.folders import Source, common_folder, label_files, parallel, relative_name, yolo_folders
+from detection.data.formats.yolo_yaml import locate, splits_in
+from detection.data.image_index import index_images
+from detection.settings import Orientation
+from divdet.engine.errors import UserError
+
+NUMBERED = "classes named by their numbers, since no data.yaml or classes.txt lists names"
+REPEATED = "repeated lines of labels, which count once"
+UNLABELED = "images without a label file, taken as images without objects"
+OUTLINES = "outlines or poses, of which the box is taken"
+NO_IMAGE = "label files without an image, which are left out"
+
+_DECIMALS = 9  # of a pixel
+_ROUNDED = 6  # decimals that tools write; fewer are a person's own
+_EXACT = 17  # decimals of a double
+
+
+class _Split(NamedTuple):
+    """Where a split is: image files, each with its label file; and how labels are read."""
+
+    pairs: dict[Path, Path]
+    names: dict[int, str] | None
+    pose: int  # columns of key points
+    counts: Counter[str]
+
+
+def read_yolo(source: Source, orientation: Orientation, faults: list[DataFault]) -> Content:
+    """Reads a split; faulty lines and images that cannot be decoded are added to ``faults`` and left out.
+
+    Raises:
+        UserError: where there are no images or labels, or no usable data.yaml.
+    """
+    split = _find(source)
+    folder = common_folder(list(split.pairs))
+    names = {path: relative_name(path, folder) for path in split.pairs}
+    paths = sorted(split.pairs, key=names.get)
+    facts = index_images(paths)
+    images, rows = [], []
+    for number, path in enumerate(paths):
+        if facts[path].fault:
+            faults.append(DataFault(str(path), "", facts[path].fault))
+            continue
+        width, height = facts[path][:2] if orientation == "stored" else facts[path].upright
+        images.append({"id": number, "file_name": names[path], "width": width, "height": height})
+        if split.pairs[path].is_file():
+            found = _read_labels(split.pairs[path], split, faults)
+            rows += [(number, width, height, split.pairs[path], *row) for row in found]
+    names_of = split.names
+    if names_of is None:
+        names_of = {number: str(number) for number in range(max((row[5] for row in rows), default=0) + 1)}
+        split.counts[NUMBERED] = len(names_of)
+    categories = [{"id": number + 1, "name": name} for number, name in names_of.items()]
+    data = {"images": images, "annotations": _annotations(rows), "categories": categories}
+    return Content(data, folder, +split.counts)
+
+
+def _find(source: Source) -> _Split:
+    path = source.path
+    if is_yaml(path):
+        data = read_yaml(path)
+        entries = splits_in(data, path)
+        if source.split not in entries:
+            raise UserError(f"{path}: has no {source.split}: it names {', '.join(entries) or 'no split'}")
+        pose = data.get("kpt_shape")
+        pose = math.prod(pose) if isinstance(pose, list) and all(type(n) is int and 0 < n < 10**4 for n in pose) else 0
+        found, counts = _entries(path, data, entries[source.split]), Counter()
+        names = names_in(data, path)
+    elif path.is_file():
+        found, counts, pose = _listed(path, [path.parent]), Counter(), 0
+        beside = class_list(path.parent, yolo=True)
+        names = beside and beside[0]
+    else:
+        labels, folder = yolo_folders(path)
+        if source.images:
+            labels, folder = path / "labels" if (path / "labels").is_dir() else path, source.images
+        found = {image: _label_of(image, folder, labels) for image in images_in(folder)}
+        pose, counts = 0, _unused(found, labels)
+        beside = class_list(labels, yolo=True)
+        names = beside and beside[0]
+    if not found:
+        raise UserError(f"{source}: no images found" + (f" in {source.images or folder}" if path.is_dir() else ""))
+    missing = [label for label in found.values() if not label.is_file()]
+    if len(missing) == len(found):
+        raise UserError(f"{source}: none of its {len(found)} images has a label file; the first would be {missing[0]}")
+    counts[UNLABELED] = len(missing)
+    return _Split(found, names, pose, counts)
+
+
+def _entries(file: Path, data: dict[str, Any], entries: list[str]) -> dict[Path, Path]:
+    """The image and label files of a split of data.yaml."""
+    found: dict[Path, Path] = {}
+    for entry in entries:
+        place = locate(file, data, entry)
+        if place is None:
+            raise UserError(f"{file}: names {show(entry)}, which is not there: correct it, or path, in the file")
+        if place.is_dir():
+            found |= {image: _label_of(image) for image in images_in(place)}
+        else:
+            root = data.get("path")
+            found |= _listed(
+                place, [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
+            )
+    return found
+
+
+def _listed(file: Path, roots: list[Path]) -> dict[Path, Path]:
+    """The images that a .txt file lists, a path a line, and their label files."""
+    found: dict[Path, Path] = {}
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        name = line.strip().replace("\\", "/")
+        if not name:
+            continue
+        texts = (name, name.removeprefix("data/"))  # CVAT writes data/ for a folder that it does not make
+        places = [place for text in texts for root in (*roots, Path()) if (place := root / text).is_file()]
+        if not places:
+            raise UserError(f"{file}: line {number} names {show(name)}, which is not there; correct the list")
+        found[places[0]] = _label_of(places[0])
+    return found
+
+
+def _label_of(image: Path, images: Path | None = None, labels: Path | None = None) -> Path:
+    """The label file of an image: in the parallel folder if it is there, else beside the image."""
+    beside = image.with_suffix(".txt")
+    if labels is not None and labels != images:
+        inner = labels / Path(relative_name(beside, images))
+        return inner if inner.is_file() or not beside.is_file() else beside
+    if folder := parallel(image.parent, "images", "labels"):
+        inner = folder / beside.name
+        return inner if inner.is_file() or not beside.is_file() else beside
+    return beside
+
+
+def _unused(found: dict[Path, Path], labels: Path) -> Counter[str]:
+    used = {label.absolute() for label in found.values()}
+    return Counter({NO_IMAGE: sum(file.absolute() not in used for file in label_files(labels))})
+
+
+def _read_labels(file: Path, split: _Split, faults: list[DataFault]) -> list[tuple]:
+    """Rows (line, class, four numbers, decimals, whether they are corners) of a label file."""
+    try:
+        lines = read_text(file).split("\n")
+    except UserError as error:
+        faults.append(DataFault(str(file), "", str(error).removeprefix(f"{file}: ")))
+        return []
+    rows: dict[tuple, tuple] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            label, values, corners = _read_line(words, split)
+        except Fault as fault:
+            faults.append(DataFault(str(file), f"line {number}", str(fault)))
+            continue
+        key = (label, *values)
+        split.counts[REPEATED] += key in rows
+        split.counts[OUTLINES] += len(words) > 5 and key not in rows
+        rows.setdefault(key, (number, label, *values, max(map(_decimals, words[1:])), corners))
+    return list(rows.values())
+
+
+def _read_line(words: list[str], split: _Split) -> tuple[int, list[float], bool]:
+    """Class, four numbers, and whether they are corners instead of a center and a size."""
+    numbers = [_number(word) for word in words]
+    label, values = numbers[0], numbers[1:]
+    if len(words) == 6:
+        raise Fault("has 6 columns: class, box and a confidence, as predictions have; labels have no confidence")
+    outline = len(values) >= 6 and len(values) % 2 == 0 and len(values) != 4 + split.pose
+    if not (len(values) == 4 or (split.pose and len(values) == 4 + split.pose) or outline):
+        raise Fault(f"has {len(words)} columns: a line is class cx cy w h, or class and the points x y of an outline")
+    if label != int(label) or label < 0:
+        raise Fault(f"has class {words[0]}, which is no class number: count from 0")
+    if split.names is not None and int(label) not in split.names:
+        raise Fault(f"has class {words[0]}, but the list of names has {len(split.names)} classes, counted from 0")
+    if split.names is None and label >= 10**4:
+        raise Fault(f"has class {words[0]}, which is too large without a list of names")
+    values = values if outline else values[:4]
+    if out := [word for word, value in zip(words[1:], values, strict=False) if not -1 <= value <= 2]:
+        raise Fault(f"has {out[0]}: coordinates are fractions of the image's width and height, 0 to 1, not pixels")
+    if outline:
+        xs, ys = values[0::2], values[1::2]
+        return int(label), [min(xs), min(ys), max(xs), max(ys)], True
+    return int(label), values, False
+
+
+def _number(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        raise Fault(f"has {show(word)}, which is no number; separate numbers by spaces") from None
+    if not math.isfinite(value):
+        raise Fault(f"has {word}, which is no finite number")
+    return value
+
+
+def _decimals(word: str) -> int:
+    return _EXACT if "e" in word or "E" in word else len(word.partition(".")[2])
+
+
+def _annotations(rows: list[tuple]) -> list[dict[str, Any]]:
+    """COCO's annotations for rows (image id, width, height, file, line, class, four numbers, decimals, corners)."""
+    if not rows:
+        return []
+    size = np.array([row[1:3] for row in rows], np.float64)
+    values = np.array([row[6:10] for row in rows], np.float64)
+    corners = np.array([row[11] for row in rows])
+    boxes = to_pixels(values, size, corners, max(row[10] for row in rows))
+    return [
+        {
+            "image_id": row[0],
+            "category_id": row[5] + 1,
+            "bbox": box,
+            "file": str(row[3]),
+            "place": f"line {row[4]}",
+        }
+        for row, box in zip(rows, boxes.tolist(), strict=True)
+    ]
+
+
+def to_pixels(values: np.ndarray, size: np.ndarray, corners: np.ndarray, decimals: int) -> np.ndarray:
+    """Boxes x y w h in pixels, float64 [n, 4].
+
+    A fraction of d decimals says a coordinate only to within half a unit of the last one, times the image's side. Of
+    the numbers in that range the one with the fewest decimals is taken, at most 9: it is what the tool had before it
+    divided. So 45.37 pixels are 45.37 again, and data trains alike as COCO and as YOLO.
+
+    Args:
+        values: [n, 4] fractions: center and size, or two corners.
+        size: [n, 2], width and height of the images.
+        corners: bool [n], which of them are corners.
+        decimals: that the file's tool writes; below 6 the fractions are taken as exact.
+    """
+    unit = 10.0**-decimals if decimals >= _ROUNDED else 0.0
+    first = values[:, :2] * size
+    second = values[:, 2:] * size
+    slack = size * (unit / 2 + 2e-15)
+    start, end = _shortest(first, slack), _shortest(second, slack)  # of boxes by corners
+    extent = np.where(corners[:, None], np.round(end - start, _DECIMALS), end)
+    start = np.where(corners[:, None], start, _shortest(first - end / 2, slack * 1.5))
+    return np.concatenate([start, extent], axis=1)
+
+
+def _shortest(values: np.ndarray, slack: np.ndarray) -> np.ndarray:
+    """The number with the fewest decimals within ``slack`` of each value."""
+    found = np.round(values, _DECIMALS)
+    for decimals in range(_DECIMALS - 1, -1, -1):
+        rounded = np.round(values, decimals)
+        found = np.where(np.abs(rounded - values) <= slack, rounded, found)
+    return found + 0.0  # no -0.0
+
+
+def fractions(boxes: Iterable[float], width: int, height: int) -> str:
+    """``cx cy w h`` of a box x y w h in pixels, with all digits."""
+    x, y, w, h = boxes
+    return f"{(x + w / 2) / width!r} {(y + h / 2) / height!r} {w / width!r} {h / height!r}"

@@ -1,0 +1,44 @@
+"""Where the splits are by YOLO's description of a data set, data.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from detection.data.coco_json import show
+from divdet.engine.errors import UserError
+
+_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def splits_in(data: Any, path: Path) -> dict[str, list[str]]:
+    """What ``train``, ``val`` and ``test`` name: folders, files or lists of images."""
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: is no data.yaml of YOLO: it has no keys such as names and train")
+    found: dict[str, list[str]] = {}
+    for key, split in _KEYS.items():
+        if data.get(key) in (None, "", []):
+            continue
+        entries = data[key] if isinstance(data[key], list) else [data[key]]
+        if not all(isinstance(entry, str) and entry and "\0" not in entry for entry in entries):
+            raise UserError(f"{path}: {key} is {show(data[key])}: give a folder, a .txt list of images, or several")
+        found[split] = found.get(split, []) + entries
+    return found
+
+
+def locate(path: Path, data: dict[str, Any], entry: str) -> Path | None:
+    """The file or folder that an entry of a split means, where there is one.
+
+    Entries are relative to ``path`` of the file, which is relative to the file's own folder or the working directory.
+    Roboflow writes ``../train/images`` for a folder beside the file, CVAT ``data/images/train`` for one without
+    ``data``.
+    """
+    entry = entry.replace("\\", "/")
+    root = data.get("path")
+    roots = [path.parent / root, Path(root)] if isinstance(root, str) and root and "\0" not in root else []
+    inner = entry
+    while inner.startswith("../"):
+        inner = inner[3:]
+    shorter = [inner, inner.removeprefix("data/")]
+    places = [base / text for text in (entry, *shorter) for base in (*roots, path.parent)]
+    return next((place for place in places if place.exists()), None)
