@@ -1,4 +1,4 @@
-"""The check of a data set before it is used: all its faults at once, and what is worth a note."""
+"""The check of image files against their annotations, and of the splits against each other."""
 
 from __future__ import annotations
 
@@ -11,13 +11,8 @@ from typing import Literal
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations, Columns, ImageRecord
-from detection.data.coco import check_same_categories
-from detection.data.faults import DataError, DataFault
-from detection.data.formats.layouts import find_splits
-from detection.data.formats.read import read_annotations
+from detection.data.faults import DataFault
 from detection.data.image_index import ImageFacts, index_images
-from detection.settings import EvalDataSettings
-from divdet.engine.errors import UserError
 
 Split = Literal["train", "val"]
 NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
@@ -28,11 +23,11 @@ _DARK_BITS = 14
 
 @dataclass
 class DataCheck:
-    """What the check of one or two splits found.
+    """What was found in one or two splits.
 
     Attributes:
         splits: the sound part of each split that could be read.
-        facts: what each image file is like; empty where images were not checked.
+        facts: what each image file is like; empty where images were not decoded.
         faults: all of them.
         left_out: how many entries and images are missing from ``splits``, by kind.
         notes: what is no fault, but worth knowing.
@@ -51,73 +46,26 @@ class DataCheck:
     complete: bool = True
 
     def leave_out(self, kind: str, faults: Sequence[DataFault]) -> None:
-        """Notes faults, each of which one entry or image less answers."""
-        self.faults += faults
-        self.left_out += Counter({kind: len(faults)})
+        """Notes faults, each of which one entry or image less answers; those that are known are not repeated."""
+        known = set(self.faults)
+        new = [fault for fault in dict.fromkeys(faults) if fault not in known]
+        self.faults += new
+        self.left_out += Counter({kind: len(new)})
 
 
-def check_data(data: EvalDataSettings, wanted: Iterable[Split], images: bool = True) -> DataCheck:
-    """Reads splits, and decodes all their images unless ``images`` is false.
-
-    Raises:
-        UserError: for settings that cannot be used. Faults of the data are returned.
-    """
-    check = DataCheck()
-    for split in wanted:
-        _read(data, split, check)
+def check_images(check: DataCheck) -> None:
+    """Decodes the images of all splits: notes their faults, copies, and what the splits share."""
+    check.facts = index_images(record.path for held in check.splits.values() for record in held.images)
+    for split, held in check.splits.items():
+        check.splits[split] = _check_split(split, held, check)
     if len(check.splits) == 2:
-        training, validation = check.splits["train"], check.splits["val"]
-        try:
-            check_same_categories(training.category_ids, training.names, validation)
-        except UserError as error:
-            check.faults.append(_fault_of(error))
-            check.complete = False
-    if images:
-        records = [record for split in check.splits.values() for record in split.images]
-        check.facts = index_images(record.path for record in records)
-        for split, annotations in check.splits.items():
-            check.splits[split] = _check_images(split, annotations, check)
-        if len(check.splits) == 2:
-            _find_shared(check)
-    return check
+        _find_shared(check)
 
 
-def named_splits(data: EvalDataSettings) -> list[Split]:
-    """The splits that the settings name."""
-    found = {split for split in NAMES if getattr(data, f"{split}_annotations")}
-    if data.path:
-        found |= {name or "train" for name in find_splits(data.path, data.format, None)}
-    if data.val_fraction is not None:
-        found |= set(NAMES)
-    return [split for split in NAMES if split in found]
-
-
-def _read(data: EvalDataSettings, split: Split, check: DataCheck) -> None:
-    faults: list[DataFault] = []
-    try:
-        check.splits[split] = read_annotations(data, split, faults=faults)
-    except DataError as error:
-        faults += error.faults
-        check.complete = False
-    except UserError as error:
-        faults.append(_fault_of(error))
-        check.complete = False
-    # With data.val_fraction both splits come from the same file.
-    check.leave_out(f"faulty {NAMES[split]} entries", [fault for fault in faults if fault not in check.faults])
-
-
-def _fault_of(error: UserError) -> DataFault:
-    """An error as a fault of the file that it begins with; raises the error where it is about the settings."""
-    file, _, what = str(error).partition(": ")
-    if str(error).startswith("data.") or not what:
-        raise error
-    return DataFault(file, "", what)
-
-
-def _check_images(split: Split, annotations: CocoAnnotations, check: DataCheck) -> CocoAnnotations:
-    """Notes the faults of a split's images; returns the split without them."""
+def _check_split(split: Split, annotations: CocoAnnotations, check: DataCheck) -> CocoAnnotations:
+    """Notes what is wrong with a split's images; returns the split without them."""
     broken: dict[Path, str] = {}
-    other_size: dict[Path, str] = {}
+    resized: dict[Path, str] = {}
     for record in annotations.images:
         facts = check.facts[record.path]
         annotated = (record.width, record.height)
@@ -125,30 +73,32 @@ def _check_images(split: Split, annotations: CocoAnnotations, check: DataCheck) 
             broken[record.path] = facts.fault
         elif all(annotated) and annotated not in (facts[:2], facts.upright):
             width, height = facts.upright if record.upright else facts[:2]
-            other_size[record.path] = (
+            resized[record.path] = (
                 f"the image has {width}x{height} pixels, but its annotations say {annotated[0]}x{annotated[1]}; "
                 "use the images that were annotated"
             )
-    for kind, found in (("that cannot be decoded", broken), ("of another size than annotated", other_size)):
+    for kind, found in (("that cannot be decoded", broken), ("of another size than annotated", resized)):
         faults = [DataFault(str(path), "", what) for path, what in found.items()]
         check.leave_out(f"{NAMES[split]} images {kind}", faults)
-    groups = _by_content(annotations.images, check.facts)
-    check.copies[split] = copies = [paths for paths in groups.values() if len(paths) > 1]
+    check.copies[split] = [paths for paths in _by_content(annotations.images, check.facts).values() if len(paths) > 1]
+    check.notes += _notes(split, annotations, check)
+    return without(annotations, broken.keys() | resized.keys())
+
+
+def _notes(split: Split, annotations: CocoAnnotations, check: DataCheck) -> list[str]:
+    notes, copies = [], check.copies[split]
     if copies:
         more = sum(map(len, copies)) - len(copies)
-        pair = f"{copies[0][0]} and {copies[0][1]}"
-        check.notes.append(f"{NAMES[split]}: {more} images are copies of others, with the same pixels: {pair}")
-    dark = {path: facts.bits for path, facts in _facts_of(annotations, check).items() if 8 < facts.bits <= _DARK_BITS}
+        pair = f"{copies[0][0]} is {copies[0][1]}"
+        notes.append(f"{NAMES[split]}: {more} copies of other images, with the same pixels; the first: {pair}")
+    bits = {record.path: check.facts[record.path].bits for record in annotations.images}
+    dark = {path: used for path, used in bits.items() if 8 < used <= _DARK_BITS}
     if dark:
-        check.notes.append(
-            f"{NAMES[split]}: {len(dark)} images of 16 bits use {max(dark.values())} of them at most, so they are read "
-            f"almost black: stretch their values to 16 bits; the first is {next(iter(dark))}"
+        notes.append(
+            f"{NAMES[split]}: {len(dark)} of the images have 16 bits and use at most {max(dark.values())}, so they are "
+            f"read almost black: stretch their values to 16 bits; the first: {next(iter(dark))}"
         )
-    return without(annotations, broken.keys() | other_size.keys())
-
-
-def _facts_of(annotations: CocoAnnotations, check: DataCheck) -> dict[Path, ImageFacts]:
-    return {record.path: check.facts[record.path] for record in annotations.images}
+    return notes
 
 
 def _by_content(records: Iterable[ImageRecord], facts: dict[Path, ImageFacts]) -> dict[str, list[Path]]:
@@ -165,8 +115,8 @@ def _find_shared(check: DataCheck) -> None:
 
     Where both splits are the same files that is meant, to see whether a model can learn them.
     """
-    training, validation = (check.splits[split] for split in ("train", "val"))
-    own, other = (_by_content(annotations.images, check.facts) for annotations in (training, validation))
+    training, validation = (check.splits[split] for split in NAMES)
+    own, other = (_by_content(held.images, check.facts) for held in (training, validation))
     check.shared = [(path, other[digest][0]) for digest, paths in own.items() if digest in other for path in paths]
     if not check.shared:
         return
@@ -188,9 +138,8 @@ def without(annotations: CocoAnnotations, paths: Iterable[Path]) -> CocoAnnotati
     if not dropped:
         return annotations
     kept = np.array([record.path not in dropped for record in annotations.images], bool)
-    places = np.cumsum(kept) - 1
     truth, rows = annotations.truth, kept[annotations.truth.image]
     columns = {column.name: getattr(truth, column.name)[rows] for column in fields(Columns)}
-    columns["image"] = places[columns["image"]]
+    columns["image"] = (np.cumsum(kept) - 1)[columns["image"]]
     images = [record for record in annotations.images if record.path not in dropped]
     return replace(annotations, images=images, truth=Columns(**columns))

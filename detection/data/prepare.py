@@ -1,11 +1,17 @@
 """From the data settings of a recipe to checked annotations."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from detection.data.annotations import CocoAnnotations
-from detection.data.check import NAMES, DataCheck, Split, check_data
-from detection.data.faults import DataError, write_faults
+from detection.data.check import NAMES, DataCheck, Split, check_images
+from detection.data.coco import check_same_categories
+from detection.data.faults import DataError, DataFault, write_faults
+from detection.data.formats.layouts import find_splits
+from detection.data.formats.read import read_annotations
 from detection.settings import DataSettings, EvalDataSettings
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -47,18 +53,66 @@ def read_validation(data: EvalDataSettings, folder: Path) -> CocoAnnotations:
     return validation
 
 
+def named_splits(data: EvalDataSettings) -> list[Split]:
+    """The splits that the settings name."""
+    found = {split for split in NAMES if getattr(data, f"{split}_annotations")}
+    if data.path:
+        found |= {name or "train" for name in find_splits(data.path, data.format, None)}
+    if data.val_fraction is not None:
+        found |= set(NAMES)
+    return [split for split in NAMES if split in found]
+
+
+def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
+    """Reads splits and, unless ``data.check`` is off, decodes all their images.
+
+    Raises:
+        UserError: for settings that cannot be used. Faults of the data are returned.
+    """
+    check = DataCheck()
+    for split in wanted:
+        faults: list[DataFault] = []
+        try:
+            check.splits[split] = read_annotations(data, split, faults=faults)
+        except DataError as error:
+            faults += error.faults
+            check.complete = False
+        except UserError as error:
+            faults.append(_fault_of(error))
+            check.complete = False
+        check.leave_out(f"faulty {NAMES[split]} entries", faults)
+    if len(check.splits) == 2:
+        training, validation = (check.splits[split] for split in NAMES)
+        try:
+            check_same_categories(training.category_ids, training.names, validation)
+        except UserError as error:
+            check.leave_out("categories", [_fault_of(error)])
+            check.complete = False
+    if data.check:
+        check_images(check)
+    return check
+
+
+def _fault_of(error: UserError) -> DataFault:
+    """An error as a fault of the file that it begins with; raises the error where it is about the settings."""
+    file, _, what = str(error).partition(": ")
+    if str(error).startswith("data.") or not what:
+        raise error
+    return DataFault(file, "", what)
+
+
 def _checked(data: EvalDataSettings, wanted: tuple[Split, ...], folder: Path) -> list[CocoAnnotations]:
-    check = check_data(data, wanted, data.check)
+    check = check_data(data, wanted)
     for note in check.notes:
         print(f"note: {note}")
-    report_faults(check, folder, data.skip_bad)
-    for split, annotations in check.splits.items():
-        if not annotations.images:
-            raise UserError(f"{annotations.path}: none of its {NAMES[split]} images is sound")
+    _report_faults(check, folder, data.skip_bad)
+    for split, held in check.splits.items():
+        if not held.images:
+            raise UserError(f"{held.path}: none of its {NAMES[split]} images is sound")
     return list(check.splits.values())
 
 
-def report_faults(check: DataCheck, folder: Path, skip_bad: bool) -> None:
+def _report_faults(check: DataCheck, folder: Path, skip_bad: bool) -> None:
     """Writes faults.txt, or removes it where there are none; raises DataError unless they can be left out."""
     written = folder / FAULTS
     if not check.faults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -253,6 +253,12 @@ def _smallest(annotations: CocoAnnotations, objects: Objects, index: int) -> Sma
     record, box = annotations.images[objects.image[index]], objects.box[index]
     arrays = ((box[:2] + box[2:]) / 2, objects.sides[index], objects.input_sides[index])
     return Smallest(annotations.names[objects.label[index]], record, *(tuple(array.tolist()) for array in arrays))
+
+
+def span(values: Iterable[int]) -> str:
+    """The least and the greatest, such as ``148 to 384``, or their only value."""
+    least, most = min(values := list(values)), max(values)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _shape(size: tuple[int, int]) -> str:

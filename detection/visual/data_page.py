@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detection.data.check import NAMES, DataCheck, Split
 from detection.data.remarks import shift
-from detection.data.statistics import SIZES, Statistics
+from detection.data.statistics import SIZES, Statistics, span
 from detection.visual.html import (
     bar,
     bullets,
@@ -200,9 +200,8 @@ def _images(check: DataCheck, numbers: Numbers) -> str:
         ]
         widths, heights = zip(*own.image_sizes, strict=True) if common else ((0,), (0,))
         shapes = ", ".join(f"{count:,} {shape}" for shape, count in own.shapes.items())
-        about = f"{len(common):,} sizes, from {min(widths)} to {max(widths)} pixels wide and from {min(heights)} to "
-        about += f"{max(heights)} high; {shapes or 'of unknown size'}; {own.turned:,} rotated or mirrored by EXIF; "
-        about += f"{own.empty:,} without objects"
+        about = f"{shapes or 'of unknown size'}; {span(widths)} pixels wide, {span(heights)} high; "
+        about += f"{own.turned:,} rotated or mirrored by EXIF; {own.empty:,} without objects"
         sizes = table(f"Most frequent sizes, {NAMES[split]}", ["Pixels", "Images"], rows, "tb") if rows else ""
         parts.append(f"{paragraph(f'{NAMES[split].capitalize()}: {about}')}{sizes}")
     copies = [

@@ -102,7 +102,9 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], styl
         rows: cells of HTML (see ``text`` and ``bar``); the first one heads its row.
         styles: a letter for each column: t for texts, b for bars, others for numbers; the first one is a text anyway.
     """
-    names = [{"t": ' class="text"', "b": ' class="bars"'}.get(letter, "") for letter in styles.ljust(len(head))]
+    names = [
+        {"t": ' class="text"', "b": ' class="bars"'}.get(letter, "") for letter in styles.ljust(len(head))[: len(head)]
+    ]
     heads = "".join(f'<th scope="col"{name}>{text(title)}</th>' for title, name in zip(head, names, strict=True))
     lines = []
     for first, *others in rows:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detection.data.check import NAMES, DataCheck, Split, check_data, named_splits
+from detection.data.check import NAMES, DataCheck, Split
 from detection.data.faults import DataError, write_faults
-from detection.data.prepare import FAULTS
+from detection.data.prepare import FAULTS, check_data, named_splits
 from detection.data.remarks import enough, remarks, unmet_at
-from detection.data.statistics import SIZES, Statistics, describe
+from detection.data.statistics import SIZES, Statistics, describe, span
 from detection.visual.data_page import data_page
 from divdet.commands.settings import InspectData
 from divdet.engine.errors import UserError, printable
@@ -31,7 +31,7 @@ def inspect_data(config: InspectData) -> dict[Split, Statistics]:
     if not named:
         raise UserError("data.train_annotations is not set: give the data as --data.train_annotations or --data.path")
     folder = make_folder(config.output)
-    check = check_data(data, named, data.check)
+    check = check_data(data, named)
     numbers = {split: describe(annotations, check.facts) for split, annotations in check.splits.items()}
     lines = remarks(check, numbers)
     write_faults(check.faults, folder / FAULTS)
@@ -56,16 +56,14 @@ def _report(check: DataCheck, numbers: Mapping[Split, Statistics], lines: Sequen
 def _split(split: Split, own: Statistics, path: Path) -> list[str]:
     text = [
         f"{NAMES[split]}: {path}",
-        f"  {own.images:,} images ({own.empty:,} without objects), {own.objects:,} objects, {own.crowds:,} crowds, "
-        f"{len(own.classes)} classes",
+        f"  images: {own.images:,} ({own.empty:,} without objects); objects: {own.objects:,}; crowds: {own.crowds:,}; "
+        f"classes: {len(own.classes)}",
     ]
     if own.image_sizes:
         widths, heights = zip(*own.image_sizes, strict=True)
         shapes = ", ".join(f"{count:,} {shape}" for shape, count in own.shapes.items())
-        text.append(
-            f"  images of {min(widths)} to {max(widths)} x {min(heights)} to {max(heights)} pixels: {shapes}; "
-            f"{own.turned:,} rotated by EXIF"
-        )
+        size = f"{span(widths)} x {span(heights)} pixels"
+        text.append(f"  images of {size}: {shapes}; {own.turned:,} rotated by EXIF")
     if not own.objects:
         return text
     text.append(f"  {own.objects / own.images:.1f} objects an image, {own.most} at most")
