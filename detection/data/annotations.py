@@ -12,7 +12,7 @@ from divdet.engine.fingerprint import digest, file_sizes
 
 BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w passes the border by rounding alone
 
-UNSIZED = "images of no given width and height, whose boxes are cut at the border when the image is read"
+UNSIZED = "images of no usable width and height, whose boxes are cut at the border when the image is read"
 
 
 @dataclass
@@ -103,6 +103,11 @@ def columns_of(rows: list[tuple], **others: type) -> list[np.ndarray]:
     return [np.ascontiguousarray(table[name]) for name, *_ in dtype]
 
 
+def sizes_of(images: list[ImageRecord]) -> np.ndarray:
+    """Width and height of n images, float64 [n, 2]; NaN where unknown."""
+    return np.array([(image.width or np.nan, image.height or np.nan) for image in images]).reshape(-1, 2)
+
+
 def clip_boxes(
     boxes: np.ndarray, width: float | np.ndarray, height: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -120,8 +125,7 @@ def fill_records(images: list[ImageRecord], columns: Columns) -> Counter[str]:
     """Give each image its boxes, clipped where its size is known; count what was dropped or clipped."""
     given = columns.bbox.copy()
     given[:, 2:] += given[:, :2]
-    # NaN: the image's size is unknown, so its boxes are not clipped.
-    size = np.array([[image.width or np.nan, image.height or np.nan] for image in images])[columns.image]
+    size = sizes_of(images)[columns.image]
     bounded = np.isfinite(size).all(axis=1)
     clipped = given.copy()
     clipped[bounded] = clip_boxes(given[bounded], size[bounded, 0], size[bounded, 1])[0]

@@ -5,31 +5,26 @@ from __future__ import annotations
 import gc
 import json
 import re
-import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from detection.data.entry_values import Fault, is_number, one_line, show
 from detection.data.faults import DataFault
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
 _MAX_ID = 2**63 - 1
-MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
 
 Row = TypeVar("Row")
 
 
-class Fault(Exception):
-    """What is wrong with an entry, as the end of a sentence: "has no bbox"."""
-
-
 @contextmanager
-def _gc_paused() -> Iterator[None]:
-    """Parsed JSON and its rows have no cycles; searching millions of objects for them took two thirds of the time."""
+def gc_paused() -> Iterator[None]:
+    """Pauses the search for cycles: parsed JSON has none, and searching it took two thirds of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -39,7 +34,7 @@ def _gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-@_gc_paused()
+@gc_paused()
 def read_json(path: Path) -> Any:
     """Return the parsed content of a JSON file; raise UserError where it cannot be read or parsed."""
     try:
@@ -52,10 +47,10 @@ def read_json(path: Path) -> Any:
     except RecursionError as error:
         raise UserError(f"{path}: its JSON is nested too deeply to be COCO data") from error
     except ValueError as error:  # bytes that are not text, or an integer of thousands of digits
-        raise UserError(f"{path}: not JSON: {_one_line(error)}") from error
+        raise UserError(f"{path}: not JSON: {one_line(error)}") from error
 
 
-@_gc_paused()
+@gc_paused()
 def read_entries(
     path: Path,
     key: str,
@@ -94,14 +89,9 @@ def _located(path: Path, place: str, entry: Any, error: Fault) -> DataFault:
     if isinstance(entry, dict):
         if "place" in entry:
             return DataFault(str(entry.get("file", path)), str(entry["place"]), str(error))
-        if _is_id(entry.get("id")):
+        if is_id(entry.get("id")):
             place += f" (id {entry['id']})"
     return DataFault(str(path), place, str(error))
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number of at most ``MAX_COORDINATE``; true and false are no numbers."""
-    return type(value) in (int, float) and -MAX_COORDINATE <= value <= MAX_COORDINATE  # NaN fails the comparison
 
 
 def is_text(value: Any) -> bool:
@@ -124,7 +114,7 @@ def bbox_of(entry: dict[str, Any]) -> list[float]:
 def id_of(entry: dict[str, Any], key: str) -> int:
     """The id under ``key``."""
     value = entry.get(key)
-    if _is_id(value):
+    if is_id(value):
         return value
     if key not in entry:
         raise Fault(f"has no {key}")
@@ -132,18 +122,10 @@ def id_of(entry: dict[str, Any], key: str) -> int:
     raise Fault(f"has {key} {show(value)}, which {what}")
 
 
-def show(value: Any) -> str:
-    """A JSON value for a message: one line, shortened."""
-    return _one_line(repr(value) if isinstance(value, str) and len(value) < 200 else reprlib.repr(value))
-
-
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Whether a JSON value is an integer of 64 bits."""
     return type(value) is int and -_MAX_ID <= value <= _MAX_ID  # true, 3.0 and "3" are no ids
 
 
 def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "a number")
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())

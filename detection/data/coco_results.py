@@ -12,7 +12,8 @@ import numpy as np
 
 from detection.category_names import category_name
 from detection.data.annotations import CocoAnnotations, columns_of
-from detection.data.coco_json import Fault, bbox_of, id_of, is_number, read_entries, read_json, show
+from detection.data.coco_json import bbox_of, id_of, read_entries, read_json
+from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.files import write_atomically
 
@@ -70,17 +71,23 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:
-    """Write a COCO results file atomically, entry by entry: the text is never in memory as a whole."""
+    """Write a COCO results file atomically, entry by entry: the text is never in memory as a whole.
+
+    Detections of classes that the ground truth does not list have no category id there, and are left out.
+    """
     encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make an encoder for every entry
 
     def write(temporary: Path) -> None:
         images, labels, scores = (column.tolist() for column in (results.image, results.label, results.score))
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write("[")
-            for row, (image, label, bbox, score) in enumerate(zip(images, labels, results.bbox, scores, strict=True)):
+            separator = "["
+            for image, label, bbox, score in zip(images, labels, results.bbox, scores, strict=True):
+                if annotations.category_ids[label] is None:
+                    continue
                 entry = {"image_id": annotations.images[image].id, "category_id": annotations.category_ids[label]}
-                file.write(", " * (row > 0) + encode(entry | {"bbox": bbox.tolist(), "score": score}))
-            file.write("]")
+                file.write(separator + encode(entry | {"bbox": bbox.tolist(), "score": score}))
+                separator = ", "
+            file.write("[]" if separator == "[" else "]")
 
     write_atomically(path, write)
 

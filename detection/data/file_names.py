@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from detection.data.coco_json import Fault, show
+from detection.data.entry_values import Fault, show
+from detection.data.path_forms import NameIndex, in_common, parts_of
 
 if TYPE_CHECKING:
     from detection.data.coco import CocoAnnotations
@@ -26,7 +26,10 @@ class FileNames:
     - the image of exactly this ``file_name``;
     - of the images where one path ends with the other (``/data/val/1.jpg`` and ``val/1.jpg``), the one with the most
       folders in common;
-    - the only image of the same base name.
+    - the only image of the same base name;
+    - the same two again where case, URL encoding, or a hash before the base name may differ.
+
+    Of several images of one file the first is found, unless ``image_id`` is another's.
 
     Attributes:
         by_base: names that only the base name matched, and the ``file_name`` that they matched.
@@ -37,10 +40,9 @@ class FileNames:
         self._annotations = annotations
         self._claimed: dict[int, str] = {}  # the name that found an image
         self._exact: dict[str, list[int]] = {}
-        self._same_base: dict[str, list[int]] = {}
+        self._names = NameIndex([image.file_name for image in annotations.images])
         for index, image in enumerate(annotations.images):
             self._exact.setdefault(image.file_name, []).append(index)
-            self._same_base.setdefault(_parts(image.file_name)[-1], []).append(index)
 
     def find(self, name: str, image_id: int | None = None) -> int:
         """Return the index of the image that ``name``, a path of any system, means.
@@ -49,19 +51,19 @@ class FileNames:
         none or several fit, or another name meant the same image.
         """
         images, truth = self._annotations.images, self._annotations.path
-        parts, exact = _parts(name), self._exact.get(name, [])
-        fits = exact or self._fits(parts)
+        parts, exact = parts_of(name), self._exact.get(name, [])
+        fits = exact or self._names.fits(name, base_alone=True)
         if len(fits) > 1 and (exact or image_id != number_in_name(name)):
             fits = [index for index in fits if images[index].id == image_id] or fits
         if not fits:
             raise Fault(f"has file_name {show(name)}, which no image of {truth} has; use its own images")
-        if len(fits) > 1:
+        if len({tuple(parts_of(images[index].file_name)) for index in fits}) > 1:
             first, second = (show(images[index].file_name) for index in fits[:2])
             raise Fault(f"has file_name {show(name)}, which fits {first} and {second} of {truth}; give its name there")
         other, own = self._claimed.setdefault(fits[0], name), images[fits[0]].file_name
-        if _parts(other) != parts:
+        if parts_of(other) != parts:
             raise Fault(f"has file_name {show(name)}, and another {show(other)}: both fit {show(own)} of {truth}")
-        if not _common(_parts(own), parts):
+        if not in_common(parts_of(own), parts):
             self.by_base[name] = own
         return fits[0]
 
@@ -69,20 +71,3 @@ class FileNames:
         """How many names only the base name matched, with an example; there must be one."""
         name, own = next(iter(self.by_base.items()))
         return f"{len(self.by_base)} file names matched by base name alone, such as {show(name)} as {show(own)}"
-
-    def _fits(self, parts: list[str]) -> list[int]:
-        same_base = self._same_base.get(parts[-1], [])
-        common = [_common(_parts(self._annotations.images[index].file_name), parts) for index in same_base]
-        most = max(common, default=0)
-        return [index for index, count in zip(same_base, common, strict=True) if count == most]
-
-
-def _common(one: list[str], other: list[str]) -> int:
-    """How many parts two paths have in common if one ends with the other, else 0."""
-    count = min(len(one), len(other))
-    return count if one[-count:] == other[-count:] else 0
-
-
-def _parts(name: str) -> list[str]:
-    """Folders and base name of a path of either system."""
-    return [part for part in re.split(r"[/\\]", name) if part not in ("", ".")] or [""]

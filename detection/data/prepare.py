@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from detection.data.annotations import CocoAnnotations
+from detection.data.category_match import match_categories
 from detection.data.check import NAMES, DataCheck, Split, check_images
-from detection.data.coco import check_same_categories
 from detection.data.faults import DataError, DataFault, write_faults
 from detection.data.formats.layouts import find_splits
 from detection.data.formats.read import read_annotations
+from detection.data.repeated_files import merge_repeated
 from detection.settings import DataSettings, EvalDataSettings
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -48,9 +49,7 @@ def read_splits(data: DataSettings, folder: Path, world: World | None = None) ->
 
 def read_validation(data: EvalDataSettings, folder: Path) -> CocoAnnotations:
     """Reads and checks the validation split alone; see ``read_splits``."""
-    (validation,) = _checked(data, ("val",), folder)
-    print(f"{validation.path}: {validation.describe()}")
-    return validation
+    return _checked(data, ("val",), folder)[0]
 
 
 def named_splits(data: EvalDataSettings) -> list[Split]:
@@ -81,15 +80,17 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
             faults.append(_fault_of(error))
             check.complete = False
         check.leave_out(f"faulty {NAMES[split]} entries", faults)
+    if data.check:
+        check_images(check)
+    if training := check.splits.get("train"):
+        check.splits["train"] = training = merge_repeated(training)
     if len(check.splits) == 2:
-        training, validation = (check.splits[split] for split in NAMES)
         try:
-            check_same_categories(training.category_ids, training.names, validation)
+            check.splits["val"] = match_categories(training.category_ids, training.names, check.splits["val"])
         except UserError as error:
             check.leave_out("categories", [_fault_of(error)])
             check.complete = False
-    if data.check:
-        check_images(check)
+            del check.splits["val"]  # its labels mean other classes
     return check
 
 

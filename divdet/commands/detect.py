@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detection.data.annotations import ImageRecord
-from detection.data.coco import check_same_categories
-from detection.data.coco_json import Fault
+from detection.data.category_match import match_categories
 from detection.data.dataset import read_record
+from detection.data.entry_values import Fault
 from detection.data.file_names import FileNames, number_in_name
 from detection.data.formats.read import read_annotations
 from detection.data.orientation import set_layouts
@@ -63,9 +63,9 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     paths = find_images(config.sources)
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    records = (
-        _match_annotations(paths, config.data, detector) if config.data.val_annotations or config.data.path else {}
-    )
+    records, category_ids = {}, detector.category_ids
+    if config.data.val_annotations or config.data.path:
+        records, category_ids = _match_annotations(paths, config.data, detector)
     folder = make_folder(config.output or "runs/detect")
     sources = _sources(paths, records, folder)
     partial = PartialResults(
@@ -82,7 +82,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     left = sum(map(len, batches))
     with stop_on_signals() as stopping:
         for batch in progress(batches, "detecting", unit="batch"):
-            partial.add(_detect_batch(batch, detector, config))
+            partial.add(_detect_batch(batch, detector, category_ids, config))
             left -= len(batch)
             if stopping.signal and left:
                 raise Stopped(
@@ -93,10 +93,12 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     return _finish(partial, folder, config.score_threshold)
 
 
-def _match_annotations(paths: list[Path], data: EvalDataSettings, detector: Detector) -> dict[Path, ImageRecord]:
-    """Return the record of each image in the annotations, with the image as its file."""
+def _match_annotations(
+    paths: list[Path], data: EvalDataSettings, detector: Detector
+) -> tuple[dict[Path, ImageRecord], list[int | None]]:
+    """Return the record of each image in the annotations, with the image as its file; and their category ids."""
     annotations = read_annotations(data, "val", need_images=bool(data.val_images))
-    check_same_categories(detector.category_ids, detector.names, annotations)
+    annotations = match_categories(detector.category_ids, detector.names, annotations)
     names = FileNames(annotations)
     folder = data.val_images and os.path.realpath(data.val_images)
     records: dict[Path, ImageRecord] = {}
@@ -118,7 +120,7 @@ def _match_annotations(paths: list[Path], data: EvalDataSettings, detector: Dete
     if not folder:
         annotations.counts += set_layouts(annotations.images, annotations.truth, data.orientation)
     print(f"{annotations.path}: {annotations.describe()}")
-    return records
+    return records, annotations.category_ids
 
 
 def _sources(paths: list[Path], records: dict[Path, ImageRecord], folder: Path) -> list[_Source]:
@@ -162,8 +164,10 @@ def _run_settings(config: Detect, paths: list[Path], records: dict[Path, ImageRe
     return settings
 
 
-def _detect_batch(batch: Sequence[_Source], detector: Detector, config: Detect) -> dict[str, Any]:
-    """Detect and draw; return a batch of ``PartialResults``."""
+def _detect_batch(
+    batch: Sequence[_Source], detector: Detector, category_ids: Sequence[int | None], config: Detect
+) -> dict[str, Any]:
+    """Detect and draw; return a batch of ``PartialResults``, without the classes that annotations do not list."""
     images: list[tuple[_Source, np.ndarray]] = []
     unreadable: list[str] = []
     upright = config.data.orientation != "stored"
@@ -180,8 +184,10 @@ def _detect_batch(batch: Sequence[_Source], detector: Detector, config: Detect) 
         save_image(source.picture, draw_boxes(image, boxes, labels, detector.names, scores))
         columns = (values.tolist() for values in (*rounded(boxes, scores), labels))
         for box, score, label in zip(*columns, strict=True):
+            if category_ids[label] is None:
+                continue
             of_image = {"image_id": source.image_id, "file_name": source.file_name}
-            category = {"category_id": detector.category_ids[label], "category": detector.names[label]}
+            category = {"category_id": category_ids[label], "category": detector.names[label]}
             entries.append(of_image | category | {"bbox": box, "score": score})
     empty = sum(not len(detections) for detections in found)
     return {"images": len(images), "empty": empty, "entries": entries, "unreadable": unreadable}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from detection.data.annotations import CocoAnnotations
-from detection.data.coco import check_same_categories
+from detection.data.category_match import match_categories
 from detection.data.coco_results import Results, load_results, save_results
 from detection.data.formats.read import read_annotations
 from detection.data.prepare import read_validation
@@ -67,6 +67,7 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
     annotations = read_annotations(config.data, "val", need_images=False)
+    print(f"{annotations.path}: {annotations.describe()}")
     results = load_results(config.detections, annotations)
     covered = len(set(results.image.tolist()))
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
@@ -79,8 +80,8 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnota
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
-    annotations = read_validation(config.data, folder)
-    check_same_categories(detector.category_ids, detector.names, annotations)
+    annotations = match_categories(detector.category_ids, detector.names, read_validation(config.data, folder))
+    print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)

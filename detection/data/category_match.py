@@ -1,0 +1,101 @@
+"""The categories of a file: those that mean nothing are dropped, and the others are matched to a model's by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from detection.data.annotations import CocoAnnotations, Columns
+from detection.data.entry_values import show
+from divdet.engine.errors import UserError
+
+ABSENT = "classes of the model that the file does not list, whose detections are not scored"
+RENUMBERED = "categories matched by name, whose ids are others than the model's"
+
+_BACKGROUND = ("background", "__background__", "_background_")
+_SHOWN = 5
+
+
+def named(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(map(show, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
+
+
+def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Drop a background, and the root that Roboflow writes (all other categories name it as ``supercategory``).
+
+    Both only if they have no object. ``truth`` gets the labels of the categories that stay.
+
+    Returns:
+        The categories that stay, and what was dropped or has no object, counted.
+    """
+    used = set(np.unique(truth.label).tolist())
+    unused = [label for label in range(len(categories)) if label not in used]
+    dropped = [label for label in unused if _means_nothing(categories, label)]
+    if len(dropped) == len(categories):
+        dropped = []
+    kept = [label for label in range(len(categories)) if label not in dropped]
+    truth.label = np.searchsorted(kept, truth.label)
+    empty = [categories[label]["name"] for label in unused if label not in dropped]
+    gone = [categories[label]["name"] for label in dropped]
+    counts = Counter()
+    if gone:
+        counts[f"categories dropped that are no class ({named(gone)}: a root or background without objects)"] = len(
+            gone
+        )
+    if empty:
+        counts[f"classes without objects ({named(empty)})"] = len(empty)
+    return [categories[label] for label in kept], counts
+
+
+def _means_nothing(categories: list[dict[str, Any]], label: int) -> bool:
+    own = categories[label]
+    parents = {other.get("supercategory") for other in categories if other is not own}
+    return own["name"].casefold() in _BACKGROUND or (parents == {own["name"]} != {own.get("supercategory")})
+
+
+def match_categories(
+    category_ids: Sequence[int], names: Sequence[str], annotations: CocoAnnotations
+) -> CocoAnnotations:
+    """Give annotations the labels of a model, matching categories by name (and id, where names repeat).
+
+    The file's ids stay, for results to carry: see ``CocoAnnotations.category_ids``. The file may have fewer classes.
+
+    Args:
+        category_ids: the model's, by label.
+        names: the model's, by label.
+
+    Returns:
+        The same object if it has the model's categories, else a copy with other labels.
+
+    Raises:
+        UserError: for classes that the model does not have; it lists them.
+    """
+    if list(category_ids) == annotations.category_ids and list(names) == annotations.names:
+        return annotations
+    ids = dict(zip(zip(category_ids, names, strict=True), range(len(names)), strict=True))
+    repeated = {name for side in (names, annotations.names) for name, count in Counter(side).items() if count > 1}
+    by_name = {name: label for label, name in enumerate(names) if name not in repeated}
+    file = list(zip(annotations.category_ids, annotations.names, strict=True))
+    labels = [ids.get(category, by_name.get(category[1])) for category in file]
+    unknown = [name for (_, name), label in zip(file, labels, strict=True) if label is None]
+    if unknown:
+        listed = ", ".join(map(show, unknown))
+        raise UserError(
+            f"{annotations.path}: {len(unknown)} of its {len(file)} categories are not among the model's {len(names)} "
+            f"({named(list(names))}): {listed}; rename or remove them, or train with them"
+        )
+    new = np.array(labels, np.int64)
+    matched: list[int | None] = [None] * len(names)
+    for (number, _), label in zip(file, labels, strict=True):
+        matched[label] = number
+    counts = Counter(annotations.counts)
+    counts[RENUMBERED] += sum(number not in (own, None) for number, own in zip(matched, category_ids, strict=True))
+    counts[ABSENT] += matched.count(None)
+    images = [replace(image, labels=new[image.labels]) for image in annotations.images]
+    truth = replace(annotations.truth, label=new[annotations.truth.label])
+    return CocoAnnotations(annotations.path, images, matched, list(names), +counts, truth)
