@@ -96,6 +96,7 @@ def image_facts(path: Path) -> ImageFacts:
 def _decode_all(paths: Sequence[Path], folders: dict[Path, _Folder]) -> dict[Path, ImageFacts]:
     """Decodes in threads (OpenCV and hashing leave Python's lock), and saves what was found every ``_CHUNK`` images."""
     found: dict[Path, ImageFacts] = {}
+    changed: set[Path] = set()
     threads = ThreadPoolExecutor(_threads(), thread_name_prefix="decoding")
     try:
         with progress(range(len(paths)), "checking images", unit="image", total=len(paths)) as bar:
@@ -103,17 +104,18 @@ def _decode_all(paths: Sequence[Path], folders: dict[Path, _Folder]) -> dict[Pat
                 part = paths[start : start + _CHUNK]
                 # The state before decoding: a file that changes meanwhile is decoded again next time.
                 states = [_state(path) for path in part]
-                changed: dict[Path, None] = {}
                 for path, state, facts in zip(part, states, _results(threads, part), strict=True):
                     found[path] = facts
                     bar.update()
                     if state and not facts.fault:
                         folders[path.parent].note(path, state, facts)
-                        changed[path.parent] = None
-                for parent in changed:
-                    folders[parent].save()
+                        changed.add(path.parent)
+                while changed:
+                    folders[changed.pop()].save()
     finally:  # an interrupted run ends now, not when all images are decoded
         threads.shutdown(wait=False, cancel_futures=True)
+        while changed:
+            folders[changed.pop()].save()
     return found
 
 

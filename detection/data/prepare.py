@@ -124,5 +124,5 @@ def _report_faults(check: DataCheck, folder: Path, skip_bad: bool) -> None:
     write_faults(check.faults, written)
     if not (skip_bad and check.complete):
         raise DataError(check.faults, written)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in check.left_out.items())
-    print(f"data.skip_bad left out {kinds}; {written} lists them")
+    kinds = "; ".join(f"{kind}: {count}" for kind, count in check.left_out.items())
+    print(f"data.skip_bad left out: {kinds} ({written} lists them)")
