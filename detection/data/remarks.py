@@ -51,10 +51,7 @@ def _unlearned(training: Statistics, validation: Statistics) -> list[str]:
 def _classes(training: Statistics) -> list[str]:
     found = []
     counts = {kind.name: kind.objects for kind in training.classes}
-    unused = [name for name, count in counts.items() if not count]
     few = {name: count for name, count in counts.items() if 0 < count < _FEW}
-    if unused:
-        found.append(f"classes without any training object: {_some(unused)}")
     if few:
         listed = _some([f"{name} ({count})" for name, count in sorted(few.items(), key=lambda item: item[1])])
         found.append(f"classes with fewer than {_FEW} training objects: {listed}")
