@@ -67,13 +67,12 @@ def _totals(check: DataCheck, numbers: Numbers) -> list[tuple[str, object]]:
 def _faults(check: DataCheck) -> str:
     if not check.faults:
         return section("Faults", paragraph("None.", "good"))
-    rows = [[text(fault.file), text(fault.place), text(fault.what)] for fault in check.faults[:_FAULTS]]
-    more = len(check.faults) - len(rows)
+    more = len(check.faults) - _FAULTS
     return section(
         "Faults",
-        paragraph(f"{len(check.faults):,} faults; all of them are in faults.txt.", "bad"),
-        table("Faults by file", ["File", "Place", "What is wrong"], rows, "ttt"),
-        paragraph(f"… and {more:,} more", "faint") if more else "",
+        paragraph(f"{len(check.faults):,} in all; faults.txt lists them.", "bad"),
+        bullets(check.faults[:_FAULTS]),
+        paragraph(f"… and {more:,} more", "faint") if more > 0 else "",
     )
 
 
@@ -95,7 +94,11 @@ def _classes(numbers: Numbers) -> str:
             row += [bar(f"{kind.objects:,}", kind.objects / max(largest[split], 1), place == 1), f"{kind.images:,}"]
         if both:
             times = shift(*numbers.values(), label)
-            row.append(f"{times:.2f}" if any(own.classes[label].objects for own in numbers.values()) else "–")
+            row.append(
+                ("∞" if times == float("inf") else f"{times:.2f}")
+                if any(own.classes[label].objects for own in numbers.values())
+                else "–"
+            )
         kind = first.classes[label]
         row += [f"{kind.input_side:.0f}", _percent(kind.unmet)] if kind.objects else ["–", "–"]
         rows.append(row)

@@ -33,7 +33,7 @@ p, li, figcaption { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-size: .9375rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { vertical-align: bottom; font-weight: 400; color: var(--faint); }
-tbody th { font-weight: 400; overflow-wrap: break-word; max-width: 20rem; }
+tbody th { font-weight: 400; overflow-wrap: break-word; min-width: 6rem; max-width: 20rem; }
 td { white-space: nowrap; }
 th:first-child, td.text, th.text, td.bars, th.bars { text-align: left; }
 td.text { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
