@@ -69,6 +69,18 @@ COMMANDS = {
         "divdet.commands.eval_cls:evaluate",
         defaults="divdet.commands.eval_cls:checkpoint_defaults",
     ),
+    "convert": Command(
+        "writes a data set as COCO, YOLO or Pascal VOC",
+        f"{_SETTINGS}:Convert",
+        "divdet.commands.convert:convert",
+        positional="sources",
+    ),
+    "split": Command(
+        "divides a data set into training and validation",
+        f"{_SETTINGS}:Split",
+        "divdet.commands.split:split",
+        positional="sources",
+    ),
     "summary": Command(
         "counts what a divided network costs", f"{_SETTINGS}:Summary", "divdet.commands.summary:print_summary"
     ),

@@ -3,7 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from detection.settings import EvalDataSettings, PostprocessSettings, RuntimeSettings, TrainDetection
+from detection.settings import (
+    DataFormat,
+    EvalDataSettings,
+    Orientation,
+    PostprocessSettings,
+    RuntimeSettings,
+    TrainDetection,
+    VocOrigin,
+)
 from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, Precision
 
@@ -73,6 +81,59 @@ class Detect(RuntimeSettings, CommonSettings):
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+
+
+@dataclass(kw_only=True)
+class _DataSet(CommonSettings):
+    """A data set to be read; see ``EvalDataSettings``."""
+
+    sources: list[str] = field(default_factory=list)
+    images: str | None = None
+    format: DataFormat = "auto"
+    orientation: Orientation = "auto"
+    voc_origin: VocOrigin = "auto"
+
+
+@dataclass(kw_only=True)
+class Convert(_DataSet):
+    """Writes a data set, all its splits, as COCO, YOLO or Pascal VOC.
+
+    Attributes:
+        sources: the data set: a folder, a COCO JSON file, or a YOLO data.yaml.
+        to: coco, yolo or voc.
+        link: hard-link the images instead of copying them; a tool that changes one changes both.
+        images: folder of the images; default: where the format or the layout has them.
+        format: of the data set: coco, yolo or voc; auto recognizes it by content.
+        orientation: as data.orientation.
+        voc_origin: as data.voc_origin.
+        output: the folder to write, new or empty.
+    """
+
+    to: Literal["coco", "yolo", "voc"] | None = None
+    link: bool = False
+
+
+@dataclass(kw_only=True)
+class Split(_DataSet):
+    """Divides a data set into training and validation, as data.val_fraction does, and writes both annotations.
+
+    Attributes:
+        sources: the data set: a folder, a COCO JSON file, or a YOLO data.yaml.
+        fraction: share of the images for validation. An image's content decides, so copies stay together.
+        images: folder of the images; default: where the format or the layout has them.
+        format: of the data set: coco, yolo or voc; auto recognizes it by content.
+        orientation: as data.orientation.
+        voc_origin: as data.voc_origin.
+        seed: another one chooses other images, as data.val_seed.
+        output: the folder to write, new or empty.
+    """
+
+    fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise UserError(f"fraction is {self.fraction}: choose a share above 0 and below 1")
 
 
 @dataclass

@@ -100,7 +100,10 @@ def read_source(
         raise DataError(found) if found else UserError(f"{source}: holds no objects, so no classes: list them")
     _number_images(content.data)
     folder = content.images if need_images else None
-    annotations = ground_truth_from(content.data, source.path, folder, orientation, faults=found)
+    try:
+        annotations = ground_truth_from(content.data, source.path, folder, orientation, faults=found)
+    except DataError as error:
+        raise DataError([*found, *error.faults]) from error
     annotations.counts = content.counts + annotations.counts
     if faults is not None:
         faults += found
@@ -182,9 +185,9 @@ def _number_images(data: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def _choose(splits: dict[str, Source], split: str, path: str) -> Source:
-    if split in splits or "" in splits or len(splits) == 1:
-        return splits.get(split) or splits.get("") or next(iter(splits.values()))
-    raise UserError(f"{path}: has no {_NAMES[split]} split, but {', '.join(splits)}: name one of their folders")
+    if source := splits.get(split) or splits.get(""):
+        return source
+    raise UserError(f"{path}: has no {_NAMES[split]} split, but {', '.join(splits)}: name the folder or file to use")
 
 
 def _missing(data: EvalDataSettings, split: str, named: dict[str, Source]) -> str:

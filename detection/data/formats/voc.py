@@ -1,7 +1,7 @@
 """Pascal VOC: an XML file for each image, with the corners of each object in pixels.
 
 Pascal VOC counts pixels from 1 and includes the last one, so a box that covers a whole image of 500 pixels goes from 1
-to 500; other tools count from 0, up to the border. ``origin`` says which.
+to 500; other tools (CVAT, Label Studio) count from 0, up to the border. ``origin`` says which.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from detection.data.faults import DataFault
 from detection.data.formats.class_names import class_list, read_text
 from detection.data.formats.content import Content, images_in
 from detection.data.formats.folders import Source, common_folder, parallel, relative_name, voc_annotations, xml_files
-from detection.data.formats.voc_xml import VocFile, all_corners, read_voc_file
+from detection.data.formats.voc_xml import VocFile, read_voc_file
 from detection.data.image_index import index_images
 from detection.settings import VocOrigin
 from divdet.engine.errors import UserError
 
 ORIGINS = {
     1: "boxes whose coordinates count from 1, as Pascal VOC's own",
-    0: "boxes whose coordinates count from 0, as some have fractions or are below 1",
+    0: "boxes whose coordinates count from 0, as some have a decimal point or are below 1",
 }
 FORCED = "boxes whose coordinates count from {}, by data.voc_origin"
 DIFFICULT = "objects marked difficult, which are ignored"
@@ -118,9 +118,14 @@ def _files(source: Source, faults: list[DataFault]) -> list[Path]:
 
 
 def _origin(files: Sequence[VocFile]) -> int:
-    """0 where a coordinate has a fraction or is below 1, which Pascal VOC's own never are; else 1."""
-    every = all_corners(files)
-    return int(all(min(corners[:2]) >= 1 and all(n == int(n) for n in corners) for corners in every))
+    """1 for Pascal VOC's own files, and where all coordinates are whole numbers from 1 on; else 0.
+
+    Pascal VOC's own have a few with fractions, too.
+    """
+    if any(file.pascal for file in files):
+        return 1
+    corners = [found.corners for file in files for found in file.objects]
+    return int(all(min(four[:2]) >= 1 and all(n.as_tuple().exponent >= 0 for n in four) for four in corners))
 
 
 def _labels(source: Source, files: Sequence[VocFile]) -> dict[str, int]:

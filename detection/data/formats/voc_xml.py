@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from divdet.engine.files import refuse_special
 
 _MAX_SIZE = 2**24  # bytes
 _MAX_DEPTH = 100
+_PASCAL = re.compile(r"The VOC\d{4} Database")
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
 
 
@@ -34,11 +35,18 @@ class VocObject(NamedTuple):
 
 
 class VocFile(NamedTuple):
-    """A file; ``size`` is (0, 0) where it has none, ``named`` what it calls its image: by name, by path."""
+    """A file.
+
+    Attributes:
+        size: width and height; (0, 0) where it has none.
+        named: what it calls its image: by name, by path.
+        pascal: whether it is one of Pascal VOC's own.
+    """
 
     path: Path
     size: tuple[int, int]
     named: tuple[str, ...]
+    pascal: bool
     objects: list[VocObject]
 
 
@@ -58,7 +66,8 @@ def read_voc_file(path: Path, faults: list[DataFault]) -> VocFile | None:
             faults.append(DataFault(str(path), place, str(fault)))
     size = _side(root, "width"), _side(root, "height")
     named = tuple(text for key in ("filename", "path") if (text := (root.findtext(key) or "").strip()))
-    return VocFile(path, size if all(size) else (0, 0), named, objects)
+    pascal = _PASCAL.fullmatch((root.findtext("source/database") or "").strip()) is not None
+    return VocFile(path, size if all(size) else (0, 0), named, pascal, objects)
 
 
 def _parse(path: Path) -> tuple[Element, dict[Element, int]]:
@@ -145,8 +154,3 @@ def _side(root: Element, key: str) -> int:
         return int(value) if value == int(value) and 0 < value <= MAX_COORDINATE else 0
     except (InvalidOperation, ValueError, OverflowError):
         return 0
-
-
-def all_corners(files: list[VocFile]) -> Iterator[tuple[Decimal, Decimal, Decimal, Decimal]]:
-    """The corners of all objects."""
-    return (found.corners for file in files for found in file.objects)
