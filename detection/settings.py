@@ -99,6 +99,8 @@ class EvalDataSettings:
         val_seed: another one chooses other images.
         voc_origin: where the coordinates of VOC files start: 1 (Pascal VOC's own), 0 (other tools), or auto, which
             takes 0 where one of them has a decimal point or is below 1.
+        check: decode all images before the first step; what was found is remembered for the next start.
+        skip_bad: leave out faulty entries and images and count them, instead of ending with the list of faults.
     """
 
     val_annotations: str | None = None
@@ -111,6 +113,8 @@ class EvalDataSettings:
     val_fraction: float | None = None
     val_seed: int = 0
     voc_origin: VocOrigin = "auto"
+    check: bool = True
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("data.orientation", self.orientation, Orientation)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations, Columns
-from detection.data.coco_json import show
+from detection.data.entry_values import show
 from divdet.engine.errors import UserError
 
 ABSENT = "classes of the model that the file does not list, whose detections are not scored"

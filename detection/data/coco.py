@@ -14,7 +14,8 @@ from detection.data.annotations import CocoAnnotations, Columns, ImageRecord, fi
 from detection.data.box_forms import wrong_form
 from detection.data.category_match import drop_unused
 from detection.data.coco_entries import EntryReader
-from detection.data.coco_json import gc_paused, read_json, show
+from detection.data.coco_json import gc_paused, read_json
+from detection.data.entry_values import show
 from detection.data.faults import DataError, DataFault
 from detection.data.image_files import ImageFiles
 from detection.data.orientation import set_layouts

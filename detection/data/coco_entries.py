@@ -11,8 +11,9 @@ import numpy as np
 
 from detection.category_names import category_name
 from detection.data.annotations import Columns, ImageRecord, columns_of
-from detection.data.coco_json import MAX_COORDINATE, Fault, bbox_of, id_of, is_id, read_entries, show
+from detection.data.coco_json import bbox_of, id_of, is_id, read_entries
 from detection.data.coco_values import as_list, plain_annotation, plain_entry, plain_number
+from detection.data.entry_values import MAX_COORDINATE, Fault, show
 from detection.data.faults import DataFault
 from divdet.engine.errors import UserError
 

@@ -5,26 +5,21 @@ from __future__ import annotations
 import gc
 import json
 import re
-import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from detection.data.entry_values import Fault, is_number, one_line, show
 from detection.data.faults import DataFault
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
 _MAX_ID = 2**63 - 1
-MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
 
 Row = TypeVar("Row")
-
-
-class Fault(Exception):
-    """What is wrong with an entry, as the end of a sentence: "has no bbox"."""
 
 
 @contextmanager
@@ -52,9 +47,9 @@ def read_json(path: Path) -> Any:
     except RecursionError as error:
         raise UserError(f"{path}: its JSON is nested too deeply to be COCO data") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not JSON: it is no UTF-8 text ({_one_line(error)}); save it as UTF-8") from error
+        raise UserError(f"{path}: not JSON: it is no UTF-8 text ({one_line(error)}); save it as UTF-8") from error
     except ValueError as error:  # an integer of thousands of digits
-        raise UserError(f"{path}: not JSON: {_one_line(error)}") from error
+        raise UserError(f"{path}: not JSON: {one_line(error)}") from error
 
 
 @gc_paused()
@@ -101,11 +96,6 @@ def _located(path: Path, place: str, entry: Any, error: Fault) -> DataFault:
     return DataFault(str(path), place, str(error))
 
 
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number of at most ``MAX_COORDINATE``; true and false are no numbers."""
-    return type(value) in (int, float) and -MAX_COORDINATE <= value <= MAX_COORDINATE  # NaN fails the comparison
-
-
 def is_text(value: Any) -> bool:
     """Whether a JSON value can be a file name: text, not empty, without control characters, encodable."""
     return isinstance(value, str) and _TEXT.fullmatch(value) is not None
@@ -134,11 +124,6 @@ def id_of(entry: dict[str, Any], key: str) -> int:
     raise Fault(f"has {key} {show(value)}, which {what}")
 
 
-def show(value: Any) -> str:
-    """A JSON value for a message: one line, shortened."""
-    return _one_line(repr(value) if isinstance(value, str) and len(value) < 200 else reprlib.repr(value))
-
-
 def is_id(value: Any) -> bool:
     """Whether a JSON value is an integer of 64 bits."""
     return type(value) is int and -_MAX_ID <= value <= _MAX_ID  # true, 3.0 and "3" are no ids
@@ -146,7 +131,3 @@ def is_id(value: Any) -> bool:
 
 def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "a number")
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())

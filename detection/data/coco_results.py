@@ -12,7 +12,8 @@ import numpy as np
 
 from detection.category_names import category_name
 from detection.data.annotations import CocoAnnotations, columns_of
-from detection.data.coco_json import Fault, bbox_of, id_of, is_number, read_entries, read_json, show
+from detection.data.coco_json import bbox_of, id_of, read_entries, read_json
+from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.files import write_atomically
 

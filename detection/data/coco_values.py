@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from detection.data.coco_json import Fault, is_number, show
+from detection.data.entry_values import Fault, is_number, show
 from detection.data.run_lengths import box_around_runs, unpack_runs
 
 NUMBERS = 'entries with numbers written as text ("3") or whole numbers as 3.0, read as numbers'

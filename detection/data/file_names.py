@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from detection.data.coco_json import Fault, show
+from detection.data.entry_values import Fault, show
 from detection.data.path_forms import NameIndex, in_common, parts_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
-from detection.data.coco_json import Fault, is_text, show
+from detection.data.coco_json import is_text
+from detection.data.entry_values import Fault, show
 from detection.data.path_forms import NameIndex, parts_of
 from divdet.engine.errors import UserError
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ def index_images(paths: Iterable[Path]) -> dict[Path, ImageFacts]:
     for path in paths:
         folder = folders.get(path.parent)
         if folder is None:
-            folder = folders[path.parent] = _Folder(path.parent)
+            folder = folders[path.parent] = _folder(os.path.realpath(path.parent), _cache_folder())
         if known := folder.recall(path):
             found[path] = known
         else:
@@ -95,6 +96,7 @@ def image_facts(path: Path) -> ImageFacts:
 def _decode_all(paths: Sequence[Path], folders: dict[Path, _Folder]) -> dict[Path, ImageFacts]:
     """Decodes in threads (OpenCV and hashing leave Python's lock), and saves what was found every ``_CHUNK`` images."""
     found: dict[Path, ImageFacts] = {}
+    changed: set[Path] = set()
     threads = ThreadPoolExecutor(_threads(), thread_name_prefix="decoding")
     try:
         with progress(range(len(paths)), "checking images", unit="image", total=len(paths)) as bar:
@@ -102,17 +104,18 @@ def _decode_all(paths: Sequence[Path], folders: dict[Path, _Folder]) -> dict[Pat
                 part = paths[start : start + _CHUNK]
                 # The state before decoding: a file that changes meanwhile is decoded again next time.
                 states = [_state(path) for path in part]
-                changed: dict[Path, None] = {}
                 for path, state, facts in zip(part, states, _results(threads, part), strict=True):
                     found[path] = facts
                     bar.update()
                     if state and not facts.fault:
                         folders[path.parent].note(path, state, facts)
-                        changed[path.parent] = None
-                for parent in changed:
-                    folders[parent].save()
+                        changed.add(path.parent)
+                while changed:
+                    folders[changed.pop()].save()
     finally:  # an interrupted run ends now, not when all images are decoded
         threads.shutdown(wait=False, cancel_futures=True)
+        while changed:
+            folders[changed.pop()].save()
     return found
 
 
@@ -161,10 +164,10 @@ class _Folder:
     A cache that is damaged or was written by another version is made anew; one that cannot be written is done without.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = os.path.realpath(folder)
-        name = hashlib.sha1(os.fsencode(self.folder), usedforsecurity=False).hexdigest()[:32]
-        self.file = _cache_folder() / f"{name}.json"
+    def __init__(self, folder: str, cache: Path) -> None:
+        self.folder = folder
+        name = hashlib.sha1(os.fsencode(folder), usedforsecurity=False).hexdigest()[:32]
+        self.file = cache / f"{name}.json"
         self.rows = self._read()
 
     def _read(self) -> dict[str, list]:
@@ -211,6 +214,12 @@ class _Folder:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             _tell(f"{self.file.parent}: cannot be written ({reason(error)}): images are decoded anew at each start")
+
+
+@cache
+def _folder(folder: str, cache: Path) -> _Folder:
+    """What is remembered of a folder, also within this process, for where nothing can be written."""
+    return _Folder(folder, cache)
 
 
 def _cache_folder() -> Path:

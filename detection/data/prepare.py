@@ -1,24 +1,128 @@
-"""From the data settings of a recipe to checked training and validation annotations."""
+"""From the data settings of a recipe to checked annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
+from detection.data.check import NAMES, DataCheck, Split, check_images
+from detection.data.faults import DataError, DataFault, write_faults
+from detection.data.formats.layouts import find_splits
 from detection.data.formats.read import read_annotations
 from detection.data.repeated_files import merge_repeated
-from detection.settings import DataSettings
+from detection.settings import DataSettings, EvalDataSettings
+from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
+from divdet.engine.files import make_folder
+
+FAULTS = "faults.txt"
 
 
-def read_splits(data: DataSettings) -> tuple[CocoAnnotations, CocoAnnotations]:
-    """Reads and checks the training and the validation annotations, and prints what they hold.
+def read_splits(data: DataSettings, folder: Path, world: World | None = None) -> tuple[CocoAnnotations, ...]:
+    """Reads and checks the training and the validation split, and prints what they hold.
+
+    Args:
+        data: the settings. With ``skip_bad`` faulty entries and images are left out and counted; without ``check`` no
+            image is decoded.
+        folder: for faults.txt, which lists all faults.
+        world: the processes of this run, of which the main one does the work.
 
     Raises:
-        UserError: for settings or data that cannot be used.
+        DataError: for faults of the data, all at once.
+        UserError: for settings that cannot be used.
     """
-    training = merge_repeated(read_annotations(data, "train"))
-    validation = read_annotations(data, "val")
-    validation = match_categories(training.category_ids, training.names, validation)
-    if all(record.crowd.all() for record in training.images):
-        raise UserError(f"{training.path}: there is no object to learn from ({training.describe()})")
+
+    def prepare() -> tuple[CocoAnnotations, ...]:
+        training, validation = _checked(data, ("train", "val"), folder)
+        if all(record.crowd.all() for record in training.images):
+            raise UserError(f"{training.path}: there is no object to learn from ({training.describe()})")
+        return training, validation
+
+    training, validation = (world or World()).await_main(prepare)
     print(f"training on {training.path}: {training.describe()}")
     print(f"evaluating on {validation.path}: {validation.describe()}")
     return training, validation
+
+
+def read_validation(data: EvalDataSettings, folder: Path) -> CocoAnnotations:
+    """Reads and checks the validation split alone; see ``read_splits``."""
+    return _checked(data, ("val",), folder)[0]
+
+
+def named_splits(data: EvalDataSettings) -> list[Split]:
+    """The splits that the settings name."""
+    found = {split for split in NAMES if getattr(data, f"{split}_annotations")}
+    if data.path:
+        found |= {name or "train" for name in find_splits(data.path, data.format, None)}
+    if data.val_fraction is not None:
+        found |= set(NAMES)
+    return [split for split in NAMES if split in found]
+
+
+def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
+    """Reads splits and, unless ``data.check`` is off, decodes all their images.
+
+    Raises:
+        UserError: for settings that cannot be used. Faults of the data are returned.
+    """
+    check = DataCheck()
+    for split in wanted:
+        faults: list[DataFault] = []
+        try:
+            check.splits[split] = read_annotations(data, split, faults=faults)
+        except DataError as error:
+            faults += error.faults
+            check.complete = False
+        except UserError as error:
+            faults.append(_fault_of(error))
+            check.complete = False
+        check.leave_out(f"faulty {NAMES[split]} entries", faults)
+    if data.check:
+        check_images(check)
+    if training := check.splits.get("train"):
+        check.splits["train"] = training = merge_repeated(training)
+    if len(check.splits) == 2:
+        try:
+            check.splits["val"] = match_categories(training.category_ids, training.names, check.splits["val"])
+        except UserError as error:
+            check.leave_out("categories", [_fault_of(error)])
+            check.complete = False
+            del check.splits["val"]  # its labels mean other classes
+    return check
+
+
+def _fault_of(error: UserError) -> DataFault:
+    """An error as a fault of the file that it begins with; raises the error where it is about the settings."""
+    file, _, what = str(error).partition(": ")
+    if str(error).startswith("data.") or not what:
+        raise error
+    return DataFault(file, "", what)
+
+
+def _checked(data: EvalDataSettings, wanted: tuple[Split, ...], folder: Path) -> list[CocoAnnotations]:
+    check = check_data(data, wanted)
+    for note in check.notes:
+        print(f"note: {note}")
+    _report_faults(check, folder, data.skip_bad)
+    for split, held in check.splits.items():
+        if not held.images:
+            raise UserError(f"{held.path}: none of its {NAMES[split]} images is sound")
+    return list(check.splits.values())
+
+
+def _report_faults(check: DataCheck, folder: Path, skip_bad: bool) -> None:
+    """Writes faults.txt, or removes it where there are none; raises DataError unless they can be left out."""
+    written = folder / FAULTS
+    if not check.faults:
+        with suppress(OSError):  # of an earlier run; a folder that cannot be written will be named later
+            written.unlink()
+        return
+    make_folder(folder)
+    write_faults(check.faults, written)
+    if not (skip_bad and check.complete):
+        raise DataError(check.faults, written)
+    kinds = "; ".join(f"{kind}: {count}" for kind, count in check.left_out.items())
+    print(f"data.skip_bad left out: {kinds} ({written} lists them)")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations, Columns, ImageRecord, fill_records
-from detection.data.coco_json import show
+from detection.data.entry_values import show
 
 _APART = "each scored against its own boxes, as COCO does: merge them for sound numbers"
 _AS_ONE = "taken as one image with the boxes of all"

@@ -28,7 +28,7 @@ from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
 from divdet.engine.launch import processes
 from divdet.engine.loop import fit, training_loader
-from divdet.engine.run_folder import RunFolder
+from divdet.engine.run_folder import RunFolder, run_path
 from divdet.engine.sampling import derived_seed
 
 
@@ -132,7 +132,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     precision = resolve_precision(config.train.precision, device, training=True)
     config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
-    training, ground_truth = read_splits(data)
+    training, ground_truth = read_splits(data, run_path(config, "detection"), world)
     if ground_truth.truth.crowd.all():
         print(f"note: {ground_truth.path} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 

@@ -55,6 +55,11 @@ COMMANDS = {
         defaults="divdet.commands.eval_det:checkpoint_defaults",
         positional="sources",
     ),
+    "inspect-data": Command(
+        "checks a data set and says what it is like",
+        f"{_SETTINGS}:InspectData",
+        "divdet.commands.inspect_data:inspect_data",
+    ),
     "train-cls": Command(
         "co-trains divided classifiers", "classification.settings:TrainClassification", "classification.training:train"
     ),

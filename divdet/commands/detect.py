@@ -11,8 +11,8 @@ import numpy as np
 
 from detection.data.annotations import ImageRecord
 from detection.data.category_match import match_categories
-from detection.data.coco_json import Fault
 from detection.data.dataset import read_record
+from detection.data.entry_values import Fault
 from detection.data.file_names import FileNames, number_in_name
 from detection.data.formats.read import read_annotations
 from detection.data.orientation import set_layouts

@@ -10,6 +10,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
 from detection.data.coco_results import Results, load_results, save_results
 from detection.data.formats.read import read_annotations
+from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
 from detection.evaluation.evaluate import score
@@ -78,9 +79,9 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
 def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    annotations = match_categories(detector.category_ids, detector.names, read_annotations(config.data, "val"))
-    print(f"{annotations.path}: {annotations.describe()}")
     make_folder(folder)  # fails before the evaluation, not after it
+    annotations = match_categories(detector.category_ids, detector.names, read_validation(config.data, folder))
+    print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
         metrics, evaluator = score(detector, annotations, config.batch_size, workers)

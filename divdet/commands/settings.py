@@ -9,6 +9,7 @@ from detection.settings import (
     Orientation,
     PostprocessSettings,
     RuntimeSettings,
+    TrainDetection,
     VocOrigin,
 )
 from divdet.engine.errors import UserError
@@ -133,6 +134,19 @@ class Split(_DataSet):
         super().__post_init__()
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise UserError(f"fraction is {self.fraction}: choose a share above 0 and below 1")
+
+
+@dataclass
+class InspectData(TrainDetection):
+    """Checks a data set and says what it is like, as text and as a page: inspect.html.
+
+    Attributes:
+        data: one split or both; images are optional. A recipe of train_det.py has them, and its other sections do
+            nothing here.
+        output: the folder for inspect.html and faults.txt.
+    """
+
+    output: str = "runs/inspect"
 
 
 @dataclass

@@ -10,18 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from divdet.engine.errors import UserError
+from divdet.engine.faults import process_fault
 from divdet.engine.members import Elsewhere
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 Value = TypeVar("Value")
+_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,28 @@ class World:
         values = [compute() if self.is_main_process else None]
         dist.broadcast_object_list(values)
         return values[0]
+
+    def await_main(self, compute: Callable[[], Value]) -> Value:
+        """Like ``broadcast_from_main``, for work that may take hours or fail; a UserError of it ends all processes."""
+        if self.mesh is None:
+            return compute()
+        # Other groups give up after minutes. This one also notices at once when the main process has died.
+        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        outcome, failure = [None, True], None
+        if self.is_main_process:
+            try:
+                outcome = [compute(), True]
+            except UserError as error:
+                failure, outcome = error, [None, False]
+        try:
+            dist.broadcast_object_list(outcome, group=patient, device=torch.device("cpu"))
+        except RuntimeError as error:  # the base class of torch.distributed's errors
+            raise UserError(process_fault(str(error)) or str(error)) from error
+        if failure:
+            raise failure
+        if not outcome[1]:
+            raise UserError("the first process has stopped: its message says why")
+        return outcome[0]
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all processes; ``values`` stays as it is."""

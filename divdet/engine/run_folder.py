@@ -20,6 +20,11 @@ from divdet.engine.locking import LOCK, lock_folder
 from divdet.engine.resuming import compare
 
 
+def run_path(config: Any, kind: str) -> Path:
+    """The folder that a run's settings name."""
+    return Path(config.output or f"runs/{kind}")
+
+
 class RunFolder:
     """The folder of a run, new or resumed.
 
@@ -41,7 +46,7 @@ class RunFolder:
 
     def __init__(self, config: Any, kind: str, meta: dict[str, Any], data: dict[str, str] | None = None) -> None:
         self.config, self.kind, self.data = config, kind, data or {}
-        self.path = Path(config.output or f"runs/{kind}")
+        self.path = run_path(config, kind)
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
         self._metrics_file, self._config_file = self.path / "metrics.jsonl", self.path / "config.yaml"
         self._events, self._config_written = Events(self.path), False

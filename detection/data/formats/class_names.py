@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from detection.category_names import category_name
-from detection.data.coco_json import show
+from detection.data.entry_values import show
 from detection.data.formats.folders import split_of
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from detection.data.coco_json import show
+from detection.data.entry_values import show
 from detection.data.faults import DataFault
 from detection.data.formats.class_names import class_list, read_text
 from detection.data.formats.content import Content, images_in

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from detection.category_names import category_name
-from detection.data.coco_json import MAX_COORDINATE, Fault, show
+from detection.data.entry_values import MAX_COORDINATE, Fault, show
 from detection.data.faults import DataFault
 from divdet.engine.files import refuse_special
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.data.coco_json import Fault, show
+from detection.data.entry_values import Fault, show
 from detection.data.faults import DataFault
 from detection.data.formats.class_names import class_list, is_yaml, names_in, read_text, read_yaml
 from detection.data.formats.content import Content, images_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from detection.data.coco_json import show
+from detection.data.entry_values import show
 from divdet.engine.errors import UserError
 
 _KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -1,0 +1,99 @@
+"""Pictures of a data set for a page: images with their boxes, and the smallest objects as the network sees them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
+from detection.data.dataset import read_record
+from detection.data.statistics import Smallest, Statistics
+from detection.drawing import draw_boxes
+from detection.preprocess import to_input
+from divdet.engine.errors import UserError
+
+_SIDE = 480  # pixels of a picture's longer side
+_CROP = 240
+_FRAME = (240, 228, 66)
+
+
+class Sample(NamedTuple):
+    """A picture and what it shows."""
+
+    picture: np.ndarray
+    record: ImageRecord
+    objects: str
+
+
+def samples(annotations: CocoAnnotations, count: int) -> Iterator[Sample]:
+    """Images with boxes drawn, at random, but so that the rarest classes are among them."""
+    for record in _choose(annotations, count):
+        try:
+            image = read_record(record)
+        except UserError:  # it was sound when it was checked, or was not checked
+            continue
+        boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
+        scale = min(1.0, _SIDE / max(image.shape[:2]))
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        ratio = np.tile(np.array(size) / image.shape[1::-1], 2)
+        labels, crowd = record.labels[kept], record.crowd[kept]
+        picture = draw_boxes(small, boxes[kept] * ratio, labels, annotations.names, crowd=crowd)
+        counts = Counter(annotations.names[label] for label in labels).most_common()
+        yield Sample(picture, record, ", ".join(f"{number} {name}" for name, number in counts) or "no object")
+
+
+def _choose(annotations: CocoAnnotations, count: int) -> list[ImageRecord]:
+    random = np.random.default_rng(0)
+    records = annotations.images
+    order = random.permutation(len(records))
+    with_class: dict[int, int] = {}  # the first image that has it, in random order
+    numbers: Counter[int] = Counter()
+    for index in order:
+        for label in records[index].labels.tolist():
+            with_class.setdefault(label, int(index))
+            numbers[label] += 1
+    rarest = [with_class[label] for label, _ in numbers.most_common()[::-1][: count // 2]]
+    chosen = list(dict.fromkeys([*rarest, *order.tolist()]))[:count]
+    return [records[index] for index in chosen]
+
+
+class Pair(NamedTuple):
+    """An object and its surroundings in its image and in the network's input, both enlarged to squares."""
+
+    stored: np.ndarray
+    seen: np.ndarray
+    what: Smallest
+
+
+def smallest_pairs(numbers: Statistics, count: int) -> Iterator[Pair]:
+    """The smallest objects, one an image."""
+    for small in list({small.record.id: small for small in reversed(numbers.smallest)}.values())[::-1][:count]:
+        try:
+            image = read_record(small.record)
+        except UserError:
+            continue
+        size = np.array(image.shape[1::-1])
+        side = int(min(max(8 * max(small.sides), 48), *size))
+        corner = np.clip(np.array(small.center) - side / 2, 0, size - side).astype(int)
+        window = np.concatenate([corner, corner + side])
+        seen = to_input(image)
+        views = [_view(picture, window, small, np.array(picture.shape[1::-1]) / size) for picture in (image, seen)]
+        yield Pair(*views, small)
+
+
+def _view(picture: np.ndarray, window: np.ndarray, small: Smallest, scale: np.ndarray) -> np.ndarray:
+    """Enlarges a window, x1 y1 x2 y2 in pixels of the image, of a picture of ``scale``; frames the object."""
+    left, top = np.floor(window[:2] * scale).astype(int)
+    right, bottom = np.ceil(window[2:] * scale).astype(int)
+    enlarged = cv2.resize(picture[top:bottom, left:right], (_CROP, _CROP), interpolation=cv2.INTER_NEAREST)
+    zoom = _CROP / np.array([right - left, bottom - top])
+    center = (np.array(small.center) * scale - (left, top)) * zoom
+    half = np.array(small.sides) * scale * zoom / 2 + 4  # beside the object, not on it
+    (x1, y1), (x2, y2) = (np.round(corner).astype(int).tolist() for corner in (center - half, center + half))
+    cv2.rectangle(enlarged, (x1 - 1, y1 - 1), (x2 + 1, y2 + 1), (0, 0, 0), 3)
+    return cv2.rectangle(enlarged, (x1, y1), (x2, y2), _FRAME, 1)

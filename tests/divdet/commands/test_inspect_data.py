@@ -1,0 +1,180 @@
+"""inspect-data: the files it writes, its exit code, and its page in a browser."""
+
+import html
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detection.data.faults import DataError
+from detection.settings import DataSettings
+from divdet.commands import COMMANDS
+from divdet.commands.inspect_data import inspect_data
+from divdet.commands.settings import InspectData
+from divdet.engine.errors import UserError
+
+HOSTILE = "<script>alert('x')</script>&\"'"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def make(folder: Path, images: int, classes: list[str], seed: int = 0) -> DataSettings:
+    """Photos of 400 x 300 pixels with up to five boxes each, of several sizes."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    listed, annotations = [], []
+    for number in range(images):
+        name = f"a rather long name of a file without any place to break it {HOSTILE[:7]}_{number}".replace(" ", "_")
+        picture = np.full((300, 400, 3), random.integers(0, 255, 3), np.uint8)
+        for _ in range(number % 6):
+            x, y, side = random.integers(0, 290), random.integers(0, 190), random.choice([3, 20, 100])
+            picture[y : y + side, x : x + side] = random.integers(0, 255, 3)
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": number,
+                    "category_id": int(random.integers(len(classes))),
+                    "bbox": [int(x), int(y), int(side), int(side)],
+                }
+            )
+        (folder / f"{name}.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+        listed.append({"id": number, "file_name": f"{name}.jpg", "width": 400, "height": 300})
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes)]
+    file = folder / "truth.json"
+    file.write_text(json.dumps({"images": listed, "annotations": annotations, "categories": categories}))
+    return DataSettings(train_annotations=str(file), train_images=str(folder))
+
+
+class Page(html.parser.HTMLParser):
+    """What the tests look for in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def inspected(data: DataSettings, folder: Path) -> Page:
+    inspect_data(InspectData(data=data, output=str(folder)))
+    return Page((folder / "inspect.html").read_text(encoding="utf-8"))
+
+
+def test_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make(tmp_path / "data", 8, ["cat", HOSTILE])
+    page = inspected(data, tmp_path / "out")
+    assert (tmp_path / "out" / "faults.txt").read_text() == ""
+    printed = capsys.readouterr().out
+    assert "images: 8 (2 without objects); objects: 16; crowds: 0; classes: 2" in printed
+    assert "become 2.2 x 3.0" in printed  # 3 of 400 x 300 pixels
+    assert HOSTILE in printed
+    assert HOSTILE not in (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) >= 8
+    assert all(picture["alt"] and picture["src"].startswith("data:image/jpeg;base64,") for picture in pictures)
+    assert [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)][:3] == ["h1", "h2", "h2"]
+    addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert all(address.startswith("data:") for address in addresses)
+
+
+def test_faults_are_written_before_the_error(tmp_path: Path) -> None:
+    data = make(tmp_path / "data", 6, ["cat"])
+    for file in sorted((tmp_path / "data").glob("*.jpg"))[:2]:
+        file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(DataError, match="2 faults"):
+        inspected(data, tmp_path / "out")
+    lines = (tmp_path / "out" / "faults.txt").read_text().splitlines()
+    assert [len(line.split("\t")) for line in lines] == [3, 3]
+    text = (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+    assert text.count("damaged or cut off") == 2
+    assert "&lt;script" in text
+
+
+def test_a_file_that_cannot_be_read_leaves_the_other_split(tmp_path: Path) -> None:
+    data = make(tmp_path / "data", 6, ["cat"])
+    data.val_annotations, data.val_images = str(tmp_path / "no.json"), data.train_images
+    with pytest.raises(DataError, match=r"no\.json"):
+        inspected(data, tmp_path / "out")
+    assert "training images" in (tmp_path / "out" / "inspect.html").read_text()
+
+
+def test_a_recipe_and_no_images(tmp_path: Path) -> None:
+    """Its other sections are of no use here, but must not be in the way; without check no image is needed to decode."""
+    data = make(tmp_path / "data", 3, ["cat"])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {{members: 2}}\ntrain: {{epochs: 3}}\ndata: {{train_annotations: '{data.train_annotations}'}}\n"
+    )
+    words = ["--config", str(recipe), "--data.check", "false", "--output", str(tmp_path / "out")]
+    settings = COMMANDS["inspect-data"].parse([*words, "--data.train_images", str(tmp_path / "data")])
+    COMMANDS["inspect-data"].call(settings)
+    assert "Images were not decoded." in (tmp_path / "out" / "inspect.html").read_text()
+
+
+def test_no_data_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.train_annotations is not set"):
+        inspected(DataSettings(), tmp_path / "out")
+
+
+def test_one_image(tmp_path: Path) -> None:
+    inspected(make(tmp_path / "data", 1, ["cat"]), tmp_path / "out")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# A window of headless Chromium is never as narrow as a phone, but a frame can be.
+FRAME = """<!doctype html><title></title>
+<iframe srcdoc="{page}" style="width: 400px; height: 90000px; border: 0"></iframe>
+<script>
+addEventListener("load", () => {{
+  document.title = "width " + document.querySelector("iframe").contentDocument.documentElement.scrollWidth
+}})
+</script>"""
+
+
+def browse(page: Path, *options: str) -> subprocess.CompletedProcess:
+    words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=400,900", *options]
+    words += [f"--user-data-dir={page.parent / 'profile'}", "--enable-logging=stderr", "--dump-dom", page.as_uri()]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt install chromium")
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    """No error on the console, and nothing wider than a phone's 400 pixels."""
+    data = make(tmp_path / "data", 14, [f"a class of a rather long name {number}" for number in range(30)])
+    other = make(tmp_path / "other", 8, [f"a class of a rather long name {number}" for number in range(30)], seed=1)
+    data.val_annotations, data.val_images = other.train_annotations, other.train_images
+    (file, *_) = (tmp_path / "other").glob("*.jpg")
+    file.write_bytes(b"")
+    with pytest.raises(DataError):
+        inspected(data, tmp_path / "out")
+    page = tmp_path / "out" / "inspect.html"
+    shown = browse(page)
+    assert "What the data is like" in shown.stdout
+    assert "CONSOLE" not in shown.stderr, shown.stderr
+    text = page.read_text(encoding="utf-8")
+    probe = tmp_path / "out" / "probe.html"
+    wide = text.replace("<h1>", '<p style="width: 30rem">wide</p><h1>')
+    for content, width in ((text, 400), (wide, 496)):  # 30rem and the margin
+        probe.write_text(FRAME.format(page=html.escape(content)), encoding="utf-8")
+        assert f"<title>width {width}</title>" in browse(probe).stdout
+    probe.write_text(text.replace("<h1>", "<script>1</script><h1>"), encoding="utf-8")
+    assert "CONSOLE" in browse(probe).stderr  # the page refuses scripts: errors would be seen
