@@ -33,7 +33,8 @@ _MAX_MESSAGE = 2000  # characters
 _NUMBER = re.compile(r"[-+]?\d[\da-fA-FxX_:]*")  # as YAML writes whole numbers
 
 
-def _load_yaml(text: str) -> Any:
+def load_yaml(text: str) -> Any:
+    """Reads YAML as recipes are read; raises yaml.YAMLError, also for what is too large, too deep or has aliases."""
     if len(text) > _MAX_LENGTH:
         raise yaml.YAMLError("it is longer than 64 KiB, which no recipe is")
     lengths = [0]  # of the open lists and sections
@@ -59,7 +60,7 @@ def _load_yaml(text: str) -> Any:
     return _read_yaml(text)
 
 
-set_loader("yaml", _load_yaml, (yaml.YAMLError,))
+set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
 # How jsonargparse reports unknown keys.
@@ -143,7 +144,7 @@ def parse(
         SystemExit: with code 0 for ``--help`` and ``--print_config``.
     """
     parser = _parser(config_class, prog, positional)
-    argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
+    argv = _with_implied(_with_recipe_files(sys.argv[1:] if argv is None else argv), parser)
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type is bool}
     argv = [
         f"{word}=true" if word in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]) else word
@@ -175,6 +176,14 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
                 raise UserError(f"--config {name}: no such file, and no recipe of that name: {meant}")
             words[place] = known[name]
     return words
+
+
+def _with_implied(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """Adds ``--train.min_steps=0`` where epochs are given: a recipe's steps must not raise what the user asks for."""
+    given = {word.partition("=")[0] for word in argv}
+    known = {action.dest for action in parser._actions}
+    asked = "--train.epochs" in given and "--train.min_steps" not in given and "train.min_steps" in known
+    return [*argv, "--train.min_steps=0"] if asked else list(argv)
 
 
 def _parser(config_class: type, prog: str | None, positional: str | None) -> _Parser:
