@@ -64,7 +64,12 @@ def test_the_rest_of_a_run_is_estimated_once(monkeypatch: pytest.MonkeyPatch) ->
     assert clock.left(100) == "3 min 20 s"
     assert [bool(line) for line in lines] == [False] * 5 + [True] + [False] * 4
     assert lines[5].startswith("2 s a step: the 95 steps left take about 3 min 10 s")
-    assert [in_words(seconds) for seconds in (59.4, 60, 3599, 7500)] == ["59 s", "1 min 0 s", "59 min 59 s", "2 h 5 min"]
+    assert [in_words(seconds) for seconds in (59.4, 60, 3599, 7500)] == [
+        "59 s",
+        "1 min 0 s",
+        "59 min 59 s",
+        "2 h 5 min",
+    ]
 
 
 class Scored(test_loop.OneWeight):
