@@ -45,9 +45,9 @@ class TrainingImages(Dataset):
         self.records, self.augmentation, self.seed = annotations.images, augmentation, seed
         self.settings = augmentation.settings
         self.pipeline = UserPipeline(self.settings.albumentations) if self.settings.albumentations else None
+        self.cached: dict[int, np.ndarray] = {}
         for trial in range(_TRIALS if self.pipeline else 0):
             self._read(0, derived_seed(seed, "trial", trial))
-        self.cached: dict[int, np.ndarray] = {}
         room = CACHE_BYTES
         for index, record in enumerate(progress(self.records, "caching images", unit="image") if cache else ()):
             image = read_record(record)

@@ -37,7 +37,7 @@ class UserPipeline:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._library = _import_albumentations()
+        self._library = import_albumentations()
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
             self._compose = self._build(self._read())
@@ -148,7 +148,8 @@ class UserPipeline:
         return np.ascontiguousarray(view), left[solid], labels[kept[solid]]
 
 
-def _import_albumentations() -> Any:
+def import_albumentations() -> Any:
+    """The library; UserError where it is missing."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # importing it would ask a server for the newest version
     try:
         import albumentations
