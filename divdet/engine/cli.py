@@ -75,6 +75,9 @@ _WORDING = {
     r"<class 'int'>": "whole number",
     r"<class '([\w.]+)'>": r"\1",
     r"\ba typing\.Literal\[(.*?)\]": r"one of \1",
+    r"\btyping\.Literal\[(.*?)\]": r"\1",
+    r"\blist\[float\]": "list of numbers",
+    r"\bdict\[str, float\]": "numbers by name",
     r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: \w+ Given": (
         r"Expected one of \1. Got"
     ),
