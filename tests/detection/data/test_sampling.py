@@ -61,6 +61,7 @@ def test_factors_are_those_of_lvis(annotations: CocoAnnotations, capsys: pytest.
     b, c = np.sqrt(0.8 / 0.2), np.sqrt(0.8 / 0.05)
     np.testing.assert_allclose(found, [c, b, b, b, *[1] * 16])
     assert "26 images an epoch; factors c 4, b 2" in capsys.readouterr().out
+    np.testing.assert_allclose(repeat_factors(annotations, 1)[[10, 19]], [np.sqrt(1 / 0.95), 1])
     assert repeat_factors(annotations, 0) is None
     assert repeat_factors(annotations, 0.04).tolist() == [1] * 20
     assert "no class is that rare" in capsys.readouterr().out
