@@ -205,7 +205,7 @@ class _Training:
                 bar.write(estimate)
             if self.totals:
                 done = self.batch - len(self.reports.unread) * settings.accumulate
-                bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}, {self.clock.left(left)} left")
+                bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}{self.clock.left(left)}")
         self.seconds = time.perf_counter() - began
 
     def _stop(self, number: int) -> NoReturn:

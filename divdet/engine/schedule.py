@@ -68,16 +68,18 @@ class Clock:
         self.steps, self._since = self.steps + 1, now
 
     def left(self, steps: int) -> str:
-        """The time of so many further steps, in words; empty before it can be told."""
-        return in_words(self.seconds / self.steps * steps) if self.steps > 0 else ""
+        """The time of so many further steps, such as ``, 4 min 30 s left``; empty before it can be told."""
+        return f", {in_words(self.seconds / self.steps * steps)} left" if self.steps > 0 else ""
 
     def first_estimate(self, steps: int) -> str:
         """A line on the ``steps`` that are left, once, as soon as the first steps allow it; otherwise empty."""
         if self._told or self.steps < _FIRST_STEPS or self.seconds < _FIRST_SECONDS:
             return ""
-        self._told = True
-        pace = f"{self.seconds / self.steps:.2g} s a step"
-        return f"{pace}: the {steps} steps left take about {self.left(steps)}, evaluations not counted"
+        self._told, pace = True, self.seconds / self.steps
+        if pace * steps < _FIRST_SECONDS:
+            return ""
+        words = f"the {steps} steps left take about {in_words(pace * steps)}, evaluations not counted"
+        return f"{pace:.2g} s a step: {words}"
 
 
 def in_words(seconds: float) -> str:

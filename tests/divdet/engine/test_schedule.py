@@ -61,7 +61,7 @@ def test_the_rest_of_a_run_is_estimated_once(monkeypatch: pytest.MonkeyPatch) ->
         now[0] += 2 if step else 30
         clock.step()
         lines.append(clock.first_estimate(100 - step))
-    assert clock.left(100) == "3 min 20 s"
+    assert clock.left(100) == ", 3 min 20 s left"
     assert [bool(line) for line in lines] == [False] * 5 + [True] + [False] * 4
     assert lines[5].startswith("2 s a step: the 95 steps left take about 3 min 10 s")
     assert [in_words(seconds) for seconds in (59.4, 60, 3599, 7500)] == [
