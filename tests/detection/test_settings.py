@@ -31,7 +31,8 @@ def test_an_unknown_rule_of_fusion_is_refused() -> None:
         (DetectionTrainSettings, "train.fraction", 0.0), (DetectionTrainSettings, "train.fraction", 1.01),
         (DetectionTrainSettings, "train.freeze", -1), (DetectionTrainSettings, "train.backbone_lr", -0.5),
         (DetectionTrainSettings, "train.patience", -1), (DetectionTrainSettings, "train.min_steps", -1),
-        (DataSettings, "data.mosaic", 1.5), (DataSettings, "data.mixup", -0.1), (DataSettings, "data.class_balanced", 2.0),
+        (DataSettings, "data.mosaic", 1.5), (DataSettings, "data.mixup", -0.1),
+        (DataSettings, "data.class_balanced", 2.0),
     ],
 )  # fmt: skip
 def test_options_of_training_out_of_range_name_their_field(section: type, field: str, value: float) -> None:
