@@ -1,6 +1,5 @@
 """The training loop of classification and detection, in one process or many."""
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from divdet.engine import batch_norm, freezing
+from divdet.engine.best import Best
 from divdet.engine.checkpoint import Checkpoint, RunState, check_weights, load_weights
 from divdet.engine.cli import to_dict
 from divdet.engine.data_parallel import data_parallel, share_buffers, sum_gradients
@@ -87,7 +87,6 @@ class _Training:
         batch: batches done of the current epoch.
         totals: sums of the losses over those batches.
         history: a line of metrics.jsonl for each epoch done.
-        waited: evaluations since the best one.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class _Training:
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self.reports = LossReports(world, device)
-        self.best, self.waited = -math.inf, 0
+        self.best = Best(task.best_metric, settings.patience)
         if settings.patience and task.best_metric is None:
             print("note: train.patience does nothing, since no evaluation can be better than another")
         if folder.resumed:
@@ -151,20 +150,18 @@ class _Training:
         # Only this folder's best counts, measured as now: the history may come from another run or other data.
         best_exists = self.folder.best.exists()
         if best_exists and self.folder.same_evaluation:
-            self.best, self.waited = run.best, run.waited
+            self.best.value, self.best.waited = run.best, run.waited
         if best_exists and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
             print("  best.pt starts anew: the data or settings of the evaluation have changed")
+
+    def stopped_early(self) -> str:
+        """Why training ends before its last epoch, in words; empty where it does not."""
+        reason = self.best.no_better() if self.epoch < self.settings.epochs else ""
+        return f" of {self.settings.epochs}: {reason}" if reason else ""
 
     def is_done(self) -> bool:
         """Whether there is nothing left to train."""
         return self.epoch >= self.settings.epochs or bool(self.stopped_early())
-
-    def stopped_early(self) -> str:
-        """Why training ends before its last epoch, in words; empty where it does not."""
-        settings, metric = self.settings, self.task.best_metric
-        if not settings.patience or self.waited < settings.patience or self.epoch >= settings.epochs:
-            return ""
-        return f" of {settings.epochs}: no better {metric} than {self.best:.4g} in {self.waited} evaluations"
 
     def train_epoch(self, stopping: Stopping) -> None:
         """Trains the rest of the current epoch."""
@@ -280,11 +277,7 @@ class _Training:
             share_buffers(self.model, self.world)
             if evaluated:
                 line |= {k: v for k, v in self.task.evaluate().items() if isinstance(v, int | float)}
-        best = metric is None or line.get(metric, -math.inf) > self.best
-        if best and metric:
-            self.best, self.waited = line[metric], 0
-        elif metric in line:
-            self.waited += 1
+        best = self.best.take(line)
         self.history.append(line)
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         self._save(best)
@@ -317,8 +310,8 @@ class _Training:
             average_steps=self.average.steps,
             optimizer=held,
             scaler=self.scaler.state_dict(),
-            best=self.best,
-            waited=self.waited,
+            best=self.best.value,
+            waited=self.best.waited,
         )
         folder = self.folder
         config, meta = to_dict(folder.config), self.task.meta
