@@ -70,7 +70,8 @@ def fit(
             print(f"the run already has {training.epoch} epochs{training.stopped_early()}: nothing to do")
         else:
             steps = training.steps
-            print(f"{settings.epochs} epochs of {steps} step{'s' * (steps > 1)}: {settings.epochs * steps} steps")
+            epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+            print(f"{epochs} of {steps} step{'s' * (steps > 1)}: {settings.epochs * steps} steps")
         while not training.is_done():
             training.train_epoch(stopping)
             training.finish_epoch(stopping)
