@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from divdet.engine.loop import fit, training_loader
 from divdet.engine.normalize import normalize
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
+from divdet.engine.schedule import with_min_steps
 
 
 class CoTraining:
@@ -43,6 +44,7 @@ class CoTraining:
     """
 
     best_metric = "top1"
+    lr_factors: ClassVar[dict[str, float]] = {}
 
     def __init__(
         self,
@@ -109,7 +111,11 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         config,
         model=replace(config.model, stem=stem),
         data=replace(config.data, **inputs, **config.data.erased()),
-        train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
+        train=with_min_steps(
+            replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
+            len(images),
+            world.replicas,
+        ),
     )
     data = {}
     if world.is_main_process:  # which alone compares and saves it

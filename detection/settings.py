@@ -138,6 +138,12 @@ class DataSettings(EvalDataSettings):
         flip: probability of a left-right flip.
         different_views: each member sees its own photometric view of the same crop.
         cache: keep the decoded images in memory: faster where the training set fits.
+        class_balanced: images of classes that a smaller share of the images has than this are repeated (LVIS's repeat
+            factor sampling, mmdetection's oversample_thr); 0 to 1, 0 turns it off.
+        mosaic: probability of four images in one, before all other augmentation but albumentations.
+        mixup: probability of blending two augmented images, with the boxes of both.
+        albumentations: a YAML or JSON file with the user's own pipeline, run before all other augmentation: what
+            albumentations.save writes, or a list of ``- Name: {argument: value}``.
     """
 
     photometric: bool = True
@@ -147,10 +153,14 @@ class DataSettings(EvalDataSettings):
     flip: float = 0.5
     different_views: bool = False
     cache: bool = False
+    class_balanced: float = 0.0
+    mosaic: float = 0.0
+    mixup: float = 0.0
+    albumentations: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("zoom_out", "iou_crop", "flip"):
+        for name in ("zoom_out", "iou_crop", "flip", "class_balanced", "mosaic", "mixup"):
             check_range(f"data.{name}", getattr(self, name), 0, 1)
         check_range("data.zoom_out_ratio", self.zoom_out_ratio, 1)
         if self.different_views and not self.photometric:
@@ -204,6 +214,12 @@ class DetectionTrainSettings(TrainSettings):
         neg_to_pos_ratio: mined negatives per positive.
         cot_weight: λ of the divergence between members at positives and mined negatives; 0 is the paper's detector.
         cot_warmup_epochs: epochs over which λ grows linearly: the first of their n steps has λ / n, the last λ.
+        fraction: share of the training images to train on, drawn by the seed; above 0, at most 1.
+        class_weights: of the classification loss: auto (by inverse frequency), a weight for each class in the order of
+            their ids, or weights by class name, others having 1; default: 1 for all.
+        backbone_lr: factor on the learning rate of the backbones' parameters.
+        freeze: stages of the backbones, counted from the input with the stem as the first, that stay as they are,
+            running statistics included; all freezes the whole backbones.
     """
 
     epochs: int = 65
@@ -213,10 +229,21 @@ class DetectionTrainSettings(TrainSettings):
     neg_to_pos_ratio: float = 3.0
     cot_weight: float = 0.0
     cot_warmup_epochs: float = 0.0
+    fraction: float = 1.0
+    class_weights: Literal["auto"] | list[float] | dict[str, float] | None = None
+    backbone_lr: float = 1.0
+    freeze: int | Literal["all"] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative(self, "neg_to_pos_ratio", "cot_weight", "cot_warmup_epochs")
+        check_not_negative(self, "neg_to_pos_ratio", "cot_weight", "cot_warmup_epochs", "backbone_lr")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"train.fraction is {self.fraction}: it must be above 0 and at most 1")
+        if self.freeze != "all":
+            check_range("train.freeze", self.freeze, 0)
+        weights = self.class_weights
+        for weight in weights.values() if isinstance(weights, dict) else weights if isinstance(weights, list) else ():
+            check_range("train.class_weights: a weight", weight, 0)
 
 
 @dataclass

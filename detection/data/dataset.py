@@ -10,12 +10,15 @@ from torch.utils.data import Dataset, get_worker_info
 
 from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.data.augmentation import TrainingAugmentation
+from detection.data.mixing import Labelled, mixup, mosaic
+from detection.data.user_pipeline import UserPipeline
 from detection.images import read_image
 from detection.preprocess import to_input
 from divdet.engine.progress import progress
 from divdet.engine.sampling import derived_seed
 
 CACHE_BYTES = 4 * 2**30
+_TRIALS = 8  # of the user's pipeline on the first image, before the training begins
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -29,14 +32,22 @@ def read_record(record: ImageRecord) -> np.ndarray:
 class TrainingImages(Dataset):
     """Augmented training images, indexed by the keys of ``EpochSampler``. Crowd boxes are left out of the targets.
 
-    ``seed`` is the run's. ``cache`` keeps decoded images in memory, as many as fit in ``CACHE_BYTES``.
+    An image passes the user's pipeline, the mosaic, SSD's augmentation and mixup, in this order. ``seed`` is the run's.
+    ``cache`` keeps decoded images in memory, as many as fit in ``CACHE_BYTES``.
+
+    Raises:
+        UserError: where the user's pipeline cannot be read or fails on the first image.
     """
 
     def __init__(
         self, annotations: CocoAnnotations, augmentation: TrainingAugmentation, seed: int, cache: bool
     ) -> None:
         self.records, self.augmentation, self.seed = annotations.images, augmentation, seed
+        self.settings = augmentation.settings
+        self.pipeline = UserPipeline(self.settings.albumentations) if self.settings.albumentations else None
         self.cached: dict[int, np.ndarray] = {}
+        for trial in range(_TRIALS if self.pipeline else 0):
+            self._read(0, derived_seed(seed, "trial", trial))
         room = CACHE_BYTES
         for index, record in enumerate(progress(self.records, "caching images", unit="image") if cache else ()):
             image = read_record(record)
@@ -50,14 +61,35 @@ class TrainingImages(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, number = key
-        index = number % len(self)
+        view = self._view(*key, "")
+        if not self.settings.mixup:
+            return view
+        random = np.random.default_rng(derived_seed(self.seed, "mixup", *key))
+        if random.random() >= self.settings.mixup:
+            return view
+        other = key[1] // len(self) * len(self) + int(random.integers(len(self)))
+        return mixup(view, self._view(key[0], other, f"mixup of {key[1]}"), random)
+
+    def _view(self, epoch: int, number: int, purpose: str) -> Sample:
+        """An augmented image; ``purpose`` tells its draws from those of other views of the same image."""
+        own = derived_seed(self.seed, "augmentation", epoch, number, *([purpose] if purpose else []))
+        image = self._read(number % len(self), own)
+        if self.settings.mosaic:
+            random = np.random.default_rng(derived_seed(own, "mosaic"))
+            if random.random() < self.settings.mosaic:
+                others = random.integers(len(self), size=3).tolist()
+                parts = [image, *(self._read(index, derived_seed(own, n)) for n, index in enumerate(others))]
+                image = mosaic(parts, random)
+        return self.augmentation(*image, own)
+
+    def _read(self, index: int, seed: int) -> Labelled:
+        """An image and its boxes in pixels, through the user's pipeline, whose draws ``seed`` determines."""
         record = self.records[index]
         image = self.cached[index] if index in self.cached else read_record(record)
         boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
         kept = kept & ~record.crowd
-        seed = derived_seed(self.seed, "augmentation", epoch, number)
-        return self.augmentation(image, boxes[kept], record.labels[kept], seed)
+        boxes, labels = boxes[kept], record.labels[kept]
+        return self.pipeline(image, boxes, labels, seed, str(record.path)) if self.pipeline else (image, boxes, labels)
 
 
 class EvaluationImages(Dataset):

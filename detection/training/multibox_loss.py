@@ -15,6 +15,7 @@ def multibox_loss(
     target_classes: Tensor,
     neg_to_pos_ratio: float = 3.0,
     cot_weight: float | None = None,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Localization plus classification loss: mean over the batch, sum over the members.
 
@@ -32,6 +33,8 @@ def multibox_loss(
         cot_weight: λ of the members' Jensen-Shannon divergence (Eq. 8), which the paper uses for classifiers only. It
             is taken at each default box that is positive or mined by any member, and divided as the classification
             loss is. None leaves it out.
+        class_weights: ``[C + 1]``, factors on the cross-entropy by true class, background first; None: all 1. Divisors
+            do not change.
 
     Returns:
         Scalars, summed over the members: ``loss`` (for backward), ``localization``, ``classification``, and ``cot``
@@ -59,7 +62,7 @@ def multibox_loss(
     rows = rows_of(used)
     share = (used * weight[:, None]).flatten()
     classes = target_classes.expand_as(used).flatten()
-    entropy = F.cross_entropy(logits.flatten(0, 2)[rows].float(), classes[rows], reduction="none")
+    entropy = F.cross_entropy(logits.flatten(0, 2)[rows].float(), classes[rows], class_weights, reduction="none")
     classification = (entropy * share[rows]).sum()
     losses = {"loss": localization + classification, "localization": localization, "classification": classification}
     if cot_weight is None:

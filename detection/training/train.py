@@ -1,8 +1,9 @@
 """Training of SSD300 with S members."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,22 +15,27 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.dataset import TrainingImages, collate
 from detection.data.prepare import read_splits
+from detection.data.sampling import repeat_factors, take_fraction
 from detection.detector import Detector
 from detection.evaluation.evaluate import score
 from detection.models.ssd import SSD, create_ssd
 from detection.preprocess import Normalize
 from detection.settings import TrainDetection
+from detection.training.class_weights import class_weights
 from detection.training.matcher import Matcher
 from detection.training.multibox_loss import multibox_loss
-from divdet.engine import checkpoint
+from divdet.engine import checkpoint, freezing
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.devices import resolve_precision
 from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
+from divdet.engine.fingerprint import digest_file
 from divdet.engine.launch import processes
 from divdet.engine.loop import fit, training_loader
+from divdet.engine.members import present
 from divdet.engine.run_folder import RunFolder, run_path
-from divdet.engine.sampling import derived_seed
+from divdet.engine.sampling import derived_seed, epoch_length
+from divdet.engine.schedule import with_min_steps
 
 
 @dataclass(eq=False)
@@ -47,6 +53,9 @@ class DetectionTask:
         self.best_metric = None if self.ground_truth.truth.crowd.all() else "AP"
         self.model = self.network = self.detector.model
         self.weight_decay = self.config.train.weight_decay
+        self.lr_factors = {"members.": self.config.train.backbone_lr}
+        weights = class_weights(self.training, self.config.train.class_weights)
+        self.class_weights = None if weights is None else weights.to(self.detector.device)
         self.matcher = Matcher(self.detector.default_boxes)
         self.normalize = Normalize().to(self.detector.device)
 
@@ -60,8 +69,8 @@ class DetectionTask:
         if settings.cot_weight and len(self.model.members) > 1:
             weight = cot_weight_at(epoch, settings.cot_weight, settings.cot_warmup_epochs)
             outputs = [self.world.gather_members(output) for output in outputs]
-            return multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio, weight)
-        own = multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio)
+            return multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio, weight, self.class_weights)
+        own = multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio, class_weights=self.class_weights)
         if self.world.members == 1:
             return own
         total = self.world.gather_members(torch.stack(list(own.values()))[None]).sum(0)
@@ -120,6 +129,15 @@ def _with_own_classes(model: SSD, saved: checkpoint.Checkpoint, path: str, names
     return weights | {key: take_rows(rows, saved_heads[key], pairs).flatten(0, 1) for key, rows in heads.items()}
 
 
+def freeze_backbones(model: SSD, stages: int | Literal["all"]) -> None:
+    """Takes the first ``stages`` of every member out of the training; raises UserError where there are fewer."""
+    for _, member in present(model.members):
+        parts = freezing.stages(getattr(member, "network", member))  # timm's network is wrapped
+        if stages != "all" and stages > len(parts):
+            raise UserError(f"train.freeze is {stages}, but the backbone has {len(parts)} stages: lower it, or set all")
+        freezing.freeze([member] if stages == "all" else [module for part in parts[:stages] for module in part])
+
+
 def train(config: TrainDetection) -> dict[str, Any]:
     """Trains a detector; returns the last epoch's metrics. ``divdet.engine.run_folder`` describes the run's folder."""
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
@@ -130,16 +148,23 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     if config.model.members * config.train.batch_size < 2:
         raise UserError("train.batch_size is 1 with one member: batch normalization needs at least 2 images a step")
     precision = resolve_precision(config.train.precision, device, training=True)
-    config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     data = config.data
     training, ground_truth = read_splits(data, run_path(config, "detection"), world)
+    training = take_fraction(training, config.train.fraction, config.seed)
+    repeats = repeat_factors(training, data.class_balanced)
+    settings = replace(config.train, precision=precision)  # what auto meant, for config.yaml
+    images_per_epoch = epoch_length(len(training.images), repeats)
+    config = replace(config, train=with_min_steps(settings, images_per_epoch, world.replicas))
     if ground_truth.truth.crowd.all():
         print(f"note: {ground_truth.path} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 
     categories = zip(training.category_ids, training.names, strict=True)
     meta = {"categories": [{"id": number, "name": name} for number, name in categories]}
     splits = {"training": training, "validation": ground_truth} if world.is_main_process else {}  # it alone compares
-    folder = RunFolder(config, "detection", meta, {name: split.fingerprint() for name, split in splits.items()})
+    fingerprints = {name: split.fingerprint() for name, split in splits.items()}
+    if data.albumentations and os.path.isfile(data.albumentations):  # the data set says where it is not
+        fingerprints["data.albumentations"] = digest_file(data.albumentations)
+    folder = RunFolder(config, "detection", meta, fingerprints)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
     if fetched:
@@ -155,8 +180,11 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
     for layers in filter(None, (model.members, model.adapters)):
         keep_local(layers, world)
+    freeze_backbones(model, config.train.freeze)
+    if config.train.freeze and not config.model.pretrained:
+        print("note: train.freeze keeps stages that were not pretrained (model.pretrained) as they are drawn at random")
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)
-    loader = training_loader(images, config.train, config.seed, device, world, collate_fn=collate)
+    loader = training_loader(images, config.train, config.seed, device, world, repeats, collate_fn=collate)
     return fit(task, loader, config.train, folder, device, world)

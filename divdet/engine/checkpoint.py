@@ -35,6 +35,7 @@ class RunState:
         optimizer: SGD's momentum, by parameter name.
         scaler: state of ``torch.amp.GradScaler``; empty without fp16.
         best: highest value of the metric that chooses best.pt.
+        waited: evaluations since that value.
         data: fingerprints of the ``training`` and ``validation`` data.
         kept: epochs whose checkpoints are kept beside last.pt, oldest first.
         origin: the other folder's checkpoint that this folder's run started from.
@@ -48,6 +49,7 @@ class RunState:
     optimizer: dict[str, Tensor]
     scaler: dict[str, Any]
     best: float
+    waited: int = 0
     data: dict[str, str] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
     origin: str | None = None
@@ -146,6 +148,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "optimizer": lambda momentum: _is_dict(momentum, _is_tensor),
     "scaler": lambda state: state == {} or _is_dict(state, lambda n: _is_number(n) and 0 <= n < 2**63, _SCALER),
     "best": lambda best: type(best) is float and not math.isnan(best),
+    "waited": _is_count,
     "data": lambda data: _is_dict(data, is_text),
     "kept": lambda kept: isinstance(kept, list) and all(map(_is_count, kept)),
     "origin": lambda origin: origin is None or is_text(origin),

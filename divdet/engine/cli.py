@@ -9,7 +9,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -34,7 +34,8 @@ _MAX_MESSAGE = 2000  # characters
 _NUMBER = re.compile(r"[-+]?\d[\da-fA-FxX_:]*")  # as YAML writes whole numbers
 
 
-def _load_yaml(text: str) -> Any:
+def load_yaml(text: str) -> Any:
+    """Reads YAML as recipes are read; raises yaml.YAMLError, also for what is too large, too deep or has aliases."""
     if len(text) > _MAX_LENGTH:
         raise yaml.YAMLError("it is longer than 64 KiB, which no recipe is")
     lengths = [0]  # of the open lists and sections
@@ -60,7 +61,7 @@ def _load_yaml(text: str) -> Any:
     return _read_yaml(text)
 
 
-set_loader("yaml", _load_yaml, (yaml.YAMLError,))
+set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
 # How jsonargparse reports unknown keys.
@@ -75,6 +76,9 @@ _WORDING = {
     r"<class 'int'>": "whole number",
     r"<class '([\w.]+)'>": r"\1",
     r"\ba typing\.Literal\[(.*?)\]": r"one of \1",
+    r"\btyping\.Literal\[(.*?)\]": r"\1",
+    r"\blist\[float\]": "list of numbers",
+    r"\bdict\[str, float\]": "numbers by name",
     r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: \w+ Given": (
         r"Expected one of \1. Got"
     ),
@@ -132,7 +136,7 @@ def parse(
     """
     parser = _parser(config_class, prog, positional)
     argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
-    argv = translate(argv, parser.fields, positional)
+    argv = _with_implied(translate(argv, parser.fields, positional), parser.fields)
     for key, word in itertools.pairwise(["", *argv]):
         if digits := re.search(rf"\d{{{_MAX_DIGITS + 1}}}", word):
             name = f"{key} " * key.startswith("--") + word[: digits.start() + 20]
@@ -159,6 +163,13 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
                 raise UserError(f"--config {name}: no such file, and no recipe of that name: {meant}")
             words[place] = known[name]
     return words
+
+
+def _with_implied(argv: list[str], fields: Mapping[str, Any]) -> list[str]:
+    """Adds ``--train.min_steps=0`` where epochs are given: a recipe's steps must not raise what the user asks for."""
+    given = {word.partition("=")[0] for word in argv}
+    asked = "--train.epochs" in given and "--train.min_steps" not in given and "train.min_steps" in fields
+    return [*argv, "--train.min_steps=0"] if asked else argv
 
 
 def _parser(config_class: type, prog: str | None, positional: str | None) -> _Parser:

@@ -1,7 +1,7 @@
 """The training loop of classification and detection, in one process or many."""
 
-import math
 import time
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from typing import Any, NoReturn
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from divdet.engine import batch_norm
+from divdet.engine import batch_norm, freezing
+from divdet.engine.best import Best
 from divdet.engine.checkpoint import Checkpoint, RunState, check_weights, load_weights
 from divdet.engine.cli import to_dict
 from divdet.engine.data_parallel import data_parallel, share_buffers, sum_gradients
@@ -23,6 +24,7 @@ from divdet.engine.optimization import build_optimizer, build_scaler, clip_gradi
 from divdet.engine.progress import progress
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import EpochSampler, derived_seed
+from divdet.engine.schedule import Clock
 from divdet.engine.settings import TrainSettings
 from divdet.engine.state import ModelEMA, gather_entries, load_momentum, local_entries, momentum, not_finite
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
@@ -30,14 +32,20 @@ from divdet.engine.task import Task
 
 
 def training_loader(
-    dataset: Any, settings: TrainSettings, seed: int, device: torch.device, world: World, **options: Any
+    dataset: Any,
+    settings: TrainSettings,
+    seed: int,
+    device: torch.device,
+    world: World,
+    repeats: Sequence[float] | None = None,
+    **options: Any,
 ) -> Loader:
-    """A loader of full, shuffled batches; ``dataset`` is indexed by ``EpochSampler``'s keys."""
+    """A loader of full, shuffled batches; ``dataset`` is indexed by ``EpochSampler``'s keys, ``repeats`` as there."""
     step = settings.batch_size * settings.accumulate * world.replicas
     if step > len(dataset):
         print(f"note: a step takes {step} images, and there are {len(dataset)}: each is repeated, in other views")
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
-    options |= {"sampler": EpochSampler(len(dataset), *shape), "persistent_workers": settings.workers > 0}
+    options |= {"sampler": EpochSampler(len(dataset), *shape, repeats), "persistent_workers": settings.workers > 0}
     return Loader(dataset, settings.batch_size, settings.workers, device, **options)
 
 
@@ -58,11 +66,17 @@ def fit(
     faults = explained(settings.batch_size, settings.workers, kept)
     with stop_on_signals() as stopping, faults, closing(folder), loader, tuned_convolutions(device):
         training = _Training(task, loader, settings, folder, device, world)
-        if training.epoch >= settings.epochs:
-            print(f"the run already has {training.epoch} epochs: nothing to do")
-        while training.epoch < settings.epochs:
+        if training.is_done():
+            print(f"the run already has {training.epoch} epochs{training.stopped_early()}: nothing to do")
+        else:
+            steps = training.steps
+            epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+            print(f"{epochs} of {steps} step{'s' * (steps > 1)}: {settings.epochs * steps} steps")
+        while not training.is_done():
             training.train_epoch(stopping)
             training.finish_epoch(stopping)
+            if training.stopped_early():
+                print(f"stopped after epoch {training.epoch}{training.stopped_early()}; {folder.best} holds the best")
     return training.history[-1]
 
 
@@ -83,18 +97,22 @@ class _Training:
         self.device, self.world = device, world
         self.sampler: EpochSampler = loader.sampler
         self.batches = self.sampler.batches  # of an epoch
+        self.steps = self.batches // settings.accumulate  # of an epoch
+        self.clock = Clock()
         # The layout of cuDNN and oneDNN: several times faster in mixed precision.
         self.model = task.model.to(memory_format=torch.channels_last)
         batch_norm.prepare(self.model, settings.batch_norm, world)
         self.dtype = precision_dtype(settings.precision, device, training=True)
         scaled = self.dtype is torch.float16
-        self.optimizer = build_optimizer(self.model, settings, task.weight_decay, scaled)
+        self.optimizer = build_optimizer(self.model, settings, task.weight_decay, scaled, task.lr_factors)
         self.scaler = build_scaler(device, scaled, world)
         self.epoch = self.batch = 0
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self.reports = LossReports(world, device)
-        self.best = -math.inf
+        self.best = Best(task.best_metric, settings.patience)
+        if settings.patience and task.best_metric is None:
+            print("note: train.patience does nothing, since no evaluation can be better than another")
         if folder.resumed:
             self._resume(folder.resumed, folder.resumed.run)
         else:
@@ -110,7 +128,7 @@ class _Training:
         # self.model stays unwrapped: it keeps its keys and evaluates as it is.
         task.network = torch.compile(self.replica) if settings.compile else self.replica
         if world.is_main_process:
-            folder.begin(self.history, trains=self.epoch < settings.epochs)
+            folder.begin(self.history, trains=not self.is_done())
 
     def _resume(self, saved: Checkpoint, run: RunState) -> None:
         source = f"the checkpoint of {self.folder.path}"
@@ -132,25 +150,37 @@ class _Training:
         self.totals = {name: total * (self.batch / max(run.batch, 1)) for name, total in run.totals.items()}
         # Only this folder's best counts, measured as now: the history may come from another run or other data.
         best_exists = self.folder.best.exists()
-        self.best = run.best if best_exists and self.folder.same_evaluation else -math.inf
+        if best_exists and self.folder.same_evaluation:
+            self.best.value, self.best.waited = run.best, run.waited
         if best_exists and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
             print("  best.pt starts anew: the data or settings of the evaluation have changed")
+
+    def stopped_early(self) -> str:
+        """Why training ends before its last epoch, in words; empty where it does not."""
+        reason = self.best.no_better() if self.epoch < self.settings.epochs else ""
+        return f" of {self.settings.epochs}: {reason}" if reason else ""
+
+    def is_done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.epoch >= self.settings.epochs or bool(self.stopped_early())
 
     def train_epoch(self, stopping: Stopping) -> None:
         """Trains the rest of the current epoch."""
         began, settings = time.perf_counter(), self.settings
         self.sampler.epoch, self.sampler.start = self.epoch, self.batch
         self.model.train()
+        freezing.keep_statistics(self.model)
         if settings.batch_norm == "frozen":
             batch_norm.freeze(self.model)
         title = f"epoch {self.epoch + 1}/{settings.epochs}"
         bar = progress(self.loader, title, unit="batch", total=self.batches, initial=self.batch)
         collected: list[dict[str, Tensor]] = []
+        self.clock.start()
         for batch in bar if self.batch < self.batches else ():
             if not collected:
                 self.optimizer.zero_grad(set_to_none=True)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(settings, *self._span(self.batch))
+                    group["lr"] = learning_rate(settings, *self._span(self.batch)) * group["lr_factor"]
             collected.append(self._backward(batch, len(collected) + 1 == settings.accumulate))
             self.batch += 1
             if len(collected) < settings.accumulate:
@@ -167,9 +197,13 @@ class _Training:
                 self._save()
             if signal:
                 self._stop(signal)
+            self.clock.step()
+            left = settings.epochs * self.steps - self.epoch * self.steps - step
+            if estimate := self.clock.first_estimate(left):
+                bar.write(estimate)
             if self.totals:
                 done = self.batch - len(self.reports.unread) * settings.accumulate
-                bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}")
+                bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}{self.clock.left(left)}")
         self.seconds = time.perf_counter() - began
 
     def _stop(self, number: int) -> NoReturn:
@@ -244,9 +278,7 @@ class _Training:
             share_buffers(self.model, self.world)
             if evaluated:
                 line |= {k: v for k, v in self.task.evaluate().items() if isinstance(v, int | float)}
-        best = metric is None or line.get(metric, -math.inf) > self.best
-        if best and metric:
-            self.best = line[metric]
+        best = self.best.take(line)
         self.history.append(line)
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         self._save(best)
@@ -279,7 +311,8 @@ class _Training:
             average_steps=self.average.steps,
             optimizer=held,
             scaler=self.scaler.state_dict(),
-            best=self.best,
+            best=self.best.value,
+            waited=self.best.waited,
         )
         folder = self.folder
         config, meta = to_dict(folder.config), self.task.meta

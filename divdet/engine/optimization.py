@@ -1,6 +1,7 @@
 """Optimizer, gradient scaling and clipping, and the learning rate schedule."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -11,17 +12,28 @@ from divdet.engine.distributed import World, shared_parameters
 from divdet.engine.settings import TrainSettings
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings, weight_decay: float, scaled: bool = False) -> SGD:
+def build_optimizer(
+    model: nn.Module,
+    settings: TrainSettings,
+    weight_decay: float,
+    scaled: bool = False,
+    lr_factors: Mapping[str, float] | None = None,
+) -> SGD:
     """SGD with weight decay on all but one-dimensional parameters: biases and normalization layers.
 
     It is fused unless the losses are ``scaled``: where a scaler skips the first step, fused SGD keeps uninitialized
-    momentum.
+    momentum. ``lr_factors`` (see ``divdet.engine.task.Task``) become the groups' ``lr_factor``.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1 or settings.decay_all]
-    exempt = [p for p in parameters if p.ndim <= 1 and not settings.decay_all]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    parts: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.ndim <= 1 and not settings.decay_all
+            factor = next((f for prefix, f in (lr_factors or {}).items() if name.startswith(prefix)), 1.0)
+            parts.setdefault((exempt, factor), []).append(parameter)
+    groups = [
+        {"params": parts[key], "weight_decay": 0.0 if key[0] else weight_decay, "lr_factor": key[1]}
+        for key in sorted(parts)
+    ]
     nesterov = settings.nesterov and settings.momentum > 0
     return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=not scaled)
 

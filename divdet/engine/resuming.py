@@ -10,7 +10,7 @@ from divdet.engine.errors import UserError
 _FREE = {"output", "device", "resume", "train.workers", "train.save_every", "train.keep", "train.member_parallel"}
 _FREE |= {"data.check"}
 # Settings that a checkpoint's weights and momentum depend on.
-_FIXED = ("model.", "seed", "train.decay_all")
+_FIXED = ("model.", "seed", "train.decay_all", "train.freeze")
 # Settings that decide what an evaluation measures, and those that name its data.
 _MEASURE = ("postprocess.", "data.orientation")
 _VALIDATION = ("data.val_", "data.dataset", "data.root")
@@ -35,7 +35,7 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
     old, new = flatten(saved.config), flatten(to_dict(config))
     changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
     for key in changed:
-        if key.startswith(_FIXED):
+        if key in old and key.startswith(_FIXED):
             raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with that")
     for key in meta:
         if key not in saved.meta:
@@ -48,6 +48,10 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
         print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else "(new setting)"))
     other_data = [name for name in data if known.get(name, data[name]) != data[name]]
     for name in other_data:
-        print(f"  changed: the {name} data (annotations, or the names or sizes of images); the run uses the new ones")
+        if name in ("training", "validation"):
+            what = f"the {name} data (annotations, or the names or sizes of images)"
+        else:
+            what = f"the content of {name}"
+        print(f"  changed: {what}; the run uses the new ones")
     measure = _MEASURE if "validation" in known else _MEASURE + _VALIDATION
     return "validation" not in other_data and not any(key in old and key.startswith(measure) for key in changed)

@@ -36,6 +36,8 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training images.
+        min_steps: epochs are raised until the run has at least so many optimizer steps, and with them warm-ups,
+            milestones and evaluate_every in proportion; --train.epochs on the command line sets it to 0.
         batch_size: images per batch of a process.
         accumulate: batches whose gradients are averaged before a step.
         lr: peak learning rate. It is not scaled: the usual rule is in proportion to the images of a step, batch_size x
@@ -62,10 +64,12 @@ class TrainSettings:
         save_every: steps between checkpoints inside an epoch; 0 saves only at the end of an epoch.
         keep: number of checkpoints to keep: last.pt, and earlier epochs' as epoch_0012.pt, ….
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        patience: evaluations without a better one after which training stops early; 0 trains to the end.
         workers: processes that load data; 0 loads in the training process.
     """
 
     epochs: int = 300
+    min_steps: int = 0
     batch_size: int = 128
     accumulate: int = 1
     lr: float = 0.1
@@ -87,6 +91,7 @@ class TrainSettings:
     save_every: int = 0
     keep: int = 1
     evaluate_every: int = 1
+    patience: int = 0
     workers: int = 2
 
     def __post_init__(self) -> None:
@@ -95,7 +100,7 @@ class TrainSettings:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         check_not_negative(
             *(self, "lr", "end_lr", "momentum", "weight_decay", "warmup_epochs", "warmup_lr"),
-            *("clip_gradient", "ema_decay", "save_every", "workers"),
+            *("clip_gradient", "ema_decay", "save_every", "workers", "min_steps", "patience"),
         )
         for name, used in (("end_lr", self.schedule == "cosine"), ("warmup_lr", self.warmup_epochs > 0)):
             if used and getattr(self, name) > self.lr:

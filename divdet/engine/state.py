@@ -40,7 +40,8 @@ def momentum(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
 
 def load_momentum(optimizer: Optimizer, model: nn.Module, saved: dict[str, Tensor], source: str) -> None:
     """Restores a checkpoint's momentum; raises UserError, naming ``source``, where it does not fit the network."""
-    saved, parameters = local_entries(saved, model), dict(model.named_parameters())
+    saved = local_entries(saved, model)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if saved:
         check_weights(parameters, saved, source)
     for name, value in saved.items():

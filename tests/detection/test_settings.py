@@ -1,8 +1,9 @@
-"""The settings of post-processing: ranges, and the configuration library."""
+"""The settings of detectors: ranges, and how command lines are read."""
 
 import pytest
 
-from detection.settings import PostprocessSettings
+from detection.settings import DataSettings, DetectionTrainSettings, PostprocessSettings, TrainDetection
+from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
 
 
@@ -22,6 +23,44 @@ def test_settings_out_of_range_name_their_field(field: str, value: float) -> Non
 def test_an_unknown_rule_of_fusion_is_refused() -> None:
     with pytest.raises(UserError, match=r"postprocess\.fusion_conf is 'foo': choose one of avg, max"):
         PostprocessSettings(fusion_conf="foo")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        (DetectionTrainSettings, "train.fraction", 0.0), (DetectionTrainSettings, "train.fraction", 1.01),
+        (DetectionTrainSettings, "train.freeze", -1), (DetectionTrainSettings, "train.backbone_lr", -0.5),
+        (DetectionTrainSettings, "train.patience", -1), (DetectionTrainSettings, "train.min_steps", -1),
+        (DataSettings, "data.mosaic", 1.5), (DataSettings, "data.mixup", -0.1),
+        (DataSettings, "data.class_balanced", 2.0),
+    ],
+)  # fmt: skip
+def test_options_of_training_out_of_range_name_their_field(section: type, field: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"{field} is {value}"):
+        section(**{field.partition(".")[2]: value})
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--train.class_weights", "auto"], "auto"),
+        (["--train.class_weights", "[1, 2.5]"], [1.0, 2.5]),
+        (["--train.class_weights", "{cat: 2, dog: 0.5}"], {"cat": 2.0, "dog": 0.5}),
+        (["--train.class_weights", "null"], None),
+    ],
+)
+def test_weights_of_classes_are_read_in_every_form(words: list[str], expected: object) -> None:
+    assert parse(TrainDetection, words).train.class_weights == expected
+
+
+def test_a_wrong_choice_lists_the_choices_in_plain_words() -> None:
+    with pytest.raises(UserError, match=r"train\.freeze: Expected one of whole number, 'all'\. Got value: al "):
+        parse(TrainDetection, ["--train.freeze", "al"])
+    with pytest.raises(
+        UserError, match="class_weights: Expected one of 'auto', list of numbers, numbers by name, null"
+    ):
+        parse(TrainDetection, ["--train.class_weights", "most"])
+    assert parse(TrainDetection, ["--train.freeze", "all"]).train.freeze == "all"
 
 
 def test_settings_can_be_read_by_the_configuration_library() -> None:

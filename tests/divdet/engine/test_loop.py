@@ -46,6 +46,7 @@ class OneWeight:
 
     best_metric = "score"
     weight_decay = 0.0
+    lr_factors: dict[str, float] = {}  # noqa: RUF012
 
     def __init__(self, meet: Callable[[float, Tensor], float]) -> None:
         self.model = self.network = nn.Linear(1, 1, bias=False)

@@ -1,0 +1,51 @@
+"""Which training images an epoch has: a part of them, rare classes more often."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from detection.data.coco import CocoAnnotations, Columns
+from divdet.engine.errors import UserError
+from divdet.engine.sampling import derived_seed
+
+
+def take_fraction(annotations: CocoAnnotations, fraction: float, seed: int) -> CocoAnnotations:
+    """A random part of the images, in their order; a smaller part of the same seed lies within a larger one.
+
+    Raises:
+        UserError: where no image of the part has an object.
+    """
+    total = len(annotations.images)
+    if fraction == 1:
+        return annotations
+    order = np.random.default_rng(derived_seed(seed, "fraction")).permutation(total)
+    kept = np.sort(order[: max(round(fraction * total), 1)])
+    places = np.full(total, -1)
+    places[kept] = np.arange(len(kept))
+    rows = places[annotations.truth.image] >= 0
+    columns = {field.name: getattr(annotations.truth, field.name)[rows] for field in fields(Columns)}
+    truth = Columns(**columns | {"image": places[columns["image"]]})
+    print(f"train.fraction {fraction:g}: training on {len(kept)} of the {total} images")
+    part = replace(annotations, images=[annotations.images[place] for place in kept], truth=truth)
+    if all(record.crowd.all() for record in part.images):
+        raise UserError(f"train.fraction {fraction:g}: the {len(kept)} images have no object; raise it")
+    return part
+
+
+def repeat_factors(annotations: CocoAnnotations, threshold: float) -> np.ndarray | None:
+    """How often each image occurs in an epoch [images], so that rare classes are seen more often; None for once each.
+
+    Repeat factor sampling (Gupta et al. 2019, "LVIS", Sec. 4; mmdetection's ClassBalancedDataset): a class that a share
+    f of the images has gets max(1, √(threshold / f)), an image the largest of its classes'.
+    """
+    if not threshold:
+        return None
+    present = [np.unique(record.labels[~record.crowd]) for record in annotations.images]
+    share = np.bincount(np.concatenate(present), minlength=len(annotations.names)) / len(present)
+    factors = np.maximum(1, np.sqrt(threshold / np.maximum(share, 1e-12)))
+    repeats = np.array([factors[labels].max(initial=1) for labels in present])
+    order = [label for label in np.argsort(-factors, kind="stable") if share[label] > 0 and factors[label] > 1]
+    raised = ", ".join(f"{annotations.names[label]} {factors[label]:.2g}" for label in order[:5])
+    what = f"factors {raised}{', …' * (len(order) > 5)}" if order else "no class is that rare"
+    print(f"data.class_balanced {threshold:g}: {round(repeats.sum())} images an epoch; {what}")
+    return repeats

@@ -1,0 +1,92 @@
+"""How long a run is, in epochs, steps and time."""
+
+import math
+import time
+from dataclasses import fields, replace
+from typing import TypeVar
+
+from divdet.engine.settings import TrainSettings
+
+Settings = TypeVar("Settings", bound=TrainSettings)
+
+_FIRST_STEPS, _FIRST_SECONDS = 5, 5.0  # measured before the rest is estimated
+
+
+def steps_per_epoch(images: int, settings: TrainSettings, replicas: int = 1) -> int:
+    """Steps of an epoch: full ones only, and at least one (see ``EpochSampler``)."""
+    return max(images // (settings.batch_size * settings.accumulate * replicas), 1)
+
+
+def with_min_steps(settings: Settings, images: int, replicas: int = 1) -> Settings:
+    """Raises the epochs until the run has ``settings.min_steps`` steps, and prints that it does.
+
+    Warm-ups, milestones and the epochs between evaluations grow in proportion, so the rate at a given part of the run
+    stays the same, and as many evaluations are made.
+
+    Args:
+        settings: the recipe.
+        images: of an epoch.
+        replicas: data-parallel processes.
+    """
+    steps = steps_per_epoch(images, settings, replicas)
+    epochs = math.ceil(settings.min_steps / steps)
+    if epochs <= settings.epochs:
+        return settings
+    scale = epochs / settings.epochs
+    print(
+        f"train.min_steps {settings.min_steps}: {epochs} epochs instead of {settings.epochs}, since an epoch has "
+        f"{steps} step{'s' * (steps > 1)}; --train.epochs on the command line overrides it"
+    )
+    warm_ups = [field.name for field in fields(settings) if field.name.endswith("warmup_epochs")]
+    return replace(
+        settings,
+        epochs=epochs,
+        milestones=[round(epoch * scale) for epoch in settings.milestones],
+        evaluate_every=round(settings.evaluate_every * scale),
+        **{name: getattr(settings, name) * scale for name in warm_ups},
+    )
+
+
+class Clock:
+    """Estimates how long the rest of a run takes, by the mean time of a step; evaluations are not counted.
+
+    The first step is left out: it takes longer than all others.
+    """
+
+    def __init__(self) -> None:
+        self.steps, self.seconds, self._since, self._told = -1, 0.0, 0.0, False
+
+    def start(self) -> None:
+        """A part of the training begins."""
+        self._since = time.perf_counter()
+
+    def step(self) -> None:
+        """A step is done."""
+        now = time.perf_counter()
+        if self.steps >= 0:
+            self.seconds += now - self._since
+        self.steps, self._since = self.steps + 1, now
+
+    def left(self, steps: int) -> str:
+        """The time of so many further steps, such as ``, 4 min 30 s left``; empty before it can be told."""
+        return f", {in_words(self.seconds / self.steps * steps)} left" if self.steps > 0 else ""
+
+    def first_estimate(self, steps: int) -> str:
+        """A line on the ``steps`` that are left, once, as soon as the first steps allow it; otherwise empty."""
+        if self._told or self.steps < _FIRST_STEPS or self.seconds < _FIRST_SECONDS:
+            return ""
+        self._told, pace = True, self.seconds / self.steps
+        if pace * steps < _FIRST_SECONDS:
+            return ""
+        words = f"the {steps} steps left take about {in_words(pace * steps)}, evaluations not counted"
+        return f"{pace:.2g} s a step: {words}"
+
+
+def in_words(seconds: float) -> str:
+    """A length of time: ``45 s``, ``4 min 30 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
