@@ -62,6 +62,11 @@ def build(
     return network
 
 
+def create_classifier(name: str) -> nn.Module:
+    """The model as timm publishes it: all layers, its own number of classes."""
+    return _create(name, pretrained=False)
+
+
 class TimmFeatures(nn.Module):
     """The features for SSD300's first three levels: [N,3,300,300] -> [N,C,38,38], [N,C,19,19], [N,C,10,10].
 
