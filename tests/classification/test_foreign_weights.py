@@ -116,7 +116,7 @@ def test_each_member_may_have_its_own_file(tmp_path: Path) -> None:
     load_pretrained(model, files, backbone, CLASSES)
     second = torch.load(tmp_path / "resnet34.pth", weights_only=True)
     assert torch.equal(model.members[1].network.layer3[5].conv2.weight, second["layer3.5.conv2.weight"])
-    with pytest.raises(UserError, match="names 2 files where model.members is 3"):
+    with pytest.raises(UserError, match=r"names 2 files where model\.members is 3"):
         load_pretrained(create_ssd("resnet10_16", 3, num_classes=2), files, "resnet10_16", CLASSES)
 
 
