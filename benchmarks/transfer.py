@@ -3,9 +3,9 @@
     python benchmarks/transfer.py                    # all rows; needs pip install 'divdet[lite]'
     python benchmarks/transfer.py persons_s1 --output runs/transfer
 
-Persons: of coco_subset's images with at least one person that is not a crowd, 800 for training and 300 for validation,
-drawn by seed 0 from the sorted ids of either split; the class person alone. bccd: its own splits. Data in ../shared or
-$DIVDET_SHARED. The table is printed at the end, with each row's minutes; ``transfer.json`` holds it in the output folder.
+Persons: of the images of coco_subset with at least one person that is not a crowd, 800 for training and 300 for
+validation, drawn by seed 0 from the sorted ids of either split; the class person alone. bccd: its own splits. Data in
+../shared or $DIVDET_SHARED. The table is printed at the end; ``transfer.json`` in the output folder holds it, too.
 """
 
 import argparse
