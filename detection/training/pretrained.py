@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from classification.backbones import TIMM
-from classification.backbones.timm_models import member_names
-from classification.foreign_weights import PIP, is_own, pretrained_files, timm_weights
+from classification.foreign_weights import foreign_weights
 from detection.category_names import category_name
 from detection.models.ssd import SSD
 from divdet.engine import checkpoint
@@ -26,20 +24,12 @@ def load_pretrained(model: SSD, pretrained: str, backbone: str, names: Sequence[
     Raises:
         UserError: for another backbone or number of members, or any missing or mismatched weight.
     """
-    files = pretrained_files(pretrained, backbone, len(model.members))
-    if pretrained != PIP and len(files) == 1 and is_own(files[0]):
-        _load_checkpoint(model, str(files[0]), backbone, names)
+    found = foreign_weights(pretrained, backbone, len(model.members))
+    if found is None:
+        _load_checkpoint(model, pretrained, backbone, names)
         return
-    if not backbone.startswith(TIMM):
-        raise UserError(
-            f"{files[0]}: plain weights are for timm's models, and {backbone} has layers of its own; take a model of "
-            f"timm, such as --model.backbone {TIMM}resnet50, or a checkpoint of train_cls.py"
-        )
-    files = files * len(model.members) if len(files) == 1 else files
-    pairs = zip(files, member_names(backbone, len(model.members)), strict=True)
-    for number, (file, name) in enumerate(pairs):
-        member, source = model.members[number], f"{file} (member {number + 1}, {TIMM}{name})"
-        checkpoint.load_weights(member, member.from_classifier(timm_weights(file, name)), source)
+    for member, (source, weights) in zip(model.members, found, strict=True):
+        checkpoint.load_weights(member, member.from_classifier(weights), source)
 
 
 def _load_checkpoint(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:

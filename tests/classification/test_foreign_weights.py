@@ -11,9 +11,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from classification import foreign_weights
+from classification import create_ensemble, foreign_weights
 from classification.data.class_names import imagenet_classes
 from classification.foreign_weights import PIP, pretrained_files, timm_weights
+from classification.training import load_plain
 from detection import create_ssd
 from detection.images import read_image
 from detection.training.pretrained import load_pretrained
@@ -118,6 +119,17 @@ def test_each_member_may_have_its_own_file(tmp_path: Path) -> None:
     assert torch.equal(model.members[1].network.layer3[5].conv2.weight, second["layer3.5.conv2.weight"])
     with pytest.raises(UserError, match=r"names 2 files where model\.members is 3"):
         load_pretrained(create_ssd("resnet10_16", 3, num_classes=2), files, "resnet10_16", CLASSES)
+
+
+def test_classifiers_start_from_plain_files_with_classes_of_their_own(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    found = foreign_weights.foreign_weights(str(tmp_path / "resnet18.pth"), "timm:resnet18", 2)
+    model = create_ensemble("timm:resnet18", 2, num_classes=5, dataset="imagenet")
+    heads = [member.fc.weight.clone() for member in model.members]
+    load_plain(model, found)
+    for member, head, (_, weights) in zip(model.members, heads, found, strict=True):
+        assert torch.equal(member.layer4[1].conv2.weight, weights["layer4.1.conv2.weight"])
+        assert torch.equal(member.fc.weight, head)
 
 
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
