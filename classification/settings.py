@@ -46,7 +46,8 @@ class ModelSettings:
         drop_path: probability of dropping the undivided network's last block (PyramidNet's ShakeDrop, EfficientNet's
             stochastic depth), divided likewise; default: the network's own, 0.5 and 0.2.
         pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, its classifier
-            loaded by class name; or timm, to fetch the weights of timm's models.
+            loaded by class name. For timm's models also plain files or pip, without their classifier (as train_det.py),
+            or timm, which downloads weights.
     """
 
     backbone: str = "resnet110"

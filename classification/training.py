@@ -17,6 +17,7 @@ from classification.data.datasets import default_image_size, load_training_image
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
+from classification.foreign_weights import PIP, foreign_weights
 from classification.losses import co_training_loss, cot_weight_at
 from classification.settings import TrainClassification
 from divdet.engine.checkpoint import load_weights
@@ -104,7 +105,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
     backbone, members, pretrained = config.model.backbone, config.model.members, config.model.pretrained
     inputs = network_inputs(config.data, size, statistics(backbone) if backbone.startswith(TIMM) else None)
-    if backbone.startswith(TIMM) and pretrained == "timm":
+    if backbone.startswith(TIMM) and pretrained in ("timm", PIP):
         check_copies_differ(backbone, members, config.data.different_views)
     meta = {"classes": images.classes, "stem": stem} | inputs
     config = replace(  # config.yaml says what auto stood for
@@ -128,7 +129,10 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     if backbone.startswith(TIMM):  # whose models may refuse the size
         output_shape(model, f"data.image_size: {backbone}", size)
     if pretrained not in (None, "timm") and not folder.resumed:
-        load_pretrained(model, pretrained, images.classes)
+        if found := foreign_weights(pretrained, backbone, members):
+            load_plain(model, found)
+        else:
+            load_pretrained(model, pretrained, images.classes)
     if config.model.same_initialization:
         for number, member in enumerate(model.members, 1):
             what = f"model.same_initialization: member {number} of {backbone}"
@@ -146,6 +150,14 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)
     loader = training_loader(views, config.train, config.seed, device, world)
     return fit(task, loader, config.train, folder, device, world)
+
+
+def load_plain(model: Ensemble, found: Sequence[tuple[str, dict[str, Tensor]]]) -> None:
+    """Loads the members' weights of `foreign_weights`, all but the classifiers, whose classes are others."""
+    for member, (source, weights) in zip(model.members, found, strict=True):
+        heads = tuple(f"{name}." for name in _classifiers(member))
+        fresh = {key: value for key, value in member.state_dict().items() if key.startswith(heads)}
+        load_weights(member, {key: v for key, v in weights.items() if not key.startswith(heads)} | fresh, source)
 
 
 def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:

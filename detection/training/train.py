@@ -1,7 +1,6 @@
 """Training of SSD300 with S members."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,8 +8,8 @@ import torch
 from torch import Tensor
 
 from classification.backbones.timm_models import check_copies_differ
+from classification.foreign_weights import PIP
 from classification.losses import cot_weight_at
-from detection.category_names import category_name
 from detection.data.annotations import CocoAnnotations
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.dataset import TrainingImages, collate
@@ -24,8 +23,8 @@ from detection.settings import TrainDetection
 from detection.training.class_weights import class_weights
 from detection.training.matcher import Matcher
 from detection.training.multibox_loss import multibox_loss
-from divdet.engine import checkpoint, freezing
-from divdet.engine.class_rows import match_classes, take_rows
+from detection.training.pretrained import load_pretrained
+from divdet.engine import freezing
 from divdet.engine.devices import resolve_precision
 from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
@@ -89,46 +88,6 @@ class DetectionTask:
         return str(self.training.images[index].path)
 
 
-def load_pretrained(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:
-    """Loads the weights of the checkpoint ``path`` into ``model``, whose classes are ``names``.
-
-    From a classifier everything but the last stage and the classifier is loaded, member by member. From a detector
-    everything is loaded, the class heads by class name: classes that it does not have keep their fresh weights.
-
-    Raises:
-        UserError: for another backbone or number of members, or any missing or mismatched weight.
-    """
-    saved = checkpoint.load(path)
-    for key, own in (("backbone", backbone), ("members", len(model.members))):
-        trained = saved.setting(f"model.{key}", type(own))
-        if trained != own:
-            raise UserError(f"{path}: was trained with model.{key} = {trained}, not {own}; set model.{key} to match")
-    if saved.kind == "detection":
-        checkpoint.load_weights(model, _with_own_classes(model, saved, path, names), path)
-        return
-    for number, member in enumerate(model.members):
-        prefix = f"members.{number}."
-        weights = {key.removeprefix(prefix): value for key, value in saved.model.items() if key.startswith(prefix)}
-        checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number + 1})")
-
-
-def _with_own_classes(model: SSD, saved: checkpoint.Checkpoint, path: str, names: Sequence[str]) -> dict[str, Tensor]:
-    """A detector checkpoint's weights, with class heads for ``names``."""
-    try:
-        names_there = [str(category["name"]) for category in saved.meta["categories"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: does not say its categories ({error!r}); use another checkpoint") from error
-    known = [category_name(name) or name for name in names_there]  # as annotations are read
-    own, weights = model.state_dict(), saved.model
-    # A head's channels are (class, box shape), with the background as class 0: see detection.models.ssd.
-    heads = {key: own[key].unflatten(0, (len(names) + 1, -1)) for key in own if key.startswith("conf.")}
-    expected = {key: rows[:1].expand(len(known) + 1, *rows.shape[1:]).flatten(0, 1) for key, rows in heads.items()}
-    checkpoint.check_weights(own | expected, weights, path)
-    pairs = [(0, 0), *((new + 1, old + 1) for new, old in match_classes(names, known, path))]
-    saved_heads = {key: weights[key].unflatten(0, (len(known) + 1, -1)) for key in heads}
-    return weights | {key: take_rows(rows, saved_heads[key], pairs).flatten(0, 1) for key, rows in heads.items()}
-
-
 def freeze_backbones(model: SSD, stages: int | Literal["all"]) -> None:
     """Takes the first ``stages`` of every member out of the training; raises UserError where there are fewer."""
     for _, member in present(model.members):
@@ -167,7 +126,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     folder = RunFolder(config, "detection", meta, fingerprints)
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
-    if fetched:
+    if config.model.pretrained in ("timm", PIP) and not folder.resumed:
         check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:

@@ -85,8 +85,13 @@ def prepare(model: nn.Module, setting: BatchNorm, world: World) -> None:
             synchronize(child, world.replica_group)
 
 
-def freeze(module: nn.Module) -> None:
-    """Makes every batch norm use its running statistics and not update them; call it after ``module.train()``."""
-    for layer in module.modules():
+def freeze(model: nn.Module, setting: BatchNorm) -> None:
+    """Makes batch norms use their running statistics and not update them, where ``train.batch_norm`` says so.
+
+    Call it after ``model.train()``. The backbones are ``model.members``.
+    """
+    if setting not in ("frozen", "frozen_backbone"):
+        return
+    for layer in (model if setting == "frozen" else model.members).modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()

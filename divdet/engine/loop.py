@@ -170,8 +170,7 @@ class _Training:
         self.sampler.epoch, self.sampler.start = self.epoch, self.batch
         self.model.train()
         freezing.keep_statistics(self.model)
-        if settings.batch_norm == "frozen":
-            batch_norm.freeze(self.model)
+        batch_norm.freeze(self.model, settings.batch_norm)
         title = f"epoch {self.epoch + 1}/{settings.epochs}"
         bar = progress(self.loader, title, unit="batch", total=self.batches, initial=self.batch)
         collected: list[dict[str, Tensor]] = []

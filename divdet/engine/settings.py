@@ -8,7 +8,7 @@ from divdet.engine.errors import UserError
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 Concurrency = Literal["sequential", "streams", "graph", "devices", "threads"]
-BatchNorm = Literal["own", "sync", "frozen"]
+BatchNorm = Literal["own", "sync", "frozen", "frozen_backbone"]
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,8 @@ class TrainSettings:
         warmup_lr: rate that the warm-up starts from.
         clip_gradient: largest norm of the gradient; 0 does not clip.
         batch_norm: statistics in training: own (each process's batch), sync (the batches of all processes), frozen
-            (the running statistics, not updated).
+            (the running statistics, not updated), frozen_backbone (the same in pretrained backbones alone: adapters,
+            extra layers and heads are new, and normalize by each process's batch).
         ema_decay: decay of the moving average (EMA) of the weights, which is evaluated and saved; 0 turns it off.
         member_parallel: under torchrun, each process has one member.
         compile: train with torch.compile: faster on a GPU after minutes of compilation; evaluation and checkpoints do

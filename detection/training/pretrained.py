@@ -1,0 +1,64 @@
+"""What a detector starts from: a checkpoint of this toolkit, or plain weights of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from classification.foreign_weights import foreign_weights
+from detection.category_names import category_name
+from detection.models.ssd import SSD
+from divdet.engine import checkpoint
+from divdet.engine.class_rows import match_classes, take_rows
+from divdet.engine.errors import UserError
+
+
+def load_pretrained(model: SSD, pretrained: str, backbone: str, names: Sequence[str]) -> None:
+    """Loads the weights that ``model.pretrained`` names into ``model``, whose classes are ``names``.
+
+    From a classifier's checkpoint everything but the last stage and the classifier is loaded, member by member. From a
+    detector's everything is loaded, the class heads by class name: classes that it does not have keep their fresh
+    weights. From plain files (or ``pip``) of timm's models everything but the layers that detectors lack.
+
+    Raises:
+        UserError: for another backbone or number of members, or any missing or mismatched weight.
+    """
+    found = foreign_weights(pretrained, backbone, len(model.members))
+    if found is None:
+        _load_checkpoint(model, pretrained, backbone, names)
+        return
+    for member, (source, weights) in zip(model.members, found, strict=True):
+        checkpoint.load_weights(member, member.from_classifier(weights), source)
+
+
+def _load_checkpoint(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:
+    saved = checkpoint.load(path)
+    for key, own in (("backbone", backbone), ("members", len(model.members))):
+        trained = saved.setting(f"model.{key}", type(own))
+        if trained != own:
+            raise UserError(f"{path}: was trained with model.{key} = {trained}, not {own}; set model.{key} to match")
+    if saved.kind == "detection":
+        checkpoint.load_weights(model, _with_own_classes(model, saved, path, names), path)
+        return
+    for number, member in enumerate(model.members):
+        prefix = f"members.{number}."
+        weights = {key.removeprefix(prefix): value for key, value in saved.model.items() if key.startswith(prefix)}
+        checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number + 1})")
+
+
+def _with_own_classes(model: SSD, saved: checkpoint.Checkpoint, path: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """A detector checkpoint's weights, with class heads for ``names``."""
+    try:
+        names_there = [str(category["name"]) for category in saved.meta["categories"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: does not say its categories ({error!r}); use another checkpoint") from error
+    known = [category_name(name) or name for name in names_there]  # as annotations are read
+    own, weights = model.state_dict(), saved.model
+    # A head's channels are (class, box shape), with the background as class 0: see detection.models.ssd.
+    heads = {key: own[key].unflatten(0, (len(names) + 1, -1)) for key in own if key.startswith("conf.")}
+    expected = {key: rows[:1].expand(len(known) + 1, *rows.shape[1:]).flatten(0, 1) for key, rows in heads.items()}
+    checkpoint.check_weights(own | expected, weights, path)
+    pairs = [(0, 0), *((new + 1, old + 1) for new, old in match_classes(names, known, path))]
+    saved_heads = {key: weights[key].unflatten(0, (len(known) + 1, -1)) for key in heads}
+    return weights | {key: take_rows(rows, saved_heads[key], pairs).flatten(0, 1) for key, rows in heads.items()}

