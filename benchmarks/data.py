@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine, table
 from classification.data.statistics import IMAGENET_STATISTICS
+from detection.data.annotations import ImageRecord
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.coco import ImageRecord, load_annotations
+from detection.data.coco import load_annotations
 from detection.data.dataset import EvaluationImages, TrainingImages, collate, read_record
 from detection.default_boxes import ssd300_default_boxes
 from detection.preprocess import Normalize

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from detection.data.coco import CocoAnnotations, Columns
+from detection.data.annotations import CocoAnnotations, Columns
 from detection.data.coco_results import Results
 from detection.evaluation.coco_metrics import evaluate
 

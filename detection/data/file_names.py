@@ -9,7 +9,7 @@ from detection.data.entry_values import Fault, show
 from detection.data.path_forms import NameIndex, in_common, parts_of
 
 if TYPE_CHECKING:
-    from detection.data.coco import CocoAnnotations
+    from detection.data.annotations import CocoAnnotations
 
 _MAX_DIGITS = 18  # of a number that fits 64 bits
 

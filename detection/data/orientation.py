@@ -12,7 +12,7 @@ from detection.settings import Orientation
 from divdet.engine.exif import read_turned
 
 if TYPE_CHECKING:
-    from detection.data.coco import Columns, ImageRecord
+    from detection.data.annotations import Columns, ImageRecord
 
 SETTLED = "images with EXIF rotation read {}, as annotated sizes or boxes of such images show"
 OPEN = (

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from detection.data.coco import CocoAnnotations, Columns
+from detection.data.annotations import CocoAnnotations, Columns
 from divdet.engine.errors import UserError
 from divdet.engine.sampling import derived_seed
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from detection.data.coco import clip_boxes
+from detection.data.annotations import clip_boxes
 from divdet.engine.cli import load_yaml
 from divdet.engine.errors import UserError
 from divdet.engine.files import reason, refuse_special

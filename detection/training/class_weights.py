@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.coco import CocoAnnotations
+from detection.data.annotations import CocoAnnotations
 from divdet.engine.errors import UserError
 
 LIMITS = (0.1, 10.0)  # of auto's weights: a class of one box in thousands would drown all others

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from detection.data.annotations import CocoAnnotations
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.coco import load_annotations
 from detection.data.coco_results import Results as Detections
 from detection.data.coco_results import load_results
 from detection.data.dataset import TrainingImages, collate, read_record

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import load_annotations
 from detection.data.coco_results import Results, load_results
 from divdet.engine.errors import UserError
 

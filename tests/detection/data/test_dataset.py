@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from detection.data import dataset
+from detection.data.annotations import CocoAnnotations
 from detection.data.augmentation import TrainingAugmentation
-from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.coco import load_annotations
 from detection.data.dataset import TrainingImages, collate
 from detection.preprocess import Normalize
 from detection.settings import DataSettings

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import load_annotations
 from detection.data.dataset import read_record
 from detection.data.orientation import OPEN, SETTLED
 from detection.images import read_image

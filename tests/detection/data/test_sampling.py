@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import load_annotations
 from detection.data.sampling import repeat_factors, take_fraction
 from divdet.engine.errors import UserError
 from divdet.engine.sampling import EpochSampler, epoch_length

@@ -9,7 +9,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import load_annotations
 from detection.data.coco_results import Results, load_results, save_results
 from detection.evaluation.coco_metrics import CocoEvaluator
 

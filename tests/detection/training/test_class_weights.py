@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from detection.data.coco import CocoAnnotations, Columns, ImageRecord
+from detection.data.annotations import CocoAnnotations, Columns, ImageRecord
 from detection.settings import DetectionTrainSettings
 from detection.training.class_weights import class_weights
 from detection.training.multibox_loss import multibox_loss

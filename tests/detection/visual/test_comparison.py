@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from detection.data.coco import CocoAnnotations, load_annotations
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import load_annotations
 from detection.drawing import class_color, save_image
 from detection.postprocess import Boxes
 from detection.visual.comparison import draw_comparisons
