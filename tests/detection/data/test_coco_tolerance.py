@@ -216,7 +216,7 @@ def centers(x: float, y: float, w: float, h: float) -> list[float]:
     return [x + w / 2, y + h / 2, w, h]
 
 
-def boxes(form: Callable[..., list[float]], scale: tuple[int, int] = (1, 1), size: int | None = 200) -> dict:
+def boxes(form: Callable[..., list[float]], scale: tuple[float, float] = (1, 1), size: int | None = 200) -> dict:
     """Thirty boxes all over three images."""
     data = sound()
     data["annotations"] = []
@@ -249,6 +249,14 @@ def test_boxes_of_another_form_are_refused(folder: Path, case: str) -> None:
     assert len(error.value.faults) == 1
 
 
+@pytest.mark.parametrize(("most", "size"), [(100, (400, 300)), (1000, (4000, 3000))])
+def test_percent_and_thousandths_are_noted(folder: Path, most: int, size: tuple[int, int]) -> None:
+    data = boxes(lambda *box: list(box), (200 / most, 100 / most))
+    for image in data["images"]:
+        image["width"], image["height"] = size
+    assert f"30 boxes that all end before x = y = {most} (are they" in read(folder, data).describe()
+
+
 def test_sound_boxes_of_all_kinds_are_not(folder: Path, shared: Path) -> None:
     read(folder, boxes(lambda *box: list(box)))
     crooked = sound()  # drawn over the border
@@ -257,7 +265,7 @@ def test_sound_boxes_of_all_kinds_are_not(folder: Path, shared: Path) -> None:
     assert read(folder, crooked).counts == {"boxes partly outside their image clipped": 12}
     for name in ("bccd", "coco_subset", "coco_ccby"):
         for file in (shared / "data" / name / "annotations").glob("*.json"):
-            load_annotations(file, None)
+            assert "are they" not in load_annotations(file, None).describe()
 
 
 OTHERS = {
@@ -291,6 +299,12 @@ def test_a_background_with_objects_stays(folder: Path) -> None:
     data = with_category(id=0, name="background")()
     data["annotations"][0]["category_id"] = 0
     assert read(folder, data).names == ["background", "box", "disc"]
+
+
+def test_categories_of_one_name_are_noted(folder: Path) -> None:
+    data = sound()
+    data["categories"][1]["name"] = "box\n"
+    assert "1 names of several categories, which stay separate classes ('box')" in read(folder, data).describe()
 
 
 def test_every_fault_of_every_list_is_named(folder: Path) -> None:
