@@ -13,7 +13,7 @@ from detection.data.annotations import CocoAnnotations, Columns
 from detection.data.coco_json import show
 from divdet.engine.errors import UserError
 
-ABSENT = "classes of the model that the file does not list, whose detections are not scored"
+ABSENT = "classes of the model that the file does not list, whose detections are left out"
 RENUMBERED = "categories matched by name, whose ids are others than the model's"
 
 _BACKGROUND = ("background", "__background__", "_background_")
