@@ -202,6 +202,16 @@ def test_it_means_the_same(folder: Path, case: str) -> None:
     assert plain.counts == {}
 
 
+@pytest.mark.parametrize("name", ["/etc/{}", "../../up/{}", "..\\..\\up\\{}", "https://host/{}"])
+def test_without_a_folder_any_name_will_do_and_none_leaves(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(renamed(name)()))
+    found = load_annotations(path, None)
+    assert found.counts == {}
+    assert [image.path.name for image in found.images] == list(NAMES)
+    assert not any(image.path.is_absolute() or ".." in image.path.parts for image in found.images)
+
+
 def test_files_whose_name_has_the_prefix(folder: Path) -> None:
     for name in NAMES:
         (folder / name).rename(folder / f"a1b2c3d4-{name}")
@@ -332,6 +342,14 @@ def test_every_fault_of_every_list_is_named(folder: Path) -> None:
     assert [image.id for image in found.images] == [1, 3]
     assert found.truth.image.tolist() == [0, 1, 1, 1, 1]
     assert found.counts == {"annotations left out with their image or category": 4}
+
+
+def test_a_file_in_the_folder_goes_before_one_in_a_subfolder(folder: Path) -> None:
+    (folder / "thumbs").mkdir()
+    (folder / "thumbs/a.jpg").touch()
+    assert read(folder, renamed("images/{}")()).images[0].path == folder / "a.jpg"
+    data = each("images", lambda entry: {"file_name": entry["file_name"].upper()})()
+    assert read(folder, data).images[0].path == folder / "a.jpg"
 
 
 AMBIGUOUS = {
