@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from PIL import Image
 
@@ -11,6 +13,7 @@ _SLACK = 1.0  # pixels by which a box may pass the border, from rounding
 _PROBED = 50  # images of no given size, whose files are asked
 _FEW = 3  # boxes: fewer pass the border by chance
 _MORE = 10  # boxes, to tell centers: sound boxes of few objects may all be far from the left and upper border
+_TYPICAL = 20  # boxes, of which some reach the border
 _MANY, _NEARLY_ALL = 0.1, 0.98  # shares of the boxes
 
 
@@ -49,6 +52,19 @@ def wrong_form(images: list[ImageRecord], truth: Columns) -> str:
                 f"x, y, width, height): COCO's are x, y, width, height in pixels; {what}"
             )
     return ""
+
+
+def odd_scale(images: list[ImageRecord], truth: Columns) -> Counter[str]:
+    """Boxes that may be percent or thousandths of the image: they reach 100 (1000) in x and y, but none passes it.
+
+    No proof, unlike ``wrong_form``; for ``CocoAnnotations.counts``.
+    """
+    size = sizes_of(images)[truth.image]
+    for most, name in ((100, "percent"), (1000, "thousandths")):
+        ends = (truth.bbox[:, :2] + truth.bbox[:, 2:])[(size > 1.1 * most).all(axis=1)]
+        if len(ends) == len(truth.bbox) >= _TYPICAL and (np.abs(ends.max(axis=0) - 0.93 * most) <= 0.08 * most).all():
+            return Counter({f"boxes that all end before x = y = {most} (are they {name} of the image?)": len(ends)})
+    return Counter()
 
 
 def _sizes(images: list[ImageRecord]) -> np.ndarray:

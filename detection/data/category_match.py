@@ -13,7 +13,7 @@ from detection.data.annotations import CocoAnnotations, Columns
 from detection.data.entry_values import show
 from divdet.engine.errors import UserError
 
-ABSENT = "classes of the model that the file does not list, whose detections are not scored"
+ABSENT = "classes of the model that the file does not list, whose detections are left out"
 RENUMBERED = "categories matched by name, whose ids are others than the model's"
 
 _BACKGROUND = ("background", "__background__", "_background_")
@@ -31,7 +31,7 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     Both only if they have no object. ``truth`` gets the labels of the categories that stay.
 
     Returns:
-        The categories that stay, and what was dropped or has no object, counted.
+        The categories that stay, and what was dropped, has no object or shares a name, counted.
     """
     used = set(np.unique(truth.label).tolist())
     unused = [label for label in range(len(categories)) if label not in used]
@@ -45,6 +45,9 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     counts = Counter()
     if gone:
         counts[f"categories without objects dropped as root or background ({named(gone)})"] = len(gone)
+    repeated = [name for name, count in Counter(categories[label]["name"] for label in kept).items() if count > 1]
+    if repeated:
+        counts[f"names of several categories, which stay separate classes ({named(repeated)})"] = len(repeated)
     if empty:
         counts[f"classes without objects ({named(empty)})"] = len(empty)
     return [categories[label] for label in kept], counts

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.data.annotations import CocoAnnotations, Columns, ImageRecord, fill_records
-from detection.data.box_forms import wrong_form
+from detection.data.box_forms import odd_scale, wrong_form
 from detection.data.category_match import drop_unused
 from detection.data.coco_entries import EntryReader
 from detection.data.coco_json import gc_paused, read_json
@@ -94,7 +94,8 @@ def ground_truth_from(
     if faults is not None:
         faults += reader.faults
     categories, dropped = drop_unused(categories, truth)
-    counts = reader.counts + dropped + files.counts() + count_repeated(images) + turned + fill_records(images, truth)
+    counts = reader.counts + dropped + files.counts() + count_repeated(images) + turned + odd_scale(images, truth)
+    counts += fill_records(images, truth)
     ids, names = ([category[key] for category in categories] for key in ("id", "name"))
     return CocoAnnotations(path, images, ids, names, counts, truth)
 

@@ -49,7 +49,7 @@ class ImageFiles:
         if not isinstance(name, str) or not is_text(name.strip()):
             raise Fault(f"has file_name {show(name)}, which is no file's name")
         if self.images_dir is None:
-            return Path(name if self._is_inside(name) else parts_of(name)[-1])
+            return Path(*(part for part in parts_of(name) if part != os.pardir))
         own = os.path.normpath(name)
         if not (self._is_inside(name) and self._is_file(name)):
             own = self._search(name)

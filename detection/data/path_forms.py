@@ -74,15 +74,16 @@ class NameIndex:
         """The indices of the names that fit ``name`` best.
 
         Forms are compared from the strictest on, until one fits. Of the names with the same base name those fit where
-        one path ends with the other, and best where most folders are common. ``base_alone``: where there is none,
-        the same base name is enough.
+        one path ends with the other, best where most folders are common, and better without folders that ``name`` does
+        not have. ``base_alone``: where there is none, the same base name is enough.
         """
         for own_form, form in COMPARISONS:
             own = own_form(name)
             common = {index: in_common(form(self.names[index]), own) for index in self._by_base(form).get(own[-1], [])}
             most = max(common.values(), default=0)
             if common and (most or base_alone):
-                return [index for index, count in common.items() if count == most]
+                best = [index for index, count in common.items() if count == most]
+                return [index for index in best if len(form(self.names[index])) <= len(own)] or best
         return []
 
     def same_stem(self, name: str) -> list[int]:

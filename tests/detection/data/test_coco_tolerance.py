@@ -202,6 +202,16 @@ def test_it_means_the_same(folder: Path, case: str) -> None:
     assert plain.counts == {}
 
 
+@pytest.mark.parametrize("name", ["/etc/{}", "../../up/{}", "..\\..\\up\\{}", "https://host/{}"])
+def test_without_a_folder_any_name_will_do_and_none_leaves(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(renamed(name)()))
+    found = load_annotations(path, None)
+    assert found.counts == {}
+    assert [image.path.name for image in found.images] == list(NAMES)
+    assert not any(image.path.is_absolute() or ".." in image.path.parts for image in found.images)
+
+
 def test_files_whose_name_has_the_prefix(folder: Path) -> None:
     for name in NAMES:
         (folder / name).rename(folder / f"a1b2c3d4-{name}")
@@ -216,7 +226,7 @@ def centers(x: float, y: float, w: float, h: float) -> list[float]:
     return [x + w / 2, y + h / 2, w, h]
 
 
-def boxes(form: Callable[..., list[float]], scale: tuple[int, int] = (1, 1), size: int | None = 200) -> dict:
+def boxes(form: Callable[..., list[float]], scale: tuple[float, float] = (1, 1), size: int | None = 200) -> dict:
     """Thirty boxes all over three images."""
     data = sound()
     data["annotations"] = []
@@ -249,6 +259,14 @@ def test_boxes_of_another_form_are_refused(folder: Path, case: str) -> None:
     assert len(error.value.faults) == 1
 
 
+@pytest.mark.parametrize(("most", "size"), [(100, (400, 300)), (1000, (4000, 3000))])
+def test_percent_and_thousandths_are_noted(folder: Path, most: int, size: tuple[int, int]) -> None:
+    data = boxes(lambda *box: list(box), (200 / most, 100 / most))
+    for image in data["images"]:
+        image["width"], image["height"] = size
+    assert f"30 boxes that all end before x = y = {most} (are they" in read(folder, data).describe()
+
+
 def test_sound_boxes_of_all_kinds_are_not(folder: Path, shared: Path) -> None:
     read(folder, boxes(lambda *box: list(box)))
     crooked = sound()  # drawn over the border
@@ -257,7 +275,7 @@ def test_sound_boxes_of_all_kinds_are_not(folder: Path, shared: Path) -> None:
     assert read(folder, crooked).counts == {"boxes partly outside their image clipped": 12}
     for name in ("bccd", "coco_subset", "coco_ccby"):
         for file in (shared / "data" / name / "annotations").glob("*.json"):
-            load_annotations(file, None)
+            assert "are they" not in load_annotations(file, None).describe()
 
 
 OTHERS = {
@@ -293,6 +311,12 @@ def test_a_background_with_objects_stays(folder: Path) -> None:
     assert read(folder, data).names == ["background", "box", "disc"]
 
 
+def test_categories_of_one_name_are_noted(folder: Path) -> None:
+    data = sound()
+    data["categories"][1]["name"] = "box\n"
+    assert "1 names of several categories, which stay separate classes ('box')" in read(folder, data).describe()
+
+
 def test_every_fault_of_every_list_is_named(folder: Path) -> None:
     data = sound()
     data["images"][1]["id"] = 2**70
@@ -318,6 +342,14 @@ def test_every_fault_of_every_list_is_named(folder: Path) -> None:
     assert [image.id for image in found.images] == [1, 3]
     assert found.truth.image.tolist() == [0, 1, 1, 1, 1]
     assert found.counts == {"annotations left out with their image or category": 4}
+
+
+def test_a_file_in_the_folder_goes_before_one_in_a_subfolder(folder: Path) -> None:
+    (folder / "thumbs").mkdir()
+    (folder / "thumbs/a.jpg").touch()
+    assert read(folder, renamed("images/{}")()).images[0].path == folder / "a.jpg"
+    data = each("images", lambda entry: {"file_name": entry["file_name"].upper()})()
+    assert read(folder, data).images[0].path == folder / "a.jpg"
 
 
 AMBIGUOUS = {
