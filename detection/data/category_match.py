@@ -31,7 +31,7 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     Both only if they have no object. ``truth`` gets the labels of the categories that stay.
 
     Returns:
-        The categories that stay, and what was dropped or has no object, counted.
+        The categories that stay, and what was dropped, has no object or shares a name, counted.
     """
     used = set(np.unique(truth.label).tolist())
     unused = [label for label in range(len(categories)) if label not in used]
@@ -44,9 +44,10 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     gone = [categories[label]["name"] for label in dropped]
     counts = Counter()
     if gone:
-        counts[f"categories dropped that are no class ({named(gone)}: a root or background without objects)"] = len(
-            gone
-        )
+        counts[f"categories without objects dropped as root or background ({named(gone)})"] = len(gone)
+    repeated = [name for name, count in Counter(categories[label]["name"] for label in kept).items() if count > 1]
+    if repeated:
+        counts[f"names of several categories, which stay separate classes ({named(repeated)})"] = len(repeated)
     if empty:
         counts[f"classes without objects ({named(empty)})"] = len(empty)
     return [categories[label] for label in kept], counts

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.data.annotations import CocoAnnotations, Columns, ImageRecord, fill_records
-from detection.data.box_forms import wrong_form
+from detection.data.box_forms import odd_scale, wrong_form
 from detection.data.category_match import drop_unused
 from detection.data.coco_entries import EntryReader
 from detection.data.coco_json import gc_paused, read_json
@@ -88,13 +88,13 @@ def ground_truth_from(
     images = reader.images(data["images"], files.find)
     image_ids, category_ids = ([entry.id for entry in images], [entry["id"] for entry in categories])
     truth = reader.annotations(data["annotations"], image_ids, category_ids)
+    turned = Counter() if images_dir is None else set_layouts(images, truth, orientation)
     if found := _fatal(reader, files, images, truth) or (reader.faults if faults is None else []):
         raise DataError(found)
     if faults is not None:
         faults += reader.faults
     categories, dropped = drop_unused(categories, truth)
-    counts = reader.counts + dropped + files.counts() + count_repeated(images)
-    counts += Counter() if images_dir is None else set_layouts(images, truth, orientation)
+    counts = reader.counts + dropped + files.counts() + count_repeated(images) + turned + odd_scale(images, truth)
     counts += fill_records(images, truth)
     ids, names = ([category[key] for category in categories] for key in ("id", "name"))
     return CocoAnnotations(path, images, ids, names, counts, truth)
@@ -103,8 +103,8 @@ def ground_truth_from(
 def _fatal(reader: EntryReader, files: ImageFiles, images: list[ImageRecord], truth: Columns) -> list[DataFault]:
     """The faults that spoil a file as a whole, or all faults if they leave no image."""
     if not images and len(files.missing) == len(reader.faults):
-        first = f"the first is {show(files.missing[0])}"
-        what = f"lists {len(files.missing)} images, none of which is in {files.images_dir}; {first}; {_FOLDER}"
+        first, held = f"the first is {show(files.missing[0])}", files.describe()
+        what = f"lists {len(files.missing)} images, none of which is in {files.images_dir}; {first}; {held}; {_FOLDER}"
         return [DataFault(str(reader.path), "", what)]
     if not images:
         return reader.faults

@@ -56,6 +56,10 @@ class EntryReader:
             self.counts[STRIPPED] += name != entry["name"]
             return entry | {"name": name}
 
+        if isinstance(entries, list) and entries and all(isinstance(entry, str) for entry in entries):
+            raise UserError(
+                f"{self.path}: categories is a list of names: give each its id, as an object of id and name"
+            )
         categories = self._read("categories", entries, read, self._lost_categories)
         if not entries:
             raise UserError(f"{self.path}: lists no categories: add those that the annotations use")

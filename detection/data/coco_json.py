@@ -46,7 +46,9 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except RecursionError as error:
         raise UserError(f"{path}: its JSON is nested too deeply to be COCO data") from error
-    except ValueError as error:  # bytes that are not text, or an integer of thousands of digits
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not JSON: it is no UTF-8 text ({one_line(error)}); save it as UTF-8") from error
+    except ValueError as error:  # an integer of thousands of digits
         raise UserError(f"{path}: not JSON: {one_line(error)}") from error
 
 

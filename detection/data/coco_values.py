@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from detection.data.entry_values import Fault, is_number, show
+from detection.data.run_lengths import box_around_runs, unpack_runs
 
 NUMBERS = 'entries with numbers written as text ("3") or whole numbers as 3.0, read as numbers'
 OBJECTS = "lists written as objects by id, read as lists"
@@ -25,13 +26,13 @@ def as_list(value: Any, counts: Counter[str]) -> Any:
         return value
     kinds = set(map(type, value.values()))
     if kinds == {dict}:
-        entries = [{"id": key} | entry for key, entry in value.items()]
+        entries = [{"id": plain_number(key)} | entry for key, entry in value.items()]
     elif kinds == {list}:
         if not all(isinstance(entry, dict) for entries in value.values() for entry in entries):
             return value
-        entries = [{"image_id": key} | entry for key, entries in value.items() for entry in entries]
+        entries = [{"image_id": plain_number(key)} | entry for key, entries in value.items() for entry in entries]
     elif kinds == {str}:
-        entries = [{"id": key, "name": name} for key, name in value.items()]
+        entries = [{"id": plain_number(key), "name": name} for key, name in value.items()]
     elif kinds == {int}:
         entries = [{"id": number, "name": name} for name, number in value.items()]
     else:
@@ -60,6 +61,7 @@ def plain_entry(entry: dict[str, Any], keys: tuple[str, ...], counts: Counter[st
 
 def plain_annotation(entry: dict[str, Any], counts: Counter[str]) -> dict[str, Any] | None:
     """A copy of an annotation in COCO's own form; None for one without a box."""
+    before = counts[NUMBERS]
     entry = dict(plain_entry(entry, ("id", "image_id", "category_id", "area", "iscrowd"), counts))
     nulls = [key for key in ("iscrowd", "area") if key in entry and entry[key] is None]
     counts[NULLS] += bool(nulls)
@@ -68,7 +70,7 @@ def plain_annotation(entry: dict[str, Any], counts: Counter[str]) -> dict[str, A
     bbox = entry.get("bbox")
     if type(bbox) is list and bbox:
         entry["bbox"] = list(map(plain_number, bbox))
-        counts[NUMBERS] += any(isinstance(value, str) for value in bbox)
+        counts[NUMBERS] = before + (counts[NUMBERS] > before or any(isinstance(value, str) for value in bbox))
     elif bbox in (None, []):
         box = _box_around(entry.get("segmentation"))
         if box is None and bbox == []:
@@ -103,21 +105,16 @@ def _flat(values: list[Any], depth: int) -> Any:
 
 
 def _box_around_mask(mask: dict[str, Any]) -> list[float]:
-    from pycocotools import mask as masks
-
-    wrong = Fault(f"has no bbox, and segmentation {show(mask)}, which is no mask by run lengths")
-    size, counts = mask.get("size"), mask.get("counts")
-    if not (type(size) is list and len(size) == 2 and all(type(side) is int and 0 < side < 2**16 for side in size)):
-        raise wrong
+    size, runs = mask.get("size"), mask.get("counts")
+    size = list(map(plain_number, size)) if isinstance(size, list) else []
     try:
-        if isinstance(counts, list):
-            if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != math.prod(size):
-                raise wrong
-            mask = masks.frPyObjects({"size": size, "counts": counts}, *size)
-        elif isinstance(counts, str):
-            mask = {"size": size, "counts": counts.encode()}
-        else:
-            raise wrong
-        return [float(value) for value in masks.toBbox(mask)]
-    except (ValueError, TypeError, OverflowError) as error:
-        raise wrong from error
+        runs = unpack_runs(runs) if isinstance(runs, str) else runs
+    except ValueError:
+        runs = None
+    if (
+        not (isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs))
+        or not (len(size) == 2 and all(type(side) is int and side > 0 for side in size))
+        or sum(runs) != math.prod(size)
+    ):
+        raise Fault(f"has no bbox, and segmentation {show(mask)}, which is no mask by run lengths")
+    return box_around_runs(runs, size[0])

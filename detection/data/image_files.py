@@ -49,7 +49,7 @@ class ImageFiles:
         if not isinstance(name, str) or not is_text(name.strip()):
             raise Fault(f"has file_name {show(name)}, which is no file's name")
         if self.images_dir is None:
-            return Path(name)
+            return Path(name if self._is_inside(name) else parts_of(name)[-1])
         own = os.path.normpath(name)
         if not (self._is_inside(name) and self._is_file(name)):
             own = self._search(name)
@@ -69,6 +69,11 @@ class ImageFiles:
         name, file = next(iter(self.changed.items()))
         what = f"file names read as another path in the image folder, such as {show(name)} as {show(file)}"
         return Counter({what: len(self.changed)})
+
+    def describe(self) -> str:
+        """What the folder holds."""
+        names = self._files.names
+        return f"the folder holds {len(names)} files" + (f" such as {show(names[0])}" if names else "")
 
     @staticmethod
     def _is_inside(name: str) -> bool:

@@ -22,10 +22,11 @@ def parts_of(name: str) -> list[str]:
 
 
 def loose_parts(name: str) -> list[str]:
-    """``parts_of``, equal for names that differ in case, Unicode form, URL encoding or white space around them."""
+    """``parts_of``, equal for names that differ in case, Unicode form, URL encoding, white space or JPEG suffix."""
     if _ADDRESS.search(name):
         name = name.split("?d=")[1] if "?d=" in name else re.split("[?#]", name)[0]
     plain = unicodedata.normalize("NFC", unquote(name).replace("+", " ").strip()).casefold()
+    plain = re.sub("[.](jpeg|jpe|jfif)$", ".jpg", plain)
     return [part for part in parts_of(plain) if not _DRIVE.fullmatch(part)] or [""]
 
 

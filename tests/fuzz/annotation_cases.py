@@ -38,6 +38,8 @@ GROUND_TRUTH: dict[str, Any] = {
         },
         {"id": 2, "image_id": 3, "category_id": 1, "bbox": [0.5, 0.25, 19.5, 19.75], "area": 100, "iscrowd": 1},
         {"id": 77, "image_id": 9, "category_id": 1, "bbox": [3, 4, 10, 5.5]},
+        {"id": 78, "image_id": 9, "category_id": 1, "segmentation": {"size": [20, 30], "counts": [41, 5, 554]}},
+        {"id": 79, "image_id": 9, "category_id": 1, "segmentation": {"size": [20, 30], "counts": "Y15Za0"}},
     ],
     "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}, {"id": 1, "name": "person"}],
 }

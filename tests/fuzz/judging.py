@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from detection.data.faults import DataError
 from divdet.engine.errors import UserError
 
 HANG = 10.0  # seconds; what goes on for three times as long is stopped
@@ -115,7 +116,7 @@ def _alarm() -> Iterator[None]:
 
 
 def judge(read: Callable[[], object], names: Sequence[str], output: Path, most_seconds: float = math.inf) -> Outcome:
-    """Runs ``read``, which takes the input or raises.
+    """Runs ``read``, which takes the input or raises: one clear line, or a list of the data's faults.
 
     Args:
         read: the tool's own functions on one case.
@@ -140,7 +141,10 @@ def judge(read: Callable[[], object], names: Sequence[str], output: Path, most_s
                 read()
         except UserError as error:
             end, text = "refused", str(error)
-            if len(text.splitlines()) != 1 or not text.isprintable() or len(text) > 8_000:
+            shown = text.split("\n")
+            if (len(shown) > 1 and not isinstance(error, DataError)) or len(shown) > 12 or len(text) > 8_000:
+                fault = f"too many shown: {text[:2000]!r}"
+            elif not all(line and line.isprintable() for line in shown):
                 fault = f"not one printable line: {text[:2000]!r}"
             elif not any(name in text for name in names):
                 fault = f"neither the file nor a key is named: {text!r}"

@@ -82,6 +82,9 @@ MATCHES = {
     "the image folder in the annotations": (("val/1.jpg", "val/2.jpg"), "2.jpg", 102),
     "most folders in common": (("1.jpg", "b/1.jpg"), "/data/b/1.jpg", 102),
     "another folder": (("a/1.jpg", "a/2.jpg"), "photos/2.jpg", 102),
+    "another case": (("a/1.JPG", "a/2.JPG"), "a/2.jpg", 102),
+    "Label Studio's hash": (("upload/4/a1b2c3d4-1.jpg", "upload/4/b1b2c3d4-2.jpg"), "2.jpg", 102),
+    "URL encoding": (("a/1%20x.jpg", "a/2%20x.jpg"), "/data/a/2 x.jpg", 102),
     "a path of Windows": (("a/1.jpg", "b/1.jpg"), "D:\\data\\b\\1.jpg", 102),
 }
 
@@ -92,6 +95,13 @@ def test_the_file_name_tells_the_image(tmp_path: Path, case: str, image_id: dict
     names, name, expected = MATCHES[case]
     annotations = named(tmp_path, *names)
     entry = {"file_name": name, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5} | image_id
+    assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 101), ({"image_id": 103}, 103), ({"image_id": 101}, 101)])
+def test_images_of_one_file_are_told_by_their_id(tmp_path: Path, given: dict, expected: int) -> None:
+    annotations = named(tmp_path, "a.jpg", "b.jpg", "a.jpg")
+    entry = {"file_name": "a.jpg", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5} | given
     assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == expected
 
 

@@ -1,0 +1,385 @@
+"""What real tools write in COCO files: read as what it means and counted, or refused with what it probably is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask
+
+from detection.data.annotations import CocoAnnotations
+from detection.data.coco import load_annotations
+from detection.data.faults import DataError, DataFault
+from detection.data.repeated_files import merge_repeated
+from divdet.engine.errors import UserError
+
+NAMES = ("a.jpg", "b.jpg", "c d.jpg")
+
+
+def sound() -> dict[str, Any]:
+    """Twelve boxes in three images of 200 x 100."""
+    boxes = [[20 + 30 * row, 15 + 10 * row, 40 + row, 30] for row in range(4)]
+    return {
+        "images": [{"id": i, "file_name": name, "width": 200, "height": 100} for i, name in enumerate(NAMES, 1)],
+        "annotations": [
+            {
+                "id": 4 * i + row,
+                "image_id": i,
+                "category_id": 1 + row % 2,
+                "bbox": box,
+                "area": 9.5,
+                "iscrowd": row // 3,
+            }
+            for i in (1, 2, 3)
+            for row, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "box"}, {"id": 2, "name": "disc"}],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name in NAMES:
+        (tmp_path / "images" / name).touch()
+    return tmp_path / "images"
+
+
+def read(folder: Path, data: Any, **kwargs: Any) -> CocoAnnotations:
+    path = folder.parent / "truth.json"
+    path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
+    return load_annotations(path, folder, **kwargs)
+
+
+def each(part: str, change: Callable[[dict], Any]) -> Callable[[], dict]:
+    """The sound data with every entry of a list changed: updated by what ``change`` returns."""
+
+    def changed() -> dict:
+        data = sound()
+        for entry in data[part]:
+            entry.update(change(entry) or {})
+        return data
+
+    return changed
+
+
+def numbers(convert: Callable[[int], Any]) -> Callable[[], dict]:
+    """The sound data with all its integers converted."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: change(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return list(map(change, value))
+        return convert(value) if isinstance(value, int) else value
+
+    return lambda: change(sound())
+
+
+def objects(part: str, key: str) -> Callable[[], dict]:
+    """The sound data with a list as an object by id, or as an object of lists by the id of the image."""
+
+    def changed() -> dict:
+        data, groups = sound(), {}
+        for entry in data[part]:
+            groups.setdefault(str(entry.pop(key)), []).append(entry)
+        data[part] = groups if key != "id" else {number: entries[0] for number, entries in groups.items()}
+        return data
+
+    return changed
+
+
+def polygon(entry: dict) -> list[float]:
+    x, y, w, h = entry.pop("bbox")
+    return [x, y + h / 2, x + w / 2, y, x + w, y + h, x + 1, y + h - 1]
+
+
+def run_lengths(entry: dict) -> np.ndarray:
+    x, y, w, h = entry.pop("bbox")
+    drawn = np.zeros((100, 200), np.uint8, order="F")
+    drawn[y : y + h, x : x + w] = 1
+    return drawn
+
+
+def uncompressed(entry: dict) -> dict:
+    flat = run_lengths(entry).reshape(-1, order="F")
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    return {"size": [100, 200], "counts": np.diff([0, *ends, flat.size]).tolist()}
+
+
+def renamed(form: str) -> Callable[[], dict]:
+    return each("images", lambda entry: {"file_name": form.format(entry["file_name"])})
+
+
+def with_category(**category: Any) -> Callable[[], dict]:
+    return lambda: {**sound(), "categories": [category, *sound()["categories"]]}
+
+
+def under(parent: str) -> dict:
+    data = sound()
+    for category in data["categories"]:
+        category["supercategory"] = parent
+    data["categories"].append({"id": 0, "name": parent, "supercategory": "none"})
+    return data
+
+
+READ = {
+    "floats": (numbers(float), "17 entries with numbers written as text"),
+    "text": (numbers(str), "17 entries with numbers written as text"),
+    "text with a point": (numbers(lambda value: f"{value}.0"), "entries with numbers written as text"),
+    "nulls": (each("annotations", lambda _: {"iscrowd": None, "segmentation": None}), "12 annotations of null iscrowd"),
+    "null ids": (each("annotations", lambda _: {"id": None}), ""),
+    "ids that are no numbers": (each("annotations", lambda entry: {"id": f"x{entry['id']}"}), ""),
+    "size 0": (each("images", lambda _: {"width": 0, "height": -1}), "3 images of no usable width and height"),
+    "broken size": (each("images", lambda _: {"width": 199.5}), "3 images of no usable width and height"),
+    "NaN for a size": (each("images", lambda _: {"width": float("nan")}), "3 images of no usable width and height"),
+    "null size": (each("images", lambda _: {"height": None}), "3 images of no usable width and height"),
+    "a polygon": (each("annotations", lambda entry: {"segmentation": [polygon(entry)]}), "12 boxes computed from seg"),
+    "a flat polygon": (each("annotations", lambda entry: {"segmentation": polygon(entry)}), "12 boxes computed from"),
+    "points": (
+        each("annotations", lambda entry: {"segmentation": np.reshape(polygon(entry), (1, -1, 2)).tolist()}),
+        "12 boxes computed from segmentations",
+    ),
+    "a polygon and a null box": (
+        each("annotations", lambda entry: {"segmentation": [polygon(entry)], "bbox": None}),
+        "12 boxes computed from segmentations",
+    ),
+    "a mask": (each("annotations", lambda entry: {"segmentation": uncompressed(entry)}), "12 boxes computed from seg"),
+    "a packed mask": (
+        each(
+            "annotations",
+            lambda entry: {
+                "segmentation": {"size": [100, 200], "counts": mask.encode(run_lengths(entry))["counts"].decode()}
+            },
+        ),
+        "12 boxes computed from segmentations",
+    ),
+    "annotations by id": (objects("annotations", "id"), "1 lists written as objects by id"),
+    "annotations by image": (objects("annotations", "image_id"), "1 lists written as objects by id"),
+    "images by id": (objects("images", "id"), "1 lists written as objects by id"),
+    "names by id": (lambda: {**sound(), "categories": {"1": "box", "2": "disc"}}, "1 lists written as objects by id"),
+    "ids by name": (lambda: {**sound(), "categories": {"box": 1, "disc": 2}}, "1 lists written as objects by id"),
+    "background": (with_category(id=0, name="__background__"), "1 categories without objects dropped as root or"),
+    "Background": (with_category(id=7, name="Background"), "dropped as root or background ('Background')"),
+    "root": (lambda: under("shapes"), "dropped as root or background ('shapes')"),
+    "a BOM": (lambda: b"\xef\xbb\xbf" + json.dumps(sound()).encode(), ""),
+    "UTF-16": (lambda: json.dumps(sound()).encode("utf-16"), ""),
+    "white space around file names": (renamed(" {}\n"), "3 file names read as another path in the image folder"),
+    "backslashes": (renamed("images\\{}"), "such as 'images\\\\a.jpg' as 'a.jpg'"),
+    "the image folder": (renamed("./images//{}"), "3 file names read as another path"),
+    "another machine's folder": (renamed("/home/me/data/{}"), "3 file names read as another path"),
+    "a drive": (renamed("D:\\data\\{}"), "3 file names read as another path"),
+    "Label Studio": (renamed("..\\..\\label-studio\\media\\upload\\4\\{}"), "3 file names read as another path"),
+    "Label Studio's hash": (renamed("/data/upload/4/a1b2c3d4-{}"), "3 file names read as another path"),
+    "Label Studio's local files": (renamed("/data/local-files/?d=images/{}"), "3 file names read as another path"),
+    "an address": (renamed("https://host/bucket/{}?signed=1"), "3 file names read as another path"),
+    "a UUID": (renamed("79c1ac77-26ab-4804-94a8-6f1c061e8ba1_{}"), "3 file names read as another path"),
+    "another case": (each("images", lambda entry: {"file_name": entry["file_name"].upper()}), "3 file names read"),
+    "JPEG's other suffix": (each("images", lambda entry: {"file_name": entry["file_name"][:-3] + "jpeg"}), "3 file"),
+    "no suffix": (each("images", lambda entry: {"file_name": entry["file_name"][:-4]}), "3 file names read"),
+    "URL encoding": (
+        each("images", lambda entry: {"file_name": entry["file_name"].replace(" ", "%20")}),
+        "1 file names read as another path in the image folder, such as 'c%20d.jpg' as 'c d.jpg'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_it_means_the_same(folder: Path, case: str) -> None:
+    content, note = READ[case]
+    plain, found = read(folder, sound()), read(folder, content())
+    assert note in found.describe()
+    assert (found.category_ids, found.names) == ([1, 2], ["box", "disc"])
+    assert [image.path for image in found.images] == [image.path for image in plain.images]
+    for one, other in zip(found.images, plain.images, strict=True):
+        assert one.boxes.tolist() == other.boxes.tolist()
+        assert one.labels.tolist() == other.labels.tolist()
+    for column in ("image", "label", "bbox"):
+        assert getattr(found.truth, column).tolist() == getattr(plain.truth, column).tolist()
+    assert found.truth.crowd.tolist() == ([0] * 12 if case == "nulls" else plain.truth.crowd.tolist())
+    assert plain.counts == {}
+
+
+def test_files_whose_name_has_the_prefix(folder: Path) -> None:
+    for name in NAMES:
+        (folder / name).rename(folder / f"a1b2c3d4-{name}")
+    assert [image.path.name for image in read(folder, sound()).images] == [f"a1b2c3d4-{name}" for name in NAMES]
+
+
+def corners(x: float, y: float, w: float, h: float) -> list[float]:
+    return [x, y, x + w, y + h]
+
+
+def centers(x: float, y: float, w: float, h: float) -> list[float]:
+    return [x + w / 2, y + h / 2, w, h]
+
+
+def boxes(form: Callable[..., list[float]], scale: tuple[float, float] = (1, 1), size: int | None = 200) -> dict:
+    """Thirty boxes all over three images."""
+    data = sound()
+    data["annotations"] = []
+    for image in data["images"]:
+        image["width"] = size
+        for row in range(10):
+            x, y, w, h = form(6.5 + 15 * row, 3.5 + 6 * ((row * 7) % 10), 40, 38)
+            box = [x / scale[0], y / scale[1], w / scale[0], h / scale[1]]
+            data["annotations"].append({"image_id": image["id"], "category_id": 1, "bbox": box})
+    return data
+
+
+DOUBTS = {
+    "corners": (boxes(corners), "has boxes that look like x1, y1, x2, y2 (2"),
+    "fractions": (boxes(lambda *box: list(box), (200, 100)), "look like fractions of the image (30 of 30 have"),
+    "fractions of no size": (boxes(lambda *box: list(box), (200, 100), None), "look like fractions of the image (30"),
+    "YOLO's": (boxes(centers, (200, 100)), "look like fractions of the image (30 of 30 have no value above 1)"),
+    "fractions as corners": (boxes(corners, (200, 100)), "look like fractions of the image"),
+    "centers": (boxes(centers), "has boxes that look like the center and size ("),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTS)
+def test_boxes_of_another_form_are_refused(folder: Path, case: str) -> None:
+    content, expected = DOUBTS[case]
+    faults: list[DataFault] = []
+    with pytest.raises(DataError) as error:
+        read(folder, content, faults=faults)
+    assert expected in str(error.value)
+    assert len(error.value.faults) == 1
+
+
+@pytest.mark.parametrize(("most", "size"), [(100, (400, 300)), (1000, (4000, 3000))])
+def test_percent_and_thousandths_are_noted(folder: Path, most: int, size: tuple[int, int]) -> None:
+    data = boxes(lambda *box: list(box), (200 / most, 100 / most))
+    for image in data["images"]:
+        image["width"], image["height"] = size
+    assert f"30 boxes that all end before x = y = {most} (are they" in read(folder, data).describe()
+
+
+def test_sound_boxes_of_all_kinds_are_not(folder: Path, shared: Path) -> None:
+    read(folder, boxes(lambda *box: list(box)))
+    crooked = sound()  # drawn over the border
+    for entry in crooked["annotations"]:
+        entry["bbox"] = [-3, -2, 150, 108]
+    assert read(folder, crooked).counts == {"boxes partly outside their image clipped": 12}
+    for name in ("bccd", "coco_subset", "coco_ccby"):
+        for file in (shared / "data" / name / "annotations").glob("*.json"):
+            assert "are they" not in load_annotations(file, None).describe()
+
+
+OTHERS = {
+    "a results file": ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "eval_det takes as"),
+    "labelme": ({"version": "5", "shapes": [], "imagePath": "a.jpg"}, "it looks like labelme's JSON of one image"),
+    "VIA": ({"a.jpg99": {"filename": "a.jpg", "regions": [], "size": 99}}, "it looks like VIA's annotations"),
+    "Label Studio": ([{"id": 1, "annotations": [], "data": {}}], "it looks like Label Studio's own JSON"),
+    "annotations alone": (sound()["annotations"], "add images and categories"),
+    "names for categories": ({**sound(), "categories": ["box", "disc"]}, "categories is a list of names: give each"),
+    "Latin 1": (b'{"images": "\xf6"}', "it is no UTF-8 text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_formats_are_told(folder: Path, case: str) -> None:
+    content, expected = OTHERS[case]
+    with pytest.raises(UserError, match=expected) as error:
+        read(folder, content)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_bbox_is_dropped(folder: Path) -> None:
+    data = sound()
+    data["annotations"][0]["bbox"] = []
+    found = read(folder, data)
+    assert found.counts == {"annotations of empty bbox dropped": 1}
+    assert len(found.truth.bbox) == 11
+
+
+def test_a_background_with_objects_stays(folder: Path) -> None:
+    data = with_category(id=0, name="background")()
+    data["annotations"][0]["category_id"] = 0
+    assert read(folder, data).names == ["background", "box", "disc"]
+
+
+def test_categories_of_one_name_are_noted(folder: Path) -> None:
+    data = sound()
+    data["categories"][1]["name"] = "box\n"
+    assert "1 names of several categories, which stay separate classes ('box')" in read(folder, data).describe()
+
+
+def test_every_fault_of_every_list_is_named(folder: Path) -> None:
+    data = sound()
+    data["images"][1]["id"] = 2**70
+    for entry in data["annotations"][4:8]:
+        entry["image_id"] = 2**70  # says nothing new
+    data["annotations"][0]["bbox"] = [1, 2, float("nan"), 4]
+    data["annotations"][1]["category_id"] = 9
+    data["annotations"][2] |= {"place": "line 3", "file": "labels/a.txt", "area": []}
+    data["categories"].append({"id": 3, "name": ""})
+    with pytest.raises(DataError) as error:
+        read(folder, data)
+    truth = str(folder.parent / "truth.json")
+    assert [fault[:2] for fault in error.value.faults] == [
+        (truth, "categories[2] (id 3)"),
+        (truth, "images[1]"),
+        (truth, "annotations[0] (id 4)"),
+        (truth, "annotations[1] (id 5)"),
+        ("labels/a.txt", "line 3"),
+    ]
+    faults: list[DataFault] = []
+    found = read(folder, data, faults=faults)
+    assert faults == error.value.faults
+    assert [image.id for image in found.images] == [1, 3]
+    assert found.truth.image.tolist() == [0, 1, 1, 1, 1]
+    assert found.counts == {"annotations left out with their image or category": 4}
+
+
+AMBIGUOUS = {
+    "two folders": (["x/1.jpg", "y/1.jpg"], ["1.jpg"], "'1.jpg', which is not in {}: 'x/1.jpg' and 'y/1.jpg' fit"),
+    "two cases": (["1.JPG", "1.jpg"], ["1.Jpg"], "'1.JPG' and '1.jpg' fit"),
+    "two names of one file": (["1.jpg"], ["x/1.jpg", "y/1.jpg"], "and an earlier image 'x/1.jpg': both fit '1.jpg'"),
+    "two hashes": (["1.jpg"], ["a1b2c3d4-1.jpg", "1b2c3d4e-1.jpg"], "both fit '1.jpg'"),
+    "another hash": (["ffffffff-1.jpg", "2.jpg"], ["a1b2c3d4-1.jpg", "2.jpg"], "'a1b2c3d4-1.jpg', which is not in"),
+    "another folder": (["train/1.jpg", "2.jpg"], ["val/1.jpg", "2.jpg"], "is not in {} (but 'train/1.jpg' is)"),
+    "outside": (["2.jpg"], ["../images2/1.jpg", "2.jpg"], "which leaves the image folder"),
+}
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_names_that_do_not_say_which_file(folder: Path, case: str) -> None:
+    files, names, expected = AMBIGUOUS[case]
+    (folder.parent / "images2").mkdir()
+    (folder.parent / "images2/1.jpg").touch()
+    for file in files:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).touch()
+    data = {**sound(), "images": [{"id": i, "file_name": name} for i, name in enumerate(names)], "annotations": []}
+    with pytest.raises(DataError) as error:
+        read(folder, data)
+    assert expected.format(folder) in str(error.value)
+    assert len(error.value.faults) == 1
+
+
+def test_one_file_as_two_images(folder: Path) -> None:
+    data = sound()
+    data["images"].append({"id": 9, "file_name": "a.jpg", "width": 200, "height": 100})
+    extra = {"image_id": 9, "category_id": 2, "area": 9.5, "iscrowd": 0}
+    data["annotations"] += [
+        {**extra, "id": 90, "bbox": [1, 2, 30, 40]},
+        {**extra, "id": 91, "bbox": [50, 25, 41, 30]},  # as the first entry has it
+    ]
+    found = read(folder, data)
+    assert "1 files listed more than once, such as 'a.jpg' as images 1 and 9 (each scored" in found.describe()
+    assert [image.id for image in found.images] == [1, 2, 3, 9]
+    assert [len(image.boxes) for image in found.images] == [4, 4, 4, 2]
+    merged = merge_repeated(found)
+    assert "as images 1 and 9 (taken as one image with the boxes of all)" in merged.describe()
+    assert "each scored" not in merged.describe()
+    assert [image.id for image in merged.images] == [1, 2, 3]
+    assert [len(image.boxes) for image in merged.images] == [5, 4, 4]
+    assert merged.images[0].boxes[4].tolist() == [1, 2, 31, 42]
+    assert merged.images[0].labels.tolist() == [0, 1, 0, 1, 1]
+    assert merged.truth.image.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0]
+    assert len(found.images[0].boxes) == 4
+    once = read(folder, sound())
+    assert merge_repeated(once) is once
