@@ -62,8 +62,10 @@ def named_splits(data: EvalDataSettings) -> list[Split]:
     return [split for split in NAMES if split in found]
 
 
-def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
+def check_data(data: EvalDataSettings, wanted: Iterable[Split], need_images: bool = True) -> DataCheck:
     """Reads splits and, unless ``data.check`` is off, decodes all their images.
+
+    ``need_images`` is whether the images must be there.
 
     Raises:
         UserError: for settings that cannot be used. Faults of the data are returned.
@@ -72,7 +74,7 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
     for split in wanted:
         faults: list[DataFault] = []
         try:
-            check.splits[split] = read_annotations(data, split, faults=faults)
+            check.splits[split] = read_annotations(data, split, faults=faults, need_images=need_images)
         except DataError as error:
             faults += error.faults
             check.complete = False
