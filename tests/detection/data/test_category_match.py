@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
 from detection.data.coco import load_annotations
 from detection.data.coco_results import load_results, save_results
+from detection.data.prepare import read_splits
 from detection.evaluation.coco_metrics import CocoEvaluator, evaluate, verify
+from detection.settings import DataSettings
 from divdet.engine.errors import UserError
 
 MODEL = ([1, 2, 5], ["box", "disc", "ring"])
@@ -82,3 +86,27 @@ def test_results_carry_the_files_ids_and_score_the_same_again(tmp_path: Path) ->
     assert metrics["per_class"] == again["per_class"] | {"disc": None}
     save_results(load_results(tmp_path / "detections.json", given), given, tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == entries
+
+
+def test_training_matches_its_validation_and_makes_one_image_of_a_file(tmp_path: Path) -> None:
+    for split, ids in (("train", (1, 2)), ("val", (8, 5))):
+        (tmp_path / split).mkdir()
+        noise = np.random.default_rng(ids[0]).integers(0, 256, (90, 100, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / split / "a.png")
+        entries = [
+            {"id": row, "image_id": row, "category_id": ids[row], "bbox": box} for row, box in enumerate((BOX, DISC))
+        ]
+        data = {
+            "images": [{"id": row, "file_name": "a.png", "width": 100, "height": 90} for row in range(2)],
+            "annotations": entries,
+            "categories": [{"id": number, "name": name} for number, name in zip(ids, ("box", "disc"), strict=True)],
+        }
+        (tmp_path / f"{split}.json").write_text(json.dumps(data))
+    names = {f"{split}_annotations": str(tmp_path / f"{split}.json") for split in ("train", "val")}
+    folders = {f"{split}_images": str(tmp_path / split) for split in ("train", "val")}
+    training, validation = read_splits(DataSettings(**names, **folders))
+    assert [image.boxes.tolist() for image in training.images] == [[[1, 2, 31, 42], [20, 10, 60, 40]]]
+    assert training.category_ids == [1, 2]
+    assert [image.id for image in validation.images] == [0, 1]
+    assert validation.truth.label.tolist() == [0, 1]
+    assert validation.category_ids == [8, 5]
