@@ -21,15 +21,16 @@ def best_iou(boxes: np.ndarray, input_size: int) -> np.ndarray:
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * input_size
     centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    best = np.zeros(len(boxes))
+    areas, best = sides[:, 0] * sides[:, 1], np.zeros(len(boxes))
     for step, shapes in zip(STEPS, _shapes(), strict=True):
         grid = np.minimum((np.arange(-(-input_size // step)) + 0.5) * step, input_size)
         # The overlap on either axis falls with the distance of the centers, so the nearest default box is the best.
         nearest = grid[np.searchsorted((grid[1:] + grid[:-1]) / 2, centers)]
         distance = np.abs(nearest - centers)
         for shape in np.minimum(shapes, input_size):
-            overlap = np.minimum(np.minimum(sides, shape), (sides + shape) / 2 - distance).clip(0).prod(1)
-            best = np.maximum(best, overlap / (sides.prod(1) + shape.prod() - overlap))
+            overlap = np.minimum(np.minimum(sides, shape), (sides + shape) / 2 - distance).clip(0)
+            shared = overlap[:, 0] * overlap[:, 1]
+            best = np.maximum(best, shared / (areas + shape.prod() - shared))
     return best
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -21,13 +22,15 @@ from divdet.engine.files import make_folder
 FAULTS = "faults.txt"
 
 
-def read_splits(data: DataSettings, folder: Path, world: World | None = None) -> tuple[CocoAnnotations, ...]:
+def read_splits(
+    data: DataSettings, folder: Path | None = None, world: World | None = None
+) -> tuple[CocoAnnotations, ...]:
     """Reads and checks the training and the validation split, and prints what they hold.
 
     Args:
         data: the settings. With ``skip_bad`` faulty entries and images are left out and counted; without ``check`` no
             image is decoded.
-        folder: for faults.txt, which lists all faults.
+        folder: for faults.txt, which lists all faults; None: they are only raised.
         world: the processes of this run, of which the main one does the work.
 
     Raises:
@@ -62,8 +65,10 @@ def named_splits(data: EvalDataSettings) -> list[Split]:
     return [split for split in NAMES if split in found]
 
 
-def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
+def check_data(data: EvalDataSettings, wanted: Iterable[Split], need_images: bool = True) -> DataCheck:
     """Reads splits and, unless ``data.check`` is off, decodes all their images.
+
+    ``need_images`` is whether the images must be there.
 
     Raises:
         UserError: for settings that cannot be used. Faults of the data are returned.
@@ -72,7 +77,7 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
     for split in wanted:
         faults: list[DataFault] = []
         try:
-            check.splits[split] = read_annotations(data, split, faults=faults)
+            check.splits[split] = read_annotations(data, split, faults=faults, need_images=need_images)
         except DataError as error:
             faults += error.faults
             check.complete = False
@@ -97,12 +102,12 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split]) -> DataCheck:
 def _fault_of(error: UserError) -> DataFault:
     """An error as a fault of the file that it begins with; raises the error where it is about the settings."""
     file, _, what = str(error).partition(": ")
-    if str(error).startswith("data.") or not what:
+    if re.match(r"data\.\w+ ", str(error)) or not what:  # data.train_images is …, but not data.yaml: …
         raise error
     return DataFault(file, "", what)
 
 
-def _checked(data: EvalDataSettings, wanted: tuple[Split, ...], folder: Path) -> list[CocoAnnotations]:
+def _checked(data: EvalDataSettings, wanted: tuple[Split, ...], folder: Path | None) -> list[CocoAnnotations]:
     check = check_data(data, wanted)
     for note in check.notes:
         print(f"note: {note}")
@@ -113,16 +118,18 @@ def _checked(data: EvalDataSettings, wanted: tuple[Split, ...], folder: Path) ->
     return list(check.splits.values())
 
 
-def _report_faults(check: DataCheck, folder: Path, skip_bad: bool) -> None:
+def _report_faults(check: DataCheck, folder: Path | None, skip_bad: bool) -> None:
     """Writes faults.txt, or removes it where there are none; raises DataError unless they can be left out."""
-    written = folder / FAULTS
-    if not check.faults:
+    written = folder and folder / FAULTS
+    if written and check.faults:
+        make_folder(folder)
+        write_faults(check.faults, written)
+    elif written:
         with suppress(OSError):  # of an earlier run; a folder that cannot be written will be named later
             written.unlink()
+    if not check.faults:
         return
-    make_folder(folder)
-    write_faults(check.faults, written)
     if not (skip_bad and check.complete):
         raise DataError(check.faults, written)
     kinds = "; ".join(f"{kind}: {count}" for kind, count in check.left_out.items())
-    print(f"data.skip_bad left out: {kinds} ({written} lists them)")
+    print(f"data.skip_bad left out: {kinds}" + (f" ({written} lists them)" if written else ""))

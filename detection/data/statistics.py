@@ -203,22 +203,23 @@ def _needed(objects: Objects) -> tuple[np.ndarray, np.ndarray]:
 def _classes(
     annotations: CocoAnnotations, objects: Objects, needed: np.ndarray, drawn: np.ndarray
 ) -> list[ClassStatistics]:
+    sides, input_sides = objects.sides, objects.input_sides
+    order, order_drawn = (np.argsort(labels, kind="stable") for labels in (objects.label, objects.label[drawn]))
+    ends = np.arange(1, len(annotations.names))
+    parts = np.split(order, np.searchsorted(objects.label[order], ends))
+    drawn_parts = np.split(order_drawn, np.searchsorted(objects.label[drawn][order_drawn], ends))
     found = []
-    for label, name in enumerate(annotations.names):
-        own = objects.label == label
-        sides = objects.input_sides[own]
-        needs = needed[objects.label[drawn] == label]
-        found.append(
-            ClassStatistics(
-                name=name,
-                objects=int(own.sum()),
-                images=len(np.unique(objects.image[own])),
-                sizes=_by_size(objects.sides[own]),
-                input_sizes=_by_size(sides),
-                input_side=float(np.median(np.sqrt(sides.prod(1)))) if len(sides) else float("nan"),
-                unmet=float(np.mean(needs != DETECTION_INPUT)) if len(needs) else float("nan"),
-            )
+    for name, own, sampled in zip(annotations.names, parts, drawn_parts, strict=True):
+        kind = ClassStatistics(
+            name=name,
+            objects=len(own),
+            images=len(np.unique(objects.image[own])),
+            sizes=_by_size(sides[own]),
+            input_sizes=_by_size(input_sides[own]),
+            input_side=float(np.median(np.sqrt(input_sides[own].prod(1)))) if len(own) else float("nan"),
+            unmet=float(np.mean(needed[sampled] != DETECTION_INPUT)) if len(sampled) else float("nan"),
         )
+        found.append(kind)
     return found
 
 

@@ -27,7 +27,7 @@ from detection.visual.html import (
 from detection.visual.samples import samples, smallest_pairs
 
 _FAULTS, _CLASSES, _LISTED = 200, 500, 20  # lines that are shown
-_OPEN = 20  # classes before the rest is folded
+_OPEN = 20  # lines of which the rest is folded
 _SMALLEST = 5  # objects of each split
 _SAMPLES = {1: 12, 2: 8}  # pictures of a split by the number of splits
 
@@ -71,7 +71,8 @@ def _faults(check: DataCheck) -> str:
     return section(
         "Faults",
         paragraph(f"{len(check.faults):,} in all; faults.txt lists them.", "bad"),
-        bullets(check.faults[:_FAULTS]),
+        bullets(check.faults[:_OPEN]),
+        folded("More faults", bullets(check.faults[_OPEN:_FAULTS])) if len(check.faults) > _OPEN else "",
         paragraph(f"… and {more:,} more", "faint") if more > 0 else "",
     )
 

@@ -31,7 +31,7 @@ def inspect_data(config: InspectData) -> dict[Split, Statistics]:
     if not named:
         raise UserError("data.train_annotations is not set: give the data as --data.train_annotations or --data.path")
     folder = make_folder(config.output)
-    check = check_data(data, named)
+    check = check_data(data, named, need_images=data.check)
     numbers = {split: describe(annotations, check.facts) for split, annotations in check.splits.items()}
     lines = remarks(check, numbers)
     write_faults(check.faults, folder / FAULTS)

@@ -101,6 +101,13 @@ def test_what_has_not_changed_is_remembered(folder: Path, monkeypatch: pytest.Mo
     os.utime(paths[2], ns=(times.st_atime_ns, times.st_mtime_ns))
     assert index_images(paths)[paths[2]].digest == index_images(paths)[paths[3]].digest
     assert names[5:] == ["2.jpg"]
+    bitmap = folder / "same.bmp"  # whose size in bytes does not depend on its pixels
+    digests = []
+    for time, value in enumerate((0, 255), 1):
+        cv2.imwrite(str(bitmap), np.full((20, 20, 3), value, np.uint8))
+        os.utime(bitmap, ns=(time, time))
+        digests.append(index_images([bitmap])[bitmap].digest)
+    assert digests[0] != digests[1]
     paths[0].unlink()
     assert "No such file" in index_images(paths)[paths[0]].fault
 

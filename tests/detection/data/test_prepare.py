@@ -132,6 +132,15 @@ def test_a_file_that_is_no_json_and_faults_in_the_other_come_together(data: Data
         assert [Path(fault.file).name for fault in caught.value.faults] == ["train.json", "val_1.jpg"]
 
 
+def test_a_file_named_like_a_setting_is_a_file(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data.json").write_text("not JSON")
+    data.cut("val_1")
+    with pytest.raises(DataError) as caught:
+        read_splits(replace(data.settings, train_annotations="data.json"))
+    assert [Path(fault.file).name for fault in caught.value.faults] == ["data.json", "val_1.jpg"]
+
+
 def test_skip_bad_uses_what_is_sound(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data.cut("train_0")
     data.file("train_3").unlink()

@@ -118,15 +118,16 @@ def test_a_file_that_cannot_be_read_leaves_the_other_split(tmp_path: Path) -> No
 
 
 def test_a_recipe_and_no_images(tmp_path: Path) -> None:
-    """Its other sections are of no use here, but must not be in the way; without check no image is needed to decode."""
+    """Its other sections are of no use here, but must not be in the way; without check no image is needed."""
     data = make(tmp_path / "data", 3, ["cat"])
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {{members: 2}}\ntrain: {{epochs: 3}}\ndata: {{train_annotations: '{data.train_annotations}'}}\n"
     )
+    for file in (tmp_path / "data").glob("*.jpg"):
+        file.unlink()
     words = ["--config", str(recipe), "--data.check", "false", "--output", str(tmp_path / "out")]
-    settings = COMMANDS["inspect-data"].parse([*words, "--data.train_images", str(tmp_path / "data")])
-    COMMANDS["inspect-data"].call(settings)
+    COMMANDS["inspect-data"].call(COMMANDS["inspect-data"].parse(words))
     assert "Images were not decoded." in (tmp_path / "out" / "inspect.html").read_text()
 
 
