@@ -69,6 +69,7 @@ class CocoAnnotations:
         names: of the categories, by label.
         counts: what was changed, dropped or clipped, or will be when an image is read.
         truth: the annotations for evaluation, nothing dropped or clipped.
+        named: whether images are known by file name, as in YOLO and VOC, so that their ids mean nothing elsewhere.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class CocoAnnotations:
     names: list[str]
     counts: Counter[str]
     truth: Columns = field(repr=False)
+    named: bool = False
 
     def describe(self) -> str:
         """One line: what the file holds and what was changed, dropped or clipped."""

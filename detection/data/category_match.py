@@ -99,4 +99,5 @@ def match_categories(
     counts[ABSENT] += matched.count(None)
     images = [replace(image, labels=new[image.labels]) for image in annotations.images]
     truth = replace(annotations.truth, label=new[annotations.truth.label])
-    return CocoAnnotations(annotations.path, images, matched, list(names), +counts, truth)
+    changed = {"images": images, "category_ids": matched, "names": list(names), "counts": +counts, "truth": truth}
+    return replace(annotations, **changed)

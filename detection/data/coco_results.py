@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from detection.category_names import category_name
-from detection.data.annotations import CocoAnnotations, columns_of
+from detection.data.annotations import CocoAnnotations, ImageRecord, columns_of
 from detection.data.coco_json import bbox_of, id_of, read_entries, read_json
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
@@ -75,6 +75,7 @@ def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> 
 
     Detections of classes that the ground truth does not list have no category id there, and are left out.
     """
+    known = [image_of(image, annotations.named) for image in annotations.images]
     encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make an encoder for every entry
 
     def write(temporary: Path) -> None:
@@ -84,12 +85,20 @@ def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> 
             for image, label, bbox, score in zip(images, labels, results.bbox, scores, strict=True):
                 if annotations.category_ids[label] is None:
                     continue
-                entry = {"image_id": annotations.images[image].id, "category_id": annotations.category_ids[label]}
+                entry = known[image] | {"category_id": annotations.category_ids[label]}
                 file.write(separator + encode(entry | {"bbox": bbox.tolist(), "score": score}))
                 separator = ", "
             file.write("[]" if separator == "[" else "]")
 
     write_atomically(path, write)
+
+
+def image_of(image: ImageRecord, named: bool) -> dict[str, Any]:
+    """What a result says of its image: the id, or where images are ``named`` the number or text that is its name."""
+    if not named:
+        return {"image_id": image.id}
+    number = number_in_name(image.file_name)
+    return {"image_id": PurePath(image.file_name).stem if number is None else number, "file_name": image.file_name}
 
 
 class _Lookup:
@@ -126,7 +135,7 @@ class _Lookup:
                 f"has image_id {show(image_id)} and file_name {show(name)}, which contradict each other: "
                 f"that file is image {own} of {self._annotations.path}"
             )
-        self.renumbered |= image_id not in (own, None)
+        self.renumbered |= image_id not in (own, None, PurePath(name).stem)
         return index
 
     def label(self, entry: dict[str, Any]) -> int:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.data.annotations import ImageRecord
+from detection.data.annotations import CocoAnnotations, ImageRecord
 from detection.data.category_match import match_categories
+from detection.data.coco_results import image_of
 from detection.data.dataset import read_record
 from detection.data.entry_values import Fault
 from detection.data.file_names import FileNames, number_in_name
@@ -63,11 +64,12 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     paths = find_images(config.sources)
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    records, category_ids = {}, detector.category_ids
+    records, category_ids, named = {}, detector.category_ids, False
     if config.data.val_annotations or config.data.path:
-        records, category_ids = _match_annotations(paths, config.data, detector)
+        records, annotations = _match_annotations(paths, config.data, detector)
+        category_ids, named = annotations.category_ids, annotations.named
     folder = make_folder(config.output or "runs/detect")
-    sources = _sources(paths, records, folder)
+    sources = _sources(paths, records, named, folder)
     partial = PartialResults(
         folder / "detections.part.jsonl", _run_settings(config, paths, records), config.resume == "auto"
     )
@@ -95,8 +97,8 @@ def detect(config: Detect) -> list[dict[str, Any]]:
 
 def _match_annotations(
     paths: list[Path], data: EvalDataSettings, detector: Detector
-) -> tuple[dict[Path, ImageRecord], list[int | None]]:
-    """Return the record of each image in the annotations, with the image as its file; and their category ids."""
+) -> tuple[dict[Path, ImageRecord], CocoAnnotations]:
+    """Return the record of each image in the annotations, with the image as its file; and the annotations."""
     annotations = read_annotations(data, "val", need_images=bool(data.val_images))
     annotations = match_categories(detector.category_ids, detector.names, annotations)
     names = FileNames(annotations)
@@ -120,10 +122,10 @@ def _match_annotations(
     if not folder:
         annotations.counts += set_layouts(annotations.images, annotations.truth, data.orientation)
     print(f"{annotations.path}: {annotations.describe()}")
-    return records, annotations.category_ids
+    return records, annotations
 
 
-def _sources(paths: list[Path], records: dict[Path, ImageRecord], folder: Path) -> list[_Source]:
+def _sources(paths: list[Path], records: dict[Path, ImageRecord], named: bool, folder: Path) -> list[_Source]:
     """Choose picture names and image ids that no two files share.
 
     Files of one name from several folders get numbered pictures. A number that two files share (7.jpg and 007.jpg) is
@@ -142,7 +144,7 @@ def _sources(paths: list[Path], records: dict[Path, ImageRecord], folder: Path) 
         if (folder / name).resolve() in originals:
             raise UserError(f"{folder / name}: the picture would overwrite this source; choose another --output")
         if record := records.get(path):
-            image_id, file_name = record.id, record.file_name
+            image_id, file_name = image_of(record, named)["image_id"], record.file_name
         else:
             image_id, file_name = number_in_name(path.name), str(path)
             image_id = Path(name).stem if image_id is None or image_id in ids else image_id

@@ -218,7 +218,7 @@ def saved_run(root: Path) -> tuple[TrainClassification, dict[str, Any]]:
         training.optimizer.step()
         training.average.update()
         training.history.append({"epoch": 1, "lr": 0.1, "train_loss": 1.5, "top1": 50.0})
-        training.epoch, training.batch, training.totals, training.best = 1, 2, {"loss": 2.5}, 50.0
+        training.epoch, training.batch, training.totals, training.best.value = 1, 2, {"loss": 2.5}, 50.0
         training._save()
         return {}
 

@@ -28,4 +28,5 @@ def images_in(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, by suffix; raises UserError where there is no folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of images")
-    return [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    files = (path for path in folder.rglob("*") if not path.name.startswith("."))  # macOS writes ._NAME.jpg
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]

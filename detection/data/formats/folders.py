@@ -51,12 +51,14 @@ def parallel(folder: Path, one: str, other: str) -> Path | None:
 
 def label_files(folder: Path) -> Iterator[Path]:
     """YOLO's label files in a folder, also in its subfolders; not lists of classes and the like."""
-    return (file for file in sorted(folder.rglob("*.txt")) if not NO_LABELS.fullmatch(file.name))
+    files = (file for file in sorted(folder.rglob("*.txt")) if not file.name.startswith("."))
+    return (file for file in files if not NO_LABELS.fullmatch(file.name))
 
 
 def xml_files(folder: Path) -> list[Path]:
     """The XML files in a folder and its subfolders."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".xml" and file.is_file())
+    files = (file for file in folder.rglob("*") if not file.name.startswith("."))  # macOS writes ._NAME.xml
+    return sorted(file for file in files if file.suffix.lower() == ".xml" and file.is_file())
 
 
 def yolo_folders(path: Path) -> tuple[Path, Path]:
@@ -84,3 +86,18 @@ def common_folder(paths: Sequence[Path]) -> Path:
 def relative_name(path: Path, folder: Path) -> str:
     """The ``file_name`` of an image in a folder."""
     return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def named_images(paths: Sequence[Path]) -> tuple[Path, dict[Path, str]]:
+    """The innermost folder of images, and their ``file_name`` in it, in the order of their paths.
+
+    Where images are links to files elsewhere, as splits of one collection often are, those files are named.
+    """
+    folder = common_folder(paths)
+    ordered = sorted(paths, key=lambda path: relative_name(path, folder))
+    real = {path: Path(os.path.realpath(path)) for path in ordered}
+    root = os.path.join(os.path.realpath(folder), "")
+    if all(str(path).startswith(root) for path in real.values()):
+        return folder, {path: relative_name(path, folder) for path in ordered}
+    folder = common_folder(list(real.values()))
+    return folder, {path: relative_name(real[path], folder) for path in ordered}

@@ -123,6 +123,7 @@ def _coco(folder: Path) -> dict[str, Source]:
 
 def _coco_files(folder: Path) -> list[Path]:
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() == ".json" and file.is_file()]
+    files = [file for file in files if file.stem.startswith("instances")] or files  # COCO's own are large
     return [file for file in files if _is_coco(file)] if len(files) <= _MAX_JSON else []
 
 

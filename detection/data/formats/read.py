@@ -49,6 +49,7 @@ def read_annotations(
         )
     if wanted not in named:
         raise UserError(_missing(data, wanted, named))
+    need_images |= data.val_fraction is not None  # their content decides
     try:
         annotations = read_source(
             named[wanted], every, data.orientation, data.voc_origin, faults, need_images=need_images
@@ -105,6 +106,7 @@ def read_source(
     except DataError as error:
         raise DataError([*found, *error.faults]) from error
     annotations.counts = content.counts + annotations.counts
+    annotations.named = True
     if faults is not None:
         faults += found
     elif found:

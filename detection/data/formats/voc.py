@@ -14,7 +14,7 @@ from detection.data.entry_values import show
 from detection.data.faults import DataFault
 from detection.data.formats.class_names import class_list, read_text
 from detection.data.formats.content import Content, images_in
-from detection.data.formats.folders import Source, common_folder, parallel, relative_name, voc_annotations, xml_files
+from detection.data.formats.folders import Source, named_images, parallel, relative_name, voc_annotations, xml_files
 from detection.data.formats.voc_xml import VocFile, read_voc_file
 from detection.data.image_index import index_images
 from detection.settings import VocOrigin
@@ -69,9 +69,9 @@ def read_voc(
     files = [file for file in files if file.path in known]
     if not files:
         return Content({"images": [], "annotations": [], "categories": _categories(labels)}, source.path, counts)
-    folder = common_folder(list(known.values()))
-    names = {file.path: relative_name(known[file.path], folder) for file in files}
-    files.sort(key=lambda file: names[file.path])
+    folder, names = named_images(list(known.values()))
+    order = {path: number for number, path in enumerate(names)}
+    files.sort(key=lambda file: order[known[file.path]])
     facts = index_images(known[file.path] for file in files if not all(file.size))
     for image_id, file in enumerate(files):
         size = file.size
@@ -82,7 +82,9 @@ def read_voc(
                 continue
             size = of_image.upright
         where = {"file": str(file.path)}
-        entries.append({"id": image_id, "file_name": names[file.path], "width": size[0], "height": size[1], **where})
+        entries.append(
+            {"id": image_id, "file_name": names[known[file.path]], "width": size[0], "height": size[1], **where}
+        )
         for found in file.objects:
             if found.name not in labels:
                 what = f"has name {show(found.name)}, which the list of classes has not: {', '.join(list(labels)[:9])}"

@@ -21,7 +21,7 @@ from detection.data.entry_values import Fault, show
 from detection.data.faults import DataFault
 from detection.data.formats.class_names import class_list, is_yaml, names_in, read_text, read_yaml
 from detection.data.formats.content import Content, images_in
-from detection.data.formats.folders import Source, common_folder, label_files, parallel, relative_name, yolo_folders
+from detection.data.formats.folders import Source, label_files, named_images, parallel, relative_name, yolo_folders
 from detection.data.formats.yolo_yaml import locate, splits_in
 from detection.data.image_index import index_images
 from detection.settings import Orientation
@@ -54,12 +54,10 @@ def read_yolo(source: Source, orientation: Orientation, faults: list[DataFault])
         UserError: where there are no images or labels, or no usable data.yaml.
     """
     split = _find(source)
-    folder = common_folder(list(split.pairs))
-    names = {path: relative_name(path, folder) for path in split.pairs}
-    paths = sorted(split.pairs, key=names.get)
-    facts = index_images(paths)
+    folder, names = named_images(list(split.pairs))
+    facts = index_images(names)
     images, rows = [], []
-    for number, path in enumerate(paths):
+    for number, path in enumerate(names):
         if facts[path].fault:
             faults.append(DataFault(str(path), "", facts[path].fault))
             continue
