@@ -94,7 +94,7 @@ def main() -> None:
         words += [f"--model.backbone={row.backbone}", f"--model.members={row.members}"]
         words += [f"--model.pretrained={row.pretrained}"]
         if row.pretrained == "null":  # fresh batch norms have no statistics to freeze
-            words += ["--train.batch_norm=own"]
+            words += ["--train.batch_norm=own", "--train.freeze=0", "--train.lr=0.02"]
         minutes = run("train_det.py", *words, *data_arguments(row.data, shared, output))
         found = last_epoch(output / name)
         members = [found[key] for key in sorted(found) if key.startswith("AP_member")]
