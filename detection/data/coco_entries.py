@@ -36,7 +36,7 @@ class EntryReader:
         self.path = path
         self.faults: list[DataFault] = []
         self.counts: Counter[str] = Counter()
-        # Ids whose entry has a fault: their annotations are left out without another one.
+        # Ids whose entry has a fault, or that two entries have: their annotations are left out without another fault.
         self._lost_images: set[int | str] = set()
         self._lost_categories: set[int | str] = set()
 
@@ -63,7 +63,9 @@ class EntryReader:
         categories = self._read("categories", entries, read, self._lost_categories)
         if not entries:
             raise UserError(f"{self.path}: lists no categories: add those that the annotations use")
-        return sorted(categories, key=lambda category: category["id"])
+        # Of an id that occurs twice no entry is kept: nobody knows which one the annotations mean.
+        kept = [category for category in categories if category["id"] not in self._lost_categories]
+        return sorted(kept, key=lambda category: category["id"])
 
     def images(self, entries: Any, find: Callable[[Any], Path]) -> list[ImageRecord]:
         """Images, with the path that ``find`` gives for a ``file_name``."""
@@ -81,7 +83,7 @@ class EntryReader:
         images = self._read("images", entries, read, self._lost_images)
         if not entries:
             raise UserError(f"{self.path}: lists no images: an empty data set can neither be trained on nor evaluated")
-        return images
+        return [record for record in images if record.id not in self._lost_images]
 
     def annotations(self, entries: Any, image_ids: list[int], category_ids: list[int]) -> Columns:
         """Annotations of these images and categories."""

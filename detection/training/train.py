@@ -36,6 +36,8 @@ from divdet.engine.run_folder import RunFolder, run_path
 from divdet.engine.sampling import derived_seed, epoch_length
 from divdet.engine.schedule import with_min_steps
 
+_MUCH_FOR_A_CPU = 10_000_000  # parameters; SSD300 on WRN-50-2 has 32 million
+
 
 @dataclass(eq=False)
 class DetectionTask:
@@ -137,6 +139,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     start = "as resumed" if folder.resumed else start
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
+    if device.type == "cpu" and parameters > _MUCH_FOR_A_CPU:
+        print("note: a step of a network of this size takes many seconds on a CPU; --config bccd has a small one")
     for layers in filter(None, (model.members, model.adapters)):
         keep_local(layers, world)
     freeze_backbones(model, config.train.freeze)

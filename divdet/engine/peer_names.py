@@ -31,6 +31,7 @@ _SAME = {
     "max_epochs": ("train.epochs",),
     "num_workers": ("train.workers",),
     "wd": ("train.weight_decay",),
+    "fliplr": ("data.flip",),
     "output_dir": ("output",),
     "work_dir": ("output",),
     "save_dir": ("output",),
@@ -46,6 +47,13 @@ _NO_FIELD = {
     "amp": "mixed precision is --train.precision bf16 or fp16",
     "half": "half precision is --precision bf16 or fp16",
     "optimizer": "the optimizer is SGD; its settings are train.lr, train.momentum and train.weight_decay",
+    "lrf": "train.end_lr is the last rate itself",
+    "cos_lr": "the rate falls along a cosine unless train.schedule says otherwise",
+    "save_period": "train.keep keeps the checkpoints of so many epochs",
+    "exist_ok": "a run in its folder is continued by --resume auto; for a new one give another --output",
+    "single_cls": "give annotations of one class",
+    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), "colors are changed as in SSD's paper; data.photometric turns it off"),
+    **dict.fromkeys(("degrees", "translate", "scale", "shear", "perspective", "flipud"), "see data.albumentations"),
 }
 
 
@@ -67,18 +75,20 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
     Raises:
         UserError: for a name of another trainer that has no counterpart here.
     """
-    words, done = deque(argv), []
+    words, done, refused = deque(argv), [], []
     while words:
         word = words.popleft()
         if word == "--":
-            return [*done, word, *words]
+            done += [word, *words]
+            break
         if not positional and re.fullmatch(r"[a-z][\w.]*=.*", word):
             word = f"--{word}"
         name, equals, value = word[2:].partition("=")
         key = field_for(name, fields) if word.startswith("--") else None
         if key is None:
-            if word.startswith("--") and name in _NO_FIELD:
-                raise UserError(f"--{name}: there is no such option: {_NO_FIELD[name]}")
+            answer = _NO_FIELD.get(name.replace("-", "_")) if word.startswith("--") else None
+            if answer:
+                refused.append(f"--{name}: there is no such option: {answer}")
             done.append(word)
             if word in ("--config", "-c") and words:
                 done.append(words.popleft())
@@ -103,6 +113,8 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
             if get_origin(fields[key]) is list and not listed.startswith("["):
                 listed = f"[{listed}]"
             done.append(f"--{key}={listed}")
+    if refused:
+        raise UserError("; ".join(refused))
     return done
 
 

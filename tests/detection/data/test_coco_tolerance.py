@@ -401,3 +401,18 @@ def test_one_file_as_two_images(folder: Path) -> None:
     assert len(found.images[0].boxes) == 4
     once = read(folder, sound())
     assert merge_repeated(once) is once
+
+
+@pytest.mark.parametrize(("part", "images", "boxes"), [("images", ["c d.jpg"], 4), ("categories", [*NAMES], 0)])
+def test_of_an_id_that_occurs_twice_nothing_is_kept(folder: Path, part: str, images: list[str], boxes: int) -> None:
+    """Nobody knows which of the two entries its annotations mean."""
+    data = sound()
+    data[part][1]["id"] = data[part][0]["id"]
+    for entry in data["annotations"]:  # those of the lost id, as an export that renumbers leaves them
+        entry["image_id"] = 1 if part == "images" and entry["image_id"] == 2 else entry["image_id"]
+        entry["category_id"] = 1
+    faults: list[DataFault] = []
+    found = read(folder, data, faults=faults)
+    assert len(faults) == 1
+    assert [record.file_name for record in found.images] == images
+    assert len(found.truth.bbox) == boxes

@@ -95,6 +95,11 @@ def test_words_without_a_field_are_answered(word: str, answer: str) -> None:
         parse(TrainDetection, [word, "x"])
 
 
+def test_all_words_without_a_field_are_answered_at_once() -> None:
+    with pytest.raises(UserError, match=r"^--lrf: .*train\.end_lr.*; --exist-ok: .*; --degrees: .*albumentations"):
+        parse(TrainDetection, ["--lrf", "0.1", "--exist-ok", "--epochs", "3", "degrees=10"])
+
+
 @pytest.mark.parametrize(
     ("key", "close"),
     [
