@@ -94,7 +94,7 @@ def read_source(
     found: list[DataFault] = []
     if source.format == "yolo":
         orientation = "stored" if orientation == "stored" else "upright"
-        content = read_yolo(source, orientation, found)
+        content = read_yolo(source, others, orientation, found)
     else:
         content = read_voc(source, others, voc_origin, found, need_images)
     if not content.data["images"] or not content.data["categories"]:  # nothing is left to be checked

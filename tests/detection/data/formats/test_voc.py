@@ -73,7 +73,9 @@ def test_both_splits_share_sorted_classes(tmp_path: Path) -> None:
 
 
 def test_size_may_be_missing(tmp_path: Path) -> None:
-    for number, size in enumerate([(0, 0), ("", "")]):
+    for number, size in enumerate(
+        [(0, 0), ("", ""), ("1e30000000", 100), ("1e-30000000", 100), ("2_00", 100), ("nan", 1)]
+    ):
         data = data_set(tmp_path / str(number), xml(("cat", 1, 1, 9, 9), size=size))
         record = read_annotations(data, "train").images[0]
         assert (record.width, record.height) == (200, 100)
@@ -104,6 +106,9 @@ OBJECTS = {
     ("a", "x", 1, 9, 9): "has xmin 'x', which is no number",
     ("b", 1, "nan", 9, 9): "has ymin 'nan', which is no finite number",
     ("c", 9, 1, 1, 9): "whose end is before its start: 9 1 1 9",
+    ("e", "1e9999999", 1, 9, 9): "has xmin '1e9999999', which is no finite number",
+    ("f", "1_0", 1, 90, 9): "has xmin '1_0', which is no number",
+    ("g", "1" * 31, 1, 9, 9): "which is no number",
     ("d", 1, 1, 9, 9, "<difficult>2</difficult>"): "has difficult '2'",
 }
 FILES = {
