@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from detection.data.faults import DataError
 from detection.data.formats import voc
@@ -142,3 +143,35 @@ def test_list_of_a_split_names_files(tmp_path: Path) -> None:
     faults = []
     assert len(read_annotations(data, "train", faults).images) == 2
     assert [(fault.place, fault.what) for fault in faults] == [("line 3", "names 'gone', which has no XML file")]
+
+
+def test_list_of_a_split_stays_in_the_data(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "set", WHOLE)
+    text(tmp_path / "outside.xml", WHOLE)
+    names = ["../../outside", str(tmp_path / "outside"), "a" * 300]
+    text(tmp_path / "set/ImageSets/Main/train.txt", "0\n" + "\n".join(names))
+    faults = []
+    assert len(read_annotations(data, "train", faults).images) == 1
+    for fault, words in zip(faults, ["which leaves", "which leaves", "which has no XML file"], strict=True):
+        assert words in fault.what
+
+
+@pytest.mark.parametrize("filename", ["/", "..", "a/..", "\\"])
+def test_names_of_folders_are_no_images(filename: str, tmp_path: Path) -> None:
+    text(tmp_path / "a.xml", xml(("cat", 1, 1, 9, 9), filename=filename))
+    found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path)), "train", need_images=False)
+    assert [record.file_name for record in found.images] == ["a"]
+
+
+def test_without_a_size_boxes_tell_the_layout(shared: Path, tmp_path: Path) -> None:
+    """As for COCO: a box that only the stored image holds."""
+    photo = shared / "cases" / "formats" / "exif6.jpg"
+    (tmp_path / "a.jpg").write_bytes(photo.read_bytes())
+    with Image.open(photo) as stored:
+        width, height = stored.size
+    end = max(width, height)
+    box = (1, 1, end, 9) if width > height else (1, 1, 9, end)
+    text(tmp_path / "a.xml", xml(("cat", *box), size=("", "")))
+    record = read_annotations(EvalDataSettings(train_annotations=str(tmp_path)), "train").images[0]
+    assert (record.width, record.height, record.upright) == (width, height, False)
+    assert max(record.boxes[0]) == end
