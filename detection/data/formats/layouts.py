@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from itertools import islice
-from os.path import isfile, join
+from os.path import exists, isdir, isfile, join
 from pathlib import Path
 
 from detection.data.formats.class_names import is_yaml, names_file, read_yaml
@@ -47,7 +47,7 @@ def find_splits(path: str | Path, format: DataFormat = "auto", images: str | Pat
         UserError: where none or several fit.
     """
     path = Path(path)
-    found = _of_folder(path, format) if path.is_dir() else _of_file(path)
+    found = _of_folder(path, format) if isdir(path) else _of_file(path)
     for source in found.values():
         if format not in ("auto", source.format):
             raise UserError(f"{path}: is {source.format} by its name, but data.format is {format}")
@@ -57,7 +57,7 @@ def find_splits(path: str | Path, format: DataFormat = "auto", images: str | Pat
 
 
 def _of_file(path: Path) -> dict[str, Source]:
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"{path}: cannot be read: there is no such file or folder")
     if is_yaml(path):
         splits = splits_in(read_yaml(path), path)

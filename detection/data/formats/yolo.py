@@ -82,7 +82,9 @@ def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation
 def _find(source: Source) -> _Split:
     path = source.path
     if source.images and not path.is_dir():
-        raise UserError(f"{path}: names its images itself: leave out data.train_images and data.val_images")
+        raise UserError(
+            f"{path}: names its images itself: leave out data.train_images and data.val_images (or --images)"
+        )
     if is_yaml(path):
         data = read_yaml(path)
         entries = splits_in(data, path)

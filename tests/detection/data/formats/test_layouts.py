@@ -247,6 +247,8 @@ def test_missing_splits_say_what_to_set(tmp_path: Path) -> None:
         read_annotations(EvalDataSettings(path=str(tmp_path)), "val")
     with pytest.raises(UserError, match="there is no such file or folder"):
         read_annotations(EvalDataSettings(path=str(tmp_path / "none")), "val")
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        find_splits("a" * 300)
 
 
 @pytest.mark.parametrize(
