@@ -48,6 +48,8 @@ def in_common(one: list[str], other: list[str]) -> int:
     return count if one[-count:] == other[-count:] else 0
 
 
+_MAX_TAIL = 16  # parts of a path that are indexed
+
 # In which forms a name and another are compared, the strictest first. A prefix may be in either, but two prefixes that
 # differ are two images.
 COMPARISONS: list[tuple[Callable[[str], list[str]], Callable[[str], list[str]]]] = [
@@ -68,7 +70,7 @@ class NameIndex:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self._groups: dict[Callable[[str], list[str]], dict[str, list[int]]] = {}
+        self._tables: dict[Callable[[str], list[str]], _Tails] = {}
 
     def fits(self, name: str, base_alone: bool) -> list[int]:
         """The indices of the names that fit ``name`` best.
@@ -79,21 +81,40 @@ class NameIndex:
         """
         for own_form, form in COMPARISONS:
             own = own_form(name)
-            common = {index: in_common(form(self.names[index]), own) for index in self._by_base(form).get(own[-1], [])}
-            most = max(common.values(), default=0)
-            if common and (most or base_alone):
-                best = [index for index, count in common.items() if count == most]
-                return [index for index in best if len(form(self.names[index])) <= len(own)] or best
+            table = self._table(form)
+            if best := table.best(own) or (table.ending(own[-1:]) if base_alone else []):
+                return [index for index in best if len(table.paths[index]) <= len(own)] or best
         return []
 
     def same_stem(self, name: str) -> list[int]:
         """The indices of the names that differ from ``name`` in their suffix or folders."""
-        return self._by_base(stem_parts).get(stem_parts(name)[-1], [])
+        return self._table(stem_parts).ending(stem_parts(name)[-1:])
 
-    def _by_base(self, form: Callable[[str], list[str]]) -> dict[str, list[int]]:
-        if form not in self._groups:
-            groups: dict[str, list[int]] = {}
-            for index, name in enumerate(self.names):
-                groups.setdefault(form(name)[-1], []).append(index)
-            self._groups[form] = groups
-        return self._groups[form]
+    def _table(self, form: Callable[[str], list[str]]) -> _Tails:
+        if form not in self._tables:
+            self._tables[form] = _Tails([tuple(form(name)) for name in self.names])
+        return self._tables[form]
+
+
+class _Tails:
+    """Paths by their ends, so that many files of one base name (``1/image.jpg``, ``2/image.jpg``) take no longer."""
+
+    def __init__(self, paths: list[tuple[str, ...]]) -> None:
+        self.paths = paths
+        self._whole: dict[tuple[str, ...], list[int]] = {}
+        self._tails: dict[tuple[str, ...], list[int]] = {}
+        for index, path in enumerate(paths):
+            self._whole.setdefault(path, []).append(index)
+            for count in range(1, min(len(path), _MAX_TAIL) + 1):
+                self._tails.setdefault(path[-count:], []).append(index)
+        self._lengths = sorted({len(path) for path in self._whole}, reverse=True)
+
+    def ending(self, end: Sequence[str]) -> list[int]:
+        """The paths that end with ``end``."""
+        found = self._tails.get(tuple(end[-_MAX_TAIL:]), [])
+        return found if len(end) <= _MAX_TAIL else [i for i in found if self.paths[i][-len(end) :] == tuple(end)]
+
+    def best(self, own: Sequence[str]) -> list[int]:
+        """The paths that end with ``own``, else the longest with which it ends."""
+        shorter = (tuple(own[-count:]) for count in self._lengths if count < len(own))
+        return self.ending(own) or next((self._whole[end] for end in shorter if end in self._whole), [])

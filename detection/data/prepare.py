@@ -11,6 +11,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
 from detection.data.check import NAMES, DataCheck, Split, check_images
 from detection.data.faults import DataError, DataFault, write_faults
+from detection.data.formats.folders import Source
 from detection.data.formats.layouts import find_splits
 from detection.data.formats.read import read_annotations
 from detection.data.repeated_files import merge_repeated
@@ -74,10 +75,11 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split], need_images: boo
         UserError: for settings that cannot be used. Faults of the data are returned.
     """
     check = DataCheck()
+    whole: dict[Source, CocoAnnotations] = {}
     for split in wanted:
         faults: list[DataFault] = []
         try:
-            check.splits[split] = read_annotations(data, split, faults=faults, need_images=need_images)
+            check.splits[split] = read_annotations(data, split, faults, need_images, whole)
         except DataError as error:
             faults += error.faults
             check.complete = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
 _MAX_SIZE = 2**22  # bytes: Objects365's has 20 KB
+_MAX_DIGITS = 300  # of a number: YAML's sexagesimal ones take a time that grows by the square
 _LISTS = ("classes.txt", "obj.names", "labels.txt", "labelmap.txt")
 _INNER = ("labels", "images", "annotations", "jpegimages")  # folders of a data set that are not its root
 
@@ -29,13 +31,39 @@ def read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_SIZE:
             raise UserError(f"{path}: is larger than 4 MiB, which no data.yaml is")
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        for event in yaml.parse(text, yaml.SafeLoader):
+            value = getattr(event, "value", "")
+            if value == "<<":  # merges of merges double what there is
+                raise UserError(f"{path}: merges another section by <<: write out what it stands for")
+            if len(value) > _MAX_DIGITS and re.fullmatch(r"[-+]?\d[\w:.]*", value):
+                raise UserError(f"{path}: a number of {len(value)} digits is too large")
+        return yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except RecursionError as error:
         raise UserError(f"{path}: is nested too deeply to be a data.yaml") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a number of thousands of digits
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # also of !!bool x
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def names_file(path: Path) -> dict[str, Any] | None:
+    """The content of a YAML file that lists names; None for other files, such as those of tools with their own tags."""
+    try:
+        data = read_yaml(path)
+    except UserError:
+        if _mentions_names(path):
+            raise
+        return None
+    return data if isinstance(data, dict) and "names" in data else None
+
+
+def _mentions_names(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return re.search(rb"^(\xef\xbb\xbf)?[\"']?names[\"']?\s*:", file.read(_MAX_SIZE), re.MULTILINE) is not None
+    except OSError:
+        return False
 
 
 def names_in(data: Any, path: Path) -> dict[int, str]:
@@ -74,7 +102,7 @@ def class_list(folder: Path, yolo: bool) -> tuple[list[str] | dict[int, str], Pa
     folder = folder.absolute()
     while True:
         for file in sorted(folder.iterdir()) if yolo and folder.is_dir() else ():
-            if is_yaml(file) and isinstance(data := read_yaml(file), dict) and "names" in data:
+            if is_yaml(file) and (data := names_file(file)):
                 return names_in(data, file), file
         for file in (folder / name for name in _LISTS):
             if file.is_file() and (names := _read_list(file)):

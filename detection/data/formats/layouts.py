@@ -6,19 +6,24 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from itertools import islice
+from os.path import exists, isdir, isfile, join
 from pathlib import Path
 
-from detection.data.formats.class_names import is_yaml, read_yaml
+from detection.data.formats.class_names import is_yaml, names_file, read_yaml
+from detection.data.formats.content import images_in
 from detection.data.formats.folders import (
     NO_LABELS,
     Source,
     label_files,
+    relative_name,
     split_of,
     voc_annotations,
     yolo_folders,
 )
 from detection.data.formats.yolo_yaml import splits_in
+from detection.data.path_forms import NameIndex
 from detection.settings import DataFormat
 from divdet.engine.errors import UserError
 
@@ -42,7 +47,7 @@ def find_splits(path: str | Path, format: DataFormat = "auto", images: str | Pat
         UserError: where none or several fit.
     """
     path = Path(path)
-    found = _of_folder(path, format) if path.is_dir() else _of_file(path)
+    found = _of_folder(path, format) if isdir(path) else _of_file(path)
     for source in found.values():
         if format not in ("auto", source.format):
             raise UserError(f"{path}: is {source.format} by its name, but data.format is {format}")
@@ -52,7 +57,7 @@ def find_splits(path: str | Path, format: DataFormat = "auto", images: str | Pat
 
 
 def _of_file(path: Path) -> dict[str, Source]:
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"{path}: cannot be read: there is no such file or folder")
     if is_yaml(path):
         splits = splits_in(read_yaml(path), path)
@@ -80,8 +85,8 @@ def _of_folder(folder: Path, format: DataFormat) -> dict[str, Source]:
 
 def _yolo(folder: Path) -> dict[str, Source]:
     files = [file for file in sorted(folder.iterdir()) if is_yaml(file)]
-    texts = {file: read_yaml(file) for file in files}
-    files = [file for file in files if isinstance(texts[file], dict) and "names" in texts[file]]
+    texts = {file: data for file in files if (data := names_file(file))}
+    files = list(texts)
     if len(files) > 1:
         raise UserError(f"{folder}: {files[0].name} and {files[1].name} both describe a YOLO data set: name one")
     if files and (splits := splits_in(texts[files[0]], files[0])):
@@ -132,8 +137,9 @@ def _by_split(folder: Path, files: list[Path], split: str | None = None) -> dict
     groups: dict[str, list[Path]] = {}
     for file in files:
         groups.setdefault(split or split_of(file.stem) or "", []).append(file)
-    if len(groups) > 1:
-        groups.pop("", None)
+    if len(groups) > 1 and (left := groups.pop("", None)):
+        names = ", ".join(file.name for file in left[:3]) + (", …" if len(left) > 3 else "")
+        _note(f"{folder}: not read, since other files are named after splits: {names}")
     for name, group in groups.items():
         instances = [file for file in group if file.stem.startswith("instances")]
         if len(instances or group) > 1:
@@ -148,10 +154,16 @@ def _by_split(folder: Path, files: list[Path], split: str | None = None) -> dict
     return {name: Source("coco", groups[name][0]) for name in order}
 
 
+@cache
+def _note(text: str) -> None:
+    """Prints a note, once: splits are found again for each that is read."""
+    print(f"note: {text}")
+
+
 def coco_images(file: Path) -> Path | None:
     """The folder that holds the images of a COCO file, in the usual layouts; None where none of them does."""
     try:
-        names = [json.loads(match[1]) for match in islice(_NAMES.finditer(file.read_bytes()), _LOOKED_AT)]
+        names = [json.loads(match[1]) for match in islice(_NAMES.finditer(_utf8(file)), _LOOKED_AT)]
     except (OSError, ValueError):
         return None  # reading it will say why
     names = [name.replace("\\", "/").lstrip("/") for name in names if "\0" not in name]
@@ -165,10 +177,28 @@ def coco_images(file: Path) -> Path | None:
     def held(place: Path) -> int:
         if not place.is_dir():
             return 0
-        return sum((place / name).is_file() or (place / Path(name).name).is_file() for name in names)
+        return sum(isfile(join(place, name)) or isfile(join(place, Path(name).name)) for name in names)
 
     best = max(places, key=held)
-    return best if held(best) else None
+    if held(best):
+        return best
+    # Names in other forms, which take longer: hashed ones, without suffix, or in folders
+    nearest = sorted(places, key=lambda place: not place.is_relative_to(file.parent))
+    usual: dict[Path, Path] = {}  # without links to the same folder
+    for place in filter(Path.is_dir, nearest):
+        usual.setdefault(place.resolve(), place)
+    fitting = {}
+    for place in usual.values():
+        files = place.iterdir() if place == file.parent else images_in(place)  # it may be a home folder
+        index = NameIndex([relative_name(path, place) for path in files])
+        fitting[place] = sum(bool(index.fits(name, base_alone=False)) for name in names)
+    best = max(fitting, key=fitting.__getitem__, default=None)
+    return best if best and fitting[best] else None
+
+
+def _utf8(file: Path) -> bytes:
+    data = file.read_bytes()
+    return data if json.detect_encoding(data).startswith("utf-8") else data.decode(json.detect_encoding(data)).encode()
 
 
 def _matching(base: Path, split: str | None) -> list[Path]:
@@ -218,7 +248,7 @@ def _holds_xml(folder: Path) -> bool:
 
 def _is_coco(file: Path) -> bool:
     try:
-        text = file.read_bytes()
+        text = file.read_bytes().replace(b"\0", b"")  # UTF-16
     except OSError:
         return False
     return all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))

@@ -6,6 +6,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +29,11 @@ _NAMES = {"train": "training", "val": "validation"}
 
 
 def read_annotations(
-    data: EvalDataSettings, split: Split, faults: list[DataFault] | None = None, need_images: bool = True
+    data: EvalDataSettings,
+    split: Split,
+    faults: list[DataFault] | None = None,
+    need_images: bool = True,
+    whole: dict[Source, CocoAnnotations] | None = None,
 ) -> CocoAnnotations:
     """Reads the annotations that the settings name for a split.
 
@@ -36,6 +42,7 @@ def read_annotations(
         split: train or val.
         faults: receives the faults of entries, which are left out. Without it they are raised.
         need_images: whether the images must be there.
+        whole: keeps what ``val_fraction`` divides, for the call for the other split, which names no fault again.
 
     Raises:
         DataError: for faulty entries, all at once.
@@ -50,14 +57,16 @@ def read_annotations(
     if wanted not in named:
         raise UserError(_missing(data, wanted, named))
     need_images |= data.val_fraction is not None  # their content decides
+    source, whole = named[wanted], {} if whole is None else whole
     try:
-        annotations = read_source(
-            named[wanted], every, data.orientation, data.voc_origin, faults, need_images=need_images
+        annotations = whole.get(source) or read_source(
+            source, every, data.orientation, data.voc_origin, faults, need_images=need_images
         )
     except ImagesNotFound as error:
         raise UserError(f"{error}: data.{wanted}_images is not set: give it as --data.{wanted}_images") from error
     if data.val_fraction is None:
         return annotations
+    whole[source] = annotations
     chosen = validation_part(annotations, data.val_fraction, data.val_seed)
     kept = chosen if split == "val" else ~chosen
     part = part_of(annotations, kept)
@@ -94,7 +103,7 @@ def read_source(
     found: list[DataFault] = []
     if source.format == "yolo":
         orientation = "stored" if orientation == "stored" else "upright"
-        content = read_yolo(source, orientation, found)
+        content = read_yolo(source, others, orientation, found)
     else:
         content = read_voc(source, others, voc_origin, found, need_images)
     if not content.data["images"] or not content.data["categories"]:  # nothing is left to be checked
@@ -157,12 +166,15 @@ def _sources(data: EvalDataSettings, wanted: str) -> tuple[dict[str, Source], li
     """
     named: dict[str, Source] = {}
     every: list[Source] = []
+    find = cache(find_splits)  # both splits are often of one path
     for split in ("train", "val"):
         annotations, images = (getattr(data, f"{split}_{key}") for key in ("annotations", "images"))
         if not (annotations or data.path):
             continue
         try:
-            splits = find_splits(annotations or data.path, data.format, images)
+            splits = find(annotations or data.path, data.format)
+            if images is not None:
+                splits = {name: replace(source, images=Path(images)) for name, source in splits.items()}
             if annotations:
                 named[split] = _choose(splits, split, annotations)
             elif source := splits.get(split) or (splits.get("") if split == "train" else None):

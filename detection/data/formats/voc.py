@@ -6,9 +6,11 @@ to 500; other tools (CVAT, Label Studio) count from 0, up to the border. ``origi
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from detection.data.entry_values import show
 from detection.data.faults import DataFault
@@ -19,6 +21,7 @@ from detection.data.formats.voc_xml import VocFile, read_voc_file
 from detection.data.image_index import index_images
 from detection.settings import VocOrigin
 from divdet.engine.errors import UserError
+from divdet.engine.exif import read_turned
 
 ORIGINS = {
     1: "boxes whose coordinates count from 1, as Pascal VOC's own",
@@ -63,9 +66,7 @@ def read_voc(
             name = file.named[0] if file.named else file.path.stem
             faults.append(DataFault(str(file.path), "", f"has no image {show(name)} in {_folders(source)[0]}"))
         else:
-            known[file.path] = file.path.with_name(
-                Path(file.named[0].replace("\\", "/")).name if file.named else file.path.stem
-            )
+            known[file.path] = file.path.with_name(_base_name(file))
     files = [file for file in files if file.path in known]
     if not files:
         return Content({"images": [], "annotations": [], "categories": _categories(labels)}, source.path, counts)
@@ -80,7 +81,9 @@ def read_voc(
             if of_image.fault:
                 faults.append(DataFault(str(known[file.path]), "", of_image.fault))
                 continue
-            size = of_image.upright
+            # Of a rotated image the boxes tell in which layout it was annotated; a size would decide that here.
+            turned = need_images and read_turned(known[file.path])
+            size = (None, None) if turned else of_image.upright
         where = {"file": str(file.path)}
         entries.append(
             {"id": image_id, "file_name": names[known[file.path]], "width": size[0], "height": size[1], **where}
@@ -110,13 +113,22 @@ def _files(source: Source, faults: list[DataFault]) -> list[Path]:
         name = line.strip()
         if not name:
             continue
+        if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+            faults.append(DataFault(str(listing), f"line {number}", f"names {show(name)}, which leaves {folder}"))
+            continue
         texts = (name, name.rsplit(None, 1)[0], name.rsplit(".", 1)[0])  # also "NAME 1" and NAME.jpg
-        files = [file for text in texts if (file := folder / f"{text}.xml").is_file()]
+        files = [file for text in texts if os.path.isfile(file := folder / f"{text}.xml")]
         if files:
             found.append(files[0])
         else:
             faults.append(DataFault(str(listing), f"line {number}", f"names {show(name)}, which has no XML file"))
     return list(dict.fromkeys(found))
+
+
+def _base_name(file: VocFile) -> str:
+    """What a file calls its image, without folders; its own name where that is no file's name."""
+    name = PurePosixPath(file.named[0].replace("\\", "/")).name if file.named else ""
+    return name if name not in ("", "..") else file.path.stem
 
 
 def _origin(files: Sequence[VocFile]) -> int:

@@ -16,6 +16,7 @@ from divdet.engine.files import refuse_special
 
 _MAX_SIZE = 2**24  # bytes
 _MAX_DEPTH = 100
+_MAX_NUMBER = 30  # characters
 _PASCAL = re.compile(r"The VOC\d{4} Database")
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no", "unspecified")
 
@@ -138,19 +139,30 @@ def _number(box: Element, key: str) -> Decimal:
     text = box.findtext(key)
     if text is None:
         raise Fault(f"has a bndbox without {key}")
-    try:
-        value = Decimal(text.strip())
-    except InvalidOperation:
-        raise Fault(f"has {key} {show(text.strip())}, which is no number") from None
-    if not (value.is_finite() and abs(value) <= MAX_COORDINATE):
+    value = _decimal(text.strip())
+    if value is None:
+        raise Fault(f"has {key} {show(text.strip())}, which is no number")
+    if not -MAX_COORDINATE <= value <= MAX_COORDINATE:
         raise Fault(f"has {key} {show(text.strip())}, which is no finite number of pixels")
     return value
 
 
 def _side(root: Element, key: str) -> int:
     """Width or height; 0 where it is missing or no size, as in files that were written without the image."""
+    value = _decimal((root.findtext(f"size/{key}") or "").strip())
+    usable = value is not None and 0 < value <= MAX_COORDINATE and value == value.to_integral_value()
+    return int(value) if usable else 0
+
+
+def _decimal(text: str) -> Decimal | None:
+    """The number that a text is, infinite for NaN; None for other texts, and for what no tool writes.
+
+    Only comparisons are safe until its range is known: 1e9999999 has ten million digits as a whole number.
+    """
+    if len(text) > _MAX_NUMBER or "_" in text:
+        return None
     try:
-        value = Decimal((root.findtext(f"size/{key}") or "").strip())
-        return int(value) if value == int(value) and 0 < value <= MAX_COORDINATE else 0
-    except (InvalidOperation, ValueError, OverflowError):
-        return 0
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return Decimal("Infinity") if value.is_nan() else value

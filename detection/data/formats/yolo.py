@@ -10,6 +10,7 @@ and ultralytics show it.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,8 +48,10 @@ class _Split(NamedTuple):
     counts: Counter[str]
 
 
-def read_yolo(source: Source, orientation: Orientation, faults: list[DataFault]) -> Content:
+def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation, faults: list[DataFault]) -> Content:
     """Reads a split; faulty lines and images that cannot be decoded are added to ``faults`` and left out.
+
+    ``others`` are further splits of the same data; without a list of names all count for the number of classes.
 
     Raises:
         UserError: where there are no images or labels, or no usable data.yaml.
@@ -68,7 +71,8 @@ def read_yolo(source: Source, orientation: Orientation, faults: list[DataFault])
             rows += [(number, width, height, split.pairs[path], *row) for row in found]
     names_of = split.names
     if names_of is None:
-        names_of = {number: str(number) for number in range(max((row[5] for row in rows), default=0) + 1)}
+        last = max([0, *(row[5] for row in rows), *(_last_class(other) for other in others if other != source)])
+        names_of = {number: str(number) for number in range(last + 1)}
         split.counts[NUMBERED] = len(names_of)
     categories = [{"id": number + 1, "name": name} for number, name in names_of.items()]
     data = {"images": images, "annotations": _annotations(rows), "categories": categories}
@@ -77,27 +81,27 @@ def read_yolo(source: Source, orientation: Orientation, faults: list[DataFault])
 
 def _find(source: Source) -> _Split:
     path = source.path
+    if source.images and not path.is_dir():
+        raise UserError(
+            f"{path}: names its images itself: leave out data.train_images and data.val_images (or --images)"
+        )
     if is_yaml(path):
         data = read_yaml(path)
         entries = splits_in(data, path)
         if source.split not in entries:
             raise UserError(f"{path}: has no {source.split}: it names {', '.join(entries) or 'no split'}")
-        pose = data.get("kpt_shape")
-        pose = math.prod(pose) if isinstance(pose, list) and all(type(n) is int and 0 < n < 10**4 for n in pose) else 0
         found, counts = _entries(path, data, entries[source.split]), Counter()
-        names = names_in(data, path)
+        names, pose = names_in(data, path), _pose(data)
     elif path.is_file():
-        found, counts, pose = _listed(path, [path.parent]), Counter(), 0
-        beside = class_list(path.parent, yolo=True)
-        names = beside and beside[0]
+        found, counts = _listed(path, [path.parent]), Counter()
+        names, pose = _classes(path.parent)
     else:
         labels, folder = yolo_folders(path)
         if source.images:
             labels, folder = path / "labels" if (path / "labels").is_dir() else path, source.images
         found = {image: _label_of(image, folder, labels) for image in images_in(folder)}
-        pose, counts = 0, _unused(found, labels)
-        beside = class_list(labels, yolo=True)
-        names = beside and beside[0]
+        counts = _unused(found, labels)
+        names, pose = _classes(labels)
     if not found:
         raise UserError(f"{source}: no images found" + (f" in {source.images or folder}" if path.is_dir() else ""))
     missing = [label for label in found.values() if not label.is_file()]
@@ -105,6 +109,31 @@ def _find(source: Source) -> _Split:
         raise UserError(f"{source}: none of its {len(found)} images has a label file; the first would be {missing[0]}")
     counts[UNLABELED] = len(missing)
     return _Split(found, names, pose, counts)
+
+
+def _classes(folder: Path) -> tuple[dict[int, str] | None, int]:
+    """Names by class number, if any, and columns of key points, by the files in or around a folder."""
+    if (beside := class_list(folder, yolo=True)) is None:
+        return None, 0
+    names, file = beside
+    return names, _pose(read_yaml(file)) if is_yaml(file) else 0
+
+
+def _pose(data: dict[str, Any]) -> int:
+    """Columns of key points, by a data.yaml."""
+    shape = data.get("kpt_shape")
+    usable = isinstance(shape, list) and all(type(number) is int and 0 < number < 10**4 for number in shape)
+    return math.prod(shape) if usable and shape else 0
+
+
+def _last_class(source: Source) -> int:
+    """The highest class number of another split; 0 where it cannot be read, which reading it will say."""
+    try:
+        split = _find(source) if source.format == "yolo" else None
+    except UserError:
+        return 0
+    files = [file for file in split.pairs.values() if file.is_file()] if split else []
+    return max((row[1] for file in files for row in _read_labels(file, split, [])), default=0)
 
 
 def _entries(file: Path, data: dict[str, Any], entries: list[str]) -> dict[Path, Path]:
@@ -132,7 +161,7 @@ def _listed(file: Path, roots: list[Path]) -> dict[Path, Path]:
         if not name:
             continue
         texts = (name, name.removeprefix("data/"))  # CVAT writes data/ for a folder that it does not make
-        places = [place for text in texts for root in (*roots, Path()) if (place := root / text).is_file()]
+        places = [place for text in texts for root in (*roots, Path()) if os.path.isfile(place := root / text)]
         if not places:
             raise UserError(f"{file}: line {number} names {show(name)}, which is not there; correct the list")
         found[places[0]] = _label_of(places[0])
@@ -200,8 +229,13 @@ def _read_line(words: list[str], split: _Split) -> tuple[int, list[float], bool]
         raise Fault(f"has {out[0]}: coordinates are fractions of the image's width and height, 0 to 1, not pixels")
     if outline:
         xs, ys = values[0::2], values[1::2]
-        return int(label), [min(xs), min(ys), max(xs), max(ys)], True
-    return int(label), values, False
+        values = corners = [min(xs), min(ys), max(xs), max(ys)]
+    else:
+        x, y, w, h = values
+        corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+    if min(corners[2:]) < 0 or max(corners[:2]) > 1:
+        raise Fault(f"has a box outside the image: {' '.join(words[1:5])} (fractions of its width and height)")
+    return int(label), values, outline
 
 
 def _number(word: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,4 +42,4 @@ def locate(path: Path, data: dict[str, Any], entry: str) -> Path | None:
         inner = inner[3:]
     shorter = [inner, inner.removeprefix("data/")]
     places = [base / text for text in (entry, *shorter) for base in (*roots, path.parent)]
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if os.path.exists(place)), None)

@@ -247,3 +247,63 @@ def test_missing_splits_say_what_to_set(tmp_path: Path) -> None:
         read_annotations(EvalDataSettings(path=str(tmp_path)), "val")
     with pytest.raises(UserError, match="there is no such file or folder"):
         read_annotations(EvalDataSettings(path=str(tmp_path / "none")), "val")
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        find_splits("a" * 300)
+
+
+@pytest.mark.parametrize(
+    "tool", ["extra: !!python/name:a.b\n", "a: !!timestamp foo\n", "b: !!bool x\n", "c: {<<: 1}\n"]
+)
+def test_yaml_of_other_tools_is_skipped(tool: str, tmp_path: Path) -> None:
+    this_project_coco(tmp_path)
+    text(tmp_path / "mkdocs.yml", tool)
+    assert list(find_splits(tmp_path)) == ["train", "val"]
+    labelimg_yolo(tmp_path / "labeled")
+    text(tmp_path / "labeled" / "mkdocs.yml", tool)
+    assert read_annotations(EvalDataSettings(path=str(tmp_path / "labeled")), "train").names == ["cat"]
+    broken = text(tmp_path / "labeled" / "data.yaml", "names: [cat]\n" + tool)
+    for path in (broken, broken.parent):
+        with pytest.raises(UserError, match=r"data\.yaml: (not YAML|merges)"):
+            find_splits(path)
+
+
+def test_a_coco_file_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    this_project_coco(tmp_path)
+    for _ in range(2):
+        assert list(find_splits(tmp_path)) == ["train", "val"]
+    assert not capsys.readouterr().out
+    (tmp_path / "annotations" / "instances_train.json").rename(tmp_path / "annotations" / "train.json")
+    (tmp_path / "annotations" / "instances_val.json").rename(tmp_path / "annotations" / "val.json")
+    text(tmp_path / "annotations" / "more.json", json.dumps(coco("more.jpg")))
+    for _ in range(2):
+        assert list(find_splits(tmp_path)) == ["train", "val"]
+    assert capsys.readouterr().out.count("more.json") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_coco_of_any_encoding_is_recognized(encoding: str, tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels.json").write_bytes(json.dumps(coco("a.jpg")).encode(encoding))
+    assert len(read_annotations(EvalDataSettings(path=str(tmp_path)), "train").images) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("../../label-studio/media/upload/4/a1b2c3d4-a.jpg", "images/a.jpg"),
+        ("a.jpg", "images/a1b2c3d4-a.jpg"),
+        ("a", "images/inner/a.jpg"),
+        ("a" * 300, None),
+        ("A.jpg", "a.jpg"),
+    ],
+)
+def test_images_of_other_names_are_found(name: str, file: str | None, tmp_path: Path) -> None:
+    root = tmp_path / "set"  # tmp_path itself is named after this test, as if it were a test split
+    text(root / "result.json", json.dumps(coco(name)))
+    image(root / (file or "images/b.jpg"))
+    data = EvalDataSettings(path=str(root))
+    if file is None:
+        with pytest.raises(UserError, match="its images were not found"):
+            read_annotations(data, "train")
+    else:
+        assert read_annotations(data, "train").images[0].path == root / file

@@ -1,16 +1,20 @@
 """The same pictures in every format train to the same numbers; splits by content."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco import load_annotations
+from detection.data.formats import read
 from detection.data.formats.read import part_of, read_annotations, validation_part
 from detection.data.formats.write import write_data_set
+from detection.data.prepare import check_data
 from detection.settings import DataSettings, DetectionTrainSettings, EvalDataSettings, ModelSettings, TrainDetection
 from detection.training.train import train
 from divdet.engine.errors import UserError
@@ -120,3 +124,30 @@ def test_links_to_files_elsewhere_are_followed(tmp_path: Path) -> None:
     found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path / "fold")), "train")
     assert [record.file_name for record in found.images] == ["x.png"]
     assert len(found.images[0].boxes) == 1
+
+
+def counted(function: Callable, calls: list[str]) -> Callable:
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls.append(function.__name__)
+        return function(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("fraction", [0.3, None])
+def test_what_both_splits_need_is_read_once(
+    fraction: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("find_splits", "read_source"):
+        original = getattr(read, name)
+        monkeypatch.setattr(read, name, counted(original, calls))
+    if fraction:
+        photos(tmp_path, 20)
+    else:
+        for split, start in (("train", 0), ("val", 5)):
+            photos(tmp_path / split, 5, start)
+    check = check_data(EvalDataSettings(path=str(tmp_path), val_fraction=fraction), ("train", "val"))
+    assert sum(len(held.images) for held in check.splits.values()) == (20 if fraction else 10)
+    assert calls.count("read_source") == (1 if fraction else 2)
+    assert calls.count("find_splits") == 2  # once for each split

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from detection.data.faults import DataError
 from detection.data.formats import voc
@@ -73,7 +74,9 @@ def test_both_splits_share_sorted_classes(tmp_path: Path) -> None:
 
 
 def test_size_may_be_missing(tmp_path: Path) -> None:
-    for number, size in enumerate([(0, 0), ("", "")]):
+    for number, size in enumerate(
+        [(0, 0), ("", ""), ("1e30000000", 100), ("1e-30000000", 100), ("2_00", 100), ("nan", 1)]
+    ):
         data = data_set(tmp_path / str(number), xml(("cat", 1, 1, 9, 9), size=size))
         record = read_annotations(data, "train").images[0]
         assert (record.width, record.height) == (200, 100)
@@ -104,6 +107,9 @@ OBJECTS = {
     ("a", "x", 1, 9, 9): "has xmin 'x', which is no number",
     ("b", 1, "nan", 9, 9): "has ymin 'nan', which is no finite number",
     ("c", 9, 1, 1, 9): "whose end is before its start: 9 1 1 9",
+    ("e", "1e9999999", 1, 9, 9): "has xmin '1e9999999', which is no finite number",
+    ("f", "1_0", 1, 90, 9): "has xmin '1_0', which is no number",
+    ("g", "1" * 31, 1, 9, 9): "which is no number",
     ("d", 1, 1, 9, 9, "<difficult>2</difficult>"): "has difficult '2'",
 }
 FILES = {
@@ -137,3 +143,35 @@ def test_list_of_a_split_names_files(tmp_path: Path) -> None:
     faults = []
     assert len(read_annotations(data, "train", faults).images) == 2
     assert [(fault.place, fault.what) for fault in faults] == [("line 3", "names 'gone', which has no XML file")]
+
+
+def test_list_of_a_split_stays_in_the_data(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "set", WHOLE)
+    text(tmp_path / "outside.xml", WHOLE)
+    names = ["../../outside", str(tmp_path / "outside"), "a" * 300]
+    text(tmp_path / "set/ImageSets/Main/train.txt", "0\n" + "\n".join(names))
+    faults = []
+    assert len(read_annotations(data, "train", faults).images) == 1
+    for fault, words in zip(faults, ["which leaves", "which leaves", "which has no XML file"], strict=True):
+        assert words in fault.what
+
+
+@pytest.mark.parametrize("filename", ["/", "..", "a/..", "\\"])
+def test_names_of_folders_are_no_images(filename: str, tmp_path: Path) -> None:
+    text(tmp_path / "a.xml", xml(("cat", 1, 1, 9, 9), filename=filename))
+    found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path)), "train", need_images=False)
+    assert [record.file_name for record in found.images] == ["a"]
+
+
+def test_without_a_size_boxes_tell_the_layout(shared: Path, tmp_path: Path) -> None:
+    """As for COCO: a box that only the stored image holds."""
+    photo = shared / "cases" / "formats" / "exif6.jpg"
+    (tmp_path / "a.jpg").write_bytes(photo.read_bytes())
+    with Image.open(photo) as stored:
+        width, height = stored.size
+    end = max(width, height)
+    box = (1, 1, end, 9) if width > height else (1, 1, 9, end)
+    text(tmp_path / "a.xml", xml(("cat", *box), size=("", "")))
+    record = read_annotations(EvalDataSettings(train_annotations=str(tmp_path)), "train").images[0]
+    assert (record.width, record.height, record.upright) == (width, height, False)
+    assert max(record.boxes[0]) == end

@@ -55,6 +55,43 @@ def test_poses_become_boxes(tmp_path: Path) -> None:
     assert found.truth.bbox.tolist() == [[75, 25, 50, 50]]
 
 
+@pytest.mark.parametrize("place", [".", "labels", "train.txt"])
+def test_poses_of_folders_and_lists_become_boxes(place: str, tmp_path: Path) -> None:
+    """Four more columns would be an outline."""
+    data_set(tmp_path, "0 0.5 0.5 0.25 0.5 0.1 0.1 0.9 0.9\n", YAML + "kpt_shape: [2, 2]\n")
+    text(tmp_path / "train.txt", "images/a.png\n")
+    found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path / place)), "train")
+    assert found.truth.bbox.tolist() == [[75, 25, 50, 50]]
+
+
+def test_numbered_classes_are_those_of_all_splits(tmp_path: Path) -> None:
+    for split, label in (("train", 0), ("val", 3)):
+        image(tmp_path / "images" / split / f"{split}.png", label)
+        text(tmp_path / "labels" / split / f"{split}.txt", f"{label} 0.5 0.5 0.25 0.5\n")
+    for split in ("train", "val"):
+        found = read_annotations(EvalDataSettings(path=str(tmp_path)), split)
+        assert found.names == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("place", ["data.yaml", "train.txt"])
+def test_a_folder_of_images_is_refused_where_the_file_names_them(place: str, tmp_path: Path) -> None:
+    data_set(tmp_path, "0 0.5 0.5 0.25 0.5\n")
+    text(tmp_path / "train.txt", "images/a.png\n")
+    data = EvalDataSettings(train_annotations=str(tmp_path / place), train_images="nowhere")
+    with pytest.raises(UserError, match=r"names its images itself: leave out data\.train_images"):
+        read_annotations(data, "train")
+
+
+def test_names_that_no_system_allows_are_not_there(tmp_path: Path) -> None:
+    name = "a" * 300 + ".png"
+    data = data_set(tmp_path, "0 0.5 0.5 0.25 0.5\n", f"train: {name}\nnames: [a]\n")
+    with pytest.raises(UserError, match="which is not there"):
+        read_annotations(data, "train")
+    listed = text(tmp_path / "train.txt", f"{name}\n")
+    with pytest.raises(UserError, match=r"line 1 names .* which is not there"):
+        read_annotations(EvalDataSettings(train_annotations=str(listed)), "train")
+
+
 FAULTS = {
     "0 0.5 0.5 0.25": "has 4 columns",
     "0 0.5 0.5 0.25 0.5 0.99": "has 6 columns: class, box and a confidence",
@@ -65,6 +102,8 @@ FAULTS = {
     "cat 0.5 0.5 0.25 0.5": "has 'cat', which is no number",
     "0,0.5,0.5,0.25,0.5": "which is no number; separate numbers by spaces",
     "0 nan 0.5 0.25 0.5": "has nan, which is no finite number",
+    "0 1.8 1.5 0.2 0.2": "has a box outside the image",
+    "0 -0.3 0.1 -0.2 0.1 -0.2 0.2": "has a box outside the image",
     "0 100 50 50 50": "has 100: coordinates are fractions of the image's width and height, 0 to 1, not pixels",
 }
 
