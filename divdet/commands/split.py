@@ -15,7 +15,7 @@ from detection.data.formats.folders import Source, named_images
 from detection.data.formats.layouts import coco_images, find_splits
 from detection.data.formats.read import ImagesNotFound, part_of, read_source, validation_part
 from detection.data.formats.write import coco_truth, into_new_folder
-from detection.data.formats.yolo import description_of, image_files
+from detection.data.formats.yolo import description_of, image_files, lists_suffice
 from divdet.commands.convert import data_error, one_source
 from divdet.commands.settings import Split
 from divdet.engine.errors import UserError, printable
@@ -26,7 +26,8 @@ def split(config: Split) -> None:
     """Divides a data set as ``data.val_fraction`` does, and writes the annotations of both parts.
 
     YOLO gives ``train.txt``, ``val.txt`` and a ``data.yaml`` that names them; COCO ``train.json`` and ``val.json`` with
-    the entries as they are; VOC the same in COCO's format. Images stay where they are.
+    the entries as they are; VOC, and YOLO whose labels a list of images does not lead to, the same in COCO's format.
+    Images stay where they are.
 
     Raises:
         UserError: for data or settings that cannot be used, or a folder that holds files.
@@ -50,7 +51,7 @@ def split(config: Split) -> None:
     chosen = validation_part(annotations, config.fraction, config.seed)
     parts = {"train": part_of(annotations, ~chosen), "val": part_of(annotations, chosen)}
     folder = Path(config.output)
-    if source.format == "yolo" and source.images is None:
+    if source.format == "yolo" and source.images is None and lists_suffice(source):
         into_new_folder(folder, lambda new: _write_lists(new, source, parts))
         usage = f"--data.path {shlex.quote(str(folder / 'data.yaml'))}"
     else:

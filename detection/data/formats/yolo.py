@@ -80,6 +80,12 @@ def image_files(source: Source) -> list[Path]:
     return list(_find(source).pairs)
 
 
+def lists_suffice(source: Source) -> bool:
+    """Whether a list of the images leads to the same label files, as layouts of YOLO's own do."""
+    pairs = _find(source).pairs.items()
+    return all(not label.is_file() or _label_of(image).absolute() == label.absolute() for image, label in pairs)
+
+
 def description_of(source: Source) -> dict[str, Any] | None:
     """What data.yaml says beside the places of the splits, or ``names`` of another list; None without either."""
     path = source.path

@@ -150,3 +150,15 @@ def test_all_faults_can_be_seen(words: tuple, tmp_path: Path) -> None:
         run(words[0], tmp_path / "data", *words[1:], "--output", tmp_path / "out")
     assert len((tmp_path / "out-faults.txt").read_text().splitlines()) == 25
     assert not (tmp_path / "out").exists()
+
+
+def test_split_of_labels_that_lists_do_not_lead_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "data"
+    for number in range(12):
+        image(folder / f"{number}.jpg", 5 * number)
+        text(folder / "labels" / f"{number}.txt", f"{1 + number % 2} 0.5 0.5 0.1 0.1\n")
+    text(folder / "labels" / "classes.txt", "background\ncat\ndog\n")
+    run("split", folder, "--fraction", 0.3, "--output", tmp_path / "parts")
+    words = shlex.split(capsys.readouterr().out.partition("train by ")[2])
+    data = dict(zip((word.removeprefix("--data.") for word in words[::2]), words[1::2], strict=True))
+    both(EvalDataSettings(path=str(folder), val_fraction=0.3), EvalDataSettings(**data))
