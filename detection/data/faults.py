@@ -9,7 +9,7 @@ from typing import NamedTuple
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import write_text
 
-_SHOWN = 10
+SHOWN = 10
 
 
 class DataFault(NamedTuple):
@@ -34,11 +34,11 @@ class DataError(UserError):
 
     def __init__(self, faults: Sequence[DataFault], written: Path | None = None) -> None:
         self.faults = list(faults)
-        lines = [str(fault) for fault in self.faults[:_SHOWN]]
+        lines = [str(fault) for fault in self.faults[:SHOWN]]
         if len(self.faults) > 1:
             lines.insert(0, f"{len(self.faults)} faults in the data:")
-        if len(self.faults) > _SHOWN:
-            lines.append(f"… and {len(self.faults) - _SHOWN} more" + (f": {written} lists them all" if written else ""))
+        if len(self.faults) > SHOWN:
+            lines.append(f"… and {len(self.faults) - SHOWN} more" + (f": {written} lists them all" if written else ""))
         super().__init__("")
         self.args = ("\n  ".join(lines),)
 

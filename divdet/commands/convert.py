@@ -1,11 +1,15 @@
 """The convert command: a data set in another format."""
 
-from detection.data.faults import DataError, DataFault
+from collections.abc import Sequence
+from pathlib import Path
+
+from detection.data.faults import SHOWN, DataError, DataFault, write_faults
 from detection.data.formats.layouts import find_splits
 from detection.data.formats.read import ImagesNotFound, read_source
 from detection.data.formats.write import write_data_set
 from divdet.commands.settings import Convert
 from divdet.engine.errors import UserError, printable
+from divdet.engine.files import make_folder
 
 
 def convert(config: Convert) -> None:
@@ -33,7 +37,7 @@ def convert(config: Convert) -> None:
         except ImagesNotFound as error:
             raise UserError(f"{error}: name their folder by --images") from error
     if faults:
-        raise DataError(list(dict.fromkeys(faults)))
+        raise data_error(list(dict.fromkeys(faults)), config.output)
     for split, annotations in splits.items():
         print(printable(f"{split}: {annotations.describe()}"))
     items, counts = write_data_set(splits, config.to, config.output, config.link)
@@ -41,6 +45,16 @@ def convert(config: Convert) -> None:
         print(f"note: {count} {what}")
     written = ", ".join(f"{split} {len(images)}" for split, images in items.items())
     print(f"wrote {config.output} ({config.to}): images of {written}")
+
+
+def data_error(faults: Sequence[DataFault], output: str) -> DataError:
+    """The error for faults of the data; more than the message shows are written to a file beside the output."""
+    if len(faults) <= SHOWN:
+        return DataError(faults)
+    written = Path(f"{Path(output)}-faults.txt")
+    make_folder(written.absolute().parent)
+    write_faults(faults, written)
+    return DataError(faults, written)
 
 
 def one_source(sources: list[str]) -> str:

@@ -1,17 +1,22 @@
 """The split command: a data set divided into training and validation."""
 
-import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from detection.data.annotations import CocoAnnotations
-from detection.data.formats.folders import Source
-from detection.data.formats.layouts import find_splits
+from detection.data.coco_json import id_of, read_json
+from detection.data.coco_values import plain_number
+from detection.data.entry_values import Fault
+from detection.data.faults import DataError, DataFault
+from detection.data.formats.folders import Source, named_images
+from detection.data.formats.layouts import coco_images, find_splits
 from detection.data.formats.read import ImagesNotFound, part_of, read_source, validation_part
 from detection.data.formats.write import coco_truth, into_new_folder
-from divdet.commands.convert import one_source
+from detection.data.formats.yolo import description_of, image_files, lists_suffice
+from divdet.commands.convert import data_error, one_source
 from divdet.commands.settings import Split
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import write_json, write_text
@@ -21,7 +26,8 @@ def split(config: Split) -> None:
     """Divides a data set as ``data.val_fraction`` does, and writes the annotations of both parts.
 
     YOLO gives ``train.txt``, ``val.txt`` and a ``data.yaml`` that names them; COCO ``train.json`` and ``val.json`` with
-    the entries as they are; VOC the same in COCO's format. Images stay where they are.
+    the entries as they are; VOC, and YOLO whose labels a list of images does not lead to, the same in COCO's format.
+    Images stay where they are.
 
     Raises:
         UserError: for data or settings that cannot be used, or a folder that holds files.
@@ -37,53 +43,72 @@ def split(config: Split) -> None:
     (source,) = sources.values()
     try:
         annotations = read_source(source, orientation=config.orientation, voc_origin=config.voc_origin)
+    except DataError as error:
+        raise data_error(error.faults, config.output) from error
     except ImagesNotFound as error:
         raise UserError(f"{error}: name their folder by --images") from error
     print(printable(f"{source}: {annotations.describe()}"))
     chosen = validation_part(annotations, config.fraction, config.seed)
     parts = {"train": part_of(annotations, ~chosen), "val": part_of(annotations, chosen)}
     folder = Path(config.output)
-    if source.format == "yolo" and source.images is None:
-        into_new_folder(folder, lambda new: _write_lists(new, parts))
-        usage = f"--data.path {folder / 'data.yaml'}"
+    if source.format == "yolo" and source.images is None and lists_suffice(source):
+        into_new_folder(folder, lambda new: _write_lists(new, source, parts))
+        usage = f"--data.path {shlex.quote(str(folder / 'data.yaml'))}"
     else:
         truths = _coco_parts(source, parts)
         into_new_folder(folder, lambda new: [write_json(truths[name], new / f"{name}.json", None) for name in parts])
-        files = (f"--data.{name}_annotations {folder / f'{name}.json'}" for name in parts)
-        images = _image_folder(annotations)
+        files = (f"--data.{name}_annotations {shlex.quote(str(folder / f'{name}.json'))}" for name in parts)
+        images = shlex.quote(str(_image_folder(source, annotations)))
         usage = " ".join(f"{file} --data.{name}_images {images}" for file, name in zip(files, parts, strict=True))
     counts = ", ".join(f"{name} {len(part.images)}" for name, part in parts.items())
     print(f"wrote {folder}: images of {counts}; train by {usage}")
 
 
-def _write_lists(folder: Path, parts: dict[str, CocoAnnotations]) -> None:
+def _write_lists(folder: Path, source: Source, parts: dict[str, CocoAnnotations]) -> None:
+    """Lists of the images as they were found, beside whose paths the labels are, and all else as the source has it."""
+    found = named_images(image_files(source))[1]
     for name, part in parts.items():
-        write_text("".join(f"{record.path.absolute()}\n" for record in part.images), folder / f"{name}.txt")
-    names = dict(enumerate(parts["train"].names))
-    description: dict[str, Any] = {name: f"{name}.txt" for name in parts} | {"nc": len(names), "names": names}
+        own = {record.file_name for record in part.images}
+        lines = [f"{path.absolute()}\n" for path, file_name in found.items() if file_name in own]
+        write_text("".join(lines), folder / f"{name}.txt")
+    # No class is left out: the label files keep their numbers.
+    kept = description_of(source) or {"names": dict(enumerate(parts["train"].names))}
+    description: dict[str, Any] = {name: f"{name}.txt" for name in parts} | kept
     write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), folder / "data.yaml")
 
 
 def _coco_parts(source: Source, parts: dict[str, CocoAnnotations]) -> dict[str, dict[str, Any]]:
-    """What to write of each part: a COCO file's own entries where they can be told by their ids."""
+    """What to write of each part: a COCO file's own entries where they are lists, as COCO has them."""
     if source.format == "coco":
-        truth = json.loads(source.path.read_text(encoding="utf-8-sig"))
+        truth = read_json(source.path)
         if isinstance(truth["images"], list) and isinstance(truth["annotations"], list):
-            ids = {name: {str(record.id) for record in part.images} for name, part in parts.items()}
-            known = [str(image.get("id")) for image in truth["images"]]
-            if sorted(known) == sorted(number for numbers in ids.values() for number in numbers):
-                return {name: _with_images(truth, numbers) for name, numbers in ids.items()}
+            sides = {record.id: name for name, part in parts.items() for record in part.images}
+            return _own_entries(truth, sides, source.path)
     return {name: coco_truth(part) for name, part in parts.items()}
 
 
-def _with_images(truth: dict[str, Any], ids: set[str]) -> dict[str, Any]:
-    images = [image for image in truth["images"] if str(image["id"]) in ids]
-    annotations = [entry for entry in truth["annotations"] if str(entry["image_id"]) in ids]
-    return truth | {"images": images, "annotations": annotations}
+def _own_entries(truth: dict[str, Any], sides: dict[int, str], path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of each part, by the ``sides`` of image ids; raises DataError for those that belong to none."""
+    faults: list[DataFault] = []
+    found = {name: truth | {"images": [], "annotations": []} for name in dict.fromkeys(sides.values())}
+    for key, id_key in (("images", "id"), ("annotations", "image_id")):
+        for index, entry in enumerate(truth[key]):
+            try:
+                number = id_of({id_key: plain_number(entry[id_key])} if id_key in entry else {}, id_key)
+                if number not in sides:
+                    raise Fault(f"has {id_key} {number}, which images does not list")
+                found[sides[number]][key].append(entry)
+            except Fault as fault:
+                faults.append(DataFault(str(path), f"{key}[{index}]", str(fault)))
+    if faults:
+        raise DataError(faults)
+    return found
 
 
-def _image_folder(annotations: CocoAnnotations) -> Path:
+def _image_folder(source: Source, annotations: CocoAnnotations) -> Path:
     """The folder that file names are relative to."""
+    if source.format == "coco":
+        return source.images or coco_images(source.path) or source.path.parent
     record = annotations.images[0]
-    depth = len(Path(record.file_name.replace("\\", "/")).parts)
+    depth = len(Path(record.file_name).parts)
     return Path(*record.path.parts[:-depth]) if len(record.path.parts) > depth else Path(".")

@@ -15,6 +15,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.exif import read_turned
 
 RENAMED = "images renamed, since another has the same name"
+NUMBERED = "classes renamed by a number, since another has the same name"
 TURNED = "images whose boxes are turned upright, as their EXIF orientation is shown"
 
 
@@ -51,13 +52,15 @@ def items_of(
     Args:
         splits: annotations by the name of their split.
         one_folder: the images of all splits are written to one folder.
-        by_stem: names must differ in more than their suffix.
+        by_stem: names must differ in more than their suffix, and those of classes in more than their id.
 
     Returns:
         Items by split; names of classes by category id, ascending; and counts of what was changed.
     """
     classes, maps = _one_class_list(list(splits.values()))
     counts: Counter[str] = Counter()
+    if by_stem:  # COCO tells classes apart by id
+        counts[NUMBERED] = _rename_repeated(classes)
     taken: set[str] = set()
     items: dict[str, list[Item]] = {}
     for (split, given), new_labels in zip(splits.items(), maps, strict=True):
@@ -82,16 +85,45 @@ def items_of(
 
 
 def _one_class_list(splits: Sequence[CocoAnnotations]) -> tuple[dict[int, str], list[np.ndarray]]:
-    """Classes by id, matched by name over the splits; and what the labels of each split become."""
-    ids: dict[str, int] = {}
+    """Classes by id, matched by name over the splits; and what the labels of each split become.
+
+    Categories of one split that share a name stay apart; over the splits these are matched by id first.
+    """
+    ids: dict[int, str] = {}
+    keys: list[list[int]] = []
     for given in splits:
-        for number, name in zip(given.category_ids, given.names, strict=True):
-            if name not in ids:
-                free = number if number is not None and number not in ids.values() else max(ids.values(), default=0) + 1
-                ids[name] = free
-    classes = {number: name for name, number in sorted(ids.items(), key=lambda item: item[1])}
-    places = {name: label for label, name in enumerate(classes.values())}
-    return classes, [np.array([places[name] for name in item.names], np.int64) for item in splits]
+        pairs = list(zip(given.category_ids, given.names, strict=True))
+        equal = {number for number, name in pairs if number is not None and ids.get(number) == name}
+        own: list[int] = []
+        for number, name in pairs:
+            same = [key for key, other in ids.items() if other == name and key not in equal and key not in own]
+            if number in equal:
+                key = number
+            elif same:
+                key = same[0]
+            else:
+                key = number if number is not None and number not in ids else max(ids, default=0) + 1
+            ids[key] = name
+            own.append(key)
+        keys.append(own)
+    places = {key: label for label, key in enumerate(sorted(ids))}
+    return {key: ids[key] for key in places}, [np.array([places[key] for key in own], np.int64) for own in keys]
+
+
+def _rename_repeated(classes: dict[int, str]) -> int:
+    """Gives the second class of a name, and further ones, a number that makes it free; returns how many."""
+    taken, renamed = set(classes.values()), 0
+    seen: set[str] = set()
+    for key, name in classes.items():
+        if name in seen:
+            number = 2
+            while f"{name}_{number}" in taken:
+                number += 1
+            classes[key] = f"{name}_{number}"
+            taken.add(classes[key])
+            renamed += 1
+        seen.add(name)
+    return renamed
 
 
 def _own_name(record: ImageRecord) -> str:

@@ -24,6 +24,7 @@ from divdet.engine.progress import progress
 Target = Literal["coco", "yolo", "voc"]
 CROWDS = "crowds dropped, which YOLO cannot say"
 DROPPED = "boxes without a part inside their image dropped, which YOLO cannot say"
+FLAT = "boxes of zero or negative size dropped, which VOC cannot say"
 CLIPPED = "boxes cut at the border of their image, since YOLO's fractions end there"
 
 _Splits = dict[str, list[Item]]
@@ -148,19 +149,26 @@ def _write_voc(folder: Path, splits: _Splits, classes: dict[int, str], counts: C
         path.mkdir(parents=True)
     _write(folder / "classes.txt", "".join(f"{name}\n" for name in names))
     # As Pascal VOC where all boxes can be said so, else from 0: ``detection.data.formats.voc`` reads both back exactly.
-    every = [item.boxes for items in splits.values() for item in items]
+    every = [item.boxes[_sized(item)] for items in splits.values() for item in items]
     origin = all(bool((boxes == np.round(boxes)).all() and (boxes[:, :2] >= 0).all()) for boxes in every)
     for split, items in splits.items():
         for item in progress(items, f"writing {split}", unit="image"):
             stem = item.name.rpartition(".")[0]
+            counts[FLAT] += int((~_sized(item)).sum())
             _write(folder / "Annotations" / f"{stem}.xml", _voc_xml(item, names, int(origin)))
             _place(item, folder / "JPEGImages", link)
         _write(lists / f"{split}.txt", "".join(f"{item.name.rpartition('.')[0]}\n" for item in items))
 
 
+def _sized(item: Item) -> np.ndarray:
+    """Which boxes have an area: bool [n]."""
+    return (item.boxes[:, 2:] > 0).all(axis=1)
+
+
 def _voc_xml(item: Item, names: list[str], origin: int) -> str:
     objects = []
-    for box, label, crowd in zip(item.boxes.tolist(), item.labels.tolist(), item.crowd.tolist(), strict=True):
+    columns = (values[_sized(item)].tolist() for values in (item.boxes, item.labels, item.crowd))
+    for box, label, crowd in zip(*columns, strict=True):
         x, y, w, h = (Decimal(repr(value)) for value in box)
         corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + origin, y + origin, x + w, y + h), strict=True)
         bndbox = "".join(f"<{key}>{_plain(value)}</{key}>" for key, value in corners)

@@ -23,7 +23,7 @@ from detection.data.faults import DataFault
 from detection.data.formats.class_names import class_list, is_yaml, names_in, read_text, read_yaml
 from detection.data.formats.content import Content, images_in
 from detection.data.formats.folders import Source, label_files, named_images, parallel, relative_name, yolo_folders
-from detection.data.formats.yolo_yaml import locate, splits_in
+from detection.data.formats.yolo_yaml import PLACES, locate, splits_in
 from detection.data.image_index import index_images
 from detection.settings import Orientation
 from divdet.engine.errors import UserError
@@ -77,6 +77,28 @@ def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation
     categories = [{"id": number + 1, "name": name} for number, name in names_of.items()]
     data = {"images": images, "annotations": _annotations(rows), "categories": categories}
     return Content(data, folder, +split.counts)
+
+
+def image_files(source: Source) -> list[Path]:
+    """The images of a split, under the paths that their labels are found by."""
+    return list(_find(source).pairs)
+
+
+def lists_suffice(source: Source) -> bool:
+    """Whether a list of the images leads to the same label files, as layouts of YOLO's own do."""
+    pairs = _find(source).pairs.items()
+    return all(not label.is_file() or _label_of(image).absolute() == label.absolute() for image, label in pairs)
+
+
+def description_of(source: Source) -> dict[str, Any] | None:
+    """What data.yaml says beside the places of the splits, or ``names`` of another list; None without either."""
+    path = source.path
+    if not is_yaml(path):
+        beside = class_list(path.parent if path.is_file() else yolo_folders(path)[0], yolo=True)
+        if beside is None or not is_yaml(beside[1]):
+            return beside and {"names": beside[0] if isinstance(beside[0], dict) else dict(enumerate(beside[0]))}
+        path = beside[1]
+    return {key: value for key, value in read_yaml(path).items() if key not in (*PLACES, "path")}
 
 
 def _find(source: Source) -> _Split:

@@ -9,7 +9,7 @@ from typing import Any
 from detection.data.entry_values import show
 from divdet.engine.errors import UserError
 
-_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PLACES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def splits_in(data: Any, path: Path) -> dict[str, list[str]]:
@@ -17,7 +17,7 @@ def splits_in(data: Any, path: Path) -> dict[str, list[str]]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: is no data.yaml of YOLO: it has no keys such as names and train")
     found: dict[str, list[str]] = {}
-    for key, split in _KEYS.items():
+    for key, split in PLACES.items():
         if data.get(key) in (None, "", []):
             continue
         entries = data[key] if isinstance(data[key], list) else [data[key]]

@@ -1,9 +1,11 @@
 """The commands convert and split from the command line's words on."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from detection.data.formats.read import read_annotations
 from detection.settings import EvalDataSettings
@@ -70,3 +72,93 @@ def test_split_writes_what_val_fraction_divides(format: str, tmp_path: Path) -> 
         assert one.truth.bbox.tolist() == other.truth.bbox.tolist()
     if format == "coco":
         assert json.loads((tmp_path / "parts" / "val.json").read_text())["info"] == {"year": 2024}
+
+
+def both(whole: EvalDataSettings, parts: EvalDataSettings) -> None:
+    """The parts hold what val_fraction divides, under the same names of classes."""
+    for split in ("train", "val"):
+        one, other = (read_annotations(data, split) for data in (whole, parts))
+        assert [record.path.name for record in one.images] == [record.path.name for record in other.images]
+        assert len(one.truth.bbox) == len(one.images)
+        assert one.truth.bbox.tolist() == other.truth.bbox.tolist()
+        assert [one.names[label] for label in one.truth.label] == [other.names[label] for label in other.truth.label]
+
+
+@pytest.mark.parametrize("listed", ["data.yaml", "classes.txt"])
+def test_split_keeps_yolo_classes_and_links(listed: str, tmp_path: Path) -> None:
+    """With a gap, a background that nothing uses, key points, and images that are links to another folder."""
+    folder, store = tmp_path / "data", tmp_path / "store"
+    (folder / "images").mkdir(parents=True)
+    points = " 0.5 0.5 2" * 2 if listed == "data.yaml" else ""
+    for number in range(12):
+        (folder / "images" / f"{number}.jpg").symlink_to(image(store / f"{number}.jpg", 5 * number))
+        text(folder / "labels" / f"{number}.txt", f"{(1, 3)[number % 2]} 0.5 0.5 0.1 0.1{points}\n")
+    names = {0: "background", 1: "cat", 3: "dog"}
+    if listed == "data.yaml":
+        kept = {"names": names, "nc": 3, "kpt_shape": [2, 3], "flip_idx": [1, 0]}
+        text(folder / "data.yaml", yaml.safe_dump(kept | {"path": str(folder), "train": "images"}))
+    else:
+        text(folder / "labels" / "classes.txt", "background\ncat\nbird\ndog\n")
+    run("split", folder, "--fraction", 0.3, "--output", tmp_path / "parts")
+    path = str(tmp_path / "parts" / "data.yaml")
+    both(EvalDataSettings(path=str(folder), val_fraction=0.3), EvalDataSettings(path=path))
+    lines = (tmp_path / "parts" / "train.txt").read_text().splitlines()
+    assert {Path(line).parent for line in lines} == {folder / "images"}
+    if listed == "data.yaml":
+        assert yaml.safe_load(Path(path).read_text()) == kept | {"train": "train.txt", "val": "val.txt"}
+
+
+@pytest.mark.parametrize(("form", "encoding"), [(float, "utf-8"), (str, "utf-8"), (float, "utf-16")])
+def test_split_keeps_annotations_of_ids_in_any_form(
+    form: type, encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Also text in UTF-16 and file names of another machine, whose folder the printed words name."""
+    folder = tmp_path / "my data"
+    for number in range(12):
+        image(folder / "images" / f"{number}.jpg", 5 * number)
+    truth = coco(*(f"/home/me/x/{number}.jpg" for number in range(12)))
+    truth["categories"] = [{"id": 0, "name": "background"}, {"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
+    for entry in truth["annotations"]:
+        entry |= {"image_id": form(entry["image_id"]), "category_id": (1, 7)[entry["id"] % 2], "mine": 1}
+    (folder / "all.json").write_bytes(json.dumps(truth).encode(encoding))
+    images = ["--images", folder / "images"] if encoding == "utf-16" else []
+    run("split", folder / "all.json", *images, "--fraction", 0.3, "--output", tmp_path / "two parts")
+    words = shlex.split(capsys.readouterr().out.partition("train by ")[2])
+    data = dict(zip((word.removeprefix("--data.") for word in words[::2]), words[1::2], strict=True))
+    assert data["train_images"] == data["val_images"] == str(folder / "images")
+    whole = {"train_annotations": str(folder / "all.json"), "train_images": str(folder / "images")}
+    both(EvalDataSettings(**whole, val_fraction=0.3), EvalDataSettings(**data))
+    written = [json.loads((tmp_path / "two parts" / f"{name}.json").read_text()) for name in ("train", "val")]
+    assert sum(len(part["annotations"]) for part in written) == 12
+    assert all(entry["mine"] for part in written for entry in part["annotations"])
+
+
+def test_split_names_an_annotation_without_an_image(tmp_path: Path) -> None:
+    truth = coco(*(image(tmp_path / f"{number}.jpg", number).name for number in range(4)))
+    truth["annotations"].append({"id": 9, "category_id": 1, "bbox": []})  # read as an empty box
+    text(tmp_path / "all.json", json.dumps(truth))
+    with pytest.raises(UserError, match=r"all\.json: annotations\[4\] has no image_id"):
+        run("split", tmp_path / "all.json", "--fraction", 0.3, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("convert", "--to", "voc"), ("split", "--fraction", 0.3)])
+def test_all_faults_can_be_seen(words: tuple, tmp_path: Path) -> None:
+    image(tmp_path / "data" / "a.jpg")
+    text(tmp_path / "data" / "a.txt", "0 10 20 30 40\n" * 25)
+    with pytest.raises(UserError, match=r"out-faults\.txt lists them all"):
+        run(words[0], tmp_path / "data", *words[1:], "--output", tmp_path / "out")
+    assert len((tmp_path / "out-faults.txt").read_text().splitlines()) == 25
+    assert not (tmp_path / "out").exists()
+
+
+def test_split_of_labels_that_lists_do_not_lead_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "data"
+    for number in range(12):
+        image(folder / f"{number}.jpg", 5 * number)
+        text(folder / "labels" / f"{number}.txt", f"{1 + number % 2} 0.5 0.5 0.1 0.1\n")
+    text(folder / "labels" / "classes.txt", "background\ncat\ndog\n")
+    run("split", folder, "--fraction", 0.3, "--output", tmp_path / "parts")
+    words = shlex.split(capsys.readouterr().out.partition("train by ")[2])
+    data = dict(zip((word.removeprefix("--data.") for word in words[::2]), words[1::2], strict=True))
+    both(EvalDataSettings(path=str(folder), val_fraction=0.3), EvalDataSettings(**data))

@@ -114,6 +114,37 @@ def test_voc_says_boxes_from_1_where_it_can(tmp_path: Path) -> None:
         assert read(out)["val"].truth.bbox.tolist() == [bbox]
 
 
+def test_voc_drops_boxes_without_area(tmp_path: Path) -> None:
+    annotations = one_image(tmp_path, [5, 5, 0, 9], [9, 9, 4, -2.5], [1, 2, 3, 4])
+    _, counts = write_data_set({"val": annotations}, "voc", tmp_path / "out")
+    assert counts[write.FLAT] == 2
+    assert read(tmp_path / "out")["val"].truth.bbox.tolist() == [[1, 2, 3, 4]]
+    assert "<xmin>2</xmin>" in (tmp_path / "out" / "Annotations" / "a.xml").read_text()
+
+
+def test_categories_of_one_name_stay_apart(tmp_path: Path) -> None:
+    splits = {}
+    for split, ids in (("train", (3, 7)), ("val", (7,)), ("test", (5,))):
+        truth = coco(image(tmp_path / f"{split}.jpg").name)
+        names = {3: "cat", 5: "cat", 7: "cat"}
+        truth["categories"] = [{"id": number, "name": names[number]} for number in ids]
+        truth["annotations"] = [
+            {"id": number, "image_id": 1, "category_id": number, "bbox": [number, 1, 9, 9]} for number in ids
+        ]
+        (tmp_path / f"{split}.json").write_text(json.dumps(truth))
+        splits[split] = load_annotations(tmp_path / f"{split}.json", tmp_path)
+    for target in ("coco", "yolo", "voc"):
+        _, counts = write_data_set(splits, target, tmp_path / target)
+        back = read(tmp_path / target)
+        named = target != "coco"
+        assert counts[items.NUMBERED] == named
+        assert back["train"].names == ["cat", "cat_2" if named else "cat"]
+        assert back["train"].truth.label.tolist() == [0, 1]
+        assert [back["val"].names[label] for label in back["val"].truth.label] == [back["train"].names[1]]
+        if target == "coco":
+            assert [back[split].category_ids[back[split].truth.label[0]] for split in ("val", "test")] == [7, 3]
+
+
 def test_rotated_photos_are_written_upright(shared: Path, tmp_path: Path) -> None:
     """Boxes of the stored layout are turned as Pillow turns the pixels."""
     from PIL import Image, ImageOps
