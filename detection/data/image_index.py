@@ -142,10 +142,13 @@ def _used_bits(data: bytes) -> int:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """A file's size in bytes and time of change in ns; None where it cannot be found."""
+    """A file's size in bytes and the sum of its times of change in ns; None where it cannot be found.
+
+    Both times count: a program may set the one of the content, and only Linux's other one always moves with it.
+    """
     with suppress(OSError, ValueError):
         state = os.stat(path)
-        return state.st_size, state.st_mtime_ns
+        return state.st_size, state.st_mtime_ns + state.st_ctime_ns
     return None
 
 

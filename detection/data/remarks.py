@@ -50,17 +50,16 @@ def _unlearned(training: Statistics, validation: Statistics) -> list[str]:
 
 def _classes(training: Statistics) -> list[str]:
     found = []
-    counts = {kind.name: kind.objects for kind in training.classes}
-    few = {name: count for name, count in counts.items() if 0 < count < _FEW}
+    # Ascending; pairs, since two classes may have one name.
+    used = sorted((kind.objects, kind.name) for kind in training.classes if kind.objects)
+    few = [f"{name} ({count})" for count, name in used if count < _FEW]
     if few:
-        listed = _some([f"{name} ({count})" for name, count in sorted(few.items(), key=lambda item: item[1])])
+        listed = _some(few)
         found.append(f"classes with fewer than {_FEW} training objects: {listed}")
-    used = {name: count for name, count in counts.items() if count}
-    if used:
-        most, least = max(used, key=used.__getitem__), min(used, key=used.__getitem__)
-        if used[most] >= _IMBALANCE * used[least]:
-            ratio = used[most] / used[least]
-            found.append(f"imbalance: {ratio:.0f} times as many objects of {most} as of {least} in training")
+    if used and used[-1][0] >= _IMBALANCE * used[0][0]:
+        (fewest, least), (most_objects, most) = used[0], used[-1]
+        ratio = most_objects / fewest
+        found.append(f"imbalance: {ratio:.0f} times as many objects of {most} as of {least} in training")
     return found
 
 

@@ -150,7 +150,7 @@ def describe(annotations: CocoAnnotations, facts: Mapping[Path, ImageFacts]) -> 
         shapes[_shape(size)] += number
     return Statistics(
         images=len(records),
-        empty=int(np.sum([len(record.boxes) == 0 for record in records])),
+        empty=int(np.sum(counts == 0)),
         objects=int(counts.sum()),
         crowds=int(sum(record.crowd.sum() for record in records)),
         classes=_classes(annotations, objects, needed, drawn),

@@ -71,7 +71,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     folder = make_folder(config.output or "runs/detect")
     sources = _sources(paths, records, named, folder)
     partial = PartialResults(
-        folder / "detections.part.jsonl", _run_settings(config, paths, records), config.resume == "auto"
+        folder / "detections.part.jsonl", _run_settings(config, paths, records, category_ids), config.resume == "auto"
     )
     if partial.batches:
         print(f"resuming {partial.path} after {len(partial.batches)} batches")
@@ -153,7 +153,9 @@ def _sources(paths: list[Path], records: dict[Path, ImageRecord], named: bool, f
     return sources
 
 
-def _run_settings(config: Detect, paths: list[Path], records: dict[Path, ImageRecord]) -> dict[str, Any]:
+def _run_settings(
+    config: Detect, paths: list[Path], records: dict[Path, ImageRecord], category_ids: Sequence[int | None]
+) -> dict[str, Any]:
     """What the results depend on: settings, and digests of the checkpoint, the annotations and the images' names."""
     left_out = ("output", "device", "seed", "resume")
     settings = {key: value for key, value in asdict(config).items() if key not in left_out}
@@ -162,7 +164,7 @@ def _run_settings(config: Detect, paths: list[Path], records: dict[Path, ImageRe
         named = [
             (record.id, record.file_name, record.width, record.height, record.upright) for record in records.values()
         ]
-        settings["data"] |= {"val_annotations": digest(named)}
+        settings["data"] |= {"val_annotations": digest(named, list(category_ids))}
     return settings
 
 

@@ -23,8 +23,8 @@ from tests.detection.generated import shapes
     [
         ("resnet10_16", 4, "layer0.0.weight"),
         ("resnet50", 4, "layer0.0.weight"),
-        ("timm:resnet18", 4, "conv1.weight"),
-        ("timm:mobilenetv3_small_050", 3, "conv_stem.weight"),
+        ("timm:resnet18", 5, "conv1.weight"),
+        ("timm:mobilenetv3_small_050", 7, "conv_stem.weight"),
     ],
 )
 def test_every_parameter_is_in_one_stage_and_the_stem_comes_first(backbone: str, count: int, first: str) -> None:
