@@ -247,10 +247,14 @@ def _holds_xml(folder: Path) -> bool:
 
 
 def _is_coco(file: Path) -> bool:
+    """Whether a JSON file holds COCO's lists, or has COCO's name and is empty or cut off, which reading it will say."""
     try:
         text = file.read_bytes().replace(b"\0", b"")  # UTF-16
     except OSError:
         return False
+    named = file.stem.startswith(("instances", "_annotations.coco"))
+    if named and not text.rstrip().endswith((b"}", b"]")):
+        return True
     return all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
 
 

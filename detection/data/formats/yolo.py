@@ -254,6 +254,8 @@ def _read_line(words: list[str], split: _Split) -> tuple[int, list[float], bool]
         values = corners = [min(xs), min(ys), max(xs), max(ys)]
     else:
         x, y, w, h = values
+        if w < 0 or h < 0:
+            raise Fault(f"has a width or height below 0: {words[3]} {words[4]}; a line is class cx cy w h")
         corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
     if min(corners[2:]) < 0 or max(corners[:2]) > 1:
         raise Fault(f"has a box outside the image: {' '.join(words[1:5])} (fractions of its width and height)")

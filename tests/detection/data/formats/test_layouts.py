@@ -307,3 +307,12 @@ def test_images_of_other_names_are_found(name: str, file: str | None, tmp_path: 
             read_annotations(data, "train")
     else:
         assert read_annotations(data, "train").images[0].path == root / file
+
+
+@pytest.mark.parametrize("content", ["", '{"images": [{"id": 1, "file_name": "1.jpg"}], "annotat'])
+def test_a_damaged_split_is_not_taken_as_absent(content: str, tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        text = '{"images": [], "annotations": [], "categories": []}' if split == "val" else content
+        (tmp_path / f"annotations/instances_{split}.json").write_text(text)
+    assert [*find_splits(tmp_path)] == ["train", "val"]

@@ -104,6 +104,7 @@ FAULTS = {
     "0 nan 0.5 0.25 0.5": "has nan, which is no finite number",
     "0 1.8 1.5 0.2 0.2": "has a box outside the image",
     "0 -0.3 0.1 -0.2 0.1 -0.2 0.2": "has a box outside the image",
+    "0 .5 .5 -.1 .2": "has a width or height below 0: -.1 .2",
     "0 100 50 50 50": "has 100: coordinates are fractions of the image's width and height, 0 to 1, not pixels",
 }
 
