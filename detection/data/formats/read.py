@@ -14,6 +14,7 @@ import numpy as np
 
 from detection.data.annotations import CocoAnnotations, Columns
 from detection.data.coco import ground_truth_from, load_annotations
+from detection.data.coco_json import read_json
 from detection.data.faults import DataError, DataFault
 from detection.data.file_names import number_in_name
 from detection.data.formats.folders import Source
@@ -98,6 +99,7 @@ def read_source(
         if need_images and images is None:
             if not source.path.is_file():
                 raise UserError(f"{source.path}: there is no such file")
+            read_json(source.path)  # an empty or damaged file names no images: that is its fault
             raise ImagesNotFound(f"{source.path}: its images were not found in the usual places")
         return load_annotations(source.path, images, orientation, faults=faults)
     found: list[DataFault] = []

@@ -316,3 +316,5 @@ def test_a_damaged_split_is_not_taken_as_absent(content: str, tmp_path: Path) ->
         text = '{"images": [], "annotations": [], "categories": []}' if split == "val" else content
         (tmp_path / f"annotations/instances_{split}.json").write_text(text)
     assert [*find_splits(tmp_path)] == ["train", "val"]
+    with pytest.raises(UserError, match=r"instances_train\.json: not JSON"):
+        read_annotations(EvalDataSettings(path=str(tmp_path)), "train")
