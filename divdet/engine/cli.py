@@ -66,7 +66,7 @@ set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 # How jsonargparse reports unknown keys.
 _UNKNOWN = re.compile(
-    r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not|Group '([\w.]+)' does not accept option '([\w.]+)'"
+    r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not|Group '([\w.]+)' does not accept option '([\w.]+)'"
 )
 
 # jsonargparse's terms, in a user's words.

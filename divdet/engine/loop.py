@@ -149,10 +149,13 @@ class _Training:
             )
         self.totals = {name: total * (self.batch / max(run.batch, 1)) for name, total in run.totals.items()}
         # Only this folder's best counts, measured as now: the history may come from another run or other data.
-        best_exists = self.folder.best.exists()
-        if best_exists and self.folder.same_evaluation:
+        # The main process decides, since it alone compares the data: all must stop early, or none.
+        best_exists, same = self.world.broadcast_from_main(
+            lambda: (self.folder.best.exists(), self.folder.same_evaluation)
+        )
+        if best_exists and same:
             self.best.value, self.best.waited = run.best, run.waited
-        if best_exists and not self.folder.same_evaluation and self.epoch < self.settings.epochs:
+        if best_exists and not same and self.epoch < self.settings.epochs:
             print("  best.pt starts anew: the data or settings of the evaluation have changed")
 
     def stopped_early(self) -> str:
