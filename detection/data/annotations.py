@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from divdet.engine.fingerprint import digest, file_sizes
+
+Split = Literal["train", "val"]
+NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
 
 BOX_TOLERANCE = 0.01  # pixels: COCO writes boxes with two decimals, so x + w passes the border by rounding alone
 
@@ -96,6 +100,15 @@ class CocoAnnotations:
             file_sizes(image.path for image in self.images),
             *vars(self.truth).values(),
         )
+
+
+def part_of(annotations: CocoAnnotations, kept: np.ndarray) -> CocoAnnotations:
+    """The annotations of some images: bool [n]."""
+    rows = kept[annotations.truth.image]
+    columns = {name: values[rows] for name, values in vars(annotations.truth).items()}
+    columns["image"] = (np.cumsum(kept) - 1)[columns["image"]]
+    images = [record for record, keep in zip(annotations.images, kept, strict=True) if keep]
+    return replace(annotations, images=images, truth=Columns(**columns))
 
 
 def columns_of(rows: list[tuple], **others: type) -> list[np.ndarray]:

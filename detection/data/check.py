@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from detection.data.annotations import CocoAnnotations, Columns, ImageRecord
+from detection.data.annotations import NAMES, CocoAnnotations, ImageRecord, Split, part_of
 from detection.data.faults import DataFault
 from detection.data.image_index import ImageFacts, index_images
-
-Split = Literal["train", "val"]
-NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
 
 # A photo of 14 of 16 bits is at most a quarter as bright as one of all 16.
 _DARK_BITS = 14
@@ -82,7 +78,7 @@ def _check_split(split: Split, annotations: CocoAnnotations, check: DataCheck) -
         check.leave_out(f"{NAMES[split]} images {kind}", faults)
     check.copies[split] = [paths for paths in _by_content(annotations.images, check.facts).values() if len(paths) > 1]
     check.notes += _notes(split, annotations, check)
-    return without(annotations, broken.keys() | resized.keys())
+    return _without(annotations, broken.keys() | resized.keys())
 
 
 def _notes(split: Split, annotations: CocoAnnotations, check: DataCheck) -> list[str]:
@@ -129,17 +125,11 @@ def _find_shared(check: DataCheck) -> None:
         for path, same in check.shared
     ]
     check.leave_out("training images that validation has too", faults)
-    check.splits["train"] = without(training, {path for path, _ in check.shared})
+    check.splits["train"] = _without(training, {path for path, _ in check.shared})
 
 
-def without(annotations: CocoAnnotations, paths: Iterable[Path]) -> CocoAnnotations:
+def _without(annotations: CocoAnnotations, paths: Iterable[Path]) -> CocoAnnotations:
     """The annotations without the images of these files."""
     dropped = set(paths)
-    if not dropped:
-        return annotations
     kept = np.array([record.path not in dropped for record in annotations.images], bool)
-    truth, rows = annotations.truth, kept[annotations.truth.image]
-    columns = {column.name: getattr(truth, column.name)[rows] for column in fields(Columns)}
-    columns["image"] = (np.cumsum(kept) - 1)[columns["image"]]
-    images = [record for record in annotations.images if record.path not in dropped]
-    return replace(annotations, images=images, truth=Columns(**columns))
+    return part_of(annotations, kept) if dropped else annotations

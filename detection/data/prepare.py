@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from detection.data.annotations import CocoAnnotations
+from detection.data.annotations import NAMES, CocoAnnotations, Split
 from detection.data.category_match import match_categories
-from detection.data.check import NAMES, DataCheck, Split, check_images
+from detection.data.check import DataCheck, check_images
 from detection.data.faults import DataError, DataFault, write_faults
 from detection.data.formats.folders import Source
 from detection.data.formats.layouts import find_splits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from detection.data.check import NAMES, DataCheck, Split
+from detection.data.annotations import NAMES, Split
+from detection.data.check import DataCheck
 from detection.data.statistics import Statistics
 
 _FEW = 20  # objects of a class in the training split

@@ -1,10 +1,8 @@
 """Which training images an epoch has: a part of them, rare classes more often."""
 
-from dataclasses import fields, replace
-
 import numpy as np
 
-from detection.data.annotations import CocoAnnotations, Columns
+from detection.data.annotations import CocoAnnotations, part_of
 from divdet.engine.errors import UserError
 from divdet.engine.sampling import derived_seed
 
@@ -19,16 +17,12 @@ def take_fraction(annotations: CocoAnnotations, fraction: float, seed: int) -> C
     if fraction == 1:
         return annotations
     order = np.random.default_rng(derived_seed(seed, "fraction")).permutation(total)
-    kept = np.sort(order[: max(round(fraction * total), 1)])
-    places = np.full(total, -1)
-    places[kept] = np.arange(len(kept))
-    rows = places[annotations.truth.image] >= 0
-    columns = {field.name: getattr(annotations.truth, field.name)[rows] for field in fields(Columns)}
-    truth = Columns(**columns | {"image": places[columns["image"]]})
-    print(f"train.fraction {fraction:g}: training on {len(kept)} of the {total} images")
-    part = replace(annotations, images=[annotations.images[place] for place in kept], truth=truth)
+    kept = np.zeros(total, bool)
+    kept[order[: max(round(fraction * total), 1)]] = True
+    part = part_of(annotations, kept)
+    print(f"train.fraction {fraction:g}: training on {len(part.images)} of the {total} images")
     if all(record.crowd.all() for record in part.images):
-        raise UserError(f"train.fraction {fraction:g}: the {len(kept)} images have no object; raise it")
+        raise UserError(f"train.fraction {fraction:g}: the {len(part.images)} images have no object; raise it")
     return part
 
 

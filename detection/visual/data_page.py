@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from detection.data.check import NAMES, DataCheck, Split
+from detection.data.annotations import NAMES, Split
+from detection.data.check import DataCheck
 from detection.data.remarks import shift
 from detection.data.statistics import SIZES, Statistics, span
 from detection.visual.html import (

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detection.data.check import NAMES, DataCheck, Split
+from detection.data.annotations import NAMES, Split
+from detection.data.check import DataCheck
 from detection.data.faults import DataError, write_faults
 from detection.data.prepare import FAULTS, check_data, named_splits
 from detection.data.remarks import enough, remarks, unmet_at

@@ -6,14 +6,14 @@ from typing import Any
 
 import yaml
 
-from detection.data.annotations import CocoAnnotations
+from detection.data.annotations import CocoAnnotations, part_of
 from detection.data.coco_json import id_of, read_json
 from detection.data.coco_values import plain_number
 from detection.data.entry_values import Fault
 from detection.data.faults import DataError, DataFault
 from detection.data.formats.folders import Source, named_images
 from detection.data.formats.layouts import coco_images, find_splits
-from detection.data.formats.read import ImagesNotFound, part_of, read_source, validation_part
+from detection.data.formats.read import ImagesNotFound, read_source, validation_part
 from detection.data.formats.write import coco_truth, into_new_folder
 from detection.data.formats.yolo import description_of, image_files, lists_suffice
 from divdet.commands.convert import data_error, one_source

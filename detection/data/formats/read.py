@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from detection.data.annotations import CocoAnnotations, Columns
+from detection.data.annotations import NAMES, CocoAnnotations, Split, part_of
 from detection.data.coco import ground_truth_from, load_annotations
 from detection.data.coco_json import read_json
 from detection.data.faults import DataError, DataFault
@@ -24,9 +24,6 @@ from detection.data.formats.yolo import read_yolo
 from detection.data.image_index import index_images
 from detection.settings import EvalDataSettings, Orientation, VocOrigin
 from divdet.engine.errors import UserError
-
-Split = Literal["train", "val"]
-_NAMES = {"train": "training", "val": "validation"}
 
 
 def read_annotations(
@@ -71,7 +68,7 @@ def read_annotations(
     chosen = validation_part(annotations, data.val_fraction, data.val_seed)
     kept = chosen if split == "val" else ~chosen
     part = part_of(annotations, kept)
-    what = f"of {len(kept)} images, for {_NAMES[split]} by data.val_fraction {data.val_fraction:g}"
+    what = f"of {len(kept)} images, for {NAMES[split]} by data.val_fraction {data.val_fraction:g}"
     part.counts = (annotations.counts if split == "train" else Counter()) + Counter({what: int(kept.sum())})
     return part
 
@@ -145,15 +142,6 @@ def validation_part(annotations: CocoAnnotations, fraction: float, seed: int) ->
     return chosen
 
 
-def part_of(annotations: CocoAnnotations, kept: np.ndarray) -> CocoAnnotations:
-    """The annotations of some images: bool [n]."""
-    rows = kept[annotations.truth.image]
-    columns = {name: values[rows] for name, values in vars(annotations.truth).items()}
-    columns["image"] = (np.cumsum(kept) - 1)[columns["image"]]
-    images = [record for record, keep in zip(annotations.images, kept, strict=True) if keep]
-    return replace(annotations, images=images, truth=Columns(**columns))
-
-
 def _hash(seed: int, text: str) -> float:
     """Evenly distributed from 0 to 1."""
     value = hashlib.blake2b(f"{seed} {text}".encode("utf-8", "backslashreplace"), digest_size=6).digest()
@@ -203,14 +191,14 @@ def _number_images(data: dict[str, list[dict[str, Any]]]) -> None:
 def _choose(splits: dict[str, Source], split: str, path: str) -> Source:
     if source := splits.get(split) or splits.get(""):
         return source
-    raise UserError(f"{path}: has no {_NAMES[split]} split, but {', '.join(splits)}: name the folder or file to use")
+    raise UserError(f"{path}: has no {NAMES[split]} split, but {', '.join(splits)}: name the folder or file to use")
 
 
 def _missing(data: EvalDataSettings, split: str, named: dict[str, Source]) -> str:
     if data.path:
         held = f" (it has {', '.join(named)})" if named else ""
         more = " or data.val_fraction, such as 0.2" if split == "val" else ""
-        return f"{data.path}: no {_NAMES[split]} split found{held}: set data.{split}_annotations{more}"
+        return f"{data.path}: no {NAMES[split]} split found{held}: set data.{split}_annotations{more}"
     more = ", or data.val_fraction to hold back a part of the training images" if split == "val" else ""
     return (
         f"data.{split}_annotations is not set: give it in the config file or as --data.{split}_annotations, or a whole "

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detection.data.annotations import CocoAnnotations
+from detection.data.annotations import CocoAnnotations, part_of
 from detection.data.coco import load_annotations
 from detection.data.formats import read
-from detection.data.formats.read import part_of, read_annotations, validation_part
+from detection.data.formats.read import read_annotations, validation_part
 from detection.data.formats.write import write_data_set
 from detection.data.prepare import check_data
 from detection.settings import DataSettings, DetectionTrainSettings, EvalDataSettings, ModelSettings, TrainDetection
