@@ -1,6 +1,10 @@
 """A small generated data set for detectors."""
 
+import json
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from detection.data.synthetic import generate
 from detection.settings import DataSettings
@@ -16,3 +20,15 @@ def shapes(folder: Path) -> DataSettings:
         train_annotations=str(annotations / "instances_train.json"),
         train_images=str(images / "train"),
     )
+
+
+def write_noise(folder: Path, bbox: list[float]) -> None:
+    """Six images of noise with one object each, ``bbox``, and truth.json."""
+    images, boxes = [], []
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (60 + 5 * number, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60 + 5 * number})
+        boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": bbox})
+    data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "truth.json").write_text(json.dumps(data))

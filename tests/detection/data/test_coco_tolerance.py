@@ -9,60 +9,10 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
-from detection.data.annotations import CocoAnnotations
-from detection.data.coco import load_annotations
 from detection.data.faults import DataError, DataFault
 from detection.data.repeated_files import merge_repeated
 from divdet.engine.errors import UserError
-
-NAMES = ("a.jpg", "b.jpg", "c d.jpg")
-
-
-def sound() -> dict[str, Any]:
-    """Twelve boxes in three images of 200 x 100."""
-    boxes = [[20 + 30 * row, 15 + 10 * row, 40 + row, 30] for row in range(4)]
-    return {
-        "images": [{"id": i, "file_name": name, "width": 200, "height": 100} for i, name in enumerate(NAMES, 1)],
-        "annotations": [
-            {
-                "id": 4 * i + row,
-                "image_id": i,
-                "category_id": 1 + row % 2,
-                "bbox": box,
-                "area": 9.5,
-                "iscrowd": row // 3,
-            }
-            for i in (1, 2, 3)
-            for row, box in enumerate(boxes)
-        ],
-        "categories": [{"id": 1, "name": "box"}, {"id": 2, "name": "disc"}],
-    }
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "images").mkdir()
-    for name in NAMES:
-        (tmp_path / "images" / name).touch()
-    return tmp_path / "images"
-
-
-def read(folder: Path, data: Any, **kwargs: Any) -> CocoAnnotations:
-    path = folder.parent / "truth.json"
-    path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
-    return load_annotations(path, folder, **kwargs)
-
-
-def each(part: str, change: Callable[[dict], Any]) -> Callable[[], dict]:
-    """The sound data with every entry of a list changed: updated by what ``change`` returns."""
-
-    def changed() -> dict:
-        data = sound()
-        for entry in data[part]:
-            entry.update(change(entry) or {})
-        return data
-
-    return changed
+from tests.detection.data.coco_files import NAMES, each, read, renamed, sound
 
 
 def numbers(convert: Callable[[int], Any]) -> Callable[[], dict]:
@@ -107,10 +57,6 @@ def uncompressed(entry: dict) -> dict:
     flat = run_lengths(entry).reshape(-1, order="F")
     ends = np.flatnonzero(np.diff(flat)) + 1
     return {"size": [100, 200], "counts": np.diff([0, *ends, flat.size]).tolist()}
-
-
-def renamed(form: str) -> Callable[[], dict]:
-    return each("images", lambda entry: {"file_name": form.format(entry["file_name"])})
 
 
 def with_category(**category: Any) -> Callable[[], dict]:
@@ -202,82 +148,6 @@ def test_it_means_the_same(folder: Path, case: str) -> None:
     assert plain.counts == {}
 
 
-@pytest.mark.parametrize("name", ["/etc/{}", "../../up/{}", "..\\..\\up\\{}", "https://host/{}"])
-def test_without_a_folder_any_name_will_do_and_none_leaves(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "truth.json"
-    path.write_text(json.dumps(renamed(name)()))
-    found = load_annotations(path, None)
-    assert found.counts == {}
-    assert [image.path.name for image in found.images] == list(NAMES)
-    assert not any(image.path.is_absolute() or ".." in image.path.parts for image in found.images)
-
-
-def test_files_whose_name_has_the_prefix(folder: Path) -> None:
-    for name in NAMES:
-        (folder / name).rename(folder / f"a1b2c3d4-{name}")
-    assert [image.path.name for image in read(folder, sound()).images] == [f"a1b2c3d4-{name}" for name in NAMES]
-
-
-def corners(x: float, y: float, w: float, h: float) -> list[float]:
-    return [x, y, x + w, y + h]
-
-
-def centers(x: float, y: float, w: float, h: float) -> list[float]:
-    return [x + w / 2, y + h / 2, w, h]
-
-
-def boxes(form: Callable[..., list[float]], scale: tuple[float, float] = (1, 1), size: int | None = 200) -> dict:
-    """Thirty boxes all over three images."""
-    data = sound()
-    data["annotations"] = []
-    for image in data["images"]:
-        image["width"] = size
-        for row in range(10):
-            x, y, w, h = form(6.5 + 15 * row, 3.5 + 6 * ((row * 7) % 10), 40, 38)
-            box = [x / scale[0], y / scale[1], w / scale[0], h / scale[1]]
-            data["annotations"].append({"image_id": image["id"], "category_id": 1, "bbox": box})
-    return data
-
-
-DOUBTS = {
-    "corners": (boxes(corners), "has boxes that look like x1, y1, x2, y2 (2"),
-    "fractions": (boxes(lambda *box: list(box), (200, 100)), "look like fractions of the image (30 of 30 have"),
-    "fractions of no size": (boxes(lambda *box: list(box), (200, 100), None), "look like fractions of the image (30"),
-    "YOLO's": (boxes(centers, (200, 100)), "look like fractions of the image (30 of 30 have no value above 1)"),
-    "fractions as corners": (boxes(corners, (200, 100)), "look like fractions of the image"),
-    "centers": (boxes(centers), "has boxes that look like the center and size ("),
-}
-
-
-@pytest.mark.parametrize("case", DOUBTS)
-def test_boxes_of_another_form_are_refused(folder: Path, case: str) -> None:
-    content, expected = DOUBTS[case]
-    faults: list[DataFault] = []
-    with pytest.raises(DataError) as error:
-        read(folder, content, faults=faults)
-    assert expected in str(error.value)
-    assert len(error.value.faults) == 1
-
-
-@pytest.mark.parametrize(("most", "size"), [(100, (400, 300)), (1000, (4000, 3000))])
-def test_percent_and_thousandths_are_noted(folder: Path, most: int, size: tuple[int, int]) -> None:
-    data = boxes(lambda *box: list(box), (200 / most, 100 / most))
-    for image in data["images"]:
-        image["width"], image["height"] = size
-    assert f"30 boxes that all end before x = y = {most} (are they" in read(folder, data).describe()
-
-
-def test_sound_boxes_of_all_kinds_are_not(folder: Path, shared: Path) -> None:
-    read(folder, boxes(lambda *box: list(box)))
-    crooked = sound()  # drawn over the border
-    for entry in crooked["annotations"]:
-        entry["bbox"] = [-3, -2, 150, 108]
-    assert read(folder, crooked).counts == {"boxes partly outside their image clipped": 12}
-    for name in ("bccd", "coco_subset", "coco_ccby"):
-        for file in (shared / "data" / name / "annotations").glob("*.json"):
-            assert "are they" not in load_annotations(file, None).describe()
-
-
 OTHERS = {
     "a results file": ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "eval_det takes as"),
     "labelme": ({"version": "5", "shapes": [], "imagePath": "a.jpg"}, "it looks like labelme's JSON of one image"),
@@ -342,40 +212,6 @@ def test_every_fault_of_every_list_is_named(folder: Path) -> None:
     assert [image.id for image in found.images] == [1, 3]
     assert found.truth.image.tolist() == [0, 1, 1, 1, 1]
     assert found.counts == {"annotations left out with their image or category": 4}
-
-
-def test_a_file_in_the_folder_goes_before_one_in_a_subfolder(folder: Path) -> None:
-    (folder / "thumbs").mkdir()
-    (folder / "thumbs/a.jpg").touch()
-    assert read(folder, renamed("images/{}")()).images[0].path == folder / "a.jpg"
-    data = each("images", lambda entry: {"file_name": entry["file_name"].upper()})()
-    assert read(folder, data).images[0].path == folder / "a.jpg"
-
-
-AMBIGUOUS = {
-    "two folders": (["x/1.jpg", "y/1.jpg"], ["1.jpg"], "'1.jpg', which is not in {}: 'x/1.jpg' and 'y/1.jpg' fit"),
-    "two cases": (["1.JPG", "1.jpg"], ["1.Jpg"], "'1.JPG' and '1.jpg' fit"),
-    "two names of one file": (["1.jpg"], ["x/1.jpg", "y/1.jpg"], "and an earlier image 'x/1.jpg': both fit '1.jpg'"),
-    "two hashes": (["1.jpg"], ["a1b2c3d4-1.jpg", "1b2c3d4e-1.jpg"], "both fit '1.jpg'"),
-    "another hash": (["ffffffff-1.jpg", "2.jpg"], ["a1b2c3d4-1.jpg", "2.jpg"], "'a1b2c3d4-1.jpg', which is not in"),
-    "another folder": (["train/1.jpg", "2.jpg"], ["val/1.jpg", "2.jpg"], "is not in {} (but 'train/1.jpg' is)"),
-    "outside": (["2.jpg"], ["../images2/1.jpg", "2.jpg"], "which leaves the image folder"),
-}
-
-
-@pytest.mark.parametrize("case", AMBIGUOUS)
-def test_names_that_do_not_say_which_file(folder: Path, case: str) -> None:
-    files, names, expected = AMBIGUOUS[case]
-    (folder.parent / "images2").mkdir()
-    (folder.parent / "images2/1.jpg").touch()
-    for file in files:
-        (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).touch()
-    data = {**sound(), "images": [{"id": i, "file_name": name} for i, name in enumerate(names)], "annotations": []}
-    with pytest.raises(DataError) as error:
-        read(folder, data)
-    assert expected.format(folder) in str(error.value)
-    assert len(error.value.faults) == 1
 
 
 def test_one_file_as_two_images(folder: Path) -> None:

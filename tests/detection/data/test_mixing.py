@@ -1,12 +1,10 @@
 """Mosaics and mixtures: pixels and boxes move together, and every draw is a function of seed, epoch and image."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import load_annotations
@@ -15,6 +13,7 @@ from detection.data.mixing import mixup, mosaic
 from detection.settings import DataSettings
 from divdet.engine.loading import Loader
 from divdet.engine.sampling import EpochSampler
+from tests.detection.generated import write_noise
 
 COLORS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250], [250, 250, 10]])
 
@@ -59,14 +58,7 @@ def test_a_mixture_is_the_mean_of_both_by_a_share_near_one_half() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    images, boxes = [], []
-    for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 256, (60 + 5 * number, 80, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60 + 5 * number})
-        boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [10, 10, 50, 40]})
-    data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
-    (tmp_path / "truth.json").write_text(json.dumps(data))
+    write_noise(tmp_path, [10, 10, 50, 40])
     return tmp_path
 
 

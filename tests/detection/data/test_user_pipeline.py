@@ -1,6 +1,5 @@
 """A user's pipeline of albumentations: its forms, the boxes it loses and cuts, its draws, and what is refused."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import load_annotations
@@ -18,6 +16,7 @@ from detection.settings import DataSettings
 from divdet.engine.errors import UserError
 from divdet.engine.loading import Loader
 from divdet.engine.sampling import EpochSampler
+from tests.detection.generated import write_noise
 from tests.processes import environment
 
 albumentations = import_albumentations()
@@ -141,14 +140,7 @@ class Emptied:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    images, boxes = [], []
-    for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 256, (60 + 5 * number, 80, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60 + 5 * number})
-        boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [-10, 10, 50, 140]})
-    data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
-    (tmp_path / "truth.json").write_text(json.dumps(data))
+    write_noise(tmp_path, [-10, 10, 50, 140])
     text = (
         "- Rotate: {limit: 30, p: 0.7}\n- RandomSizedBBoxSafeCrop: {height: 50, width: 60, p: 0.5}\n- CLAHE\n- ISONoise"
     )
