@@ -229,7 +229,7 @@ def _holds_labels(folder: Path) -> bool:
 def _is_label(file: Path) -> bool:
     try:
         words = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0].split()
-        return len(words) >= 5 and all(map(_is_number, words[1:5]))
+        return len(words) >= 5 and (all(map(_is_number, words[1:5])) or all(map(_is_number, words[-4:])))
     except OSError:
         return False
 

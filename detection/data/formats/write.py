@@ -16,7 +16,7 @@ import yaml
 
 from detection.data.annotations import BOX_TOLERANCE, CocoAnnotations
 from detection.data.formats.items import Item, items_of
-from detection.data.formats.yolo import fractions
+from detection.data.formats.yolo_pixels import fractions
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder, reason, write_json
 from divdet.engine.progress import progress

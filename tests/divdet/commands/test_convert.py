@@ -145,7 +145,7 @@ def test_split_names_an_annotation_without_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("convert", "--to", "voc"), ("split", "--fraction", 0.3)])
 def test_all_faults_can_be_seen(words: tuple, tmp_path: Path) -> None:
     image(tmp_path / "data" / "a.jpg")
-    text(tmp_path / "data" / "a.txt", "0 10 20 30 40\n" * 25)
+    text(tmp_path / "data" / "a.txt", "0 0.5 0.5 0.1 0.1\n" + "0 0.1 0.2 0.3\n" * 25)
     with pytest.raises(UserError, match=r"out-faults\.txt lists them all"):
         run(words[0], tmp_path / "data", *words[1:], "--output", tmp_path / "out")
     assert len((tmp_path / "out-faults.txt").read_text().splitlines()) == 25

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection.data.faults import DataError
-from detection.data.formats import yolo
+from detection.data.formats import yolo, yolo_lines
 from detection.data.formats.read import read_annotations
-from detection.data.formats.yolo import fractions, to_pixels
+from detection.data.formats.yolo_pixels import fractions, to_pixels
 from detection.settings import EvalDataSettings
 from divdet.engine.errors import UserError
 from tests.detection.data.formats.made import image, text
@@ -45,8 +45,8 @@ def test_lines_become_boxes(tmp_path: Path) -> None:
     assert found.category_ids == [1, 2, 3]
     assert [record.file_name for record in found.images] == ["a.png", "b.png"]
     assert [len(record.boxes) for record in found.images] == [4, 0]
-    assert found.counts[yolo.REPEATED] == 1
-    assert found.counts[yolo.OUTLINES] == 2
+    assert found.counts[yolo_lines.REPEATED] == 1
+    assert found.counts[yolo_lines.OUTLINES] == 2
 
 
 def test_poses_become_boxes(tmp_path: Path) -> None:
@@ -99,8 +99,9 @@ FAULTS = {
     "3 0.5 0.5 0.25 0.5": "has class 3, but the list of names has 3 classes",
     "-1 0.5 0.5 0.25 0.5": "has class -1, which is no class number",
     "0.5 0.5 0.5 0.25 0.5": "has class 0.5, which is no class number",
-    "cat 0.5 0.5 0.25 0.5": "has 'cat', which is no number",
-    "0,0.5,0.5,0.25,0.5": "which is no number; separate numbers by spaces",
+    "cat 0.5 0.5 0.25 0.5": "has class 'cat', which is a name: write its number, 0",
+    "0,0.5,0.5,0.25,0.5": "has class '0,0.5,0.5,0.25,0.5', which is no class number",
+    "0 0,5 0.5 0.25 0.5": "has '0,5', which is no number; separate numbers by spaces",
     "0 nan 0.5 0.25 0.5": "has nan, which is no finite number",
     "0 1.8 1.5 0.2 0.2": "has a box outside the image",
     "0 -0.3 0.1 -0.2 0.1 -0.2 0.2": "has a box outside the image",
