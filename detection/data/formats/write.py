@@ -148,7 +148,8 @@ def _write_voc(folder: Path, splits: _Splits, classes: dict[int, str], counts: C
     for path in (folder / "Annotations", folder / "JPEGImages", lists):
         path.mkdir(parents=True)
     _write(folder / "classes.txt", "".join(f"{name}\n" for name in names))
-    # As Pascal VOC where all boxes can be said so, else from 0: ``detection.data.formats.voc`` reads both back exactly.
+    # As Pascal VOC where all boxes can be said so, else from 0 with a decimal point everywhere: ``told_origin`` reads
+    # both back exactly.
     every = [item.boxes[_sized(item)] for items in splits.values() for item in items]
     origin = all(bool((boxes == np.round(boxes)).all() and (boxes[:, :2] >= 0).all()) for boxes in every)
     for split, items in splits.items():
@@ -171,7 +172,9 @@ def _voc_xml(item: Item, names: list[str], origin: int) -> str:
     for box, label, crowd in zip(*columns, strict=True):
         x, y, w, h = (Decimal(repr(value)) for value in box)
         corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + origin, y + origin, x + w, y + h), strict=True)
-        bndbox = "".join(f"<{key}>{_plain(value)}</{key}>" for key, value in corners)
+        bndbox = "".join(
+            f"<{key}>{_plain(value)}{'' if origin or value % 1 else '.0'}</{key}>" for key, value in corners
+        )
         objects.append(
             f"  <object>\n    <name>{escape(names[label])}</name>\n    <pose>Unspecified</pose>\n"
             f"    <truncated>0</truncated>\n    <difficult>{int(crowd)}</difficult>\n"
