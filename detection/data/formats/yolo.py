@@ -10,7 +10,6 @@ and ultralytics show it.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,10 +19,11 @@ import numpy as np
 
 from detection.data.entry_values import show
 from detection.data.faults import DataError, DataFault
-from detection.data.formats.class_names import class_list, is_yaml, names_in, read_text, read_yaml
+from detection.data.formats.class_names import class_list, is_yaml, names_in, read_yaml
 from detection.data.formats.content import Content, images_in
 from detection.data.formats.folders import Source, label_files, named_images, parallel, relative_name, yolo_folders
 from detection.data.formats.yolo_lines import LabelReader, LabelRow
+from detection.data.formats.yolo_lists import listed_images
 from detection.data.formats.yolo_pixels import to_pixels
 from detection.data.formats.yolo_yaml import PLACES, locate, splits_in
 from detection.data.image_index import index_images
@@ -63,7 +63,7 @@ def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation
         DataError: where all lines alike have another form than YOLO's.
         UserError: where there are no images or labels, or no usable data.yaml.
     """
-    split = _find(source)
+    split = _find(source, faults)
     folder, names = named_images(list(split.pairs))
     facts = index_images(names)
     reader = LabelReader(split.names, split.pose, split.counts)
@@ -96,12 +96,12 @@ def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation
 
 def image_files(source: Source) -> list[Path]:
     """The images of a split, under the paths that their labels are found by."""
-    return list(_find(source).pairs)
+    return list(_find(source, []).pairs)
 
 
 def lists_suffice(source: Source) -> bool:
     """Whether a list of the images leads to the same label files, as layouts of YOLO's own do."""
-    pairs = _find(source).pairs.items()
+    pairs = _find(source, []).pairs.items()
     return all(not label.is_file() or _label_of(image).absolute() == label.absolute() for image, label in pairs)
 
 
@@ -116,8 +116,8 @@ def description_of(source: Source) -> dict[str, Any] | None:
     return {key: value for key, value in read_yaml(path).items() if key not in (*PLACES, "path")}
 
 
-def _find(source: Source) -> _Split:
-    path = source.path
+def _find(source: Source, faults: list[DataFault]) -> _Split:
+    path, counts = source.path, Counter()
     if source.images and not path.is_dir():
         raise UserError(
             f"{path}: names its images itself: leave out data.train_images and data.val_images (or --images)"
@@ -127,18 +127,20 @@ def _find(source: Source) -> _Split:
         entries = splits_in(data, path)
         if source.split not in entries:
             raise UserError(f"{path}: has no {source.split}: it names {', '.join(entries) or 'no split'}")
-        found, counts = _entries(path, data, entries[source.split]), Counter()
+        found = _entries(path, data, entries[source.split], faults, counts)
         names, pose = names_in(data, path), _pose(data)
     elif path.is_file():
-        found, counts = _listed(path, [path.parent]), Counter()
+        found = _with_labels(listed_images(path, [path.parent], faults, counts))
         names, pose = _classes(path.parent)
     else:
         labels, folder = yolo_folders(path)
         if source.images:
             labels, folder = path / "labels" if (path / "labels").is_dir() else path, source.images
         found = {image: _label_of(image, folder, labels) for image in images_in(folder)}
-        counts = _unused(found, labels)
+        counts += _unused(found, labels)
         names, pose = _classes(labels)
+    if not found and faults:
+        raise DataError(faults)
     if not found:
         raise UserError(f"{source}: no images found" + (f" in {source.images or folder}" if path.is_dir() else ""))
     missing = [label for label in found.values() if not label.is_file()]
@@ -166,7 +168,7 @@ def _pose(data: dict[str, Any]) -> int:
 def _last_class(source: Source) -> int:
     """The highest class number of another split; 0 where it cannot be read, which reading it will say."""
     try:
-        split = _find(source) if source.format == "yolo" else None
+        split = _find(source, []) if source.format == "yolo" else None
     except UserError:
         return 0
     if split is None:
@@ -176,36 +178,26 @@ def _last_class(source: Source) -> int:
     return max((row.label for file in files for row in reader.read(file, (1, 1))), default=0)
 
 
-def _entries(file: Path, data: dict[str, Any], entries: list[str]) -> dict[Path, Path]:
+def _entries(
+    file: Path, data: dict[str, Any], entries: list[str], faults: list[DataFault], counts: Counter[str]
+) -> dict[Path, Path]:
     """The image and label files of a split of data.yaml."""
     found: dict[Path, Path] = {}
+    root = data.get("path")
     for entry in entries:
         place = locate(file, data, entry)
         if place is None:
             raise UserError(f"{file}: names {show(entry)}, which is not there: correct it, or path, in the file")
         if place.is_dir():
-            found |= {image: _label_of(image) for image in images_in(place)}
+            found |= _with_labels(images_in(place))
         else:
-            root = data.get("path")
-            found |= _listed(
-                place, [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
-            )
+            roots = [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
+            found |= _with_labels(listed_images(place, roots, faults, counts))
     return found
 
 
-def _listed(file: Path, roots: list[Path]) -> dict[Path, Path]:
-    """The images that a .txt file lists, a path a line, and their label files."""
-    found: dict[Path, Path] = {}
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        name = line.strip().replace("\\", "/")
-        if not name:
-            continue
-        texts = (name, name.removeprefix("data/"))  # CVAT writes data/ for a folder that it does not make
-        places = [place for text in texts for root in (*roots, Path()) if os.path.isfile(place := root / text)]
-        if not places:
-            raise UserError(f"{file}: line {number} names {show(name)}, which is not there; correct the list")
-        found[places[0]] = _label_of(places[0])
-    return found
+def _with_labels(images: Iterable[Path]) -> dict[Path, Path]:
+    return {image: _label_of(image) for image in images}
 
 
 def _label_of(image: Path, images: Path | None = None, labels: Path | None = None) -> Path:
