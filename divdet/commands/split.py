@@ -13,8 +13,9 @@ from detection.data.entry_values import Fault
 from detection.data.faults import DataError, DataFault
 from detection.data.formats.folders import Source, named_images
 from detection.data.formats.layouts import coco_images, find_splits
+from detection.data.formats.new_folder import into_new_folder
 from detection.data.formats.read import ImagesNotFound, read_source, validation_part
-from detection.data.formats.write import coco_truth, into_new_folder
+from detection.data.formats.write import coco_truth
 from detection.data.formats.yolo import description_of, image_files, lists_suffice
 from divdet.commands.convert import data_error, one_source
 from divdet.commands.settings import Split

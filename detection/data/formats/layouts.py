@@ -11,17 +11,18 @@ from itertools import islice
 from os.path import exists, isdir, isfile, join
 from pathlib import Path
 
-from detection.data.formats.class_names import is_yaml, names_file, read_yaml
-from detection.data.formats.content import images_in
+from detection.data.formats.class_names import names_file
 from detection.data.formats.folders import (
     NO_LABELS,
     Source,
+    images_in,
     label_files,
     relative_name,
     split_of,
     voc_annotations,
     yolo_folders,
 )
+from detection.data.formats.text_files import is_yaml, read_yaml
 from detection.data.formats.yolo_yaml import splits_in
 from detection.data.path_forms import NameIndex
 from detection.settings import DataFormat

@@ -14,9 +14,18 @@ from pathlib import Path, PurePosixPath
 
 from detection.data.entry_values import show
 from detection.data.faults import DataFault
-from detection.data.formats.class_names import class_list, read_text
-from detection.data.formats.content import Content, images_in
-from detection.data.formats.folders import Source, named_images, parallel, relative_name, voc_annotations, xml_files
+from detection.data.formats.class_names import class_list
+from detection.data.formats.content import Content
+from detection.data.formats.folders import (
+    Source,
+    images_in,
+    named_images,
+    parallel,
+    relative_name,
+    voc_annotations,
+    xml_files,
+)
+from detection.data.formats.text_files import read_text
 from detection.data.formats.voc_origin import told_origin
 from detection.data.formats.voc_xml import VocFile, read_voc_file
 from detection.data.image_index import index_images

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +15,9 @@ import yaml
 
 from detection.data.annotations import BOX_TOLERANCE, CocoAnnotations
 from detection.data.formats.items import Item, items_of
+from detection.data.formats.new_folder import into_new_folder
 from detection.data.formats.yolo_pixels import fractions
-from divdet.engine.errors import UserError
-from divdet.engine.files import make_folder, reason, write_json
+from divdet.engine.files import write_json
 from divdet.engine.progress import progress
 
 Target = Literal["coco", "yolo", "voc"]
@@ -53,24 +52,6 @@ def write_data_set(
     write = {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}[target]
     into_new_folder(Path(folder), lambda new: write(new, items, classes, counts, link))
     return items, +counts
-
-
-def into_new_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write(temporary folder)`` and moves the folder into place; raises UserError where one holds files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already and not empty; choose another --output, or remove it")
-    make_folder(folder.absolute().parent)
-    temporary = folder.absolute().with_name(f".{folder.absolute().name[:200]}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        write(temporary)
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({reason(error)}); nothing is left of it") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def coco_truth(annotations: CocoAnnotations) -> dict[str, Any]:

@@ -19,9 +19,18 @@ import numpy as np
 
 from detection.data.entry_values import show
 from detection.data.faults import DataError, DataFault
-from detection.data.formats.class_names import class_list, is_yaml, names_in, read_yaml
-from detection.data.formats.content import Content, images_in
-from detection.data.formats.folders import Source, label_files, named_images, parallel, relative_name, yolo_folders
+from detection.data.formats.class_names import class_list, names_in
+from detection.data.formats.content import Content
+from detection.data.formats.folders import (
+    Source,
+    images_in,
+    label_files,
+    named_images,
+    parallel,
+    relative_name,
+    yolo_folders,
+)
+from detection.data.formats.text_files import is_yaml, read_yaml
 from detection.data.formats.yolo_lines import LabelReader, LabelRow
 from detection.data.formats.yolo_lists import listed_images
 from detection.data.formats.yolo_pixels import to_pixels

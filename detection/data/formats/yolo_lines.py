@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from detection.data.entry_values import Fault, show
 from detection.data.faults import DataFault
-from detection.data.formats.class_names import read_text
+from detection.data.formats.text_files import read_text
 from detection.data.formats.yolo_forms import LineForms
 from divdet.engine.errors import UserError
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from detection.data.entry_values import Fault, show
 from detection.data.faults import DataFault
-from detection.data.formats.class_names import read_text
-from detection.data.formats.content import images_in
-from detection.data.formats.folders import relative_name
+from detection.data.formats.folders import images_in, relative_name
+from detection.data.formats.text_files import read_text
 from detection.data.path_forms import NameIndex
 
 REPEATED = "images listed more than once, which count once"
