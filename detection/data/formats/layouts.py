@@ -64,7 +64,8 @@ def _of_file(path: Path) -> dict[str, Source]:
         splits = splits_in(read_yaml(path), path)
         return {split: Source("yolo", path, split) for split in ("train", "val", "test") if split in splits}
     if path.suffix.lower() == ".txt":
-        return {"": Source("yolo", path)}
+        voc = path.parent.name == "Main" and path.parent.parent.name == "ImageSets"
+        return {"": Source("voc", path.parents[2], path.stem) if voc else Source("yolo", path)}
     if path.suffix.lower() == ".xml":
         raise UserError(f"{path}: is one image's annotation: give the folder of the XML files")
     return {"": Source("coco", path)}  # whatever its name; the shell's <(…) is no file

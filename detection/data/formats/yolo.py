@@ -114,6 +114,13 @@ def lists_suffice(source: Source) -> bool:
     return all(not label.is_file() or _label_of(image).absolute() == label.absolute() for image, label in pairs)
 
 
+def place_of(source: Source) -> Path | None:
+    """The folder or list of images of a split of data.yaml, where it is one."""
+    data = read_yaml(source.path)
+    entries = splits_in(data, source.path)[source.split]
+    return locate(source.path, data, entries[0]) if len(entries) == 1 else None
+
+
 def description_of(source: Source) -> dict[str, Any] | None:
     """What data.yaml says beside the places of the splits, or ``names`` of another list; None without either."""
     path = source.path
