@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from detection.category_names import category_name
@@ -61,6 +61,19 @@ def names_in(data: Any, path: Path) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def names_beside(data: dict[str, Any], path: Path) -> dict[int, str]:
+    """``names_in``, where a file of names may stand for them, or lie beside a data.yaml without."""
+    names = data.get("names")
+    file = path.parent / names if isinstance(names, str) and names and "\0" not in names else None
+    if file and (not file.is_file() or is_yaml(file)):
+        file = path.parent / PurePath(names.replace("\\", "/")).name
+    files = [file] if file else [path.parent / name for name in _LISTS] if names is None else []
+    for file in files:
+        if file.is_file() and not is_yaml(file) and (listed := _read_list(file)):
+            return names_in(data | {"names": listed}, path)
+    return names_in(data, path)
+
+
 def class_list(folder: Path, yolo: bool) -> tuple[list[str] | dict[int, str], Path] | None:
     """The list of classes in a folder or, from labels/train for example, in those around it; and its file.
 
@@ -72,7 +85,7 @@ def class_list(folder: Path, yolo: bool) -> tuple[list[str] | dict[int, str], Pa
     while True:
         for file in sorted(folder.iterdir()) if yolo and folder.is_dir() else ():
             if is_yaml(file) and (data := names_file(file)):
-                return names_in(data, file), file
+                return names_beside(data, file), file
         for file in (folder / name for name in _LISTS):
             if file.is_file() and (names := _read_list(file)):
                 return (dict(enumerate(names)) if yolo else names), file

@@ -50,14 +50,16 @@ def parallel(folder: Path, one: str, other: str) -> Path | None:
     places = [place for place, part in enumerate(parts) if part.lower() == one.lower()]
     if not places:
         return None
-    parts[places[-1]] = other
-    found = Path(*parts)
-    return _as_given(found, folder) if found.is_dir() else None
+    for name in (other, other.capitalize(), other.upper()):
+        parts[places[-1]] = name
+        if Path(*parts).is_dir():
+            return _as_given(Path(*parts), folder)
+    return None
 
 
 def label_files(folder: Path) -> Iterator[Path]:
     """YOLO's label files in a folder, also in its subfolders; not lists of classes and the like."""
-    files = (file for file in sorted(folder.rglob("*.txt")) if not file.name.startswith("."))
+    files = (file for file in sorted(folder.rglob("*.[tT][xX][tT]")) if not file.name.startswith("."))
     return (file for file in files if not NO_LABELS.fullmatch(file.name))
 
 
@@ -77,13 +79,18 @@ def images_in(folder: Path) -> list[Path]:
 
 def yolo_folders(path: Path) -> tuple[Path, Path]:
     """Folders of the labels and of the images for one that holds either or both."""
-    if (path / "labels").is_dir():
-        return path / "labels", path / "images" if (path / "images").is_dir() else path
+    if labels := subfolder(path, "labels"):
+        return labels, subfolder(path, "images") or path
     if images := parallel(path, "labels", "images"):
         return path, images
     if labels := parallel(path, "images", "labels"):
         return labels, path
     return path, path
+
+
+def subfolder(path: Path, name: str) -> Path | None:
+    """The folder of a name in lower case, or with capitals."""
+    return next((path / form for form in (name, name.capitalize(), name.upper()) if (path / form).is_dir()), None)
 
 
 def voc_annotations(path: Path) -> Path:

@@ -16,12 +16,21 @@ _MAX_DIGITS = 300  # of a number: YAML's sexagesimal ones take a time that grows
 
 
 def is_yaml(path: Path) -> bool:
-    """Whether a file is YAML by its name."""
-    return path.suffix.lower() in (".yaml", ".yml") and path.is_file()
+    """Whether a file describes a data set by its name: YAML, or darknet's."""
+    return path.suffix.lower() in (".yaml", ".yml", ".data") and path.is_file()
+
+
+def is_darknet(path: Path) -> bool:
+    """Whether a file is darknet's description of a data set, such as obj.data, by its name."""
+    return path.suffix.lower() == ".data" and path.is_file()
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; raises UserError where it cannot be read."""
+    """The content of a YAML file, or of darknet's lines ``key = value``; raises UserError where it cannot be read."""
+    if is_darknet(path):
+        pairs = (line.split("#")[0].partition("=") for line in read_text(path).split("\n"))
+        data = {key.strip().lower(): value.strip() for key, _, value in pairs if value.strip()}
+        return {key: value for key, value in data.items() if key not in ("classes", "backup", "eval", "results")}
     refuse_special(path)
     try:
         if path.stat().st_size > MAX_YAML:

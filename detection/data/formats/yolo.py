@@ -19,7 +19,7 @@ import numpy as np
 
 from detection.data.entry_values import show
 from detection.data.faults import DataError, DataFault
-from detection.data.formats.class_names import class_list, names_in
+from detection.data.formats.class_names import class_list, names_beside
 from detection.data.formats.content import Content
 from detection.data.formats.folders import (
     Source,
@@ -34,8 +34,9 @@ from detection.data.formats.text_files import is_yaml, read_yaml
 from detection.data.formats.yolo_lines import LabelReader, LabelRow
 from detection.data.formats.yolo_lists import listed_images
 from detection.data.formats.yolo_pixels import to_pixels
-from detection.data.formats.yolo_yaml import PLACES, locate, splits_in
+from detection.data.formats.yolo_yaml import PLACES, locate, locate_by_end, splits_in
 from detection.data.image_index import index_images
+from detection.data.path_forms import NameIndex
 from detection.settings import Orientation
 from divdet.engine.errors import UserError
 
@@ -118,7 +119,9 @@ def place_of(source: Source) -> Path | None:
     """The folder or list of images of a split of data.yaml, where it is one."""
     data = read_yaml(source.path)
     entries = splits_in(data, source.path)[source.split]
-    return locate(source.path, data, entries[0]) if len(entries) == 1 else None
+    if len(entries) > 1:
+        return None
+    return locate(source.path, data, entries[0]) or locate_by_end(source.path, entries[0])
 
 
 def description_of(source: Source) -> dict[str, Any] | None:
@@ -129,7 +132,10 @@ def description_of(source: Source) -> dict[str, Any] | None:
         if beside is None or not is_yaml(beside[1]):
             return beside and {"names": beside[0] if isinstance(beside[0], dict) else dict(enumerate(beside[0]))}
         path = beside[1]
-    return {key: value for key, value in read_yaml(path).items() if key not in (*PLACES, "path")}
+    data = read_yaml(path)
+    if not isinstance(data.get("names"), list | dict):
+        data["names"] = names_beside(data, path)
+    return {key: value for key, value in data.items() if key not in (*PLACES, "path")}
 
 
 def _find(source: Source, faults: list[DataFault]) -> _Split:
@@ -144,7 +150,7 @@ def _find(source: Source, faults: list[DataFault]) -> _Split:
         if source.split not in entries:
             raise UserError(f"{path}: has no {source.split}: it names {', '.join(entries) or 'no split'}")
         found = _entries(path, data, entries[source.split], faults, counts)
-        names, pose = names_in(data, path), _pose(data)
+        names, pose = names_beside(data, path), _pose(data)
     elif path.is_file():
         found = _with_labels(listed_images(path, [path.parent], faults, counts))
         names, pose = _classes(path.parent)
@@ -153,6 +159,7 @@ def _find(source: Source, faults: list[DataFault]) -> _Split:
         if source.images:
             labels, folder = path / "labels" if (path / "labels").is_dir() else path, source.images
         found = {image: _label_of(image, folder, labels) for image in images_in(folder)}
+        counts += _pair_other_names(found, folder, labels)
         counts += _unused(found, labels)
         names, pose = _classes(labels)
     if not found and faults:
@@ -202,10 +209,13 @@ def _entries(
     root = data.get("path")
     for entry in entries:
         place = locate(file, data, entry)
+        if place is None and (place := locate_by_end(file, entry)):
+            counts[f"places that are not there, found by their end, such as {show(entry)} as {place}"] += 1
         if place is None:
             raise UserError(f"{file}: names {show(entry)}, which is not there: correct it, or path, in the file")
         if place.is_dir():
-            found |= _with_labels(images_in(place))
+            folder = parallel(place, "labels", "images") if any(label_files(place)) else None
+            found |= _with_labels(images_in(place) or (images_in(folder) if folder else []))
         else:
             roots = [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
             found |= _with_labels(listed_images(place, roots, faults, counts))
@@ -218,14 +228,38 @@ def _with_labels(images: Iterable[Path]) -> dict[Path, Path]:
 
 def _label_of(image: Path, images: Path | None = None, labels: Path | None = None) -> Path:
     """The label file of an image: in the parallel folder if it is there, else beside the image."""
-    beside = image.with_suffix(".txt")
+    beside = _text_beside(image)
     if labels is not None and labels != images:
-        inner = labels / Path(relative_name(beside, images))
+        inner = _text_beside(labels / relative_name(image, images))
         return inner if inner.is_file() or not beside.is_file() else beside
     if folder := parallel(image.parent, "images", "labels"):
-        inner = folder / beside.name
+        inner = _text_beside(folder / image.name)
         return inner if inner.is_file() or not beside.is_file() else beside
     return beside
+
+
+def _pair_other_names(found: dict[Path, Path], folder: Path, labels: Path) -> Counter[str]:
+    """Gives images without a label file the one whose name differs by an export tool's prefix; see ``NameIndex``."""
+    alone = [image for image, label in found.items() if not label.is_file()]
+    used = {label.absolute() for label in found.values()}
+    left = [label for label in label_files(labels) if label.absolute() not in used] if alone else []
+    index = NameIndex([str(Path(relative_name(image, folder)).with_suffix("")) for image in alone])
+    pairs: dict[Path, list[Path]] = {}
+    for label in left:
+        fits = index.fits(str(Path(relative_name(label, labels)).with_suffix("")), base_alone=False)
+        if len(fits) == 1:
+            pairs.setdefault(alone[fits[0]], []).append(label)
+    sure = {image: fitting[0] for image, fitting in pairs.items() if len(fitting) == 1}
+    found.update(sure)
+    if not sure:
+        return Counter()
+    image, label = next(iter(sure.items()))
+    return Counter({f"label files named otherwise than their image, such as {label.name} of {image.name}": len(sure)})
+
+
+def _text_beside(image: Path) -> Path:
+    texts = [image.with_suffix(suffix) for suffix in (".txt", ".TXT")]
+    return texts[1] if not texts[0].is_file() and texts[1].is_file() else texts[0]
 
 
 def _unused(found: dict[Path, Path], labels: Path) -> Counter[str]:

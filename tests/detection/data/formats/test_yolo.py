@@ -156,11 +156,12 @@ def test_missing_labels_and_names_are_counted(tmp_path: Path) -> None:
         ("- a\n", "has no keys such as names and train"),
         ("{", "not YAML"),
         ("names: &a [*a]\ntrain: images", "which is no name|not YAML"),
-        ("train: labels\nnames: [a]\n", "no images found"),
+        ("train: none\nnames: [a]\n", "no images found"),
     ],
 )
 def test_unusable_data_yaml(yaml: str, words: str, tmp_path: Path) -> None:
     data = data_set(tmp_path, "0 0.5 0.5 0.25 0.5\n", yaml)
+    (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=words):
         read_annotations(data, "train")
 
