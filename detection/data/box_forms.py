@@ -8,20 +8,19 @@ import numpy as np
 from PIL import Image
 
 from detection.data.annotations import Columns, ImageRecord, sizes_of
+from detection.data.box_notations import CENTER, CORNER, CORNERS, other_form
 
-_SLACK = 1.0  # pixels by which a box may pass the border, from rounding
 _PROBED = 50  # images of no given size, whose files are asked
-_FEW = 3  # boxes: fewer pass the border by chance
-_MORE = 10  # boxes, to tell centers: sound boxes of few objects may all be far from the left and upper border
 _TYPICAL = 20  # boxes, of which some reach the border
-_MANY, _NEARLY_ALL = 0.1, 0.98  # shares of the boxes
+
+_TO_CORNER = {CORNERS: "subtract x and y from the last two", CENTER: "subtract half of width and height from x and y"}
 
 
 def wrong_form(images: list[ImageRecord], truth: Columns) -> str:
     """What the boxes of a file look like, as the end of a sentence; empty where they look right.
 
     Fractions: most boxes have no value above 1, and some a broken one. Corners or centers: boxes pass the border of
-    their image as x, y, width, height, too many for a slip, while (nearly) all are sound in the other form.
+    their image, too many for a slip, while (nearly) all are sound in the other form; see ``other_form``.
     """
     boxes = truth.bbox[(truth.bbox[:, 2:] != 0).all(axis=1)]
     tiny = (boxes >= 0).all(axis=1) & (boxes <= 1).all(axis=1)
@@ -33,25 +32,13 @@ def wrong_form(images: list[ImageRecord], truth: Columns) -> str:
         )
     size = _sizes(images)[truth.image]
     known = np.isfinite(size).all(axis=1)
-    boxes, limit = truth.bbox[known], size[known] + _SLACK
-    start, side = boxes[:, :2], boxes[:, 2:]
-    beyond = (start + side > limit).any(axis=1)
-    if beyond.sum() < _FEW or beyond.mean() < _MANY:
+    if not (other := other_form(truth.bbox[known], size[known], CORNER)):
         return ""
-    forms = {
-        "x1, y1, x2, y2": ((side > start) & (side <= limit) & (start >= -_SLACK), "subtract x and y from the last two"),
-        "the center and size": (
-            (start - side / 2 >= -_SLACK) & (start + side / 2 <= limit) & (side > 0),
-            "subtract half of width and height from x and y",
-        ),
-    }
-    for name, (sound, what) in forms.items():
-        if sound.all(axis=1).mean() > _NEARLY_ALL and (len(boxes) >= _MORE or name.startswith("x1")):
-            return (
-                f"has boxes that look like {name} ({beyond.sum()} of {len(boxes)} pass the border of their image as "
-                f"x, y, width, height): COCO's are x, y, width, height in pixels; {what}"
-            )
-    return ""
+    name, beyond = other
+    return (
+        f"has boxes that look like {name} ({beyond.sum()} of {len(beyond)} pass the border of their image as x, y, "
+        f"width, height): COCO's are x, y, width, height in pixels; {_TO_CORNER[name]}"
+    )
 
 
 def odd_scale(images: list[ImageRecord], truth: Columns) -> Counter[str]:

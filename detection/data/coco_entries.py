@@ -39,6 +39,9 @@ class EntryReader:
         # Ids whose entry has a fault, or that two entries have: their annotations are left out without another fault.
         self._lost_images: set[int | str] = set()
         self._lost_categories: set[int | str] = set()
+        # How many entries have another's id: annotations of so many ids that nothing lists may mean them.
+        self._repeated: Counter[str] = Counter()
+        self._unlisted: dict[str, set[int]] = {"image": set(), "category": set()}
 
     def categories(self, entries: Any) -> list[dict[str, Any]]:
         """Categories with integer ``id`` and their ``name``, by ascending id."""
@@ -46,7 +49,7 @@ class EntryReader:
 
         def read(entry: dict[str, Any]) -> dict[str, Any]:
             entry = plain_entry(entry, ("id",), self.counts)
-            _new_id(entry, seen, "category")
+            self._new_id(entry, seen, "category")
             if "name" not in entry:
                 raise Fault("has no name")
             name = category_name(entry["name"])
@@ -73,7 +76,7 @@ class EntryReader:
 
         def read(entry: dict[str, Any]) -> ImageRecord:
             entry = plain_entry(entry, ("id", "width", "height"), self.counts)
-            number = _new_id(entry, seen, "image")
+            number = self._new_id(entry, seen, "image")
             width, height = (_side(entry, key) for key in ("width", "height"))
             if "file_name" not in entry:
                 raise Fault("has no file_name")
@@ -92,21 +95,27 @@ class EntryReader:
         seen: set[int] = set()
 
         def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float, int] | None:
-            if not _is_plain(entry):
+            plain = _is_plain(entry)
+            if not plain:
                 entry = plain_annotation(entry, self.counts)
-                if entry is None or self._is_lost(entry):
+                if entry is None:
+                    return None
+            number = entry.get("id")
+            if plain or is_id(number):
+                if number in seen:
+                    raise _repeated(number, "annotation")
+                if number is not None:
+                    seen.add(number)
+            if not plain:
+                if self._is_lost(entry):
                     return None
                 _check(entry)
-            image, label = images.get(entry["image_id"]), labels.get(entry["category_id"])
+            image, label, bbox = images.get(entry["image_id"]), labels.get(entry["category_id"]), entry["bbox"]
             if image is None or label is None:
-                if not self._is_lost(entry):
-                    raise _unlisted(entry, "category" if label is None and image is not None else "image")
+                kind = "category" if label is None and image is not None else "image"
+                if not (self._is_lost(entry) or self._may_mean_repeated(entry, kind)):
+                    raise _unlisted(entry, kind)
                 return None
-            number, bbox = entry.get("id"), entry["bbox"]
-            if number in seen:
-                raise _repeated(number, "annotation")
-            if number is not None:
-                seen.add(number)
             return image, label, bbox, entry.get("area", bbox[2] * bbox[3]), entry.get("iscrowd", 0)
 
         return Columns(*columns_of(self._read("annotations", entries, read), area=np.float64, crowd=bool))
@@ -117,6 +126,24 @@ class EntryReader:
         lost = any(isinstance(entry.get(key), int | str) and entry[key] in ids for key, ids in pairs)
         self.counts[LEFT_OUT] += lost
         return lost
+
+    def _may_mean_repeated(self, entry: dict[str, Any], kind: str) -> bool:
+        """Whether what nothing lists may be an entry that has another's id, a fault already; counts ``LEFT_OUT``."""
+        number, known = entry[f"{kind}_id"], self._unlisted[kind]
+        if number not in known and len(known) == self._repeated[kind]:
+            return False
+        known.add(number)
+        self.counts[LEFT_OUT] += 1
+        return True
+
+    def _new_id(self, entry: dict[str, Any], seen: set[int], kind: str) -> int:
+        """The entry's id, unlike those that are ``seen``."""
+        number = id_of(entry, "id")
+        if number in seen:
+            self._repeated[kind] += 1
+            raise _repeated(number, kind)
+        seen.add(number)
+        return number
 
     def _read(
         self, key: str, entries: Any, read: Callable[[dict[str, Any]], Any], lost: set | None = None
@@ -176,15 +203,6 @@ def _side(entry: dict[str, Any], key: str) -> int | None:
     if type(value) is not int or value > MAX_COORDINATE:
         raise Fault(f"has {key} {show(value)}, which is not a positive integer")
     return value
-
-
-def _new_id(entry: dict[str, Any], seen: set[int], kind: str) -> int:
-    """The entry's id, unlike those that are ``seen``."""
-    number = id_of(entry, "id")
-    if number in seen:
-        raise _repeated(number, kind)
-    seen.add(number)
-    return number
 
 
 def _repeated(number: int, kind: str) -> Fault:

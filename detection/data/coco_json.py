@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
 _MAX_ID = 2**63 - 1
-_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
 
 Row = TypeVar("Row")
@@ -94,11 +92,6 @@ def _located(path: Path, place: str, entry: Any, error: Fault) -> DataFault:
         if is_id(entry.get("id")):
             place += f" (id {entry['id']})"
     return DataFault(str(path), place, str(error))
-
-
-def is_text(value: Any) -> bool:
-    """Whether a JSON value can be a file name: text, not empty, without control characters, encodable."""
-    return isinstance(value, str) and _TEXT.fullmatch(value) is not None
 
 
 def bbox_of(entry: dict[str, Any]) -> list[float]:

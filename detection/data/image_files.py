@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
-from detection.data.coco_json import is_text
 from detection.data.entry_values import Fault, show
 from detection.data.path_forms import NameIndex, parts_of
 from divdet.engine.errors import UserError
 
 _SHOWN = 3
+_TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # no control characters, and encodable as UTF-8
 
 
 class ImageFiles:
@@ -46,7 +47,7 @@ class ImageFiles:
 
     def find(self, name: object) -> Path:
         """Return the path of the file; raise ``Fault`` where none or several fit."""
-        if not isinstance(name, str) or not is_text(name.strip()):
+        if not isinstance(name, str) or not _TEXT.fullmatch(name.strip()):
             raise Fault(f"has file_name {show(name)}, which is no file's name")
         if self.images_dir is None:
             return Path(*(part for part in parts_of(name) if part != os.pardir))

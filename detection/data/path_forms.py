@@ -86,6 +86,12 @@ class NameIndex:
                 return [index for index in best if len(table.paths[index]) <= len(own)] or best
         return []
 
+    def sharing_end(self, name: str, least: int) -> list[int]:
+        """The indices of the names that have the longest end in common with ``name``, of ``least`` parts or more."""
+        own, table = loose_parts(name), self._table(loose_parts)
+        ends = (own[-count:] for count in range(len(own), least - 1, -1))
+        return next((found for end in ends if (found := table.ending(end))), [])
+
     def same_stem(self, name: str) -> list[int]:
         """The indices of the names that differ from ``name`` in their suffix or folders."""
         return self._table(stem_parts).ending(stem_parts(name)[-1:])

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from detection.data.annotations import CocoAnnotations
+from detection.data.check import DataCheck, check_images
 from detection.data.faults import SHOWN, DataError, DataFault, write_faults
+from detection.data.formats.folders import Source
 from detection.data.formats.layouts import find_splits
 from detection.data.formats.read import ImagesNotFound, read_source
 from detection.data.formats.write import write_data_set
+from detection.data.prepare import FAULTS
 from divdet.commands.settings import Convert
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import make_folder
@@ -14,6 +18,8 @@ from divdet.engine.files import make_folder
 
 def convert(config: Convert) -> None:
     """Reads all splits of a data set and writes them in another format.
+
+    With ``skip_bad`` what is sound is written, and faults.txt in the output folder lists the rest.
 
     Raises:
         DataError: for faults of the data, those of all splits at once.
@@ -25,26 +31,43 @@ def convert(config: Convert) -> None:
     if not config.output:
         raise UserError("--output is missing: name the folder to write")
     sources = find_splits(path, config.format, config.images)
-    faults: list[DataFault] = []
-    splits = {}
-    for split, source in sources.items():
-        try:
-            splits[split or "train"] = read_source(
-                source, sources.values(), config.orientation, config.voc_origin, faults
-            )
-        except DataError as error:
-            faults += error.faults
-        except ImagesNotFound as error:
-            raise UserError(f"{error}: name their folder by --images") from error
-    if faults:
-        raise data_error(list(dict.fromkeys(faults)), config.output)
+    splits, faults = _read(sources, config)
+    if config.skip_bad and len(splits) == len(sources):
+        for annotations in splits.values():
+            if not annotations.images:
+                raise UserError(f"{annotations.path}: none of its images is sound")
+    elif faults:
+        raise data_error(faults, config.output)
     for split, annotations in splits.items():
         print(printable(f"{split}: {annotations.describe()}"))
     items, counts = write_data_set(splits, config.to, config.output, config.link)
+    if faults:
+        written = Path(config.output, FAULTS)
+        write_faults(faults, written)
+        print(f"skip_bad left out: {len(faults)} entries and images ({written} lists them)")
     for what, count in counts.items():
         print(f"note: {count} {what}")
     written = ", ".join(f"{split} {len(images)}" for split, images in items.items())
     print(f"wrote {config.output} ({config.to}): images of {written}")
+
+
+def _read(sources: dict[str, Source], config: Convert) -> tuple[dict[str, CocoAnnotations], list[DataFault]]:
+    """What is sound of each split, without those that cannot be used at all; and the faults of all."""
+    faults: list[DataFault] = []
+    splits = {}
+    for split, source in sources.items():
+        try:
+            found = read_source(source, sources.values(), config.orientation, config.voc_origin, faults)
+        except DataError as error:
+            faults += error.faults
+            continue
+        except ImagesNotFound as error:
+            raise UserError(f"{error}: name their folder by --images") from error
+        check = DataCheck({"train": found})  # one at a time: what splits share is no fault here
+        check_images(check)
+        faults += check.faults
+        splits[split or "train"] = check.splits["train"]
+    return splits, list(dict.fromkeys(faults))
 
 
 def data_error(faults: Sequence[DataFault], output: str) -> DataError:

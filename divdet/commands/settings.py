@@ -102,6 +102,7 @@ class Convert(_DataSet):
         sources: the data set: a folder, a COCO JSON file, or a YOLO data.yaml.
         to: coco, yolo or voc.
         link: hard-link the images instead of copying them; a tool that changes one changes both.
+        skip_bad: leave out faulty entries and images, and list them in faults.txt in the output folder.
         images: folder of the images; default: where the format or the layout has them.
         format: of the data set: coco, yolo or voc; auto recognizes it by content.
         orientation: as data.orientation.
@@ -111,6 +112,7 @@ class Convert(_DataSet):
 
     to: Literal["coco", "yolo", "voc"] | None = None
     link: bool = False
+    skip_bad: bool = False
 
 
 @dataclass(kw_only=True)

@@ -13,9 +13,10 @@ from detection.data.entry_values import Fault
 from detection.data.faults import DataError, DataFault
 from detection.data.formats.folders import Source, named_images
 from detection.data.formats.layouts import coco_images, find_splits
+from detection.data.formats.new_folder import into_new_folder
 from detection.data.formats.read import ImagesNotFound, read_source, validation_part
-from detection.data.formats.write import coco_truth, into_new_folder
-from detection.data.formats.yolo import description_of, image_files, lists_suffice
+from detection.data.formats.write import coco_truth
+from detection.data.formats.yolo import description_of, image_files, lists_suffice, place_of
 from divdet.commands.convert import data_error, one_source
 from divdet.commands.settings import Split
 from divdet.engine.errors import UserError, printable
@@ -39,7 +40,13 @@ def split(config: Split) -> None:
         raise UserError("--output is missing: name the folder to write")
     sources = find_splits(path, config.format, config.images)
     if len(sources) > 1:
-        raise UserError(f"{path}: is split already ({', '.join(sources)}): name the part to split")
+        part = next(iter(sources))
+        named = _path_of(sources[part])
+        such = f", such as divdet split {shlex.quote(str(named))} …" if named else ""
+        raise UserError(
+            f"{path}: has the splits {', '.join(sources)} already; to divide one of them further, give its own path "
+            f"instead of the whole data set{such}"
+        )
     (source,) = sources.values()
     try:
         annotations = read_source(source, orientation=config.orientation, voc_origin=config.voc_origin)
@@ -62,6 +69,15 @@ def split(config: Split) -> None:
         usage = " ".join(f"{file} --data.{name}_images {images}" for file, name in zip(files, parts, strict=True))
     counts = ", ".join(f"{name} {len(part.images)}" for name, part in parts.items())
     print(f"wrote {folder}: images of {counts}; train by {usage}")
+
+
+def _path_of(source: Source) -> Path | None:
+    """The path that names one split alone, where there is one."""
+    if source.split is None:
+        return source.path
+    if source.format == "voc":
+        return source.path / "ImageSets" / "Main" / f"{source.split}.txt"
+    return place_of(source)
 
 
 def _write_lists(folder: Path, source: Source, parts: dict[str, CocoAnnotations]) -> None:

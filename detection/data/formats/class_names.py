@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
-
-import yaml
 
 from detection.category_names import category_name
 from detection.data.entry_values import show
 from detection.data.formats.folders import split_of
+from detection.data.formats.text_files import MAX_YAML, is_yaml, read_text, read_yaml
 from divdet.engine.errors import UserError
-from divdet.engine.files import refuse_special
 
-_MAX_SIZE = 2**22  # bytes: Objects365's has 20 KB
-_MAX_DIGITS = 300  # of a number: YAML's sexagesimal ones take a time that grows by the square
 _LISTS = ("classes.txt", "obj.names", "labels.txt", "labelmap.txt")
 _INNER = ("labels", "images", "annotations", "jpegimages")  # folders of a data set that are not its root
-
-
-def is_yaml(path: Path) -> bool:
-    """Whether a file is YAML by its name."""
-    return path.suffix.lower() in (".yaml", ".yml") and path.is_file()
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; raises UserError where it cannot be read."""
-    refuse_special(path)
-    try:
-        if path.stat().st_size > _MAX_SIZE:
-            raise UserError(f"{path}: is larger than 4 MiB, which no data.yaml is")
-        text = path.read_text(encoding="utf-8-sig")
-        for event in yaml.parse(text, yaml.SafeLoader):
-            value = getattr(event, "value", "")
-            if value == "<<":  # merges of merges double what there is
-                raise UserError(f"{path}: merges another section by <<: write out what it stands for")
-            if len(value) > _MAX_DIGITS and re.fullmatch(r"[-+]?\d[\w:.]*", value):
-                raise UserError(f"{path}: a number of {len(value)} digits is too large")
-        return yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: is nested too deeply to be a data.yaml") from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # also of !!bool x
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def names_file(path: Path) -> dict[str, Any] | None:
@@ -61,7 +30,7 @@ def names_file(path: Path) -> dict[str, Any] | None:
 def _mentions_names(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
-            return re.search(rb"^(\xef\xbb\xbf)?[\"']?names[\"']?\s*:", file.read(_MAX_SIZE), re.MULTILINE) is not None
+            return re.search(rb"^(\xef\xbb\xbf)?[\"']?names[\"']?\s*:", file.read(MAX_YAML), re.MULTILINE) is not None
     except OSError:
         return False
 
@@ -92,6 +61,19 @@ def names_in(data: Any, path: Path) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def names_beside(data: dict[str, Any], path: Path) -> dict[int, str]:
+    """``names_in``, where a file of names may stand for them, or lie beside a data.yaml without."""
+    names = data.get("names")
+    file = path.parent / names if isinstance(names, str) and names and "\0" not in names else None
+    if file and (not file.is_file() or is_yaml(file)):
+        file = path.parent / PurePath(names.replace("\\", "/")).name
+    files = [file] if file else [path.parent / name for name in _LISTS] if names is None else []
+    for file in files:
+        if file.is_file() and not is_yaml(file) and (listed := _read_list(file)):
+            return names_in(data | {"names": listed}, path)
+    return names_in(data, path)
+
+
 def class_list(folder: Path, yolo: bool) -> tuple[list[str] | dict[int, str], Path] | None:
     """The list of classes in a folder or, from labels/train for example, in those around it; and its file.
 
@@ -103,24 +85,13 @@ def class_list(folder: Path, yolo: bool) -> tuple[list[str] | dict[int, str], Pa
     while True:
         for file in sorted(folder.iterdir()) if yolo and folder.is_dir() else ():
             if is_yaml(file) and (data := names_file(file)):
-                return names_in(data, file), file
+                return names_beside(data, file), file
         for file in (folder / name for name in _LISTS):
             if file.is_file() and (names := _read_list(file)):
                 return (dict(enumerate(names)) if yolo else names), file
         if folder.name.lower() not in _INNER and split_of(folder.name) is None:
             return None
         folder = folder.parent
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without BOM; raises UserError where it cannot be read."""
-    refuse_special(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text") from error
 
 
 def _read_list(file: Path) -> list[str]:

@@ -8,9 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detection.images import IMAGE_SUFFIXES
+from divdet.engine.errors import UserError
+
 _WORD = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?:(?:19|20)\d\d)?(?![a-z])", re.I)
 _SAME = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-NO_LABELS = re.compile(r"(classes|labels|labelmap|notes|readme|predefined_classes|requirements)(\.\w+)*\.txt", re.I)
+NO_LABELS = re.compile(
+    r"(classes|faults|labels|labelmap|notes|readme|predefined_classes|requirements)(\.\w+)*\.txt", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,16 @@ def parallel(folder: Path, one: str, other: str) -> Path | None:
     places = [place for place, part in enumerate(parts) if part.lower() == one.lower()]
     if not places:
         return None
-    parts[places[-1]] = other
-    return Path(*parts) if Path(*parts).is_dir() else None
+    for name in (other, other.capitalize(), other.upper()):
+        parts[places[-1]] = name
+        if Path(*parts).is_dir():
+            return _as_given(Path(*parts), folder)
+    return None
 
 
 def label_files(folder: Path) -> Iterator[Path]:
     """YOLO's label files in a folder, also in its subfolders; not lists of classes and the like."""
-    files = (file for file in sorted(folder.rglob("*.txt")) if not file.name.startswith("."))
+    files = (file for file in sorted(folder.rglob("*.[tT][xX][tT]")) if not file.name.startswith("."))
     return (file for file in files if not NO_LABELS.fullmatch(file.name))
 
 
@@ -61,15 +69,28 @@ def xml_files(folder: Path) -> list[Path]:
     return sorted(file for file in files if file.suffix.lower() == ".xml" and file.is_file())
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder and its subfolders, by suffix; raises UserError where there is no folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder of images")
+    files = (path for path in folder.rglob("*") if not path.name.startswith("."))  # macOS writes ._NAME.jpg
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+
+
 def yolo_folders(path: Path) -> tuple[Path, Path]:
     """Folders of the labels and of the images for one that holds either or both."""
-    if (path / "labels").is_dir():
-        return path / "labels", path / "images" if (path / "images").is_dir() else path
+    if labels := subfolder(path, "labels"):
+        return labels, subfolder(path, "images") or path
     if images := parallel(path, "labels", "images"):
         return path, images
     if labels := parallel(path, "images", "labels"):
         return labels, path
     return path, path
+
+
+def subfolder(path: Path, name: str) -> Path | None:
+    """The folder of a name in lower case, or with capitals."""
+    return next((path / form for form in (name, name.capitalize(), name.upper()) if (path / form).is_dir()), None)
 
 
 def voc_annotations(path: Path) -> Path:
@@ -80,7 +101,15 @@ def voc_annotations(path: Path) -> Path:
 def common_folder(paths: Sequence[Path]) -> Path:
     """The innermost folder that holds all files."""
     folders = {path.parent for path in paths}
-    return folders.pop() if len(folders) == 1 else Path(os.path.commonpath([path.absolute() for path in paths]))
+    if len(folders) == 1:
+        return folders.pop()
+    found = Path(os.path.commonpath([path.absolute() for path in paths]))
+    return found if any(path.is_absolute() for path in paths) else _as_given(found, paths[0])
+
+
+def _as_given(path: Path, other: Path) -> Path:
+    """An absolute path, relative to the working directory where another one is: messages show both in one form."""
+    return path if other.is_absolute() else Path(os.path.relpath(path))
 
 
 def relative_name(path: Path, folder: Path) -> str:

@@ -5,31 +5,48 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from itertools import islice
 from os.path import exists, isdir, isfile, join
 from pathlib import Path
 
-from detection.data.formats.class_names import is_yaml, names_file, read_yaml
-from detection.data.formats.content import images_in
+from detection.data.formats.class_names import names_file
 from detection.data.formats.folders import (
     NO_LABELS,
     Source,
+    images_in,
     label_files,
     relative_name,
     split_of,
+    subfolder,
     voc_annotations,
     yolo_folders,
 )
-from detection.data.formats.yolo_yaml import splits_in
+from detection.data.formats.text_files import is_darknet, is_yaml, read_yaml
+from detection.data.formats.yolo_yaml import locate, splits_in
 from detection.data.path_forms import NameIndex
+from detection.images import IMAGE_SUFFIXES
 from detection.settings import DataFormat
 from divdet.engine.errors import UserError
 
 _LOOKED_AT = 50  # files of a folder that may show its format
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _MAX_JSON = 100  # more JSON files in a folder are one an image, as LabelMe writes, not COCO's
 _NAMES = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+_TABLE = "which is not read: give the data set as COCO, YOLO or Pascal VOC, which most tools export"
+_ARCHIVE = "an archive: unpack it and give its folder"
+_OTHERS = {
+    ".ndjson": f"ultralytics' NDJSON, {_TABLE}",
+    ".jsonl": f"JSON Lines, {_TABLE}",
+    ".csv": f"CSV, {_TABLE}",
+    ".tfrecord": f"TFRecord, {_TABLE}",
+    ".record": f"TFRecord, {_TABLE}",
+    ".parquet": f"Parquet, {_TABLE}",
+} | dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), _ARCHIVE)
 
 
 def find_splits(path: str | Path, format: DataFormat = "auto", images: str | Path | None = None) -> dict[str, Source]:
@@ -56,6 +73,10 @@ def find_splits(path: str | Path, format: DataFormat = "auto", images: str | Pat
     return found
 
 
+class _NoneFound(UserError):
+    """A folder holds no annotations that are known."""
+
+
 def _of_file(path: Path) -> dict[str, Source]:
     if not exists(path):
         raise UserError(f"{path}: cannot be read: there is no such file or folder")
@@ -63,13 +84,16 @@ def _of_file(path: Path) -> dict[str, Source]:
         splits = splits_in(read_yaml(path), path)
         return {split: Source("yolo", path, split) for split in ("train", "val", "test") if split in splits}
     if path.suffix.lower() == ".txt":
-        return {"": Source("yolo", path)}
+        voc = path.parent.name == "Main" and path.parent.parent.name == "ImageSets"
+        return {"": Source("voc", path.parents[2], path.stem) if voc else Source("yolo", path)}
     if path.suffix.lower() == ".xml":
         raise UserError(f"{path}: is one image's annotation: give the folder of the XML files")
+    if kind := _OTHERS.get(path.suffix.lower()):
+        raise UserError(f"{path}: is {kind}")
     return {"": Source("coco", path)}  # whatever its name; the shell's <(…) is no file
 
 
-def _of_folder(folder: Path, format: DataFormat) -> dict[str, Source]:
+def _of_folder(folder: Path, format: DataFormat, depth: int = 1) -> dict[str, Source]:
     kinds: dict[str, Callable[[Path], dict[str, Source]]] = {"coco": _coco, "yolo": _yolo, "voc": _voc}
     kinds = {format: kinds[format]} if format != "auto" else kinds
     found = {name: splits for name, find in kinds.items() if (splits := find(folder))}
@@ -78,23 +102,38 @@ def _of_folder(folder: Path, format: DataFormat) -> dict[str, Source]:
         raise UserError(f"{folder}: holds annotations in several formats: {held}; choose one by data.format")
     if not found:
         wanted = {"coco": "COCO JSON file", "yolo": "YOLO data.yaml or labels", "voc": "Pascal VOC XML files"}
+        inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
+        if depth and len(inner) == 1:  # an archive's own folder
+            with suppress(_NoneFound):
+                return _of_folder(inner[0], format, depth - 1)
+        others = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _OTHERS]
+        if others:
+            raise UserError(f"{others[0]}: is {_OTHERS[others[0].suffix.lower()]}")
         looked = ", ".join(wanted[name] for name in kinds)
-        raise UserError(f"{folder}: no annotations found in a known layout (looked for: {looked}); see docs/data.md")
+        raise _NoneFound(f"{folder}: no annotations found in a known layout (looked for: {looked}); see docs/data.md")
     return next(iter(found.values()))
 
 
 def _yolo(folder: Path) -> dict[str, Source]:
-    files = [file for file in sorted(folder.iterdir()) if is_yaml(file)]
+    if darknet := [file for file in sorted(folder.iterdir()) if is_darknet(file) and names_file(file)]:
+        data = read_yaml(darknet[0])
+        splits = splits_in(data, darknet[0])
+        if splits and all(locate(darknet[0], data, entry) for entries in splits.values() for entry in entries):
+            return {split: Source("yolo", darknet[0], split) for split in splits}
+    files = [file for file in sorted(folder.iterdir()) if is_yaml(file) and not is_darknet(file)]
     texts = {file: data for file in files if (data := names_file(file))}
     files = list(texts)
     if len(files) > 1:
         raise UserError(f"{folder}: {files[0].name} and {files[1].name} both describe a YOLO data set: name one")
     if files and (splits := splits_in(texts[files[0]], files[0])):
         return {split: Source("yolo", files[0], split) for split in splits}
-    for parent in (folder / "labels", folder / "images", folder):
-        parts = _split_folders(parent)
+    for parent in (subfolder(folder, "labels"), subfolder(folder, "images"), folder):
+        parts = _split_folders(parent) if parent else {}
         if found := {split: Source("yolo", path) for split, path in parts.items() if _holds_labels(path)}:
             return found
+    lists = {split: path for split, path in _split_lists(folder).items() if _lists_images(path)}
+    if "train" in lists:
+        return {split: Source("yolo", path) for split, path in lists.items()}
     return {"": Source("yolo", folder)} if _holds_labels(folder) else {}
 
 
@@ -220,16 +259,30 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
+def _split_lists(folder: Path) -> dict[str, Path]:
+    """Text files that are named after splits alone, in the order train, val, test."""
+    found = {_SPLITS[file.stem.lower()]: file for file in sorted(folder.glob("*.txt")) if file.stem.lower() in _SPLITS}
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def _lists_images(file: Path) -> bool:
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)
+    except OSError:
+        return False
+    return file.is_file() and Path(lines[0].strip().replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
+
+
 def _holds_labels(folder: Path) -> bool:
     labels, images = yolo_folders(folder)
-    own = labels.glob("*.txt") if labels == images == folder else label_files(labels)
+    own = labels.glob("*.[tT][xX][tT]") if labels == images == folder else label_files(labels)
     return _first(own, lambda file: not NO_LABELS.fullmatch(file.name) and _is_label(file))
 
 
 def _is_label(file: Path) -> bool:
     try:
         words = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0].split()
-        return len(words) >= 5 and all(map(_is_number, words[1:5]))
+        return len(words) >= 5 and (all(map(_is_number, words[1:5])) or all(map(_is_number, words[-4:])))
     except OSError:
         return False
 
@@ -243,7 +296,7 @@ def _is_number(word: str) -> bool:
 
 
 def _holds_xml(folder: Path) -> bool:
-    return _first(folder.rglob("*.xml"), lambda file: _begins(file, b"<annotation", 4096))
+    return _first(folder.rglob("*.[xX][mM][lL]"), lambda file: _begins(file, b"<annotation", 4096))
 
 
 def _is_coco(file: Path) -> bool:

@@ -1,7 +1,7 @@
 """Pascal VOC: an XML file for each image, with the corners of each object in pixels.
 
 Pascal VOC counts pixels from 1 and includes the last one, so a box that covers a whole image of 500 pixels goes from 1
-to 500; other tools (CVAT, Label Studio) count from 0, up to the border. ``origin`` says which.
+to 500; other tools (CVAT, Label Studio) count from 0, up to the border. See ``voc_origin``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from pathlib import Path, PurePosixPath
 
 from detection.data.entry_values import show
 from detection.data.faults import DataFault
-from detection.data.formats.class_names import class_list, read_text
-from detection.data.formats.content import Content, images_in
-from detection.data.formats.folders import Source, named_images, parallel, relative_name, voc_annotations, xml_files
+from detection.data.formats.class_names import class_list
+from detection.data.formats.content import Content
+from detection.data.formats.folders import (
+    Source,
+    images_in,
+    named_images,
+    parallel,
+    relative_name,
+    voc_annotations,
+    xml_files,
+)
+from detection.data.formats.text_files import read_text
+from detection.data.formats.voc_origin import told_origin
 from detection.data.formats.voc_xml import VocFile, read_voc_file
 from detection.data.image_index import index_images
 from detection.settings import VocOrigin
 from divdet.engine.errors import UserError
 from divdet.engine.exif import read_turned
 
-ORIGINS = {
-    1: "boxes whose coordinates count from 1, as Pascal VOC's own",
-    0: "boxes whose coordinates count from 0, as some have a decimal point or are below 1",
-}
-FORCED = "boxes whose coordinates count from {}, by data.voc_origin"
 DIFFICULT = "objects marked difficult, which are ignored"
 UNANNOTATED = "images without an XML file, which are left out"
 OTHER_NAME = "XML files that name another image than the one of their own name, which is taken"
@@ -55,7 +60,7 @@ def read_voc(
     read = {file.path.absolute() for file in files}
     also = {path.absolute() for other in others if other.format == "voc" for path in _files(other, [])} - read
     every = [*files, *(file for path in sorted(also) if (file := read_voc_file(path, [])))]
-    start = _origin(every) if origin == "auto" else int(origin)
+    start, why = told_origin(every) if origin == "auto" else (int(origin), "by data.voc_origin")
     labels = _labels(source, every)
     images = _find_images(source, files, counts)
     known, entries, annotations = {}, [], []
@@ -97,7 +102,7 @@ def read_voc(
             bbox = [float(x1 - start), float(y1 - start), float(x2 - x1 + start), float(y2 - y1 + start)]
             entry = {"image_id": image_id, "category_id": labels[found.name], "bbox": bbox}
             annotations.append(entry | {"iscrowd": int(found.difficult), "place": found.place, **where})
-    counts[ORIGINS[start] if origin == "auto" else FORCED.format(start)] = len(annotations)
+    counts[f"boxes whose coordinates count from {start}, {why}"] = len(annotations)
     counts[DIFFICULT] = sum(entry["iscrowd"] for entry in annotations)
     data = {"images": entries, "annotations": annotations, "categories": _categories(labels)}
     return Content(data, folder, +counts)
@@ -129,17 +134,6 @@ def _base_name(file: VocFile) -> str:
     """What a file calls its image, without folders; its own name where that is no file's name."""
     name = PurePosixPath(file.named[0].replace("\\", "/")).name if file.named else ""
     return name if name not in ("", "..") else file.path.stem
-
-
-def _origin(files: Sequence[VocFile]) -> int:
-    """1 for Pascal VOC's own files, and where all coordinates are whole numbers from 1 on; else 0.
-
-    Pascal VOC's own have a few with fractions, too.
-    """
-    if any(file.pascal for file in files):
-        return 1
-    corners = [found.corners for file in files for found in file.objects]
-    return int(all(min(four[:2]) >= 1 and all(n.as_tuple().exponent >= 0 for n in four) for four in corners))
 
 
 def _labels(source: Source, files: Sequence[VocFile]) -> dict[str, int]:

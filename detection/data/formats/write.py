@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +15,9 @@ import yaml
 
 from detection.data.annotations import BOX_TOLERANCE, CocoAnnotations
 from detection.data.formats.items import Item, items_of
-from detection.data.formats.yolo import fractions
-from divdet.engine.errors import UserError
-from divdet.engine.files import make_folder, reason, write_json
+from detection.data.formats.new_folder import into_new_folder
+from detection.data.formats.yolo_pixels import fractions
+from divdet.engine.files import write_json
 from divdet.engine.progress import progress
 
 Target = Literal["coco", "yolo", "voc"]
@@ -53,24 +52,6 @@ def write_data_set(
     write = {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}[target]
     into_new_folder(Path(folder), lambda new: write(new, items, classes, counts, link))
     return items, +counts
-
-
-def into_new_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write(temporary folder)`` and moves the folder into place; raises UserError where one holds files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already and not empty; choose another --output, or remove it")
-    make_folder(folder.absolute().parent)
-    temporary = folder.absolute().with_name(f".{folder.absolute().name[:200]}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        write(temporary)
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({reason(error)}); nothing is left of it") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def coco_truth(annotations: CocoAnnotations) -> dict[str, Any]:
@@ -148,7 +129,8 @@ def _write_voc(folder: Path, splits: _Splits, classes: dict[int, str], counts: C
     for path in (folder / "Annotations", folder / "JPEGImages", lists):
         path.mkdir(parents=True)
     _write(folder / "classes.txt", "".join(f"{name}\n" for name in names))
-    # As Pascal VOC where all boxes can be said so, else from 0: ``detection.data.formats.voc`` reads both back exactly.
+    # As Pascal VOC where all boxes can be said so, else from 0 with a decimal point everywhere: ``told_origin`` reads
+    # both back exactly.
     every = [item.boxes[_sized(item)] for items in splits.values() for item in items]
     origin = all(bool((boxes == np.round(boxes)).all() and (boxes[:, :2] >= 0).all()) for boxes in every)
     for split, items in splits.items():
@@ -171,7 +153,9 @@ def _voc_xml(item: Item, names: list[str], origin: int) -> str:
     for box, label, crowd in zip(*columns, strict=True):
         x, y, w, h = (Decimal(repr(value)) for value in box)
         corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + origin, y + origin, x + w, y + h), strict=True)
-        bndbox = "".join(f"<{key}>{_plain(value)}</{key}>" for key, value in corners)
+        bndbox = "".join(
+            f"<{key}>{_plain(value)}{'' if origin or value % 1 else '.0'}</{key}>" for key, value in corners
+        )
         objects.append(
             f"  <object>\n    <name>{escape(names[label])}</name>\n    <pose>Unspecified</pose>\n"
             f"    <truncated>0</truncated>\n    <difficult>{int(crowd)}</difficult>\n"

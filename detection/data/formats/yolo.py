@@ -10,7 +10,6 @@ and ultralytics show it.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,25 +17,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.data.entry_values import Fault, show
-from detection.data.faults import DataFault
-from detection.data.formats.class_names import class_list, is_yaml, names_in, read_text, read_yaml
-from detection.data.formats.content import Content, images_in
-from detection.data.formats.folders import Source, label_files, named_images, parallel, relative_name, yolo_folders
-from detection.data.formats.yolo_yaml import PLACES, locate, splits_in
+from detection.data.entry_values import show
+from detection.data.faults import DataError, DataFault
+from detection.data.formats.class_names import class_list, names_beside
+from detection.data.formats.content import Content
+from detection.data.formats.folders import (
+    Source,
+    images_in,
+    label_files,
+    named_images,
+    parallel,
+    relative_name,
+    yolo_folders,
+)
+from detection.data.formats.text_files import is_yaml, read_yaml
+from detection.data.formats.yolo_lines import LabelReader, LabelRow
+from detection.data.formats.yolo_lists import listed_images
+from detection.data.formats.yolo_pixels import to_pixels
+from detection.data.formats.yolo_yaml import PLACES, locate, locate_by_end, splits_in
 from detection.data.image_index import index_images
+from detection.data.path_forms import NameIndex
 from detection.settings import Orientation
 from divdet.engine.errors import UserError
 
 NUMBERED = "classes named by their numbers, since no data.yaml or classes.txt lists names"
-REPEATED = "repeated lines of labels, which count once"
 UNLABELED = "images without a label file, taken as images without objects"
-OUTLINES = "outlines or poses, of which the box is taken"
 NO_IMAGE = "label files without an image, which are left out"
-
-_DECIMALS = 9  # of a pixel
-_ROUNDED = 6  # decimals that tools write; fewer are a person's own
-_EXACT = 17  # decimals of a double
 
 
 class _Split(NamedTuple):
@@ -48,18 +54,31 @@ class _Split(NamedTuple):
     counts: Counter[str]
 
 
+class _Row(NamedTuple):
+    """An object in an image of a size."""
+
+    image: int
+    width: int
+    height: int
+    file: Path
+    found: LabelRow
+
+
 def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation, faults: list[DataFault]) -> Content:
     """Reads a split; faulty lines and images that cannot be decoded are added to ``faults`` and left out.
 
     ``others`` are further splits of the same data; without a list of names all count for the number of classes.
 
     Raises:
+        DataError: where all lines alike have another form than YOLO's.
         UserError: where there are no images or labels, or no usable data.yaml.
     """
-    split = _find(source)
+    split = _find(source, faults)
     folder, names = named_images(list(split.pairs))
     facts = index_images(names)
-    images, rows = [], []
+    reader = LabelReader(split.names, split.pose, split.counts)
+    images: list[dict[str, Any]] = []
+    rows: list[_Row] = []
     for number, path in enumerate(names):
         if facts[path].fault:
             faults.append(DataFault(str(path), "", facts[path].fault))
@@ -67,11 +86,17 @@ def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation
         width, height = facts[path][:2] if orientation == "stored" else facts[path].upright
         images.append({"id": number, "file_name": names[path], "width": width, "height": height})
         if split.pairs[path].is_file():
-            found = _read_labels(split.pairs[path], split, faults)
-            rows += [(number, width, height, split.pairs[path], *row) for row in found]
+            found = reader.read(split.pairs[path], (width, height))
+            rows += [_Row(number, width, height, split.pairs[path], row) for row in found]
+    wrong, single = reader.faults()
+    if wrong:
+        raise DataError([*(DataFault(str(source.path), source.split or "", what) for what in wrong), *faults, *single])
+    faults += single
     names_of = split.names
     if names_of is None:
-        last = max([0, *(row[5] for row in rows), *(_last_class(other) for other in others if other != source)])
+        last = max(
+            [0, *(row.found.label for row in rows), *(_last_class(other) for other in others if other != source)]
+        )
         names_of = {number: str(number) for number in range(last + 1)}
         split.counts[NUMBERED] = len(names_of)
     categories = [{"id": number + 1, "name": name} for number, name in names_of.items()]
@@ -81,13 +106,22 @@ def read_yolo(source: Source, others: Iterable[Source], orientation: Orientation
 
 def image_files(source: Source) -> list[Path]:
     """The images of a split, under the paths that their labels are found by."""
-    return list(_find(source).pairs)
+    return list(_find(source, []).pairs)
 
 
 def lists_suffice(source: Source) -> bool:
     """Whether a list of the images leads to the same label files, as layouts of YOLO's own do."""
-    pairs = _find(source).pairs.items()
+    pairs = _find(source, []).pairs.items()
     return all(not label.is_file() or _label_of(image).absolute() == label.absolute() for image, label in pairs)
+
+
+def place_of(source: Source) -> Path | None:
+    """The folder or list of images of a split of data.yaml, where it is one."""
+    data = read_yaml(source.path)
+    entries = splits_in(data, source.path)[source.split]
+    if len(entries) > 1:
+        return None
+    return locate(source.path, data, entries[0]) or locate_by_end(source.path, entries[0])
 
 
 def description_of(source: Source) -> dict[str, Any] | None:
@@ -98,11 +132,14 @@ def description_of(source: Source) -> dict[str, Any] | None:
         if beside is None or not is_yaml(beside[1]):
             return beside and {"names": beside[0] if isinstance(beside[0], dict) else dict(enumerate(beside[0]))}
         path = beside[1]
-    return {key: value for key, value in read_yaml(path).items() if key not in (*PLACES, "path")}
+    data = read_yaml(path)
+    if not isinstance(data.get("names"), list | dict):
+        data["names"] = names_beside(data, path)
+    return {key: value for key, value in data.items() if key not in (*PLACES, "path")}
 
 
-def _find(source: Source) -> _Split:
-    path = source.path
+def _find(source: Source, faults: list[DataFault]) -> _Split:
+    path, counts = source.path, Counter()
     if source.images and not path.is_dir():
         raise UserError(
             f"{path}: names its images itself: leave out data.train_images and data.val_images (or --images)"
@@ -112,18 +149,21 @@ def _find(source: Source) -> _Split:
         entries = splits_in(data, path)
         if source.split not in entries:
             raise UserError(f"{path}: has no {source.split}: it names {', '.join(entries) or 'no split'}")
-        found, counts = _entries(path, data, entries[source.split]), Counter()
-        names, pose = names_in(data, path), _pose(data)
+        found = _entries(path, data, entries[source.split], faults, counts)
+        names, pose = names_beside(data, path), _pose(data)
     elif path.is_file():
-        found, counts = _listed(path, [path.parent]), Counter()
+        found = _with_labels(listed_images(path, [path.parent], faults, counts))
         names, pose = _classes(path.parent)
     else:
         labels, folder = yolo_folders(path)
         if source.images:
             labels, folder = path / "labels" if (path / "labels").is_dir() else path, source.images
         found = {image: _label_of(image, folder, labels) for image in images_in(folder)}
-        counts = _unused(found, labels)
+        counts += _pair_other_names(found, folder, labels)
+        counts += _unused(found, labels)
         names, pose = _classes(labels)
+    if not found and faults:
+        raise DataError(faults)
     if not found:
         raise UserError(f"{source}: no images found" + (f" in {source.images or folder}" if path.is_dir() else ""))
     missing = [label for label in found.values() if not label.is_file()]
@@ -151,55 +191,75 @@ def _pose(data: dict[str, Any]) -> int:
 def _last_class(source: Source) -> int:
     """The highest class number of another split; 0 where it cannot be read, which reading it will say."""
     try:
-        split = _find(source) if source.format == "yolo" else None
+        split = _find(source, []) if source.format == "yolo" else None
     except UserError:
         return 0
-    files = [file for file in split.pairs.values() if file.is_file()] if split else []
-    return max((row[1] for file in files for row in _read_labels(file, split, [])), default=0)
+    if split is None:
+        return 0
+    reader = LabelReader(split.names, split.pose, Counter())
+    files = [file for file in split.pairs.values() if file.is_file()]
+    return max((row.label for file in files for row in reader.read(file, (1, 1))), default=0)
 
 
-def _entries(file: Path, data: dict[str, Any], entries: list[str]) -> dict[Path, Path]:
+def _entries(
+    file: Path, data: dict[str, Any], entries: list[str], faults: list[DataFault], counts: Counter[str]
+) -> dict[Path, Path]:
     """The image and label files of a split of data.yaml."""
     found: dict[Path, Path] = {}
+    root = data.get("path")
     for entry in entries:
         place = locate(file, data, entry)
+        if place is None and (place := locate_by_end(file, entry)):
+            counts[f"places that are not there, found by their end, such as {show(entry)} as {place}"] += 1
         if place is None:
             raise UserError(f"{file}: names {show(entry)}, which is not there: correct it, or path, in the file")
         if place.is_dir():
-            found |= {image: _label_of(image) for image in images_in(place)}
+            folder = parallel(place, "labels", "images") if any(label_files(place)) else None
+            found |= _with_labels(images_in(place) or (images_in(folder) if folder else []))
         else:
-            root = data.get("path")
-            found |= _listed(
-                place, [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
-            )
+            roots = [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
+            found |= _with_labels(listed_images(place, roots, faults, counts))
     return found
 
 
-def _listed(file: Path, roots: list[Path]) -> dict[Path, Path]:
-    """The images that a .txt file lists, a path a line, and their label files."""
-    found: dict[Path, Path] = {}
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        name = line.strip().replace("\\", "/")
-        if not name:
-            continue
-        texts = (name, name.removeprefix("data/"))  # CVAT writes data/ for a folder that it does not make
-        places = [place for text in texts for root in (*roots, Path()) if os.path.isfile(place := root / text)]
-        if not places:
-            raise UserError(f"{file}: line {number} names {show(name)}, which is not there; correct the list")
-        found[places[0]] = _label_of(places[0])
-    return found
+def _with_labels(images: Iterable[Path]) -> dict[Path, Path]:
+    return {image: _label_of(image) for image in images}
 
 
 def _label_of(image: Path, images: Path | None = None, labels: Path | None = None) -> Path:
     """The label file of an image: in the parallel folder if it is there, else beside the image."""
-    beside = image.with_suffix(".txt")
+    beside = _text_beside(image)
     if labels is not None and labels != images:
-        inner = labels / Path(relative_name(beside, images))
+        inner = _text_beside(labels / relative_name(image, images))
         return inner if inner.is_file() or not beside.is_file() else beside
     if folder := parallel(image.parent, "images", "labels"):
-        inner = folder / beside.name
+        inner = _text_beside(folder / image.name)
         return inner if inner.is_file() or not beside.is_file() else beside
     return beside
+
+
+def _pair_other_names(found: dict[Path, Path], folder: Path, labels: Path) -> Counter[str]:
+    """Gives images without a label file the one whose name differs by an export tool's prefix; see ``NameIndex``."""
+    alone = [image for image, label in found.items() if not label.is_file()]
+    used = {label.absolute() for label in found.values()}
+    left = [label for label in label_files(labels) if label.absolute() not in used] if alone else []
+    index = NameIndex([str(Path(relative_name(image, folder)).with_suffix("")) for image in alone])
+    pairs: dict[Path, list[Path]] = {}
+    for label in left:
+        fits = index.fits(str(Path(relative_name(label, labels)).with_suffix("")), base_alone=False)
+        if len(fits) == 1:
+            pairs.setdefault(alone[fits[0]], []).append(label)
+    sure = {image: fitting[0] for image, fitting in pairs.items() if len(fitting) == 1}
+    found.update(sure)
+    if not sure:
+        return Counter()
+    image, label = next(iter(sure.items()))
+    return Counter({f"label files named otherwise than their image, such as {label.name} of {image.name}": len(sure)})
+
+
+def _text_beside(image: Path) -> Path:
+    texts = [image.with_suffix(suffix) for suffix in (".txt", ".TXT")]
+    return texts[1] if not texts[0].is_file() and texts[1].is_file() else texts[0]
 
 
 def _unused(found: dict[Path, Path], labels: Path) -> Counter[str]:
@@ -207,128 +267,21 @@ def _unused(found: dict[Path, Path], labels: Path) -> Counter[str]:
     return Counter({NO_IMAGE: sum(file.absolute() not in used for file in label_files(labels))})
 
 
-def _read_labels(file: Path, split: _Split, faults: list[DataFault]) -> list[tuple]:
-    """Rows (line, class, four numbers, decimals, whether they are corners) of a label file."""
-    try:
-        lines = read_text(file).split("\n")
-    except UserError as error:
-        faults.append(DataFault(str(file), "", str(error).removeprefix(f"{file}: ")))
-        return []
-    rows: dict[tuple, tuple] = {}
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            label, values, corners = _read_line(words, split)
-        except Fault as fault:
-            faults.append(DataFault(str(file), f"line {number}", str(fault)))
-            continue
-        key = (label, *values)
-        split.counts[REPEATED] += key in rows
-        split.counts[OUTLINES] += len(words) > 5 and key not in rows
-        rows.setdefault(key, (number, label, *values, max(map(_decimals, words[1:])), corners))
-    return list(rows.values())
-
-
-def _read_line(words: list[str], split: _Split) -> tuple[int, list[float], bool]:
-    """Class, four numbers, and whether they are corners instead of a center and a size."""
-    numbers = [_number(word) for word in words]
-    label, values = numbers[0], numbers[1:]
-    if len(words) == 6:
-        raise Fault("has 6 columns: class, box and a confidence, as predictions have; labels have no confidence")
-    outline = len(values) >= 6 and len(values) % 2 == 0 and len(values) != 4 + split.pose
-    if not (len(values) == 4 or (split.pose and len(values) == 4 + split.pose) or outline):
-        raise Fault(f"has {len(words)} columns: a line is class cx cy w h, or class and the points x y of an outline")
-    if label != int(label) or label < 0:
-        raise Fault(f"has class {words[0]}, which is no class number: count from 0")
-    if split.names is not None and int(label) not in split.names:
-        raise Fault(f"has class {words[0]}, but the list of names has {len(split.names)} classes, counted from 0")
-    if split.names is None and label >= 10**4:
-        raise Fault(f"has class {words[0]}, which is too large without a list of names")
-    values = values if outline else values[:4]
-    if out := [word for word, value in zip(words[1:], values, strict=False) if not -1 <= value <= 2]:
-        raise Fault(f"has {out[0]}: coordinates are fractions of the image's width and height, 0 to 1, not pixels")
-    if outline:
-        xs, ys = values[0::2], values[1::2]
-        values = corners = [min(xs), min(ys), max(xs), max(ys)]
-    else:
-        x, y, w, h = values
-        if w < 0 or h < 0:
-            raise Fault(f"has a width or height below 0: {words[3]} {words[4]}; a line is class cx cy w h")
-        corners = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
-    if min(corners[2:]) < 0 or max(corners[:2]) > 1:
-        raise Fault(f"has a box outside the image: {' '.join(words[1:5])} (fractions of its width and height)")
-    return int(label), values, outline
-
-
-def _number(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        raise Fault(f"has {show(word)}, which is no number; separate numbers by spaces") from None
-    if not math.isfinite(value):
-        raise Fault(f"has {word}, which is no finite number")
-    return value
-
-
-def _decimals(word: str) -> int:
-    return _EXACT if "e" in word or "E" in word else len(word.partition(".")[2])
-
-
-def _annotations(rows: list[tuple]) -> list[dict[str, Any]]:
-    """COCO's annotations for rows (image id, width, height, file, line, class, four numbers, decimals, corners)."""
+def _annotations(rows: list[_Row]) -> list[dict[str, Any]]:
+    """COCO's annotations."""
     if not rows:
         return []
     size = np.array([row[1:3] for row in rows], np.float64)
-    values = np.array([row[6:10] for row in rows], np.float64)
-    corners = np.array([row[11] for row in rows])
-    boxes = to_pixels(values, size, corners, max(row[10] for row in rows))
+    values = np.array([row.found.values for row in rows], np.float64)
+    corners = np.array([row.found.corners for row in rows])
+    boxes = to_pixels(values, size, corners, max(row.found.decimals for row in rows))
     return [
         {
-            "image_id": row[0],
-            "category_id": row[5] + 1,
+            "image_id": row.image,
+            "category_id": row.found.label + 1,
             "bbox": box,
-            "file": str(row[3]),
-            "place": f"line {row[4]}",
+            "file": str(row.file),
+            "place": f"line {row.found.line}",
         }
         for row, box in zip(rows, boxes.tolist(), strict=True)
     ]
-
-
-def to_pixels(values: np.ndarray, size: np.ndarray, corners: np.ndarray, decimals: int) -> np.ndarray:
-    """Boxes x y w h in pixels, float64 [n, 4].
-
-    A fraction of d decimals says a coordinate only to within half a unit of the last one, times the image's side. Of
-    the numbers in that range the one with the fewest decimals is taken, at most 9: it is what the tool had before it
-    divided. So 45.37 pixels are 45.37 again, and data trains alike as COCO and as YOLO.
-
-    Args:
-        values: [n, 4] fractions: center and size, or two corners.
-        size: [n, 2], width and height of the images.
-        corners: bool [n], which of them are corners.
-        decimals: that the file's tool writes; below 6 the fractions are taken as exact.
-    """
-    unit = 10.0**-decimals if decimals >= _ROUNDED else 0.0
-    first = values[:, :2] * size
-    second = values[:, 2:] * size
-    slack = size * (unit / 2 + 2e-15)
-    start, end = _shortest(first, slack), _shortest(second, slack)  # of boxes by corners
-    extent = np.where(corners[:, None], np.round(end - start, _DECIMALS), end)
-    start = np.where(corners[:, None], start, _shortest(first - end / 2, slack * 1.5))
-    return np.concatenate([start, extent], axis=1)
-
-
-def _shortest(values: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    """The number with the fewest decimals within ``slack`` of each value."""
-    found = np.round(values, _DECIMALS)
-    for decimals in range(_DECIMALS - 1, -1, -1):
-        rounded = np.round(values, decimals)
-        found = np.where(np.abs(rounded - values) <= slack, rounded, found)
-    return found + 0.0  # no -0.0
-
-
-def fractions(boxes: Iterable[float], width: int, height: int) -> str:
-    """``cx cy w h`` of a box x y w h in pixels, with all digits."""
-    x, y, w, h = boxes
-    return f"{(x + w / 2) / width!r} {(y + h / 2) / height!r} {w / width!r} {h / height!r}"

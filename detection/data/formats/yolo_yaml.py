@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from detection.data.entry_values import show
+from detection.data.path_forms import parts_of
 from divdet.engine.errors import UserError
 
+_DRIVE = re.compile("[A-Za-z]:")
 PLACES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -43,3 +46,12 @@ def locate(path: Path, data: dict[str, Any], entry: str) -> Path | None:
     shorter = [inner, inner.removeprefix("data/")]
     places = [base / text for text in (entry, *shorter) for base in (*roots, path.parent)]
     return next((place for place in places if os.path.exists(place)), None)
+
+
+def locate_by_end(path: Path, entry: str) -> Path | None:
+    """What an absolute path of another machine means: the longest end of it that is beside the file."""
+    parts = parts_of(entry)
+    if not (entry.startswith(("/", "\\")) or _DRIVE.match(entry)):
+        return None
+    ends = (path.parent.joinpath(*parts[start:]) for start in range(1, len(parts)))
+    return next((place for place in ends if os.path.exists(place)), None)

@@ -252,3 +252,25 @@ def test_of_an_id_that_occurs_twice_nothing_is_kept(folder: Path, part: str, ima
     assert len(faults) == 1
     assert [record.file_name for record in found.images] == images
     assert len(found.truth.bbox) == boxes
+
+
+def test_each_repeated_id_is_one_fault(folder: Path) -> None:
+    """Not those of annotations that mean an entry by the id that it should have."""
+    data = sound()
+    data["images"][1]["id"] = 1  # annotations 4 to 7 mean image 2
+    data["categories"][1]["id"] = 1
+    data["annotations"][1]["id"] = data["annotations"][5]["id"] = data["annotations"][0]["id"]
+    data["annotations"][11] |= {"image_id": 99}
+    data["annotations"][10] |= {"bbox": ["1", 2, 3, 4], "id": data["annotations"][9]["id"]}
+    with pytest.raises(DataError) as raised:
+        read(folder, data)
+    places = [fault.place.partition(" ")[0] for fault in raised.value.faults]
+    assert places == [
+        "categories[1]",
+        "images[1]",
+        "annotations[1]",
+        "annotations[5]",
+        "annotations[10]",
+        "annotations[11]",
+    ]
+    assert "has image_id 99, which images does not list" in raised.value.faults[-1].what

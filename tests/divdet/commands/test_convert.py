@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from detection.data.annotations import NAMES
+from detection.data.faults import DataError
 from detection.data.formats.read import read_annotations
+from detection.data.prepare import check_data
 from detection.settings import EvalDataSettings
 from divdet.commands import COMMANDS
 from divdet.engine.errors import UserError
@@ -145,7 +148,7 @@ def test_split_names_an_annotation_without_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("convert", "--to", "voc"), ("split", "--fraction", 0.3)])
 def test_all_faults_can_be_seen(words: tuple, tmp_path: Path) -> None:
     image(tmp_path / "data" / "a.jpg")
-    text(tmp_path / "data" / "a.txt", "0 10 20 30 40\n" * 25)
+    text(tmp_path / "data" / "a.txt", "0 0.5 0.5 0.1 0.1\n" + "0 0.1 0.2 0.3\n" * 25)
     with pytest.raises(UserError, match=r"out-faults\.txt lists them all"):
         run(words[0], tmp_path / "data", *words[1:], "--output", tmp_path / "out")
     assert len((tmp_path / "out-faults.txt").read_text().splitlines()) == 25
@@ -162,3 +165,77 @@ def test_split_of_labels_that_lists_do_not_lead_to(tmp_path: Path, capsys: pytes
     words = shlex.split(capsys.readouterr().out.partition("train by ")[2])
     data = dict(zip((word.removeprefix("--data.") for word in words[::2]), words[1::2], strict=True))
     both(EvalDataSettings(path=str(folder), val_fraction=0.3), EvalDataSettings(**data))
+
+
+def test_convert_may_skip_what_is_bad(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for split, start in (("train", 0), ("val", 3)):
+        for number in range(start, start + 3):
+            image(tmp_path / "data" / "images" / split / f"{number}.jpg", 5 * number)
+            text(tmp_path / "data" / "labels" / split / f"{number}.txt", "0 0.5 0.5 0.1 0.1\n")
+    text(tmp_path / "data/labels/train/0.txt", "0 0.5 0.5 0.1 0.1\n1 0.5\n")
+    text(tmp_path / "data/images/val/3.jpg", "no image")
+    words = ("convert", tmp_path / "data", "--to", "coco", "--output", tmp_path / "out")
+    with pytest.raises(UserError, match="2 faults"):
+        run(*words)
+    assert not (tmp_path / "out").exists()
+    run(*words, "--skip_bad", "true")
+    assert "skip_bad left out: 2 entries and images" in capsys.readouterr().out
+    assert len((tmp_path / "out" / "faults.txt").read_text().splitlines()) == 2
+    back = {split: read_annotations(EvalDataSettings(path=str(tmp_path / "out")), split) for split in ("train", "val")}
+    assert [len(found.images) for found in back.values()] == [3, 2]
+    assert [len(found.truth.bbox) for found in back.values()] == [3, 2]
+    text(tmp_path / "data/images/val/4.jpg", "no image")
+    text(tmp_path / "data/images/val/5.jpg", "no image")
+    with pytest.raises(UserError, match="4 faults"):
+        run(*words[:-1], tmp_path / "other", "--skip_bad", "true")
+
+
+def test_convert_refuses_damaged_photos(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        image(tmp_path / "data" / name, ord(name[0]) - 90)
+    text(tmp_path / "data" / "all.json", json.dumps(coco("a.jpg", "b.jpg")))
+    cut = (tmp_path / "data" / "b.jpg").read_bytes()
+    (tmp_path / "data" / "b.jpg").write_bytes(cut[: len(cut) // 2])
+    words = ("convert", tmp_path / "data", "--to", "voc", "--output", tmp_path / "out")
+    with pytest.raises(UserError, match=r"b\.jpg: not an image, or one that is damaged"):
+        run(*words)
+    run(*words, "--skip_bad", "true")
+    assert len(read_annotations(EvalDataSettings(path=str(tmp_path / "out")), "train").images) == 1
+
+
+@pytest.mark.parametrize("format", ["coco", "folders", "data.yaml", "voc"])
+def test_what_is_split_already_names_its_parts(format: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my data"
+    for split, start in (("train", 0), ("val", 6)):
+        names = [f"{number}.jpg" for number in range(start, start + 6)]
+        for number, name in enumerate(names, start):
+            image(folder / ("JPEGImages" if format == "voc" else f"images/{split}") / name, 5 * number)
+            if format == "voc":
+                text(folder / "Annotations" / f"{number}.xml", xml(("cat", 1, 1, 9, 9)))
+            elif format != "coco":
+                text(folder / "labels" / split / f"{number}.txt", "0 0.5 0.5 0.1 0.1\n")
+        if format == "coco":
+            text(folder / "annotations" / f"instances_{split}.json", json.dumps(coco(*names)))
+        if format == "voc":
+            text(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{name[:-4]}\n" for name in names))
+    if format == "data.yaml":
+        text(folder / "data.yaml", "train: images/train\nval: images/val\nnames: [cat]\n")
+    with pytest.raises(UserError, match="has the splits train, val already; to divide one") as raised:
+        run("split", folder, "--fraction", 0.5, "--output", tmp_path / "out")
+    (part,) = shlex.split(str(raised.value).partition("such as divdet split ")[2].removesuffix(" …"))
+    run("split", part, "--fraction", 0.5, "--output", tmp_path / "out")
+    assert (tmp_path / "out").is_dir()
+
+
+def test_faults_of_one_run_have_paths_of_one_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, start in (("train", 0), ("val", 3)):
+        for number in range(start, start + 2):
+            image(tmp_path / "data/images" / split / str(number) / f"{number}.jpg", 5 * number)
+            text(tmp_path / "data/labels" / split / str(number) / f"{number}.txt", "0 0.5 0.5 0.1 0.1\n0 1\n")
+        text(tmp_path / f"data/images/{split}/{start}/{start}.jpg", "no image")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as raised:
+        run("convert", "data", "--to", "coco", "--output", "out")
+    assert len(raised.value.faults) == 4
+    assert not any(Path(fault.file).is_absolute() for fault in raised.value.faults)
+    assert not any(Path(fault.file).is_absolute() for fault in check_data(EvalDataSettings(path="data"), NAMES).faults)

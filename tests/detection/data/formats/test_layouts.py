@@ -224,7 +224,7 @@ def test_several_formats_ask_for_a_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda root: text(root / "a.csv", "x"), "no annotations found in a known layout"),
+        (lambda root: text(root / "a.bin", "x"), "no annotations found in a known layout"),
         (lambda root: [ultralytics(root), text(root / "b.yaml", "names: [x]")], "b.yaml and coco8.yaml both describe"),
         (lambda root: [pascal_voc(root), (root / "VOCdevkit/VOC2007/Annotations").mkdir(parents=True)], "name one"),
         (

@@ -29,7 +29,7 @@ def test_devkit_counts_from_1_and_includes_the_end(tmp_path: Path) -> None:
     assert found.names == ["cat", "dog"]
     assert found.truth.label.tolist() == [1, 0]
     assert found.truth.crowd.tolist() == [False, True]
-    assert found.counts[voc.ORIGINS[1]] == 2
+    assert "2 boxes whose coordinates count from 1, since none is below 1 or has a decimal point" in found.describe()
     assert found.counts[voc.DIFFICULT] == 1
 
 
@@ -41,8 +41,39 @@ def test_other_tools_count_from_0(other: tuple, tmp_path: Path) -> None:
     text(tmp_path / "ImageSets/Main/val.txt", "1\n")
     found = read_annotations(data, "train")
     assert found.truth.bbox.tolist() == [[1, 1, 199, 99], [11, 21, 9, 19]]
-    assert found.counts[voc.ORIGINS[0]] == 2
+    assert "2 boxes whose coordinates count from 0, since 1 of 3 (in " in found.describe()
+    assert f"{tmp_path / 'Annotations' / '1.xml'})" in found.describe()
     assert len(found.images) == 1
+
+
+def boxes(*starts: object) -> str:
+    return xml(*(("cat", start, 5, 60, 40) for start in starts))
+
+
+@pytest.mark.parametrize(
+    ("starts", "origin", "why"),
+    [
+        ([0] + [1] * 9, 0, "since 1 of 10 (in"),
+        ([0] + [1] * 10, 1, "since only 1 of 11 (in"),  # a slip
+        ([0] + [7] * 30, 0, "start before 1"),
+        (["3.5"] + [7] * 10, 1, "since only 1 of 11 (in"),
+        (["3.5", "4.0"] + [7] * 10, 0, "have a decimal point"),
+        ([7] * 10, 1, "since none is below 1"),
+    ],
+)
+def test_a_few_slips_do_not_decide_the_origin(starts: list, origin: int, why: str, tmp_path: Path) -> None:
+    found = read_annotations(data_set(tmp_path, boxes(*starts)), "train")
+    assert found.truth.bbox[-1].tolist() == [float(starts[-1]) - origin, 5 - origin, *found.truth.bbox[-1, 2:]]
+    assert f"count from {origin}, " in found.describe()
+    assert why in found.describe()
+
+
+def test_most_files_are_pascals_own(tmp_path: Path) -> None:
+    own = boxes(0, "3.5").replace("<size>", "<source><database>The VOC2007 Database</database></source><size>")
+    for number, (files, origin) in enumerate((([own, own, boxes(0)], 1), ([own, boxes(0), boxes(0)], 0))):
+        found = read_annotations(data_set(tmp_path / str(number), *files), "train")
+        assert f"count from {origin}, " in found.describe()
+        assert found.truth.bbox[0, 1] == 5 - origin
 
 
 def test_origin_may_be_forced_and_pascals_own_is_known(tmp_path: Path) -> None:

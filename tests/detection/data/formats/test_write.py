@@ -104,7 +104,7 @@ def test_yolo_ends_at_the_border(tmp_path: Path) -> None:
 
 def test_voc_says_boxes_from_1_where_it_can(tmp_path: Path) -> None:
     for number, (bbox, corners) in enumerate(
-        [([0, 5, 10, 20], "1 6 10 25"), ([-1, 5, 10, 20], "-1 5 9 25"), ([0.5, 5, 10, 20], "0.5 5 10.5 25")]
+        [([0, 5, 10, 20], "1 6 10 25"), ([-1, 5, 10, 20], "-1.0 5.0 9.0 25.0"), ([0.5, 5, 10, 20], "0.5 5.0 10.5 25.0")]
     ):
         out = tmp_path / str(number)
         write_data_set({"val": one_image(tmp_path, bbox)}, "voc", out)

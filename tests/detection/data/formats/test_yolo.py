@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection.data.faults import DataError
-from detection.data.formats import yolo
+from detection.data.faults import DataError, DataFault
+from detection.data.formats import yolo, yolo_lines, yolo_lists
 from detection.data.formats.read import read_annotations
-from detection.data.formats.yolo import fractions, to_pixels
+from detection.data.formats.yolo_pixels import fractions, to_pixels
 from detection.settings import EvalDataSettings
 from divdet.engine.errors import UserError
 from tests.detection.data.formats.made import image, text
@@ -45,8 +45,8 @@ def test_lines_become_boxes(tmp_path: Path) -> None:
     assert found.category_ids == [1, 2, 3]
     assert [record.file_name for record in found.images] == ["a.png", "b.png"]
     assert [len(record.boxes) for record in found.images] == [4, 0]
-    assert found.counts[yolo.REPEATED] == 1
-    assert found.counts[yolo.OUTLINES] == 2
+    assert found.counts[yolo_lines.REPEATED] == 1
+    assert found.counts[yolo_lines.OUTLINES] == 2
 
 
 def test_poses_become_boxes(tmp_path: Path) -> None:
@@ -99,8 +99,9 @@ FAULTS = {
     "3 0.5 0.5 0.25 0.5": "has class 3, but the list of names has 3 classes",
     "-1 0.5 0.5 0.25 0.5": "has class -1, which is no class number",
     "0.5 0.5 0.5 0.25 0.5": "has class 0.5, which is no class number",
-    "cat 0.5 0.5 0.25 0.5": "has 'cat', which is no number",
-    "0,0.5,0.5,0.25,0.5": "which is no number; separate numbers by spaces",
+    "cat 0.5 0.5 0.25 0.5": "has class 'cat', which is a name: write its number, 0",
+    "0,0.5,0.5,0.25,0.5": "has class '0,0.5,0.5,0.25,0.5', which is no class number",
+    "0 0,5 0.5 0.25 0.5": "has '0,5', which is no number; separate numbers by spaces",
     "0 nan 0.5 0.25 0.5": "has nan, which is no finite number",
     "0 1.8 1.5 0.2 0.2": "has a box outside the image",
     "0 -0.3 0.1 -0.2 0.1 -0.2 0.2": "has a box outside the image",
@@ -155,11 +156,12 @@ def test_missing_labels_and_names_are_counted(tmp_path: Path) -> None:
         ("- a\n", "has no keys such as names and train"),
         ("{", "not YAML"),
         ("names: &a [*a]\ntrain: images", "which is no name|not YAML"),
-        ("train: labels\nnames: [a]\n", "no images found"),
+        ("train: none\nnames: [a]\n", "no images found"),
     ],
 )
 def test_unusable_data_yaml(yaml: str, words: str, tmp_path: Path) -> None:
     data = data_set(tmp_path, "0 0.5 0.5 0.25 0.5\n", yaml)
+    (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=words):
         read_annotations(data, "train")
 
@@ -206,3 +208,45 @@ def test_pixels_come_back_from_fractions(size: tuple[int, int], parts: tuple[int
 def test_few_decimals_are_exact() -> None:
     found = to_pixels(np.array([[0.5, 0.5, 0.25, 0.5]]), np.array([[427.0, 321.0]]), np.array([False]), 2)
     assert json.dumps(found.tolist()) == "[[160.125, 80.25, 106.75, 160.5]]"
+
+
+LISTED = {
+    "images/train/a.png": "a.png",
+    "/home/me/coco/images/train/b.png": "b.png",
+    "C:\\Users\\me\\data\\images\\train\\c.png": "c.png",
+    "/content/darknet/train/a%20b.png": "a b.png",
+}
+
+
+@pytest.mark.parametrize("by_yaml", [True, False])
+def test_lists_of_another_machine(by_yaml: bool, tmp_path: Path) -> None:
+    for number, name in enumerate(LISTED.values()):
+        image(tmp_path / "images" / "train" / name, number)
+        text(tmp_path / "labels" / "train" / f"{name[:-4]}.txt", "0 0.5 0.5 0.25 0.5\n")
+    listing = text(tmp_path / "train.txt", "\n".join([*LISTED, "images/train/a.png"]))
+    yaml = text(tmp_path / "data.yaml", "path: /home/me/coco\ntrain: train.txt\nnames: [cat]\n")
+    found = read_annotations(EvalDataSettings(train_annotations=str(yaml if by_yaml else listing)), "train")
+    assert {record.file_name for record in found.images} == set(LISTED.values())
+    assert len(found.truth.bbox) == len(LISTED)
+    assert "3 listed paths that are not there, found by their end, such as '/home/me/coco" in found.describe()
+    assert found.counts[yolo_lists.REPEATED] == 1
+
+
+def test_lines_that_fit_no_image_or_several_are_all_named(tmp_path: Path) -> None:
+    for number, folder in enumerate(("one", "two")):
+        image(tmp_path / folder / "images" / "a.png", number)
+    image(tmp_path / "b.png", 3)
+    image(tmp_path / "one" / "train" / "d.png", 4)
+    text(tmp_path / "b.txt", "0 0.5 0.5 0.25 0.5\n")
+    lines = ["/x/images/a.png", "/x/val/b.png", "/y/b.png", "/y/c.png", "b.png", "/y/val/d.png"]
+    listing = text(tmp_path / "train.txt", "\n".join(lines))
+    faults: list[DataFault] = []
+    found = read_annotations(EvalDataSettings(train_annotations=str(listing)), "train", faults)
+    assert [record.file_name for record in found.images] == ["b.png"]
+    assert [fault.place for fault in faults] == ["line 1", "line 3", "line 4", "line 6"]
+    assert "one/images/a.png and" in faults[0].what
+    assert "both fit" in faults[1].what
+    text(tmp_path / "train.txt", "gone.png\nlost.png\n")
+    with pytest.raises(DataError) as raised:
+        read_annotations(EvalDataSettings(train_annotations=str(listing)), "train")
+    assert [fault.place for fault in raised.value.faults] == ["line 1", "line 2"]
