@@ -92,11 +92,17 @@ class DetectionTask:
 
 def freeze_backbones(model: SSD, stages: int | Literal["all"]) -> None:
     """Takes the first ``stages`` of every member out of the training; raises UserError where there are fewer."""
-    for _, member in present(model.members):
+    if stages == "all":
+        freezing.freeze(member for _, member in present(model.members))
+    told = set()
+    for _, member in present(model.members) if stages and stages != "all" else ():
         parts = freezing.stages(getattr(member, "network", member))  # timm's network is wrapped
-        if stages != "all" and stages > len(parts):
+        if stages > len(parts):
             raise UserError(f"train.freeze is {stages}, but the backbone has {len(parts)} stages: lower it, or set all")
-        freezing.freeze([member] if stages == "all" else [module for part in parts[:stages] for module in part])
+        freezing.freeze(part for stage in parts[:stages] for part in stage.values())
+        told.add(f"train.freeze {stages} of {len(parts)} stages: {freezing.in_words(parts[:stages])}")
+    for line in sorted(told):
+        print(line)
 
 
 def train(config: TrainDetection) -> dict[str, Any]:
@@ -146,6 +152,11 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     freeze_backbones(model, config.train.freeze)
     if config.train.freeze and not config.model.pretrained:
         print("note: train.freeze keeps stages that were not pretrained (model.pretrained) as they are drawn at random")
+    if config.train.batch_norm.startswith("frozen") and not config.model.pretrained:
+        print(
+            f"note: train.batch_norm {config.train.batch_norm} keeps the statistics of a fresh backbone, mean 0 and "
+            "variance 1, which are not those of its features: set it to own, or give model.pretrained"
+        )
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)
