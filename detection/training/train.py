@@ -34,7 +34,7 @@ from divdet.engine.loop import fit, training_loader
 from divdet.engine.members import present
 from divdet.engine.run_folder import RunFolder, run_path
 from divdet.engine.sampling import derived_seed, epoch_length
-from divdet.engine.schedule import with_min_steps
+from divdet.engine.schedule import steps_per_epoch
 
 _MUCH_FOR_A_CPU = 10_000_000  # parameters; SSD300 on WRN-50-2 has 32 million
 
@@ -119,9 +119,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     training, ground_truth = read_splits(data, run_path(config, "detection"), world)
     training = take_fraction(training, config.train.fraction, config.seed)
     repeats = repeat_factors(training, data.class_balanced)
-    settings = replace(config.train, precision=precision)  # what auto meant, for config.yaml
-    images_per_epoch = epoch_length(len(training.images), repeats)
-    config = replace(config, train=with_min_steps(settings, images_per_epoch, world.replicas))
+    config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     if ground_truth.truth.crowd.all():
         print(f"note: {ground_truth.path} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 
@@ -131,7 +129,9 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     fingerprints = {name: split.fingerprint() for name, split in splits.items()}
     if data.albumentations and os.path.isfile(data.albumentations):  # the data set says where it is not
         fingerprints["data.albumentations"] = digest_file(data.albumentations)
-    folder = RunFolder(config, "detection", meta, fingerprints)
+    steps = steps_per_epoch(epoch_length(len(training.images), repeats), config.train, world.replicas)
+    folder = RunFolder(config, "detection", meta, fingerprints, steps)
+    config = folder.config
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
     if config.model.pretrained in ("timm", PIP) and not folder.resumed:
