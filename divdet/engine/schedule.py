@@ -31,6 +31,8 @@ def with_min_steps(settings: Settings, steps: int, resumed: Checkpoint | None = 
         resumed: of the run that goes on. With the same ``min_steps`` it keeps its epochs: where an epoch has other
             steps than before (of other processes, batches or images), they must not change in the middle of it.
     """
+    if note := patience_note(settings):
+        print(note)
     kept = resumed is not None and flatten(resumed.config).get("train.min_steps") == settings.min_steps > 0
     epochs = resumed.setting("train.epochs", int) if kept else math.ceil(settings.min_steps / steps)
     if epochs <= settings.epochs:
@@ -49,6 +51,25 @@ def with_min_steps(settings: Settings, steps: int, resumed: Checkpoint | None = 
         evaluate_every=round(settings.evaluate_every * scale),
         **{name: getattr(settings, name) * scale for name in warm_ups},
     )
+
+
+def patience_note(settings: TrainSettings) -> str:
+    """A line on ``train.patience`` that can never act, with settings by which it can; empty where it can.
+
+    At the earliest it acts after the evaluation number patience + 1, if the first was the best, before the last epoch.
+    """
+    patience, every, epochs = settings.patience, settings.evaluate_every, settings.epochs
+    if not patience or (patience + 1) * every < epochs:
+        return ""
+    evaluations = math.ceil(epochs / every)
+    what = f"train.evaluate_every {every} makes {evaluations} of them in {epochs} epoch{'s' * (epochs > 1)}"
+    if epochs < 3:
+        advice = "set it to 0, or train longer"
+    elif patience + 1 < epochs:  # half of the run at the earliest
+        advice = f"set --train.evaluate_every {max(epochs // (2 * patience + 2), 1)}"
+    else:
+        advice = f"set --train.evaluate_every 1 --train.patience {max(epochs // 4, 1)}"
+    return f"note: train.patience {patience} counts evaluations, not epochs, and never ends this run: {what}; {advice}"
 
 
 class Clock:

@@ -14,10 +14,12 @@ from classification.training import train as train_classifier
 from detection.settings import DetectionTrainSettings, ModelSettings, TrainDetection
 from detection.training.train import train as train_detector
 from divdet.engine import schedule
+from divdet.engine.best import Best
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import parse, to_dict
 from divdet.engine.optimization import learning_rate
 from divdet.engine.schedule import Clock, in_words, steps_per_epoch, with_min_steps
+from divdet.engine.settings import TrainSettings
 from tests.classification.generated import write_npz
 from tests.detection.generated import shapes
 from tests.divdet.engine import test_loop
@@ -53,6 +55,43 @@ def test_epochs_are_raised_to_the_steps_and_the_schedule_with_them(capsys: pytes
 )
 def test_epochs_on_the_command_line_are_meant_as_they_stand(words: list[str], steps: int) -> None:
     assert parse(TrainDetection, ["--config", "bccd", *words]).train.min_steps == steps
+
+
+def test_photos_count_steps_too() -> None:
+    """15 photos have 3 steps an epoch: 400 epochs, with an evaluation in the middle and one at the end, as 24 have."""
+    photos = parse(TrainDetection, ["--config", "photos"]).train
+    raised = with_min_steps(photos, 3)
+    assert (photos.epochs, photos.evaluate_every, raised.epochs, raised.evaluate_every) == (24, 12, 400, 200)
+    assert raised.warmup_epochs * 3 == pytest.approx(0.3 / 24 * 1200)
+    assert with_min_steps(photos, 50) is photos
+
+
+@pytest.mark.parametrize("recipe", ["bccd", "photos"])
+@pytest.mark.parametrize("patience", [1, 2, 5, 20])
+def test_patience_that_cannot_act_is_told_with_what_can(
+    recipe: str, patience: int, capsys: pytest.CaptureFixture
+) -> None:
+    """The recipes evaluate twice: a run of so many steps never ends early. What the note says to set does."""
+
+    def earliest_end(settings: TrainSettings) -> int | None:
+        best = Best("AP", settings.patience)
+        for epoch in range(1, settings.epochs):
+            best.take({"AP": 0.0} if epoch % settings.evaluate_every == 0 else {})
+            if best.no_better():
+                return epoch
+        return None
+
+    words = ["--config", recipe, "--patience", str(patience)]
+    given = parse(TrainDetection, words).train
+    assert earliest_end(with_min_steps(given, 3)) is None
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(f"note: train.patience {patience} counts evaluations, not epochs, and never ends this run")
+    assert f"train.evaluate_every {given.evaluate_every} makes 2 of them in {given.epochs} epochs" in line
+    advice = line.rpartition("; set ")[2].split()
+    for steps in (3, 51, 200):
+        better = with_min_steps(parse(TrainDetection, [*words, *advice]).train, steps)
+        assert earliest_end(better) < better.epochs
+    assert "note" not in capsys.readouterr().out
 
 
 def test_the_rest_of_a_run_is_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
