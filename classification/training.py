@@ -31,7 +31,7 @@ from divdet.engine.loop import fit, training_loader
 from divdet.engine.normalize import normalize
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
-from divdet.engine.schedule import with_min_steps
+from divdet.engine.schedule import steps_per_epoch
 
 
 class CoTraining:
@@ -112,16 +112,14 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
         config,
         model=replace(config.model, stem=stem),
         data=replace(config.data, **inputs, **config.data.erased()),
-        train=with_min_steps(
-            replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
-            len(images),
-            world.replicas,
-        ),
+        train=replace(config.train, precision=resolve_precision(config.train.precision, device, training=True)),
     )
     data = {}
     if world.is_main_process:  # which alone compares and saves it
         data = {"training": images.fingerprint(), "validation": evaluation_images.fingerprint()}
-    folder = RunFolder(config, "classification", meta, data)
+    steps = steps_per_epoch(len(images), config.train, world.replicas)
+    folder = RunFolder(config, "classification", meta, data, steps)
+    config = folder.config
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = pretrained == "timm" and not folder.resumed
     options = {"dropout": config.model.dropout, "drop_path": config.model.drop_path, "pretrained": fetched}

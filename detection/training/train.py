@@ -34,7 +34,7 @@ from divdet.engine.loop import fit, training_loader
 from divdet.engine.members import present
 from divdet.engine.run_folder import RunFolder, run_path
 from divdet.engine.sampling import derived_seed, epoch_length
-from divdet.engine.schedule import with_min_steps
+from divdet.engine.schedule import steps_per_epoch
 
 _MUCH_FOR_A_CPU = 10_000_000  # parameters; SSD300 on WRN-50-2 has 32 million
 
@@ -92,11 +92,17 @@ class DetectionTask:
 
 def freeze_backbones(model: SSD, stages: int | Literal["all"]) -> None:
     """Takes the first ``stages`` of every member out of the training; raises UserError where there are fewer."""
-    for _, member in present(model.members):
+    if stages == "all":
+        freezing.freeze(member for _, member in present(model.members))
+    told = set()
+    for _, member in present(model.members) if stages and stages != "all" else ():
         parts = freezing.stages(getattr(member, "network", member))  # timm's network is wrapped
-        if stages != "all" and stages > len(parts):
+        if stages > len(parts):
             raise UserError(f"train.freeze is {stages}, but the backbone has {len(parts)} stages: lower it, or set all")
-        freezing.freeze([member] if stages == "all" else [module for part in parts[:stages] for module in part])
+        freezing.freeze(part for stage in parts[:stages] for part in stage.values())
+        told.add(f"train.freeze {stages} of {len(parts)} stages: {freezing.in_words(parts[:stages])}")
+    for line in sorted(told):
+        print(line)
 
 
 def train(config: TrainDetection) -> dict[str, Any]:
@@ -113,9 +119,7 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     training, ground_truth = read_splits(data, run_path(config, "detection"), world)
     training = take_fraction(training, config.train.fraction, config.seed)
     repeats = repeat_factors(training, data.class_balanced)
-    settings = replace(config.train, precision=precision)  # what auto meant, for config.yaml
-    images_per_epoch = epoch_length(len(training.images), repeats)
-    config = replace(config, train=with_min_steps(settings, images_per_epoch, world.replicas))
+    config = replace(config, train=replace(config.train, precision=precision))  # what auto meant, for config.yaml
     if ground_truth.truth.crowd.all():
         print(f"note: {ground_truth.path} has no object, so AP is -1 in every epoch: best.pt is the newest epoch's")
 
@@ -125,7 +129,9 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     fingerprints = {name: split.fingerprint() for name, split in splits.items()}
     if data.albumentations and os.path.isfile(data.albumentations):  # the data set says where it is not
         fingerprints["data.albumentations"] = digest_file(data.albumentations)
-    folder = RunFolder(config, "detection", meta, fingerprints)
+    steps = steps_per_epoch(epoch_length(len(training.images), repeats), config.train, world.replicas)
+    folder = RunFolder(config, "detection", meta, fingerprints, steps)
+    config = folder.config
     torch.manual_seed(derived_seed(config.seed, "weights"))
     fetched = config.model.pretrained == "timm" and not folder.resumed
     if config.model.pretrained in ("timm", PIP) and not folder.resumed:
@@ -146,6 +152,11 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     freeze_backbones(model, config.train.freeze)
     if config.train.freeze and not config.model.pretrained:
         print("note: train.freeze keeps stages that were not pretrained (model.pretrained) as they are drawn at random")
+    if config.train.batch_norm.startswith("frozen") and not config.model.pretrained:
+        print(
+            f"note: train.batch_norm {config.train.batch_norm} keeps the statistics of a fresh backbone, mean 0 and "
+            "variance 1, which are not those of its features: set it to own, or give model.pretrained"
+        )
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)

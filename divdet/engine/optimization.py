@@ -55,7 +55,8 @@ def clip_gradient(model: nn.Module, limit: float, world: World) -> None:
     shared = shared_parameters(model)
     shared_ids = {id(p) for p in shared}
     local = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in shared_ids]
-    squared = nn.utils.get_total_norm(local) ** 2
+    # Of frozen members there is none; the sum needs a tensor on the device all the same
+    squared = nn.utils.get_total_norm(local) ** 2 if local else torch.zeros((), device=next(model.parameters()).device)
     dist.all_reduce(squared, group=world.member_group)
     if shared:
         squared += nn.utils.get_total_norm([p.grad for p in shared if p.grad is not None]) ** 2

@@ -18,6 +18,7 @@ from divdet.engine.events import Events
 from divdet.engine.files import make_folder, reason, remove_unfinished, write_atomically, write_text
 from divdet.engine.locking import LOCK, lock_folder
 from divdet.engine.resuming import compare
+from divdet.engine.schedule import with_min_steps
 
 
 def run_path(config: Any, kind: str) -> Path:
@@ -34,8 +35,10 @@ class RunFolder:
         kind: ``classification`` or ``detection``.
         meta: what the run's checkpoints hold beside the weights (see ``divdet.engine.task.Task``).
         data: fingerprints of the ``training`` and the ``validation`` data; only the main process needs them.
+        steps: of an epoch, by which ``train.min_steps`` raises the epochs; 0 leaves them.
 
     Attributes:
+        config: the recipe, its epochs raised (see ``divdet.engine.schedule.with_min_steps``).
         resumed: the checkpoint that the run continues from; None for a new run.
         same_evaluation: whether evaluations measure what they measured before the run was resumed.
 
@@ -44,7 +47,9 @@ class RunFolder:
             writes to the folder.
     """
 
-    def __init__(self, config: Any, kind: str, meta: dict[str, Any], data: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, config: Any, kind: str, meta: dict[str, Any], data: dict[str, str] | None = None, steps: int = 0
+    ) -> None:
         self.config, self.kind, self.data = config, kind, data or {}
         self.path = run_path(config, kind)
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
@@ -58,6 +63,8 @@ class RunFolder:
         self._complete: int | None = None  # the epoch at whose end last.pt was written; None inside an epoch
         self._kept: list[int] = []  # epochs of this run's older checkpoints
         self._origin: str | None = None
+        if steps:
+            self.config = config = replace(config, train=with_min_steps(config.train, steps, saved))
         if saved:
             self.same_evaluation = compare(saved, config, meta, self.data)
             if self._holds_run():

@@ -5,6 +5,8 @@ import time
 from dataclasses import fields, replace
 from typing import TypeVar
 
+from divdet.engine.checkpoint import Checkpoint
+from divdet.engine.cli import flatten
 from divdet.engine.settings import TrainSettings
 
 Settings = TypeVar("Settings", bound=TrainSettings)
@@ -17,25 +19,29 @@ def steps_per_epoch(images: int, settings: TrainSettings, replicas: int = 1) -> 
     return max(images // (settings.batch_size * settings.accumulate * replicas), 1)
 
 
-def with_min_steps(settings: Settings, images: int, replicas: int = 1) -> Settings:
+def with_min_steps(settings: Settings, steps: int, resumed: Checkpoint | None = None) -> Settings:
     """Raises the epochs until the run has ``settings.min_steps`` steps, and prints that it does.
 
     Warm-ups, milestones and the epochs between evaluations grow in proportion, so the rate at a given part of the run
-    stays the same, and as many evaluations are made.
+    stays the same.
 
     Args:
         settings: the recipe.
-        images: of an epoch.
-        replicas: data-parallel processes.
+        steps: of an epoch (see `steps_per_epoch`).
+        resumed: of the run that goes on. With the same ``min_steps`` it keeps its epochs: where an epoch has other
+            steps than before (of other processes, batches or images), they must not change in the middle of it.
     """
-    steps = steps_per_epoch(images, settings, replicas)
-    epochs = math.ceil(settings.min_steps / steps)
+    if note := patience_note(settings):
+        print(note)
+    kept = resumed is not None and flatten(resumed.config).get("train.min_steps") == settings.min_steps > 0
+    epochs = resumed.setting("train.epochs", int) if kept else math.ceil(settings.min_steps / steps)
     if epochs <= settings.epochs:
         return settings
     scale = epochs / settings.epochs
+    why = "as the run began with" if kept else f"since an epoch has {steps} step{'s' * (steps > 1)}"
     print(
-        f"train.min_steps {settings.min_steps}: {epochs} epochs instead of {settings.epochs}, since an epoch has "
-        f"{steps} step{'s' * (steps > 1)}; --train.epochs on the command line overrides it"
+        f"train.min_steps {settings.min_steps}: {epochs} epochs instead of {settings.epochs}, {why}; "
+        "--train.epochs on the command line overrides it"
     )
     warm_ups = [field.name for field in fields(settings) if field.name.endswith("warmup_epochs")]
     return replace(
@@ -45,6 +51,25 @@ def with_min_steps(settings: Settings, images: int, replicas: int = 1) -> Settin
         evaluate_every=round(settings.evaluate_every * scale),
         **{name: getattr(settings, name) * scale for name in warm_ups},
     )
+
+
+def patience_note(settings: TrainSettings) -> str:
+    """A line on ``train.patience`` that can never act, with settings by which it can; empty where it can.
+
+    At the earliest it acts after the evaluation number patience + 1, if the first was the best, before the last epoch.
+    """
+    patience, every, epochs = settings.patience, settings.evaluate_every, settings.epochs
+    if not patience or (patience + 1) * every < epochs:
+        return ""
+    evaluations = math.ceil(epochs / every)
+    what = f"train.evaluate_every {every} makes {evaluations} of them in {epochs} epoch{'s' * (epochs > 1)}"
+    if epochs < 3:
+        advice = "set it to 0, or train longer"
+    elif patience + 1 < epochs:  # half of the run at the earliest
+        advice = f"set --train.evaluate_every {max(epochs // (2 * patience + 2), 1)}"
+    else:
+        advice = f"set --train.evaluate_every 1 --train.patience {max(epochs // 4, 1)}"
+    return f"note: train.patience {patience} counts evaluations, not epochs, and never ends this run: {what}; {advice}"
 
 
 class Clock:

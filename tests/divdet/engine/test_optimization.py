@@ -1,10 +1,13 @@
 """Learning rates of the paper, and which weights are decayed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from divdet.engine import optimization
 from divdet.engine.errors import UserError
-from divdet.engine.optimization import build_optimizer, learning_rate
+from divdet.engine.optimization import build_optimizer, clip_gradient, learning_rate
 from divdet.engine.settings import TrainSettings
 
 
@@ -71,3 +74,32 @@ def test_biases_and_norms_are_not_decayed() -> None:
     assert len(exempt["params"]) == 3
     assert exempt["weight_decay"] == 0
     assert len(build_optimizer(model, TrainSettings(decay_all=True), 1e-4).param_groups) == 1
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_gradient_is_clipped_where_a_processs_member_is_frozen(
+    monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    """This process's member has the gradient (3, 0), or none; another's has (0, 2), and shared layers have (6, 0)."""
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(2, 1, bias=False) for name in ("members", "extras")})
+    model["members"].requires_grad_(not frozen)
+    own, shared = (model[name].weight for name in ("members", "extras"))
+    own.grad, shared.grad = None if frozen else torch.tensor([[3.0, 0.0]]), torch.tensor([[6.0, 0.0]])
+    monkeypatch.setattr(optimization.dist, "all_reduce", lambda squared, group: squared.add_(2.0**2))
+    clip_gradient(model, 1.0, SimpleNamespace(member_group="a group"))
+    norm = (36 + 4 + (0 if frozen else 9)) ** 0.5
+    assert shared.grad[0, 0].item() == pytest.approx(6 / norm)
+    assert frozen or own.grad[0, 0].item() == pytest.approx(3 / norm)
+
+
+def test_the_norm_of_a_frozen_member_is_on_the_networks_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL takes no tensor of the CPU; a device without values stands for the GPU."""
+    with torch.device("meta"):
+        model = torch.nn.ModuleDict({name: torch.nn.Linear(2, 1) for name in ("members", "extras")})
+    model["members"].requires_grad_(False)
+    for parameter in model["extras"].parameters():
+        parameter.grad = torch.empty_like(parameter)
+    devices = []
+    monkeypatch.setattr(optimization.dist, "all_reduce", lambda squared, group: devices.append(squared.device.type))
+    clip_gradient(model, 1.0, SimpleNamespace(member_group="a group"))
+    assert devices == ["meta"]

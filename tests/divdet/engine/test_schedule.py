@@ -1,6 +1,7 @@
 """Epochs raised to a number of steps, the time that is left, and early stopping, on the task of one weight."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from classification.settings import ClassificationTrainSettings, TrainClassification
-from detection.settings import DetectionTrainSettings, TrainDetection
+from classification import settings as classification
+from classification.training import train as train_classifier
+from detection.settings import DetectionTrainSettings, ModelSettings, TrainDetection
+from detection.training.train import train as train_detector
 from divdet.engine import schedule
-from divdet.engine.cli import parse
+from divdet.engine.best import Best
+from divdet.engine.checkpoint import Checkpoint
+from divdet.engine.cli import parse, to_dict
 from divdet.engine.optimization import learning_rate
-from divdet.engine.schedule import Clock, in_words, with_min_steps
+from divdet.engine.schedule import Clock, in_words, steps_per_epoch, with_min_steps
+from divdet.engine.settings import TrainSettings
+from tests.classification.generated import write_npz
+from tests.detection.generated import shapes
 from tests.divdet.engine import test_loop
 
 
@@ -22,18 +30,18 @@ def test_epochs_are_raised_to_the_steps_and_the_schedule_with_them(capsys: pytes
     recipe = DetectionTrainSettings(
         epochs=17, min_steps=850, batch_size=4, warmup_epochs=2, cot_warmup_epochs=1, evaluate_every=10
     )
-    raised = with_min_steps(recipe, 15)
+    raised = with_min_steps(recipe, steps_per_epoch(15, recipe))
     scale = 284 / 17
     assert (raised.epochs, raised.evaluate_every) == (284, round(10 * scale))
     assert (raised.warmup_epochs, raised.cot_warmup_epochs) == pytest.approx((2 * scale, scale))
     for part in (0, 0.05, 0.1, 0.5, 0.99):
         assert learning_rate(raised, part * 284) == pytest.approx(learning_rate(recipe, part * 17))
     assert "284 epochs instead of 17, since an epoch has 3 steps" in capsys.readouterr().out
-    assert with_min_steps(raised, 15) is raised  # as a resumed run's config.yaml says it
-    assert with_min_steps(recipe, 205) is recipe  # 17 epochs of 51 steps are 867
-    assert with_min_steps(recipe, 15, replicas=2).epochs == 850
+    assert with_min_steps(raised, 3) is raised  # as a resumed run's config.yaml says it
+    assert with_min_steps(recipe, steps_per_epoch(205, recipe)) is recipe  # 17 epochs of 51 steps are 867
+    assert with_min_steps(recipe, steps_per_epoch(15, recipe, replicas=2)).epochs == 850
     steps = DetectionTrainSettings(epochs=10, min_steps=60, batch_size=4, schedule="step", milestones=[6, 9])
-    assert with_min_steps(steps, 12).milestones == [12, 18]
+    assert with_min_steps(steps, 3).milestones == [12, 18]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +55,43 @@ def test_epochs_are_raised_to_the_steps_and_the_schedule_with_them(capsys: pytes
 )
 def test_epochs_on_the_command_line_are_meant_as_they_stand(words: list[str], steps: int) -> None:
     assert parse(TrainDetection, ["--config", "bccd", *words]).train.min_steps == steps
+
+
+def test_photos_count_steps_too() -> None:
+    """15 photos have 3 steps an epoch: 400 epochs, with an evaluation in the middle and one at the end, as 24 have."""
+    photos = parse(TrainDetection, ["--config", "photos"]).train
+    raised = with_min_steps(photos, 3)
+    assert (photos.epochs, photos.evaluate_every, raised.epochs, raised.evaluate_every) == (24, 12, 400, 200)
+    assert raised.warmup_epochs * 3 == pytest.approx(0.3 / 24 * 1200)
+    assert with_min_steps(photos, 50) is photos
+
+
+@pytest.mark.parametrize("recipe", ["bccd", "photos"])
+@pytest.mark.parametrize("patience", [1, 2, 5, 20])
+def test_patience_that_cannot_act_is_told_with_what_can(
+    recipe: str, patience: int, capsys: pytest.CaptureFixture
+) -> None:
+    """The recipes evaluate twice: a run of so many steps never ends early. What the note says to set does."""
+
+    def earliest_end(settings: TrainSettings) -> int | None:
+        best = Best("AP", settings.patience)
+        for epoch in range(1, settings.epochs):
+            best.take({"AP": 0.0} if epoch % settings.evaluate_every == 0 else {})
+            if best.no_better():
+                return epoch
+        return None
+
+    words = ["--config", recipe, "--patience", str(patience)]
+    given = parse(TrainDetection, words).train
+    assert earliest_end(with_min_steps(given, 3)) is None
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(f"note: train.patience {patience} counts evaluations, not epochs, and never ends this run")
+    assert f"train.evaluate_every {given.evaluate_every} makes 2 of them in {given.epochs} epochs" in line
+    advice = line.rpartition("; set ")[2].split()
+    for steps in (3, 51, 200):
+        better = with_min_steps(parse(TrainDetection, [*words, *advice]).train, steps)
+        assert earliest_end(better) < better.epochs
+    assert "note" not in capsys.readouterr().out
 
 
 def test_the_rest_of_a_run_is_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +171,7 @@ def test_a_raised_run_resumes_to_the_same_weight(tmp_path: Path, monkeypatch: py
     """12 numbers in batches of 4: 3 steps an epoch."""
 
     def settings(**changes: Any) -> dict[str, Any]:
-        found = with_min_steps(schedule.TrainSettings(epochs=2, batch_size=4, min_steps=12, warmup_epochs=0.5), 12)
+        found = with_min_steps(schedule.TrainSettings(epochs=2, batch_size=4, min_steps=12, warmup_epochs=0.5), 3)
         return {"epochs": found.epochs, "warmup_epochs": found.warmup_epochs, "batch_size": 4} | changes
 
     whole, history = test_loop.train(tmp_path / "whole", **settings())
@@ -144,5 +189,41 @@ def test_a_raised_run_resumes_to_the_same_weight(tmp_path: Path, monkeypatch: py
     assert torch.equal(parts.model.weight, whole.model.weight)
 
 
-def test_both_tasks_have_the_setting() -> None:
-    assert TrainClassification(train=ClassificationTrainSettings(min_steps=5)).train.min_steps == 5
+def test_a_resumed_run_keeps_its_epochs_where_an_epoch_has_other_steps(capsys: pytest.CaptureFixture) -> None:
+    """284 epochs of 3 steps go on as 284 epochs of 1 step, as on three processes, not as 850."""
+    recipe = DetectionTrainSettings(
+        epochs=17, min_steps=850, batch_size=4, warmup_epochs=2, cot_warmup_epochs=1, evaluate_every=10
+    )
+    raised = with_min_steps(recipe, 3)
+    saved = Checkpoint("detection", {}, to_dict(TrainDetection(train=raised)))
+    for given in (recipe, raised):  # by the command it began with, and by its config.yaml
+        for steps in (1, 3, 51):
+            assert with_min_steps(given, steps, saved) == raised
+    assert "284 epochs instead of 17, as the run began with" in capsys.readouterr().out
+    # What is asked for anew counts: epochs on the command line set min_steps to 0
+    asked = replace(recipe, epochs=30, min_steps=0)
+    assert with_min_steps(asked, 1, saved) is asked
+    assert with_min_steps(replace(recipe, min_steps=900), 1, saved).epochs == 900
+    assert with_min_steps(replace(recipe, evaluate_every=1), 1, saved) == replace(raised, evaluate_every=17)
+    longer = replace(recipe, epochs=400)
+    assert with_min_steps(longer, 1, saved) is longer
+    old = Checkpoint("detection", {}, {"train": {"epochs": 17}})
+    assert with_min_steps(recipe, 1, old).epochs == 850
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_a_run_that_has_its_epochs_is_done_with_another_batch_too(tmp_path: Path, task: str) -> None:
+    """8 images, 4 steps: 2 epochs of batches of 4, which do not become 4 where the batch is 8."""
+    steps = {"epochs": 1, "batch_size": 4, "min_steps": 4, "workers": 0, "lr": 0.01}
+    options = {"output": str(tmp_path / "run"), "device": "cpu", "resume": "auto"}
+    if task == "classification":
+        images = str(write_npz(tmp_path / "images.npz", train=8, test=4))
+        model, data = classification.ModelSettings("resnet10_16", 1), classification.DataSettings("npz", images)
+        data, settings = replace(data, image_size=8), classification.ClassificationTrainSettings(**steps)
+        config, run = classification.TrainClassification(model, data, settings, **options), train_classifier
+    else:
+        model, settings = ModelSettings("resnet10_16", 1), DetectionTrainSettings(**steps)
+        config, run = TrainDetection(model, shapes(tmp_path), settings, **options), train_detector
+    history = [run(replace(config, train=replace(config.train, batch_size=size))) for size in (4, 8)]
+    assert history[0] == history[1]
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == [1, 2]
