@@ -5,7 +5,7 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from divdet.engine.errors import UserError
 
@@ -100,7 +100,7 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
             values = [values[0].lower() if values else "true"]
         elif not equals and words and not words[0].startswith("--"):
             values = [words.popleft()]
-            while get_origin(fields[key]) is list and key != positional and words and _is_number(words[0]):
+            while _takes_list(fields[key]) and key != positional and words and _is_number(words[0]):
                 values.append(words.popleft())
         if not values and key == "resume":
             values = ["auto"]
@@ -109,10 +109,7 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
         elif not values:
             done.append(f"--{key}")  # whose value is missing: the parser says so
         else:
-            listed = ",".join(values)
-            if get_origin(fields[key]) is list and not listed.startswith("["):
-                listed = f"[{listed}]"
-            done.append(f"--{key}={listed}")
+            done.append(f"--{key}={_as_value(','.join(values), fields[key])}")
     if refused:
         raise UserError("; ".join(refused))
     return done
@@ -144,5 +141,16 @@ def close_field(name: str, fields: Mapping[str, Any]) -> str | None:
     return own[close[0]] if close else None
 
 
+def _as_value(text: str, kind: Any) -> str:
+    """``1,2`` as ``[1,2]`` for a list; where other types are possible too, only numbers are a list."""
+    listed = get_origin(kind) is list or (_takes_list(kind) and all(map(_is_number, text.split(","))))
+    return f"[{text}]" if listed and not text.startswith("[") else text
+
+
+def _takes_list(kind: Any) -> bool:
+    """Whether a type is a list, or a union with one."""
+    return any(get_origin(part) is list for part in (kind, *get_args(kind)))
+
+
 def _is_number(word: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d*)?", word) is not None
+    return re.fullmatch(r"\s*-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", word) is not None

@@ -74,6 +74,22 @@ def test_other_trainers_words_set_the_fields_that_mean_the_same(words: str, keys
         assert getattr(getattr(config, section) if section else config, name) == value
 
 
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [
+        ("--train.class_weights 1,2.5,3", [1, 2.5, 3]),
+        ("--class-weights 1 .5 1e-3", [1, 0.5, 0.001]),
+        ("--train.class_weights=[1, 2]", [1, 2]),
+        ("--train.class_weights 2", [2]),
+        ("--train.class_weights auto", "auto"),
+        ("--train.class_weights null", None),
+        ("--train.class_weights={a: 2, b: 1}", {"a": 2, "b": 1}),
+    ],
+)
+def test_a_list_among_other_types(words: str, weights: Any) -> None:
+    assert parse(TrainDetection, [words] if "=" in words else words.split()).train.class_weights == weights
+
+
 def test_source_and_thresholds_of_a_detector() -> None:
     words = "--weights best.pt --source a.jpg --conf 0.4 --iou=0.6 b.jpg --batch 2"
     config = parse(Detect, words.split(), positional="sources")
