@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
-from divdet.engine.peer_names import close_field, fields_of, translate
+from divdet.engine.peer_names import answer_elsewhere, answer_to, close_field, field_for, fields_of, translate
 from divdet.engine.stopping import Stopped
 
 Config = TypeVar("Config")
@@ -98,8 +98,13 @@ class _Parser(ArgumentParser):
             line = f"{line[: _MAX_MESSAGE // 2]} … {line[-_MAX_MESSAGE // 2 :]}"
         if unknown := _UNKNOWN.search(line):
             key = ".".join(filter(None, unknown.groups()))
-            close = close_field(key, self.fields)
-            line += f"; did you mean {close}?" if close else ""
+            meant = field_for(key, self.fields)
+            if not meant and (answer := answer_to(key, self.fields)):
+                line += f": {answer}"
+            elif not meant and (elsewhere := answer_elsewhere(key)):
+                line += f"; for other commands: {elsewhere}"
+            elif close := close_field(key, self.fields):
+                line += f"; did you mean {close}?"
         raise UserError(f"{line} (see {self.prog} --help)")
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
