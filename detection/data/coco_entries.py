@@ -93,10 +93,15 @@ class EntryReader:
 
         def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float, int] | None:
             if not _is_plain(entry):
-                entry = plain_annotation(entry, self.counts)
-                if entry is None or self._is_lost(entry):
+                changed: Counter[str] = Counter()
+                entry = plain_annotation(entry, changed)
+                if entry is None:
+                    self.counts += changed
+                    return None
+                if self._is_lost(entry):
                     return None
                 _check(entry)
+                self.counts += changed  # not of faults
             image, label = images.get(entry["image_id"]), labels.get(entry["category_id"])
             if image is None or label is None:
                 if not self._is_lost(entry):
