@@ -1,8 +1,12 @@
 """``divdet COMMAND …``, and ``python -m divdet COMMAND …``."""
 
+import difflib
 import sys
 
 from divdet.commands import COMMANDS, main
+
+# ultralytics' modes
+_PEERS = {"train": "train-det", "val": "eval-det", "test": "eval-det", "eval": "eval-det", "predict": "detect"}
 
 
 def run() -> None:
@@ -18,7 +22,9 @@ def run() -> None:
         print(version("divdet"))
         return
     if name not in COMMANDS:
-        print(f"error: divdet {name}: no such command; one of {', '.join(COMMANDS)}", file=sys.stderr)
+        close = _PEERS.get(name) or next(iter(difflib.get_close_matches(name, COMMANDS, n=1)), None)
+        meant = f"did you mean {close}? There are " if close else "one of "
+        print(f"error: divdet {name}: no such command; {meant}{', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     main(name, sys.argv[2:], f"divdet {name}")
 

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import divdet
+from divdet.__main__ import run
 from tests.processes import ROOT, environment
 
 
@@ -49,6 +51,16 @@ def test_the_front_door(words: list[str], code: int) -> None:
     done = subprocess.run([sys.executable, "-m", "divdet", *words], capture_output=True, text=True)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("train", "train-det"), ("predict", "detect"), ("inspekt-data", "inspect-data")]
+)
+def test_a_command_that_does_not_exist(word: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["divdet", word, "x"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run()
+    assert f"no such command; did you mean {meant}? There are train-det, " in capsys.readouterr().err
 
 
 def test_public_names() -> None:

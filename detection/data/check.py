@@ -58,6 +58,15 @@ def check_images(check: DataCheck) -> None:
         _find_shared(check)
 
 
+def check_objects(check: DataCheck) -> None:
+    """A training split of which no object is left is a fault, which nothing can be left out for."""
+    training = check.splits.get("train")
+    if training and training.images and all(record.crowd.all() for record in training.images):
+        what = f"there is no object to learn from ({training.describe()})"
+        check.leave_out("training splits without objects", [DataFault(str(training.path), "", what)])
+        check.complete = False
+
+
 def _check_split(split: Split, annotations: CocoAnnotations, check: DataCheck) -> CocoAnnotations:
     """Notes what is wrong with a split's images; returns the split without them."""
     broken: dict[Path, str] = {}

@@ -83,6 +83,8 @@ def ground_truth_from(
     absent = [key for key in _LISTS if key not in data] if isinstance(data, dict) else _LISTS
     if absent:
         raise UserError(f"{path}: not COCO ground truth: it has no {', '.join(absent)}{_other_format(data)}")
+    if not any(data[key] for key in _LISTS):
+        raise UserError(f"{path}: an empty data set: it lists no images, annotations or categories")
     reader, files = EntryReader(path), ImageFiles(images_dir, path)
     categories = reader.categories(data["categories"])
     images = reader.images(data["images"], files.find)

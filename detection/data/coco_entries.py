@@ -95,10 +95,11 @@ class EntryReader:
         seen: set[int] = set()
 
         def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float, int] | None:
-            plain = _is_plain(entry)
+            plain, changed = _is_plain(entry), Counter()
             if not plain:
-                entry = plain_annotation(entry, self.counts)
+                entry = plain_annotation(entry, changed)
                 if entry is None:
+                    self.counts += changed
                     return None
             number = entry.get("id")
             if plain or is_id(number):
@@ -110,6 +111,7 @@ class EntryReader:
                 if self._is_lost(entry):
                     return None
                 _check(entry)
+                self.counts += changed  # not of faults
             image, label, bbox = images.get(entry["image_id"]), labels.get(entry["category_id"]), entry["bbox"]
             if image is None or label is None:
                 kind = "category" if label is None and image is not None else "image"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detection.data.annotations import NAMES, CocoAnnotations, Split
 from detection.data.category_match import match_categories
-from detection.data.check import DataCheck, check_images
+from detection.data.check import DataCheck, check_images, check_objects
 from detection.data.faults import DataError, DataFault, write_faults
 from detection.data.formats.folders import Source
 from detection.data.formats.layouts import find_splits
@@ -40,10 +40,7 @@ def read_splits(
     """
 
     def prepare() -> tuple[CocoAnnotations, ...]:
-        training, validation = _checked(data, ("train", "val"), folder)
-        if all(record.crowd.all() for record in training.images):
-            raise UserError(f"{training.path}: there is no object to learn from ({training.describe()})")
-        return training, validation
+        return tuple(_checked(data, ("train", "val"), folder))
 
     training, validation = (world or World()).await_main(prepare)
     print(f"training on {training.path}: {training.describe()}")
@@ -98,6 +95,7 @@ def check_data(data: EvalDataSettings, wanted: Iterable[Split], need_images: boo
             check.leave_out("categories", [_fault_of(error)])
             check.complete = False
             del check.splits["val"]  # its labels mean other classes
+    check_objects(check)
     return check
 
 

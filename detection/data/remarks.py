@@ -21,6 +21,8 @@ def remarks(check: DataCheck, statistics: Mapping[Split, Statistics]) -> list[st
     """Sentences, the gravest first; the notes of the check and what reading has changed come last."""
     found: list[str] = []
     training, validation = statistics.get("train"), statistics.get("val")
+    if validation and not validation.objects:
+        found.append("validation has no object: there is no AP to measure, and best.pt is the newest epoch's")
     if training and validation:
         found += _unlearned(training, validation)
     if training:

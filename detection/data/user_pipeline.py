@@ -17,6 +17,8 @@ from divdet.engine.errors import UserError
 from divdet.engine.files import reason, refuse_special
 
 _CLASS = "__class_fullname__"  # in what albumentations.save writes
+_KEYS = ("transforms", "bbox_params", "p")  # of a pipeline
+_SAVED = (_CLASS, "additional_targets", "is_check_shapes", "keypoint_params")  # which say nothing about boxes
 _WHAT = "neither a pipeline that albumentations.save wrote nor a list of `- Name: {argument: value}`"
 
 
@@ -56,6 +58,7 @@ class UserPipeline:
 
     def _build(self, content: Any) -> Any:
         if isinstance(content, Mapping) and isinstance(content.get("transform"), Mapping):
+            self._check_keys(content, ("transform", "__version__"))
             content = content["transform"]
         if isinstance(content, Mapping) and _CLASS in content and _short(content[_CLASS]) != "Compose":
             content = [content]
@@ -63,6 +66,7 @@ class UserPipeline:
             content = {"transforms": content}
         if not isinstance(content, Mapping) or not isinstance(content.get("transforms"), list):
             raise UserError(f"{self.path}: {_WHAT}")
+        self._check_keys(content, _KEYS, _SAVED)
         given = content.get("bbox_params") or {}
         if not isinstance(given, Mapping):
             raise UserError(f"{self.path}: bbox_params is {given!r}: give it names and values, such as min_area: 16")
@@ -73,8 +77,18 @@ class UserPipeline:
                 raise UserError(f"{self.path}: bbox_params has no {name!r}: choose of {', '.join([*known][1:])}")
         boxes = self._library.BboxParams(**{**given, **own})
         p = content.get("p", 1.0)
-        transforms = [self._transform(entry) for entry in content["transforms"]]
+        transforms = self._transforms(content["transforms"])
         return self._made("Compose", self._library.Compose, {"transforms": transforms, "p": p, "bbox_params": boxes})
+
+    def _check_keys(self, content: Mapping, known: tuple[str, ...], others: tuple[str, ...] = ()) -> None:
+        for key in content:
+            if key not in known + others:
+                raise UserError(f"{self.path}: {_one_line(key)} is no key of a pipeline: choose of {', '.join(known)}")
+
+    def _transforms(self, entries: list[Any]) -> list[Any]:
+        if not entries:
+            raise UserError(f"{self.path}: a list of transforms is empty: add one, or leave data.albumentations out")
+        return [self._transform(entry) for entry in entries]
 
     def _transform(self, entry: Any) -> Any:
         """The transform of an entry: ``Name``, ``{Name: arguments}``, or as albumentations writes it."""
@@ -96,7 +110,7 @@ class UserPipeline:
             raise UserError(f"{self.path}: albumentations has no transform {name!r} that a file can name{meant}")
         arguments = dict(arguments)
         if isinstance(arguments.get("transforms"), list):
-            arguments["transforms"] = [self._transform(inner) for inner in arguments["transforms"]]
+            arguments["transforms"] = self._transforms(arguments["transforms"])
         elif hasattr(kind.__init__, "__signature__"):  # albumentations checks the arguments of these
             arguments["strict"] = True  # otherwise a wrong argument is a warning, and the default is used
         return self._made(name, kind, arguments)

@@ -33,10 +33,13 @@ def class_weights(
         balanced = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
         weights = np.where(counts > 0, balanced.clip(*LIMITS), 1.0).tolist()
     elif isinstance(setting, Mapping):
-        unknown = [name for name in setting if name not in names]
-        if unknown:
-            raise UserError(f"train.class_weights: {unknown[0]!r} is no class of the data: {', '.join(names[:10])}")
-        weights = [setting.get(name, 1.0) for name in names]
+        by_name = {str(name): weight for name, weight in setting.items()}  # YAML reads a name of digits as a number
+        for name, given in zip(by_name, setting, strict=True):
+            if name not in names:
+                known = ", ".join(names[:10])
+                known += "; quote yes, no, on and off, which YAML reads as truth values" * isinstance(given, bool)
+                raise UserError(f"train.class_weights: {name!r} is no class of the data: {known}")
+        weights = [by_name.get(name, 1.0) for name in names]
     else:
         if len(setting) != len(names):
             classes = f"{len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"

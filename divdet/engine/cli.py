@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
-from divdet.engine.peer_names import close_field, fields_of, translate
+from divdet.engine.peer_names import answer_elsewhere, answer_to, close_field, field_for, fields_of, translate
 from divdet.engine.stopping import Stopped
 
 Config = TypeVar("Config")
@@ -74,11 +74,12 @@ _WORDING = {
     r'Parser key "([\w.]+)":': r"\1:",
     r"<class 'float'>": "number",
     r"<class 'int'>": "whole number",
+    r"a <class 'bool'>|<class 'bool'>": "true or false",
     r"<class '([\w.]+)'>": r"\1",
     r"\ba typing\.Literal\[(.*?)\]": r"one of \1",
     r"\btyping\.Literal\[(.*?)\]": r"\1",
     r"\blist\[float\]": "list of numbers",
-    r"\bdict\[str, float\]": "numbers by name",
+    r"\bdict\[str, float\]": "numbers by name ({cat: 2})",
     r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: \w+ Given": (
         r"Expected one of \1. Got"
     ),
@@ -98,9 +99,22 @@ class _Parser(ArgumentParser):
             line = f"{line[: _MAX_MESSAGE // 2]} … {line[-_MAX_MESSAGE // 2 :]}"
         if unknown := _UNKNOWN.search(line):
             key = ".".join(filter(None, unknown.groups()))
-            close = close_field(key, self.fields)
-            line += f"; did you mean {close}?" if close else ""
+            meant = field_for(key, self.fields)
+            if not meant and (answer := answer_to(key, self.fields)):
+                line += f": {answer}"
+            elif not meant and (elsewhere := answer_elsewhere(key)):
+                line += f"; for other commands: {elsewhere}"
+            elif close := close_field(key, self.fields):
+                line += f"; did you mean {close}?"
+        elif word := re.search(r"unrecognized arguments: ([^\s-]\S*)", line):
+            line += self._meant_by(word[1])
         raise UserError(f"{line} (see {self.prog} --help)")
+
+    def _meant_by(self, word: str) -> str:
+        """The end of a message about a word without an option: a recipe's name, or a data set."""
+        if word in _recipes():
+            return f"; did you mean --config {word}?"
+        return f"; did you mean --data {word}?" if "data.path" in self.fields and os.path.exists(word) else ""
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
         refuse_special(str(cfg_path))
@@ -109,6 +123,8 @@ class _Parser(ArgumentParser):
         except UnicodeDecodeError as error:
             raise UserError(f"{cfg_path}: not a YAML file: not UTF-8 text") from error
         except UserError as error:
+            if "data.path" in self.fields and _names_data(str(cfg_path)):
+                raise UserError(f"{cfg_path}: this is YOLO's data.yaml, no recipe: give it as --data") from error
             raise UserError(f"{cfg_path}: {error}") from error
 
 
@@ -151,12 +167,26 @@ def parse(
     return _build(parser, read, config_class)
 
 
+def _recipes() -> dict[str, str]:
+    """The recipes' files by name."""
+    return {path.stem: str(path) for path in sorted(RECIPES.glob("*/*.yaml"))}
+
+
+def _names_data(path: str) -> bool:
+    """Whether a YAML file has the classes and a split of a YOLO data set."""
+    try:
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and bool({"names", "nc"} & content.keys() and {"train", "val"} & content.keys())
+
+
 def _with_recipe_files(argv: Sequence[str]) -> list[str]:
     """Replaces the name of a recipe behind ``--config``, such as ``bccd``, by its file."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for place, name in enumerate(words[1:], 1):
         if words[place - 1] == "--config" and re.fullmatch(r"\w+", name) and not os.path.isfile(name):
-            known = {path.stem: str(path) for path in sorted(RECIPES.glob("*/*.yaml"))}
+            known = _recipes()
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 meant = f"did you mean {close[0]}?" if close else f"the recipes are {', '.join(known)}"

@@ -1,60 +1,17 @@
 """Option names of other trainers, and other ways to write values, understood on our command lines."""
 
 import difflib
+import os
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from divdet.engine.errors import UserError
+from divdet.engine.peer_options import OPTIONS, Option
 
-# ultralytics', torchvision's and mmdetection's names; of several fields the first that the command has is meant.
-_SAME = {
-    "data": ("data.path", "data.root"),
-    "data_path": ("data.path", "data.root"),
-    "weights": ("checkpoint", "model.pretrained"),
-    "model": ("checkpoint",),
-    "source": ("sources",),
-    "conf": ("score_threshold", "postprocess.score_threshold"),
-    "conf_thres": ("score_threshold", "postprocess.score_threshold"),
-    "iou": ("postprocess.nms_iou",),
-    "iou_thres": ("postprocess.nms_iou",),
-    "max_det": ("postprocess.max_per_member",),
-    "imgsz": ("model.input_size",),
-    "img_size": ("model.input_size",),
-    "batch": ("batch_size", "train.batch_size"),
-    "learning_rate": ("train.lr",),
-    "lr0": ("train.lr",),
-    "lr_steps": ("train.milestones",),
-    "num_epochs": ("train.epochs",),
-    "max_epochs": ("train.epochs",),
-    "num_workers": ("train.workers",),
-    "wd": ("train.weight_decay",),
-    "fliplr": ("data.flip",),
-    "output_dir": ("output",),
-    "work_dir": ("output",),
-    "save_dir": ("output",),
-}
-_NO_FIELD = {
-    "imgsz": "detectors take images of any size and resize them to 300 x 300 pixels",
-    "img_size": "detectors take images of any size and resize them to 300 x 300 pixels",
-    "project": "give the whole folder as --output",
-    "name": "give the whole folder as --output",
-    "classes": "the classes are those of the annotations",
-    "num_classes": "the classes are those of the annotations",
-    "nc": "the classes are those of the annotations",
-    "amp": "mixed precision is --train.precision bf16 or fp16",
-    "half": "half precision is --precision bf16 or fp16",
-    "optimizer": "the optimizer is SGD; its settings are train.lr, train.momentum and train.weight_decay",
-    "lrf": "train.end_lr is the last rate itself",
-    "cos_lr": "the rate falls along a cosine unless train.schedule says otherwise",
-    "save_period": "train.keep keeps the checkpoints of so many epochs",
-    "exist_ok": "a run in its folder is continued by --resume auto; for a new one give another --output",
-    "single_cls": "give annotations of one class",
-    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), "colors are changed as in SSD's paper; data.photometric turns it off"),
-    **dict.fromkeys(("degrees", "translate", "scale", "shear", "perspective", "flipud"), "see data.albumentations"),
-}
+_BOOLS = ("true", "false")
 
 
 def fields_of(config_class: type, prefix: str = "") -> dict[str, Any]:
@@ -68,54 +25,99 @@ def fields_of(config_class: type, prefix: str = "") -> dict[str, Any]:
 def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | None = None) -> list[str]:
     """Rewrites arguments as ``--key=value`` with the names of ``fields``; what it does not know stays as it is.
 
-    Understood are names without their section where one field alone has them (``--epochs``), other trainers' names,
-    hyphens, ultralytics' ``key=value`` where the command takes no ``positional`` arguments, options without a value
-    for truth values, ``--resume`` for ``--resume auto``, and lists as ``1,2`` or ``1 2``.
+    Understood are names without their section where one field alone has them (``--epochs``), other trainers' names
+    (``divdet.engine.peer_options``), hyphens, ultralytics' ``key=value`` (where the command takes ``positional``
+    arguments only for names that it knows), options without a value for truth values, ``--resume`` for ``--resume
+    auto``, and lists as ``1,2`` or ``1 2``.
 
     Raises:
-        UserError: for a name of another trainer that has no counterpart here.
+        UserError: for options of other trainers that have no counterpart here, all at once.
     """
     words, done, refused = deque(argv), [], []
+    sections = {key.partition(".")[0] for key in fields if "." in key}
     while words:
         word = words.popleft()
         if word == "--":
             done += [word, *words]
             break
-        if not positional and re.fullmatch(r"[a-z][\w.]*=.*", word):
+        if _is_pair(word, fields, positional):
             word = f"--{word}"
-        name, equals, value = word[2:].partition("=")
-        key = field_for(name, fields) if word.startswith("--") else None
-        if key is None:
-            answer = _NO_FIELD.get(name.replace("-", "_")) if word.startswith("--") else None
-            if answer:
-                refused.append(f"--{name}: there is no such option: {answer}")
+        if not word.startswith("--"):
             done.append(word)
-            if word in ("--config", "-c") and words:
+            continue
+        name, equals, text = word[2:].partition("=")
+        option, key = OPTIONS.get(_last(name), Option()), field_for(name, fields)
+        of_section = name in sections and (text or " ".join([*words][:1])).startswith("{")
+        if of_section or not (key or option.file in fields or answer_to(name, fields)):
+            done.append(word)
+            if (of_section or name == "config") and not equals and words:
                 done.append(words.popleft())
             continue
-        values = [value] if equals else []
-        if fields[key] is bool:
-            if not equals and words and words[0].lower() in ("true", "false"):
-                values = [words.popleft()]
-            values = [values[0].lower() if values else "true"]
-        elif not equals and words and not words[0].startswith("--"):
-            values = [words.popleft()]
-            while get_origin(fields[key]) is list and key != positional and words and _is_number(words[0]):
-                values.append(words.popleft())
-        if not values and key == "resume":
-            values = ["auto"]
-        if key == positional:
-            done += values
-        elif not values:
-            done.append(f"--{key}")  # whose value is missing: the parser says so
-        else:
-            listed = ",".join(values)
-            if get_origin(fields[key]) is list and not listed.startswith("["):
-                listed = f"[{listed}]"
-            done.append(f"--{key}={listed}")
+        own = key is not None and _last(name) == _last(key)
+        switch = key is None or fields[key] is bool or ("true" in option.values and not own)
+        choices = (*_BOOLS, *option.values, *option.anyway) if switch and positional else ()
+        text = text if equals else _take_value(words, choices, key != positional and _takes_list(fields.get(key)))
+        key = option.file if key is None and option.file in fields and os.path.isfile(text) else key
+        try:
+            ours = _value(name, text, option, key, own, answer_to(name, fields))
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        if ours and key == positional:
+            done.append(ours)
+        elif ours:
+            done.append(f"--{key}={_as_value(ours, fields[key])}")
+        elif ours is not None:
+            done.append(f"--{key}=true" if fields[key] is bool else f"--{key}")  # the parser says that a value lacks
     if refused:
         raise UserError("; ".join(refused))
     return done
+
+
+def _is_pair(word: str, fields: Mapping[str, Any], positional: str | None) -> bool:
+    """Whether a word is ultralytics' ``key=value``, and no file of that name."""
+    name, _, value = word.partition("=")
+    if not re.fullmatch(r"[a-z][\w.]*", name) or "=" not in word:
+        return False
+    known = field_for(name, fields) or (_last(name) in OPTIONS and value)
+    return not positional or bool(known and not os.path.exists(word))
+
+
+def _take_value(words: deque[str], choices: Sequence[str], many: bool) -> str:
+    """Takes an option's value from the words behind it: one of ``choices`` if there are any, numbers joined by commas.
+
+    It is empty where the next word is no value.
+    """
+    if not words or words[0].startswith("--") or (choices and words[0].lower() not in choices):
+        return ""
+    values = [words.popleft()]
+    while many and words and _is_number(words[0]):
+        values.append(words.popleft())
+    return ",".join(values)
+
+
+def _value(name: str, text: str, option: Option, key: str | None, own: bool, answer: str | None) -> str | None:
+    """The value of our field ``key`` for another trainer's; None where it asks for what is done anyway.
+
+    ``own`` is whether the field has the same name; it then takes any value that the option does not answer.
+    """
+    lower = text.lower() or "true"
+    any_value = own or not (option.values and option.answers)
+    ours = None if key is None else option.values.get(lower, text if any_value else None)
+    if ours is None and lower not in option.anyway:
+        raise UserError(f"--{name} {text}: {answer}" if own else f"--{name}: there is no such option: {answer}")
+    return ours.lower() if ours and ours.lower() in _BOOLS else ours
+
+
+def answer_to(name: str, fields: Mapping[str, Any]) -> str | None:
+    """What to use instead of another trainer's option, in a section or without it; None where that is not known."""
+    section, option = name.replace("-", "_").rpartition(".")[0], OPTIONS.get(_last(name), Option())
+    return option.answer({*fields, "config"}, section)
+
+
+def answer_elsewhere(name: str) -> str | None:
+    """What other commands have instead of another trainer's option."""
+    return next(iter(OPTIONS.get(name.replace("-", "_"), Option()).answers), None)
 
 
 def field_for(name: str, fields: Mapping[str, Any]) -> str | None:
@@ -124,7 +126,8 @@ def field_for(name: str, fields: Mapping[str, Any]) -> str | None:
     if name in fields:
         return name
     section, _, last = name.rpartition(".")
-    same = [key for key in _SAME.get(last, ()) if key in fields and key.startswith(f"{section}." if section else "")]
+    meant = OPTIONS.get(last, Option()).fields
+    same = [key for key in meant if key in fields and key.startswith(f"{section}." if section else "")]
     alike = [key for key in fields if key.rpartition(".")[2] == name]
     return same[0] if same else alike[0] if len(alike) == 1 else None
 
@@ -144,5 +147,20 @@ def close_field(name: str, fields: Mapping[str, Any]) -> str | None:
     return own[close[0]] if close else None
 
 
+def _last(name: str) -> str:
+    return name.replace("-", "_").rpartition(".")[2]
+
+
+def _as_value(text: str, kind: Any) -> str:
+    """``1,2`` as ``[1,2]`` for a list; where other types are possible too, only numbers are a list."""
+    listed = get_origin(kind) is list or (_takes_list(kind) and all(map(_is_number, text.split(","))))
+    return f"[{text}]" if listed and not text.startswith("[") else text
+
+
+def _takes_list(kind: Any) -> bool:
+    """Whether a type is a list, or a union with one."""
+    return any(get_origin(part) is list for part in (kind, *get_args(kind)))
+
+
 def _is_number(word: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d*)?", word) is not None
+    return re.fullmatch(r"\s*-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", word) is not None

@@ -154,6 +154,7 @@ OTHERS = {
     "VIA": ({"a.jpg99": {"filename": "a.jpg", "regions": [], "size": 99}}, "it looks like VIA's annotations"),
     "Label Studio": ([{"id": 1, "annotations": [], "data": {}}], "it looks like Label Studio's own JSON"),
     "annotations alone": (sound()["annotations"], "add images and categories"),
+    "nothing": ({"images": [], "annotations": [], "categories": []}, "an empty data set: it lists no images, annot"),
     "names for categories": ({**sound(), "categories": ["box", "disc"]}, "categories is a list of names: give each"),
     "Latin 1": (b'{"images": "\xf6"}', "it is no UTF-8 text"),
 }  # fmt: skip
@@ -165,6 +166,16 @@ def test_other_formats_are_told(folder: Path, case: str) -> None:
     with pytest.raises(UserError, match=expected) as error:
         read(folder, content)
     assert "\n" not in str(error.value)
+
+
+def test_text_that_is_no_number_is_not_counted_as_one(folder: Path) -> None:
+    data = sound()
+    data["annotations"][0]["bbox"] = ["1", 2, 3, 4]
+    data["annotations"][1]["bbox"] = ["oops", 2, 3, 4]
+    faults: list[DataFault] = []
+    counts = read(folder, data, faults=faults).counts
+    assert [(count, what[:42]) for what, count in counts.items()] == [(1, 'entries with numbers written as text ("3")')]
+    assert "has bbox ['oops'" in faults[0].what
 
 
 def test_an_empty_bbox_is_dropped(folder: Path) -> None:
@@ -194,6 +205,7 @@ def test_every_fault_of_every_list_is_named(folder: Path) -> None:
         entry["image_id"] = 2**70  # says nothing new
     data["annotations"][0]["bbox"] = [1, 2, float("nan"), 4]
     data["annotations"][1]["category_id"] = 9
+    data["annotations"][3] |= {"bbox": ["oops", "1", 2, 3], "iscrowd": "0"}  # numbers as text beside a fault
     data["annotations"][2] |= {"place": "line 3", "file": "labels/a.txt", "area": []}
     data["categories"].append({"id": 3, "name": ""})
     with pytest.raises(DataError) as error:
@@ -205,12 +217,13 @@ def test_every_fault_of_every_list_is_named(folder: Path) -> None:
         (truth, "annotations[0] (id 4)"),
         (truth, "annotations[1] (id 5)"),
         ("labels/a.txt", "line 3"),
+        (truth, "annotations[3] (id 7)"),
     ]
     faults: list[DataFault] = []
     found = read(folder, data, faults=faults)
     assert faults == error.value.faults
     assert [image.id for image in found.images] == [1, 3]
-    assert found.truth.image.tolist() == [0, 1, 1, 1, 1]
+    assert found.truth.image.tolist() == [1, 1, 1, 1]
     assert found.counts == {"annotations left out with their image or category": 4}
 
 

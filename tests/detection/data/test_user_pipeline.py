@@ -97,9 +97,18 @@ def test_what_albumentations_saves_runs_as_it_does(tmp_path: Path) -> None:
         ("- RandomCrop", "RandomCrop: height: Field required; width: Field required$"),
         ("- OneOf: {of: 1}", "OneOf: .*'of'"),
         ("- OneOf: {transforms: [Blu]}", "no transform 'Blu'"),
+        (
+            "transforms: [CLAHE]\nbox_params: {min_area: 9}",
+            "box_params is no key of a pipeline: choose of .*bbox_params",
+        ),
+        ("transform: {transforms: [CLAHE], seed: 3}", "seed is no key of a pipeline"),
+        ("transform: {transforms: [CLAHE]}\nbbox_params: {min_area: 9}", "bbox_params is no key of a pipeline"),
+        ("[]", "a list of transforms is empty"),
+        ("transforms: []", "a list of transforms is empty"),
+        ("- OneOf: {transforms: []}", "a list of transforms is empty"),
         ("a: 1", "neither a pipeline that albumentations.save wrote nor a list"),
         ("- 3", "3 is not `Name"),
-        ("transforms: []\nbbox_params: {min_vis: 1}", "bbox_params has no 'min_vis': choose of .*min_visibility"),
+        ("transforms: [CLAHE]\nbbox_params: {min_vis: 1}", "bbox_params has no 'min_vis': choose of .*min_visibility"),
         ("- Normalize: {p: 1.0}", r"makes float32 values of photo\.jpg, not uint8 pixels"),
         ("- ToTensorV2: {p: 1.0}", r"makes a Tensor of photo\.jpg, not uint8"),
         ("- ToGray: {num_output_channels: 1, p: 1.0}", r"an image of shape \[100, 200\] of photo\.jpg"),
@@ -116,7 +125,7 @@ def test_a_wrong_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:
 def test_an_empty_image_and_a_missing_file_or_library_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = pipeline(tmp_path, "[]")
+    made = pipeline(tmp_path, "- CLAHE")
     monkeypatch.setattr(made, "_compose", Emptied(made._compose))
     with pytest.raises(UserError, match=r"an image of shape \[0, 200, 3\]"):
         made(IMAGE, BOXES, LABELS, 0, "photo.jpg")

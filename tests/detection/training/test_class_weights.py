@@ -34,7 +34,10 @@ def test_weights_by_name_and_in_order() -> None:
     assert class_weights(data, {"b": 3.0, "a": 0.5}).tolist() == [1, 0.5, 3, 1, 1]
     assert class_weights(data, [1, 2, 3, 4]).tolist() == [1, 1, 2, 3, 4]
     assert class_weights(data, None) is None
-    with pytest.raises(UserError, match="'x' is no class of the data: a, b, c, d"):
+    assert class_weights(annotations([0, 1], "012"), {1: 3.0, "2": 0.5}).tolist() == [1, 1, 3, 0.5]
+    with pytest.raises(UserError, match="'True' is no class of the data: a, b, c, d; quote yes"):
+        class_weights(data, {True: 1.0})
+    with pytest.raises(UserError, match=r"'x' is no class of the data: a, b, c, d$"):
         class_weights(data, {"x": 1.0})
     with pytest.raises(UserError, match=r"has 2 weights, but the data 4 classes \(a, b, c, d\)"):
         class_weights(data, [1, 2])

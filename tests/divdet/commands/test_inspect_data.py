@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from detection.data.faults import DataError
+from detection.data.prepare import read_splits
 from detection.settings import DataSettings
 from divdet.commands import COMMANDS
 from divdet.commands.inspect_data import inspect_data
@@ -136,8 +138,23 @@ def test_no_data_named(tmp_path: Path) -> None:
         inspected(DataSettings(), tmp_path / "out")
 
 
-def test_one_image(tmp_path: Path) -> None:
-    inspected(make(tmp_path / "data", 1, ["cat"]), tmp_path / "out")
+def test_one_image_and_no_object(tmp_path: Path) -> None:
+    """Training says the same of it."""
+    data = make(tmp_path / "data", 1, ["cat"])
+    with pytest.raises(DataError, match=r"truth\.json: there is no object to learn from \(1 images"):
+        inspected(data, tmp_path / "out")
+    assert "no object to learn from" in (tmp_path / "out/faults.txt").read_text()
+    data.val_annotations, data.val_images = data.train_annotations, data.train_images
+    for skip_bad in (False, True):
+        with pytest.raises(DataError, match=r"truth\.json: there is no object to learn from \(1 images"):
+            read_splits(replace(data, skip_bad=skip_bad))
+
+
+def test_no_object_in_validation_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, other = make(tmp_path / "data", 3, ["cat"]), make(tmp_path / "other", 1, ["cat"], seed=1)
+    data.val_annotations, data.val_images = other.train_annotations, other.train_images
+    inspected(data, tmp_path / "out")
+    assert "  - validation has no object: there is no AP to measure" in capsys.readouterr().out
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

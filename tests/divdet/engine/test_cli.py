@@ -24,6 +24,7 @@ class Section:
     epochs: int = 3
     steps: list[int] = field(default_factory=list)
     limit: int | None = 5
+    quick: bool = False
     rate: float = 0.5
 
 
@@ -64,6 +65,7 @@ def test_bad_usage_is_one_line_and_code_2(arguments: list[str], capsys: pytest.C
     ("key", "message"),
     [
         ("rate", "train.rate: Expected a number. Got value: x"),
+        ("quick", "train.quick: Expected true or false. Got value: x"),
         ("limit", "train.limit: Expected one of whole number, null. Got value: x"),
     ],
 )
@@ -146,6 +148,19 @@ def test_a_log_of_another_encoding_loses_no_line(monkeypatch: pytest.MonkeyPatch
         run(lambda: print("score ≥ 0.3"))
     sys.stdout.flush()
     assert written.getvalue().split(b"\n")[0].rstrip() == b"score \\u2265 0.3"
+
+
+def test_what_stands_where_an_option_should_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unrecognized arguments: bccd; did you mean --config bccd\?"):
+        parse(TrainDetection, ["bccd"])
+    with pytest.raises(UserError, match=rf"arguments: {tmp_path}; did you mean --data {tmp_path}\?"):
+        parse(TrainDetection, [str(tmp_path), "--seed", "1"])
+    with pytest.raises(UserError, match=r"unrecognized arguments: nothing \(see"):
+        parse(TrainDetection, ["nothing"])
+    file = tmp_path / "data.yaml"
+    file.write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: cat}\n")
+    with pytest.raises(UserError, match=r"data\.yaml: this is YOLO's data\.yaml, no recipe: give it as --data$"):
+        parse(TrainDetection, ["--config", str(file)])
 
 
 @pytest.mark.parametrize(

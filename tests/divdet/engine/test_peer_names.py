@@ -1,15 +1,20 @@
 """Option names of other trainers."""
 
-from dataclasses import dataclass, field
+import pkgutil
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detection.settings import TrainDetection
+from divdet.commands import COMMANDS
 from divdet.commands.settings import Detect, EvaluateDetection
-from divdet.engine.cli import parse
+from divdet.engine.cli import flatten, parse, to_dict
 from divdet.engine.errors import UserError
 from divdet.engine.peer_names import close_field, fields_of, translate
+from divdet.engine.peer_options import OPTIONS
 
 
 @dataclass
@@ -74,6 +79,22 @@ def test_other_trainers_words_set_the_fields_that_mean_the_same(words: str, keys
         assert getattr(getattr(config, section) if section else config, name) == value
 
 
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [
+        ("--train.class_weights 1,2.5,3", [1, 2.5, 3]),
+        ("--class-weights 1 .5 1e-3", [1, 0.5, 0.001]),
+        ("--train.class_weights=[1, 2]", [1, 2]),
+        ("--train.class_weights 2", [2]),
+        ("--train.class_weights auto", "auto"),
+        ("--train.class_weights null", None),
+        ("--train.class_weights={a: 2, b: 1}", {"a": 2, "b": 1}),
+    ],
+)
+def test_a_list_among_other_types(words: str, weights: Any) -> None:
+    assert parse(TrainDetection, [words] if "=" in words else words.split()).train.class_weights == weights
+
+
 def test_source_and_thresholds_of_a_detector() -> None:
     words = "--weights best.pt --source a.jpg --conf 0.4 --iou=0.6 b.jpg --batch 2"
     config = parse(Detect, words.split(), positional="sources")
@@ -88,11 +109,141 @@ def test_a_source_may_have_an_equals_sign_in_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "answer"), [("--amp", "train.precision"), ("--project", "--output"), ("--nc", "those of the annotations")]
+    ("words", "changed"),
+    [
+        ("--cache ram", {"data.cache": True}),
+        ("--data.cache=ram", {"data.cache": True}),
+        ("pretrained=False", {}),
+        ("--lr-scheduler cosineannealinglr", {}),
+        ("--lr-scheduler multisteplr --lr-steps 4 5", {"train.schedule": "step", "train.milestones": [4, 5]}),
+        ("cos_lr=True --warmup_epochs 3", {"train.warmup_epochs": 3.0}),
+        ("--trainable-backbone-layers 0", {"train.freeze": "all"}),
+        ("--seed 3 --work-dir w --data-path p", {"seed": 3, "output": "w", "data.path": "p"}),
+        ("--resume True", {"resume": "auto"}),
+        ("--resume=False", {}),
+        ("amp=False", {"train.precision": "float32"}),
+        ("--fp16", {"train.precision": "fp16"}),
+        ("--sync-bn", {"train.batch_norm": "sync"}),
+        # What is done anyway
+        ("optimizer=SGD rect=False val=True plots=True save=True imgsz=300 close_mosaic=0 --lr-gamma 0.1", {}),
+    ],
 )
-def test_words_without_a_field_are_answered(word: str, answer: str) -> None:
-    with pytest.raises(UserError, match=f"^{word}: there is no such option: .*{answer}"):
-        parse(TrainDetection, [word, "x"])
+def test_values_of_other_trainers(words: str, changed: dict[str, Any]) -> None:
+    default, config = (flatten(to_dict(parse(TrainDetection, given))) for given in ([], words.split()))
+    assert {key: value for key, value in config.items() if value != default[key]} == changed
+
+
+def test_a_model_that_is_a_file_is_where_training_starts(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"")
+    for words in (["--model", str(tmp_path / "x.pt")], [f"model={tmp_path / 'x.pt'}"]):
+        assert parse(TrainDetection, words).model.pretrained == str(tmp_path / "x.pt")
+    assert parse(TrainDetection, ["--model", "{backbone: wrn50_3}"]).model.backbone == "wrn50_3"
+    with pytest.raises(UserError, match=r"^--model: there is no such option: .*model\.pretrained.*model\.backbone"):
+        parse(TrainDetection, ["--model", "yolov8n.pt"])
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("--amp x", "train.precision"),
+        ("--project x", "--output"),
+        ("--nc 3", "those of the annotations"),
+        ("--pretrained", "model.pretrained"),
+        ("pretrained=True", "model.pretrained"),
+        ("--weights-backbone ResNet50_Weights.DEFAULT", "model.pretrained"),
+        ("--cache disk", "data.cache"),
+        ("--val=False", "train.evaluate_every"),
+        ("--augment", "data.flip"),
+        ("--close_mosaic 10", "data.mosaic"),
+        ("--dropout 0.1", "train.weight_decay"),
+        ("--multi_scale", "data.zoom_out"),
+        ("--trainable-backbone-layers 3", "train.freeze"),
+        ("--lr-scheduler exponentiallr", "train.schedule"),
+        ("--lr-gamma 0.5", "train.milestones"),
+        ("--lr-step-size 8", "train.milestones"),
+        ("--label_smoothing 0.1", "train.class_weights"),
+        ("--optimizer AdamW", "SGD.*train.lr"),
+        ("--train.optimizer AdamW", "SGD.*train.lr"),
+        ("--deterministic", "--seed"),
+        ("--use-deterministic-algorithms", "--seed"),
+        ("--rect", "300 x 300"),
+        ("--imgsz 640", "300 x 300"),
+        ("--verbose=False", "--output"),
+        ("--half", "train.precision"),
+        ("--agnostic_nms", "postprocess.nms_iou"),
+        ("--max_det 100", "postprocess.max_per_member.*each member before"),
+        ("--cfg-options a=b c=d", "--train.epochs 30"),
+        ("--auto-scale-lr", "train.lr"),
+        ("--print-freq 20", "train.evaluate_every"),
+        ("--test-only", "eval-det"),
+        ("--world-size 4", "torchrun"),
+        ("--dataset coco", "data.path"),
+    ],
+)
+def test_options_without_a_field_are_answered(words: str, answer: str) -> None:
+    name = re.match(r"-*([\w.-]+)", words)[1]
+    with pytest.raises(UserError, match=rf"^--{name}\b.*: .*{answer}") as caught:
+        parse(TrainDetection, words.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("--save_txt", r"detections\.json"),
+        ("--save_conf", r"detections\.json"),
+        ("--save_crop", r"crops\(\)"),
+        ("--show", "written to --output"),
+        ("--vid_stride 2", "videos are not read"),
+        ("--line_width 2", "--output"),
+        ("--dnn", "--runtime"),
+        ("--augment", "--checkpoint"),
+        ("--max_det 9", "max_per_member"),
+        ("--classes 0 2", "each entry of detections.json"),
+    ],
+)
+def test_options_of_prediction_are_answered(words: str, answer: str) -> None:
+    with pytest.raises(UserError, match=f"^{words.split()[0]}: there is no such option: .*{answer}"):
+        parse(Detect, ["a.jpg", *words.split()], positional="sources")
+
+
+def test_options_of_prediction_that_are_understood() -> None:
+    for words in ("a.jpg --half --stream b.jpg", "source=a.jpg half=True stream=True b.jpg"):
+        config = parse(Detect, words.split(), positional="sources")
+        assert (config.precision, config.sources) == ("fp16", ["a.jpg", "b.jpg"])
+
+
+def test_an_option_of_another_command_is_said_to_be_one() -> None:
+    with pytest.raises(UserError, match=r"--close_mosaic; for other commands: --data\.mosaic"):
+        parse(Detect, ["--close_mosaic", "10"], positional="sources")
+    with pytest.raises(UserError, match=r"--show_conf; for other commands: pictures"):  # not postprocess.fusion_conf
+        parse(TrainDetection, ["--show_conf"])
+    with pytest.raises(UserError, match=r"--model\.name x \("):
+        parse(TrainDetection, ["--model.name", "x"])
+
+
+def test_a_recipe_with_another_trainers_options_is_answered(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    for text, answer in (
+        ("optimizer: AdamW", "is SGD"),
+        ("train: {optimizer: AdamW}", "is SGD"),
+        ("lr0: 1", r"train\.lr\?"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=answer):
+            parse(TrainDetection, ["--config", str(file)])
+
+
+def test_the_table_names_fields_that_exist() -> None:
+    """Every answer is for one command at least; of the fields that an option may mean none is misspelt."""
+    kinds = [pkgutil.resolve_name(command.settings) for command in COMMANDS.values()]
+    commands = [fields_of(kind) for kind in kinds]
+    known = {key for fields in commands for key in fields} | {"model.input_size"}  # of heads to come
+    for name, option in OPTIONS.items():
+        assert {*option.fields, *filter(None, [option.file])} <= known, name
+        for answer in option.answers:
+            alone = replace(option, answers=(answer,))
+            assert any(alone.answer({*fields, "config"}) for fields in commands), name
 
 
 def test_all_words_without_a_field_are_answered_at_once() -> None:

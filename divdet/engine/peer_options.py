@@ -1,0 +1,279 @@
+"""What options of ultralytics, torchvision and mmdetection are called here, or why there are none."""
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+
+_FIELD = re.compile(r"--([\w.]+)(?![\w.=])")  # in an answer; not torchrun's --nproc_per_node=N
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of another trainer.
+
+    Attributes:
+        fields: ours that mean the same; of several the first that the command has.
+        values: its values, in lower case, as ours. An option of another name that has an answer takes no others. None
+            stands for the answer.
+        anyway: values that ask for what is done anyway.
+        file: the field that is meant if the value is a file.
+        answers: what to use instead, the first all of whose fields the command has.
+    """
+
+    fields: tuple[str, ...] = ()
+    values: Mapping[str, str | None] = field(default_factory=dict)
+    anyway: tuple[str, ...] = ()
+    file: str | None = None
+    answers: tuple[str, ...] = ()
+
+    def answer(self, fields: Container[str], section: str = "") -> str | None:
+        """The answer for a command with these fields; for ``section.option`` one that names a field of the section."""
+        for answer in self.answers:
+            named = _FIELD.findall(answer)
+            in_section = not section or any(name.startswith(f"{section}.") for name in named)
+            if in_section and all(name in fields for name in named):
+                return answer
+        return None
+
+
+def _same(*fields: str) -> Option:
+    return Option(fields)
+
+
+def _no(*answers: str, anyway: tuple[str, ...] = ()) -> Option:
+    return Option(answers=answers, anyway=anyway)
+
+
+_OFF = ("false", "0", "0.0", "none")
+_DATA = _same("data.path", "data.root")
+_SCORE = _same("score_threshold", "postprocess.score_threshold")
+_IOU = _same("postprocess.nms_iou")
+_OUTPUT = _same("output")
+_CLIP = _same("train.clip_gradient")
+_SCHEDULE = "--train.schedule is cosine, or step with --train.milestones"
+_COSINE = dict.fromkeys(("cosine", "cos", "cosineannealing", "cosineannealinglr"), "cosine")
+_STEP = dict.fromkeys(("step", "multistep", "multisteplr"), "step")
+_INPUT = Option(
+    ("model.input_size", "data.image_size", "image_size"),
+    anyway=("300",),
+    answers=("detectors take images of any size and resize them to 300 x 300 pixels",),
+)
+_HALF = ("half precision is --precision bf16 or fp16", "mixed precision is --train.precision bf16 or fp16")
+_MAX_BOXES = _no(
+    "--postprocess.max_per_member limits the boxes of each member before they are fused; the fused ones have no limit"
+)
+_AUGMENT = _no(
+    "training augments by --data.photometric, --data.zoom_out, --data.iou_crop, --data.flip, --data.mosaic, "
+    "--data.mixup and --data.albumentations",
+    "training augments by --data.crop, --data.flip, --data.auto_augment and --data.erasing",
+    "the network of --checkpoint sees each image once, as it is",
+)
+_OWN_AUGMENTATION = _no("a pipeline of your own, --data.albumentations FILE.yaml, can do that", anyway=_OFF)
+_COLORS = _no("--data.photometric changes colors as in SSD's paper, or not at all")
+_LOSSES = _no("the losses are not weighted against each other; --train.class_weights weights the classes")
+_RATES = _no(
+    "--train.milestones are the epochs that divide the rate by 10, with --train.schedule step", anyway=("0.1",)
+)
+_WARMUP = _no("--train.warmup_epochs, which may be a fraction, warms up linearly from --train.warmup_lr")
+_REPEATABLE = _no("--seed decides all that is drawn; on a CPU the same command gives the same weights", anyway=_OFF)
+_BOXES = _no("detections.json in --output has all boxes that --checkpoint finds, with their scores", anyway=_OFF)
+_PICTURES = ("pictures with the boxes above --score_threshold and their names are written to --output",)
+_DRAWN = _no(*_PICTURES, anyway=("true",))
+_LINES = _no("--output has the pictures of boxes above --score_threshold; lines and text follow their size")
+_VIDEO = _no("videos are not read: give their frames as images", anyway=("1", *_OFF))
+_SHAPE = _no("images are resized to 300 x 300 pixels whatever their shape", anyway=_OFF)
+_LOG = _no("metrics.jsonl in --output has every epoch's losses, and AP every --train.evaluate_every epochs")
+_PROCESSES = _no("torchrun starts processes: torchrun --nproc_per_node=N tools/train_det.py …", anyway=("1", "none"))
+_EVALUATE = _no("a checkpoint is evaluated by the commands eval-det and eval-cls", anyway=_OFF)
+_FOLDER = _no("give the whole folder as --output")
+_CLASSES = _no(
+    "all classes above --score_threshold are found; each entry of detections.json names its own",
+    "the classes are those of the annotations",
+)
+_COMMAND = _no("training, evaluation and prediction are the commands train-det, eval-det and detect")
+
+OPTIONS: dict[str, Option] = {
+    # Data
+    "data": _DATA,
+    "data_path": _DATA,
+    "coco_path": _DATA,
+    "val_split": _same("data.val_fraction"),
+    "dataset": _no("--data.path names the data, whose format is recognized, or is --data.format"),
+    "imgsz": _INPUT,
+    "img": _INPUT,
+    "img_size": _INPUT,
+    "image_size": _INPUT,
+    "input_size": _INPUT,
+    "batch": _same("batch_size", "train.batch_size"),
+    "num_workers": _same("train.workers", "workers"),
+    "cache": Option(
+        ("data.cache",),
+        {"ram": "true", "disk": None},
+        answers=("--data.cache keeps the decoded images in memory; there is no cache on disk",),
+    ),
+    "rect": _SHAPE,
+    "aspect_ratio_group_factor": _SHAPE,
+    "classes": _CLASSES,
+    "num_classes": _no("the classes are those of the annotations"),
+    "nc": _no("the classes are those of the annotations"),
+    "single_cls": _no("give annotations of one class", anyway=_OFF),
+    "split": _no("--data.val_annotations names what is evaluated", anyway=("val",)),
+    # Model
+    "model": Option(
+        ("checkpoint", "backbone"),
+        file="model.pretrained",
+        answers=("--model.pretrained FILE is what training starts from, --model.backbone NAME the network",),
+    ),
+    "weights": _same("checkpoint", "model.pretrained"),
+    "load_from": _same("checkpoint", "model.pretrained"),
+    "checkpoint": _no("--model.pretrained FILE is what training starts from; --resume FILE continues a run"),
+    "weights_backbone": Option(
+        file="model.pretrained",
+        answers=("--model.pretrained takes a file of weights, pip (of the extra lite) or timm",),
+    ),
+    "pretrained": Option(
+        ("model.pretrained",),
+        {"true": None, "false": "null"},
+        answers=("--model.pretrained takes a file of weights, pip (of the extra lite) or timm",),
+    ),
+    "freeze": Option(("train.freeze",), {"none": "0"}),
+    "trainable_backbone_layers": Option(
+        ("train.freeze",),
+        {"0": "all", "5": "0"},
+        answers=("--train.freeze N keeps the first N stages of the backbone as they are, or all",),
+    ),
+    "dropout": _no("a detector has no dropout; --train.weight_decay regularizes it", anyway=_OFF),
+    "sync_bn": Option(
+        ("train.batch_norm",), {"true": "sync"}, _OFF, answers=("--train.batch_norm is own, sync or frozen",)
+    ),
+    # Training
+    "num_epochs": _same("train.epochs"),
+    "n_epochs": _same("train.epochs"),
+    "max_epochs": _same("train.epochs"),
+    "max_iters": _no("--train.epochs counts passes over the images; --train.min_steps raises them"),
+    "max_steps": _no("--train.epochs counts passes over the images; --train.min_steps raises them"),
+    "early_stopping": _same("train.patience"),
+    "time": _no("--train.epochs says how long to train"),
+    "start_epoch": _no("--resume auto continues a run"),
+    "resume": Option(("resume",), {"true": "auto", "false": "null"}),
+    "optimizer": _no(
+        "the optimizer is SGD, with --train.lr, --train.momentum and --train.weight_decay", anyway=("sgd", "auto")
+    ),
+    "opt": _no("the optimizer is SGD, with --train.lr, --train.momentum and --train.weight_decay", anyway=("sgd",)),
+    "learning_rate": _same("train.lr"),
+    "base_lr": _same("train.lr"),
+    "lr0": _same("train.lr"),
+    "lrf": _no("--train.end_lr is the last rate itself"),
+    "auto_scale_lr": _no("--train.lr stays as it is: change it in proportion to --train.batch_size", anyway=_OFF),
+    "wd": _same("train.weight_decay"),
+    "norm_weight_decay": _no("--train.decay_all also decays biases and normalization layers"),
+    "lr_scheduler": Option(("train.schedule",), _COSINE | _STEP, answers=(_SCHEDULE,)),
+    "scheduler": Option(("train.schedule",), _COSINE | _STEP, answers=(_SCHEDULE,)),
+    "cos_lr": Option(("train.schedule",), {"true": "cosine"}, answers=(_SCHEDULE,)),
+    "lr_steps": _same("train.milestones"),
+    "lr_step_size": _RATES,
+    "lr_gamma": _RATES,
+    "warmup_iters": _WARMUP,
+    "warmup_momentum": _WARMUP,
+    "warmup_bias_lr": _WARMUP,
+    "lr_warmup_epochs": _same("train.warmup_epochs"),
+    "lr_warmup_decay": _WARMUP,
+    "lr_warmup_method": _WARMUP,
+    "nbs": _no("a step takes --train.accumulate batches of --train.batch_size images"),
+    "clip_grad_norm": _CLIP,
+    "grad_clip": _CLIP,
+    "ema": _no("--train.ema_decay averages the weights, such as 0.999", anyway=_OFF),
+    "model_ema": _no("--train.ema_decay averages the weights, such as 0.999", anyway=_OFF),
+    "model_ema_decay": _same("train.ema_decay"),
+    "amp": Option(
+        ("train.precision",),
+        {"true": "auto", "false": "float32"},
+        answers=("mixed precision is --train.precision bf16 or fp16",),
+    ),
+    "half": Option(("precision",), {"true": "fp16"}, _OFF, answers=_HALF),  # in training it is of the evaluation alone
+    "fp16": Option(("precision", "train.precision"), {"true": "fp16"}, _OFF, answers=_HALF),
+    "label_smoothing": _no("the loss takes --train.class_weights, but no label smoothing", anyway=_OFF),
+    **dict.fromkeys(("box", "cls", "dfl", "obj"), _LOSSES),
+    "deterministic": _REPEATABLE,
+    "use_deterministic_algorithms": _REPEATABLE,
+    "val": _no(
+        "--data.val_annotations or --data.val_fraction is evaluated every --train.evaluate_every epochs",
+        "evaluation is every --train.evaluate_every epochs",
+        anyway=("true",),
+    ),
+    "test_only": _EVALUATE,
+    "eval_only": _EVALUATE,
+    "save_period": _no("--train.keep keeps the checkpoints of so many epochs", anyway=("-1",)),
+    "print_freq": _LOG,
+    "log_interval": _LOG,
+    "verbose": _no("what is printed stays the same; --output has all numbers", anyway=("true",)),
+    "plots": _no(
+        "TensorBoard events and metrics.jsonl in --output have the curves, every --train.evaluate_every epochs",
+        "the files in --output have all numbers",
+        anyway=("true",),
+    ),
+    "world_size": _PROCESSES,
+    "dist_url": _PROCESSES,
+    "launcher": _PROCESSES,
+    **dict.fromkeys(("gpus", "n_gpus", "gpu_ids", "rank", "local_rank"), _PROCESSES),
+    # Augmentation
+    "augment": _AUGMENT,
+    "data_augmentation": _AUGMENT,
+    "tta": _AUGMENT,
+    "fliplr": _same("data.flip"),
+    "close_mosaic": _no("--data.mosaic is the same in all epochs", anyway=_OFF),
+    "multi_scale": _no(
+        "the input has 300 x 300 pixels; --data.zoom_out and --data.iou_crop change the size of objects",
+        "the input's size is fixed; --data.crop resized changes the size of objects",
+        anyway=_OFF,
+    ),
+    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), _COLORS),
+    **dict.fromkeys(("degrees", "translate", "scale", "shear", "perspective", "flipud"), _OWN_AUGMENTATION),
+    **dict.fromkeys(("bgr", "copy_paste", "cutmix", "erasing", "auto_augment"), _OWN_AUGMENTATION),
+    # Boxes
+    "conf": _SCORE,
+    "conf_thres": _SCORE,
+    "score_thr": _SCORE,
+    "score_thresh": _SCORE,
+    "iou": _IOU,
+    "iou_thres": _IOU,
+    "iou_thr": _IOU,
+    "nms_thresh": _IOU,
+    "agnostic_nms": _no("NMS is for each class by itself, at --postprocess.nms_iou", anyway=_OFF),
+    "max_det": _MAX_BOXES,
+    "detections_per_img": _MAX_BOXES,
+    "max_per_img": _MAX_BOXES,
+    # Prediction
+    "source": Option(("sources",), answers=("--data.path names the data",)),
+    "int8": _no("--runtime openvino with --precision int8", anyway=_OFF),
+    "dnn": _no("--runtime onnxruntime or openvino is faster than PyTorch on a CPU", anyway=_OFF),
+    "stream": _no("images are read when their turn comes, --batch_size at a time", anyway=("true", "false")),
+    "vid_stride": _VIDEO,
+    "stream_buffer": _VIDEO,
+    "save_frames": _VIDEO,
+    "tracker": _VIDEO,
+    "save_txt": _BOXES,
+    "save_conf": _BOXES,
+    "save_json": _no("detections.json in --output has all boxes that --checkpoint finds", anyway=("true",)),
+    "save_crop": _no("in Python crops() cuts out what the detector of --checkpoint has found", anyway=_OFF),
+    "save": _no(*_PICTURES, "--output has last.pt and best.pt; --train.keep keeps more", anyway=("true",)),
+    "show": _no(*_PICTURES, anyway=_OFF),
+    "view_img": _no(*_PICTURES, anyway=_OFF),
+    **dict.fromkeys(("show_labels", "show_conf", "show_boxes"), _DRAWN),
+    "line_width": _LINES,
+    "line_thickness": _LINES,
+    # The command and its folder
+    "output_dir": _OUTPUT,
+    "work_dir": _OUTPUT,
+    "save_dir": _OUTPUT,
+    "project": _FOLDER,
+    "name": _FOLDER,
+    "exist_ok": _no("a run in its folder is continued by --resume auto; for a new one give another --output"),
+    "cfg": _no("a recipe is --config FILE.yaml"),
+    "cfg_options": _no(
+        "fields are options themselves, such as --train.epochs 30",
+        "fields are options themselves, such as --postprocess.nms_iou 0.45",
+    ),
+    "task": _COMMAND,
+    "mode": _COMMAND,
+}
