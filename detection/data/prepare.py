@@ -11,9 +11,7 @@ from detection.data.annotations import NAMES, CocoAnnotations, Split
 from detection.data.category_match import match_categories
 from detection.data.check import DataCheck, check_images, check_objects
 from detection.data.faults import DataError, DataFault, write_faults
-from detection.data.formats.folders import Source
-from detection.data.formats.layouts import find_splits
-from detection.data.formats.read import read_annotations
+from detection.data.formats.read import Known, read_annotations
 from detection.data.repeated_files import merge_repeated
 from detection.settings import DataSettings, EvalDataSettings
 from divdet.engine.distributed import World
@@ -53,30 +51,32 @@ def read_validation(data: EvalDataSettings, folder: Path) -> CocoAnnotations:
     return _checked(data, ("val",), folder)[0]
 
 
-def named_splits(data: EvalDataSettings) -> list[Split]:
-    """The splits that the settings name."""
+def named_splits(data: EvalDataSettings, known: Known) -> list[Split]:
+    """The splits that the settings name; ``known`` keeps what was found."""
     found = {split for split in NAMES if getattr(data, f"{split}_annotations")}
     if data.path:
-        found |= {name or "train" for name in find_splits(data.path, data.format, None)}
+        found |= {name or "train" for name in known.find_splits(data.path, data.format)}
     if data.val_fraction is not None:
         found |= set(NAMES)
     return [split for split in NAMES if split in found]
 
 
-def check_data(data: EvalDataSettings, wanted: Iterable[Split], need_images: bool = True) -> DataCheck:
+def check_data(
+    data: EvalDataSettings, wanted: Iterable[Split], need_images: bool = True, known: Known | None = None
+) -> DataCheck:
     """Reads splits and, unless ``data.check`` is off, decodes all their images.
 
-    ``need_images`` is whether the images must be there.
+    ``need_images`` is whether the images must be there; ``known`` is what ``named_splits`` found.
 
     Raises:
         UserError: for settings that cannot be used. Faults of the data are returned.
     """
     check = DataCheck()
-    whole: dict[Source, CocoAnnotations] = {}
+    known = known or Known()
     for split in wanted:
         faults: list[DataFault] = []
         try:
-            check.splits[split] = read_annotations(data, split, faults, need_images, whole)
+            check.splits[split] = read_annotations(data, split, faults, need_images, known)
         except DataError as error:
             faults += error.faults
             check.complete = False

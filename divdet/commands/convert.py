@@ -1,10 +1,13 @@
 """The convert command: a data set in another format."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.check import DataCheck, check_images
+from detection.data.coco_json import read_json
+from detection.data.coco_values import as_list
 from detection.data.faults import SHOWN, DataError, DataFault, write_faults
 from detection.data.formats.folders import Source
 from detection.data.formats.layouts import find_splits
@@ -45,6 +48,8 @@ def convert(config: Convert) -> None:
         written = Path(config.output, FAULTS)
         write_faults(faults, written)
         print(f"skip_bad left out: {len(faults)} entries and images ({written} lists them)")
+    if lost := sum(_segmentations(source) for source in sources.values()):
+        counts["segmentations left out: boxes alone are written"] = lost
     for what, count in counts.items():
         print(f"note: {count} {what}")
     written = ", ".join(f"{split} {len(images)}" for split, images in items.items())
@@ -68,6 +73,13 @@ def _read(sources: dict[str, Source], config: Convert) -> tuple[dict[str, CocoAn
         faults += check.faults
         splits[split or "train"] = check.splits["train"]
     return splits, list(dict.fromkeys(faults))
+
+
+def _segmentations(source: Source) -> int:
+    """How many outlines or masks a COCO file has."""
+    again = source.format == "coco" and source.path.is_file()  # the shell's <(…) is read once
+    entries = as_list(read_json(source.path)["annotations"], Counter()) if again else []
+    return sum(bool(entry.get("segmentation")) for entry in entries if isinstance(entry, dict))
 
 
 def data_error(faults: Sequence[DataFault], output: str) -> DataError:

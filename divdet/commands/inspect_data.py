@@ -6,6 +6,7 @@ from pathlib import Path
 from detection.data.annotations import NAMES, Split
 from detection.data.check import DataCheck
 from detection.data.faults import DataError, write_faults
+from detection.data.formats.read import Known
 from detection.data.prepare import FAULTS, check_data, named_splits
 from detection.data.remarks import enough, remarks, unmet_at
 from detection.data.statistics import SIZES, Statistics, describe, span
@@ -28,11 +29,12 @@ def inspect_data(config: InspectData) -> dict[Split, Statistics]:
         UserError: for settings that cannot be used.
     """
     data = config.data
-    named = named_splits(data)
+    known = Known()
+    named = named_splits(data, known)
     if not named:
         raise UserError("data.train_annotations is not set: give the data as --data.train_annotations or --data.path")
     folder = make_folder(config.output)
-    check = check_data(data, named, need_images=data.check)
+    check = check_data(data, named, data.check, known)
     numbers = {split: describe(annotations, check.facts) for split, annotations in check.splits.items()}
     lines = remarks(check, numbers)
     write_faults(check.faults, folder / FAULTS)

@@ -9,7 +9,7 @@ from typing import Any
 from detection.category_names import category_name
 from detection.data.entry_values import show
 from detection.data.formats.folders import split_of
-from detection.data.formats.text_files import MAX_YAML, is_yaml, read_text, read_yaml
+from detection.data.formats.text_files import MAX_YAML, is_description, read_description, read_text
 from divdet.engine.errors import UserError
 
 _LISTS = ("classes.txt", "obj.names", "labels.txt", "labelmap.txt")
@@ -19,7 +19,7 @@ _INNER = ("labels", "images", "annotations", "jpegimages")  # folders of a data 
 def names_file(path: Path) -> dict[str, Any] | None:
     """The content of a YAML file that lists names; None for other files, such as those of tools with their own tags."""
     try:
-        data = read_yaml(path)
+        data = read_description(path)
     except UserError:
         if _mentions_names(path):
             raise
@@ -65,11 +65,11 @@ def names_beside(data: dict[str, Any], path: Path) -> dict[int, str]:
     """``names_in``, where a file of names may stand for them, or lie beside a data.yaml without."""
     names = data.get("names")
     file = path.parent / names if isinstance(names, str) and names and "\0" not in names else None
-    if file and (not file.is_file() or is_yaml(file)):
+    if file and (not file.is_file() or is_description(file)):
         file = path.parent / PurePath(names.replace("\\", "/")).name
     files = [file] if file else [path.parent / name for name in _LISTS] if names is None else []
     for file in files:
-        if file.is_file() and not is_yaml(file) and (listed := _read_list(file)):
+        if file.is_file() and not is_description(file) and (listed := _read_list(file)):
             return names_in(data | {"names": listed}, path)
     return names_in(data, path)
 
@@ -84,7 +84,7 @@ def class_list(folder: Path, yolo: bool) -> tuple[list[str] | dict[int, str], Pa
     folder = folder.absolute()
     while True:
         for file in sorted(folder.iterdir()) if yolo and folder.is_dir() else ():
-            if is_yaml(file) and (data := names_file(file)):
+            if is_description(file) and (data := names_file(file)):
                 return names_beside(data, file), file
         for file in (folder / name for name in _LISTS):
             if file.is_file() and (names := _read_list(file)):

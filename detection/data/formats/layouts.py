@@ -24,7 +24,7 @@ from detection.data.formats.folders import (
     voc_annotations,
     yolo_folders,
 )
-from detection.data.formats.text_files import is_darknet, is_yaml, read_yaml
+from detection.data.formats.text_files import is_darknet, is_description, read_description
 from detection.data.formats.yolo_yaml import locate, splits_in
 from detection.data.path_forms import NameIndex
 from detection.images import IMAGE_SUFFIXES
@@ -80,8 +80,8 @@ class _NoneFound(UserError):
 def _of_file(path: Path) -> dict[str, Source]:
     if not exists(path):
         raise UserError(f"{path}: cannot be read: there is no such file or folder")
-    if is_yaml(path):
-        splits = splits_in(read_yaml(path), path)
+    if is_description(path):
+        splits = splits_in(read_description(path), path)
         return {split: Source("yolo", path, split) for split in ("train", "val", "test") if split in splits}
     if path.suffix.lower() == ".txt":
         voc = path.parent.name == "Main" and path.parent.parent.name == "ImageSets"
@@ -116,11 +116,11 @@ def _of_folder(folder: Path, format: DataFormat, depth: int = 1) -> dict[str, So
 
 def _yolo(folder: Path) -> dict[str, Source]:
     if darknet := [file for file in sorted(folder.iterdir()) if is_darknet(file) and names_file(file)]:
-        data = read_yaml(darknet[0])
+        data = read_description(darknet[0])
         splits = splits_in(data, darknet[0])
         if splits and all(locate(darknet[0], data, entry) for entries in splits.values() for entry in entries):
             return {split: Source("yolo", darknet[0], split) for split in splits}
-    files = [file for file in sorted(folder.iterdir()) if is_yaml(file) and not is_darknet(file)]
+    files = [file for file in sorted(folder.iterdir()) if is_description(file) and not is_darknet(file)]
     texts = {file: data for file in files if (data := names_file(file))}
     files = list(texts)
     if len(files) > 1:
@@ -132,7 +132,7 @@ def _yolo(folder: Path) -> dict[str, Source]:
         if found := {split: Source("yolo", path) for split, path in parts.items() if _holds_labels(path)}:
             return found
     lists = {split: path for split, path in _split_lists(folder).items() if _lists_images(path)}
-    if "train" in lists:
+    if "train" in lists and _first(label_files(folder), _is_label):
         return {split: Source("yolo", path) for split, path in lists.items()}
     return {"": Source("yolo", folder)} if _holds_labels(folder) else {}
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,27 @@ from detection.data.formats.layouts import coco_images, find_splits
 from detection.data.formats.voc import read_voc
 from detection.data.formats.yolo import read_yolo
 from detection.data.image_index import index_images
-from detection.settings import EvalDataSettings, Orientation, VocOrigin
+from detection.settings import DataFormat, EvalDataSettings, Orientation, VocOrigin
 from divdet.engine.errors import UserError
+
+
+@dataclass
+class Known:
+    """What was found and read, for the other split of the same settings.
+
+    Attributes:
+        splits: by path and format.
+        whole: what ``val_fraction`` divides, whose faults are not named again.
+    """
+
+    splits: dict[tuple[str, str], dict[str, Source]] = field(default_factory=dict)
+    whole: dict[Source, CocoAnnotations] = field(default_factory=dict)
+
+    def find_splits(self, path: str, format: DataFormat) -> dict[str, Source]:
+        """``layouts.find_splits``, once."""
+        if (path, format) not in self.splits:
+            self.splits[path, format] = find_splits(path, format)
+        return self.splits[path, format]
 
 
 def read_annotations(
@@ -31,7 +49,7 @@ def read_annotations(
     split: Split,
     faults: list[DataFault] | None = None,
     need_images: bool = True,
-    whole: dict[Source, CocoAnnotations] | None = None,
+    known: Known | None = None,
 ) -> CocoAnnotations:
     """Reads the annotations that the settings name for a split.
 
@@ -40,14 +58,15 @@ def read_annotations(
         split: train or val.
         faults: receives the faults of entries, which are left out. Without it they are raised.
         need_images: whether the images must be there.
-        whole: keeps what ``val_fraction`` divides, for the call for the other split, which names no fault again.
+        known: keeps what the call for the other split needs, too.
 
     Raises:
         DataError: for faulty entries, all at once.
         UserError: where the settings name no annotations, or what they name cannot be read.
     """
     wanted = split if data.val_fraction is None else "train"
-    named, every = _sources(data, wanted)
+    known = known or Known()
+    named, every = _sources(data, wanted, known)
     if data.val_fraction is not None and "val" in named:
         raise UserError(
             f"data.val_fraction is {data.val_fraction}, but there is a validation split, {named['val']}: leave one out"
@@ -55,16 +74,16 @@ def read_annotations(
     if wanted not in named:
         raise UserError(_missing(data, wanted, named))
     need_images |= data.val_fraction is not None  # their content decides
-    source, whole = named[wanted], {} if whole is None else whole
+    source = named[wanted]
     try:
-        annotations = whole.get(source) or read_source(
+        annotations = known.whole.get(source) or read_source(
             source, every, data.orientation, data.voc_origin, faults, need_images=need_images
         )
     except ImagesNotFound as error:
         raise UserError(f"{error}: data.{wanted}_images is not set: give it as --data.{wanted}_images") from error
     if data.val_fraction is None:
         return annotations
-    whole[source] = annotations
+    known.whole[source] = annotations
     chosen = validation_part(annotations, data.val_fraction, data.val_seed)
     kept = chosen if split == "val" else ~chosen
     part = part_of(annotations, kept)
@@ -148,7 +167,7 @@ def _hash(seed: int, text: str) -> float:
     return int.from_bytes(value, "big") / 2**48
 
 
-def _sources(data: EvalDataSettings, wanted: str) -> tuple[dict[str, Source], list[Source]]:
+def _sources(data: EvalDataSettings, wanted: str, known: Known) -> tuple[dict[str, Source], list[Source]]:
     """What the settings name, by split; and all splits found on the way, which share classes and conventions.
 
     Raises:
@@ -156,13 +175,12 @@ def _sources(data: EvalDataSettings, wanted: str) -> tuple[dict[str, Source], li
     """
     named: dict[str, Source] = {}
     every: list[Source] = []
-    find = cache(find_splits)  # both splits are often of one path
     for split in ("train", "val"):
         annotations, images = (getattr(data, f"{split}_{key}") for key in ("annotations", "images"))
         if not (annotations or data.path):
             continue
         try:
-            splits = find(annotations or data.path, data.format)
+            splits = known.find_splits(annotations or data.path, data.format)
             if images is not None:
                 splits = {name: replace(source, images=Path(images)) for name, source in splits.items()}
             if annotations:

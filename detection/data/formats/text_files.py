@@ -15,7 +15,7 @@ MAX_YAML = 2**22  # bytes: Objects365's has 20 KB
 _MAX_DIGITS = 300  # of a number: YAML's sexagesimal ones take a time that grows by the square
 
 
-def is_yaml(path: Path) -> bool:
+def is_description(path: Path) -> bool:
     """Whether a file describes a data set by its name: YAML, or darknet's."""
     return path.suffix.lower() in (".yaml", ".yml", ".data") and path.is_file()
 
@@ -25,7 +25,7 @@ def is_darknet(path: Path) -> bool:
     return path.suffix.lower() == ".data" and path.is_file()
 
 
-def read_yaml(path: Path) -> Any:
+def read_description(path: Path) -> Any:
     """The content of a YAML file, or of darknet's lines ``key = value``; raises UserError where it cannot be read."""
     if is_darknet(path):
         pairs = (line.split("#")[0].partition("=") for line in read_text(path).split("\n"))

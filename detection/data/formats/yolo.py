@@ -30,7 +30,7 @@ from detection.data.formats.folders import (
     relative_name,
     yolo_folders,
 )
-from detection.data.formats.text_files import is_yaml, read_yaml
+from detection.data.formats.text_files import is_description, read_description
 from detection.data.formats.yolo_lines import LabelReader, LabelRow
 from detection.data.formats.yolo_lists import listed_images
 from detection.data.formats.yolo_pixels import to_pixels
@@ -117,7 +117,7 @@ def lists_suffice(source: Source) -> bool:
 
 def place_of(source: Source) -> Path | None:
     """The folder or list of images of a split of data.yaml, where it is one."""
-    data = read_yaml(source.path)
+    data = read_description(source.path)
     entries = splits_in(data, source.path)[source.split]
     if len(entries) > 1:
         return None
@@ -127,12 +127,12 @@ def place_of(source: Source) -> Path | None:
 def description_of(source: Source) -> dict[str, Any] | None:
     """What data.yaml says beside the places of the splits, or ``names`` of another list; None without either."""
     path = source.path
-    if not is_yaml(path):
+    if not is_description(path):
         beside = class_list(path.parent if path.is_file() else yolo_folders(path)[0], yolo=True)
-        if beside is None or not is_yaml(beside[1]):
+        if beside is None or not is_description(beside[1]):
             return beside and {"names": beside[0] if isinstance(beside[0], dict) else dict(enumerate(beside[0]))}
         path = beside[1]
-    data = read_yaml(path)
+    data = read_description(path)
     if not isinstance(data.get("names"), list | dict):
         data["names"] = names_beside(data, path)
     return {key: value for key, value in data.items() if key not in (*PLACES, "path")}
@@ -144,8 +144,8 @@ def _find(source: Source, faults: list[DataFault]) -> _Split:
         raise UserError(
             f"{path}: names its images itself: leave out data.train_images and data.val_images (or --images)"
         )
-    if is_yaml(path):
-        data = read_yaml(path)
+    if is_description(path):
+        data = read_description(path)
         entries = splits_in(data, path)
         if source.split not in entries:
             raise UserError(f"{path}: has no {source.split}: it names {', '.join(entries) or 'no split'}")
@@ -178,7 +178,7 @@ def _classes(folder: Path) -> tuple[dict[int, str] | None, int]:
     if (beside := class_list(folder, yolo=True)) is None:
         return None, 0
     names, file = beside
-    return names, _pose(read_yaml(file)) if is_yaml(file) else 0
+    return names, _pose(read_description(file)) if is_description(file) else 0
 
 
 def _pose(data: dict[str, Any]) -> int:
@@ -214,8 +214,8 @@ def _entries(
         if place is None:
             raise UserError(f"{file}: names {show(entry)}, which is not there: correct it, or path, in the file")
         if place.is_dir():
-            folder = parallel(place, "labels", "images") if any(label_files(place)) else None
-            found |= _with_labels(images_in(place) or (images_in(folder) if folder else []))
+            images, other = images_in(place), parallel(place, "labels", "images")
+            found |= _with_labels(images or (images_in(other) if other else []))
         else:
             roots = [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
             found |= _with_labels(listed_images(place, roots, faults, counts))

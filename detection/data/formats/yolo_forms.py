@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class LineForms:
             box = [float(word) for word in words[-4:]]
         except ValueError:
             return
-        if not np.isfinite(box).all():
+        if not all(map(math.isfinite, box)):
             return
         text = " ".join(words[:-4])
         try:

@@ -128,6 +128,7 @@ class LabelReader:
         except ValueError:
             numbers = [str(number) for number, name in (self._names or {}).items() if name == word]
             what = f"which is a name: write its number, {numbers[0]}" if numbers else "which is no class number"
+            what += "; separate numbers by spaces" if set(word) & set(",;") else ""
             raise ClassFault(f"has class {show(word)}, {what}") from None
         if not 0 <= label < math.inf or label != int(label):
             raise ClassFault(f"has class {word}, which is no class number: count from 0")

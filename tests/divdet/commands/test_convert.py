@@ -190,6 +190,15 @@ def test_convert_may_skip_what_is_bad(tmp_path: Path, capsys: pytest.CaptureFixt
         run(*words[:-1], tmp_path / "other", "--skip_bad", "true")
 
 
+def test_convert_counts_the_segmentations_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    truth = coco(*(image(tmp_path / name, ord(name[0]) - 90).name for name in ("a.jpg", "b.jpg")))
+    truth["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    truth["annotations"][1]["segmentation"] = []
+    text(tmp_path / "all.json", json.dumps(truth))
+    run("convert", tmp_path, "--to", "coco", "--output", tmp_path / "out")
+    assert "note: 1 segmentations left out: boxes alone are written" in capsys.readouterr().out
+
+
 def test_convert_refuses_damaged_photos(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         image(tmp_path / "data" / name, ord(name[0]) - 90)

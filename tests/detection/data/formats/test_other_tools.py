@@ -136,6 +136,14 @@ def test_yolo_is_read(make: Callable[[Path], Path], tmp_path: Path) -> None:
             assert "1 places that are not there, found by their end, such as '/home/me" in found.describe()
 
 
+def test_lists_beside_another_format_are_no_yolo(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        image(tmp_path / f"{name}.jpg")
+        text(tmp_path / f"{name}.xml", xml(("cat", 21, 11, 60, 40)))
+    text(tmp_path / "train.txt", "a.jpg\nb.jpg\n")
+    assert len(read_annotations(EvalDataSettings(path=str(tmp_path)), "train").images) == 2
+
+
 def test_an_export_tools_prefix_may_be_in_names_of_labels(tmp_path: Path) -> None:
     for number, name in enumerate(("a", "b", "c")):
         image(tmp_path / "images" / f"{name}.jpg", 9 * number)

@@ -150,4 +150,4 @@ def test_what_both_splits_need_is_read_once(
     check = check_data(EvalDataSettings(path=str(tmp_path), val_fraction=fraction), ("train", "val"))
     assert sum(len(held.images) for held in check.splits.values()) == (20 if fraction else 10)
     assert calls.count("read_source") == (1 if fraction else 2)
-    assert calls.count("find_splits") == 2  # once for each split
+    assert calls.count("find_splits") == 1

@@ -100,7 +100,7 @@ FAULTS = {
     "-1 0.5 0.5 0.25 0.5": "has class -1, which is no class number",
     "0.5 0.5 0.5 0.25 0.5": "has class 0.5, which is no class number",
     "cat 0.5 0.5 0.25 0.5": "has class 'cat', which is a name: write its number, 0",
-    "0,0.5,0.5,0.25,0.5": "has class '0,0.5,0.5,0.25,0.5', which is no class number",
+    "0,0.5,0.5,0.25,0.5": "which is no class number; separate numbers by spaces",
     "0 0,5 0.5 0.25 0.5": "has '0,5', which is no number; separate numbers by spaces",
     "0 nan 0.5 0.25 0.5": "has nan, which is no finite number",
     "0 1.8 1.5 0.2 0.2": "has a box outside the image",

@@ -94,7 +94,10 @@ def test_sound_labels_are_never_refused(tmp_path: Path) -> None:
     sound = [f"{label} {numbers(*center(*box))}" for label, box in boxes()]
     mistakes = [own(label, box) for label, box in boxes(1, 5)]
     over = [f"0 {numbers(0.01 + n / 90, 0.5, 0.06, 0.1)}" for n in range(8)]  # drawn over the border
-    for number, lines in enumerate(([*sound, *mistakes], [*sound, *over], over, ["1 0.5 0.5 1 1"] * 20, ["2 1 1 1 1"])):
+    slip = ["0 0.24 0.3 0.5 0.3"] * 20  # by 2 pixels of 100
+    for number, lines in enumerate(
+        ([*sound, *mistakes], [*sound, *over], over, ["1 0.5 0.5 1 1"] * 20, ["2 1 1 1 1"], slip)
+    ):
         read_annotations(data_set(tmp_path / str(number), lines), "train")
 
 
