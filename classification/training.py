@@ -127,7 +127,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     if backbone.startswith(TIMM):  # whose models may refuse the size
         output_shape(model, f"data.image_size: {backbone}", size)
     if pretrained not in (None, "timm") and not folder.resumed:
-        if found := foreign_weights(pretrained, backbone, members):
+        if found := foreign_weights(pretrained, backbone, members, config.data.different_views):
             load_plain(model, found)
         else:
             load_pretrained(model, pretrained, images.classes)

@@ -14,7 +14,9 @@ from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.errors import UserError
 
 
-def load_pretrained(model: SSD, pretrained: str, backbone: str, names: Sequence[str]) -> None:
+def load_pretrained(
+    model: SSD, pretrained: str, backbone: str, names: Sequence[str], different_views: bool = False
+) -> None:
     """Loads the weights that ``model.pretrained`` names into ``model``, whose classes are ``names``.
 
     From a classifier's checkpoint everything but the last stage and the classifier is loaded, member by member. From a
@@ -22,9 +24,10 @@ def load_pretrained(model: SSD, pretrained: str, backbone: str, names: Sequence[
     weights. From plain files (or ``pip``) of timm's models everything but the layers that detectors lack.
 
     Raises:
-        UserError: for another backbone or number of members, or any missing or mismatched weight.
+        UserError: for another backbone or number of members, any missing or mismatched weight, or members that start
+            alike from plain files and do not see ``different_views``.
     """
-    found = foreign_weights(pretrained, backbone, len(model.members))
+    found = foreign_weights(pretrained, backbone, len(model.members), different_views)
     if found is None:
         _load_checkpoint(model, pretrained, backbone, names)
         return

@@ -138,7 +138,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
         check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
-        load_pretrained(model, config.model.pretrained, config.model.backbone, training.names)
+        views = config.data.different_views
+        load_pretrained(model, config.model.pretrained, config.model.backbone, training.names, views)
     if config.train.cot_weight and config.model.members == 1:
         print("note: train.cot_weight does nothing with one member")
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -171,8 +172,17 @@ def _write(entries: dict[str, Any], path: Path) -> None:
         raise OSError(str(error).partition("\n")[0]) from error
 
 
-def read(path: str | Path) -> Any:
+_YOLO = ("ultralytics.", "models.yolo.")  # YOLOv5's own files have the latter
+# How torch names the class that it does not unpickle
+_FOREIGN_CLASS = re.compile(r"GLOBAL ([\w.]+) (?:was not|whose module)")
+
+
+def read(path: str | Path, wanted: str = "a checkpoint of weights alone") -> Any:
     """Reads what ``torch.save`` wrote, tensors and plain values only, onto the CPU.
+
+    Args:
+        path: the file.
+        wanted: what to use instead of a file that holds more, for its message.
 
     Raises:
         UserError: where the file is missing, damaged, or holds anything else (nothing of it is executed).
@@ -193,10 +203,10 @@ def read(path: str | Path) -> Any:
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: damaged, or not written by torch.save: {error}; use another checkpoint") from error
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused, since it is damaged or holds more than tensors and plain values; "
-            "use a checkpoint of weights alone"
-        ) from error
+        found = _FOREIGN_CLASS.search(str(error))
+        what = f"holds a pickled {found[1]}" if found else "is damaged or holds more than tensors and plain values"
+        library = " (a whole model of ultralytics)" if found and found[1].startswith(_YOLO) else ""
+        raise UserError(f"{path}: refused, since it {what}{library}; use {wanted}") from error
     except MemoryError as error:
         raise UserError(f"{path}: there is not enough memory to read it, or it is damaged") from error
     except Exception as error:  # unpickling raises a dozen kinds

@@ -198,6 +198,14 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
 def _with_implied(argv: list[str], fields: Mapping[str, Any]) -> list[str]:
     """Adds ``--train.min_steps=0`` where epochs are given: a recipe's steps must not raise what the user asks for."""
     given = {word.partition("=")[0] for word in argv}
+    for word, following in itertools.pairwise([*argv, ""]):
+        option, _, value = word.partition("=")
+        if option == "--train":  # the whole section: --train '{epochs: 3}'
+            try:
+                section = load_yaml(value or following)
+            except yaml.YAMLError:  # the parser says what is wrong
+                continue
+            given |= {f"--train.{name}" for name in section} if isinstance(section, dict) else set()
     asked = "--train.epochs" in given and "--train.min_steps" not in given and "train.min_steps" in fields
     return [*argv, "--train.min_steps=0"] if asked else argv
 

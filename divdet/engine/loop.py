@@ -23,7 +23,7 @@ from divdet.engine.loss_report import LossReports, Report
 from divdet.engine.optimization import build_optimizer, build_scaler, clip_gradient, learning_rate
 from divdet.engine.progress import progress
 from divdet.engine.run_folder import RunFolder
-from divdet.engine.sampling import EpochSampler, derived_seed
+from divdet.engine.sampling import EpochSampler, derived_seed, epoch_length
 from divdet.engine.schedule import Clock
 from divdet.engine.settings import TrainSettings
 from divdet.engine.state import ModelEMA, gather_entries, load_momentum, local_entries, momentum, not_finite
@@ -41,9 +41,9 @@ def training_loader(
     **options: Any,
 ) -> Loader:
     """A loader of full, shuffled batches; ``dataset`` is indexed by ``EpochSampler``'s keys, ``repeats`` as there."""
-    step = settings.batch_size * settings.accumulate * world.replicas
-    if step > len(dataset):
-        print(f"note: a step takes {step} images, and there are {len(dataset)}: each is repeated, in other views")
+    step, images = settings.batch_size * settings.accumulate * world.replicas, epoch_length(len(dataset), repeats)
+    if step > images:
+        print(f"note: a step takes {step} images, and an epoch has {images}: each is repeated, in other views")
     shape = (settings.batch_size, seed, settings.accumulate, world.replica, world.replicas)
     options |= {"sampler": EpochSampler(len(dataset), *shape, repeats), "persistent_workers": settings.workers > 0}
     return Loader(dataset, settings.batch_size, settings.workers, device, **options)

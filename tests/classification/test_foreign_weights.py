@@ -1,8 +1,9 @@
 """Weights that others published, in classifiers and detectors of timm's models."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import timm
@@ -123,13 +124,61 @@ def test_each_member_may_have_its_own_file(tmp_path: Path) -> None:
 
 def test_classifiers_start_from_plain_files_with_classes_of_their_own(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
-    found = foreign_weights.foreign_weights(str(tmp_path / "resnet18.pth"), "timm:resnet18", 2)
+    found = foreign_weights.foreign_weights(str(tmp_path / "resnet18.pth"), "timm:resnet18", 2, different_views=True)
     model = create_ensemble("timm:resnet18", 2, num_classes=5, dataset="imagenet")
     heads = [member.fc.weight.clone() for member in model.members]
     load_plain(model, found)
     for member, head, (_, weights) in zip(model.members, heads, found, strict=True):
         assert torch.equal(member.layer4[1].conv2.weight, weights["layer4.1.conv2.weight"])
         assert torch.equal(member.fc.weight, head)
+
+
+def test_members_that_start_alike_need_views_of_their_own(tmp_path: Path) -> None:
+    """One file for two copies of a model, and two files of the same weights; not a file of another training."""
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "a.pth")
+    (tmp_path / "copy.pth").write_bytes((tmp_path / "a.pth").read_bytes())
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "b.pth")
+    model = create_ssd("timm:resnet18", 2, num_classes=2)
+    for files in ("a.pth", "a.pth,a.pth", "a.pth,copy.pth"):
+        words = ",".join(str(tmp_path / file) for file in files.split(","))
+        with pytest.raises(UserError, match=r"a\.pth \(member 1.*have the same weights.*data\.different_views"):
+            load_pretrained(model, words, "timm:resnet18", CLASSES)
+        load_pretrained(model, words, "timm:resnet18", CLASSES, different_views=True)
+    load_pretrained(model, f"{tmp_path / 'a.pth'},{tmp_path / 'b.pth'}", "timm:resnet18", CLASSES)
+
+
+def test_files_that_count_no_batches_are_taken(tmp_path: Path) -> None:
+    """As PyTorch 0.4 wrote them: torchvision's ResNets, and efficientnet-pytorch's by order."""
+    whole = torchvision.models.resnet18().state_dict()
+    torch.save({name: value for name, value in whole.items() if "num_batches" not in name}, tmp_path / "old.pth")
+    model = create_ssd("timm:resnet18", 1, num_classes=2)
+    load_pretrained(model, str(tmp_path / "old.pth"), "timm:resnet18", CLASSES)
+    own = model.members[0].network.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in own.items())
+    lite = timm.create_model(LITE0).state_dict()
+    pairs = [(name, value) for name, value in lite.items() if "num_batches" not in name]
+    renamed = {"_conv_stem.weight" if name == "conv_stem.weight" else f"_{name}": value for name, value in pairs}
+    torch.save(renamed, tmp_path / "lite.pth")
+    found = timm_weights(tmp_path / "lite.pth", LITE0)
+    assert found.keys() == lite.keys()
+    assert all(torch.equal(value, lite[name]) for name, value in found.items())
+
+
+def test_another_librarys_whole_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As yolov8n.pt is: an object of a class under `model`. Nothing of it is built."""
+    for name in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    kind = type("DetectionModel", (torch.nn.Module,), {"__module__": "ultralytics.nn.tasks"})
+    sys.modules["ultralytics.nn.tasks"].DetectionModel = kind
+    torch.save({"epoch": -1, "model": kind()}, tmp_path / "yolov8n.pt")
+    for backbone in ("timm:resnet18", "resnet10_16"):
+        with pytest.raises(UserError) as caught:
+            foreign_weights.foreign_weights(str(tmp_path / "yolov8n.pt"), backbone, 1)
+        assert str(caught.value) == (
+            f"{tmp_path / 'yolov8n.pt'}: refused, since it holds a pickled ultralytics.nn.tasks.DetectionModel "
+            "(a whole model of ultralytics); use a checkpoint of train-cls or train-det, weights alone "
+            "(model.state_dict()) of the same model of timm or torchvision, or pip"
+        )
 
 
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:

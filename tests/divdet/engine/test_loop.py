@@ -103,6 +103,14 @@ def test_no_step_of_a_warm_up_has_rate_or_weight_0(tmp_path: Path, monkeypatch: 
     assert weights == pytest.approx([0.25, 0.25, 0.5, 0.5, 0.75, 0.75] + [1.0] * 12)
 
 
+def test_a_step_of_more_images_than_an_epoch_is_told(capsys: pytest.CaptureFixture) -> None:
+    """12 numbers, or 24 where each occurs twice."""
+    settings = TrainSettings(batch_size=16, workers=0)
+    for repeats, told in ((None, "a step takes 16 images, and an epoch has 12"), ([2.0] * 12, "")):
+        training_loader(Numbers(), settings, 0, torch.device("cpu"), World(), repeats)
+        assert (told in capsys.readouterr().out) if told else not capsys.readouterr().out
+
+
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports are read a step late, as on a GPU."""

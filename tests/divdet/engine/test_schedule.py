@@ -50,6 +50,10 @@ def test_epochs_are_raised_to_the_steps_and_the_schedule_with_them(capsys: pytes
         ([], 850),
         (["--train.epochs", "3"], 0),
         (["--train.epochs=3"], 0),
+        (["--train", "{epochs: 3}"], 0),
+        (["--train={epochs: 3}"], 0),
+        (["--train", "{epochs: 3, min_steps: 90}"], 90),
+        (["--train", "{lr: 0.1}"], 850),
         (["--train.epochs", "3", "--train.min_steps", "90"], 90),
     ],
 )
