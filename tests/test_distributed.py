@@ -19,7 +19,7 @@ from tests.classification.generated import write_npz
 from tests.detection.generated import shapes
 from tests.processes import column, run
 
-STEPS = 5
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = TrainClassification(
         ModelSettings("resnet10_16", 2),
         ClassificationData("npz", str(write_npz(folder / "images.npz", train=8, test=7)), image_size=16),
-        ClassificationTrainSettings(**train, batch_size=8, lr=0.01, cot_warmup_epochs=3),
+        ClassificationTrainSettings(**train, batch_size=8, lr=0.01, cot_warmup_epochs=2),
         device="cpu",
     )
     (folder / "train_cls.yaml").write_text(to_yaml(classifier))
@@ -99,7 +99,7 @@ def test_members_and_replicas_together(recipes: Path, tool: str) -> None:
 
 def test_detectors_members_co_train_across_processes(recipes: Path) -> None:
     """With mixed images, rare classes more often, weights by class, and a stem that stays as it is."""
-    arguments = ("--train.cot_weight=0.5", "--train.cot_warmup_epochs=3", "--data.different_views=true")
+    arguments = ("--train.cot_weight=0.5", "--train.cot_warmup_epochs=2", "--data.different_views=true")
     arguments += ("--data.mosaic=0.5", "--data.mixup=0.5", "--data.class_balanced=0.9", "--train.class_weights=auto")
     arguments += ("--train.backbone_lr=0.5", "--train.freeze=1", "--train.min_steps=4")
     one = trained(recipes, "train_det", "cot", *arguments)
@@ -111,3 +111,23 @@ def test_accumulated_batches_are_one_batch_where_statistics_are_frozen(recipes: 
     one = trained(recipes, "train_cls", "frozen", *common)
     arguments = (*common, "--train.batch_size=2", "--train.accumulate=2")
     check_equal(one, trained(recipes, "train_cls", "accumulated", *arguments, processes=2))
+
+
+def test_a_run_that_stopped_early_goes_on_in_two_processes_as_the_main_one_says(recipes: Path, tmp_path: Path) -> None:
+    """Nothing is learnt, so no evaluation is better than the first: patience 1 ends 7 epochs of 2 steps after 2.
+
+    The others have 1 step, and are still 7. Only the main process sees that the validation data have changed, so that
+    what was best and waited does not count: both end three evaluations later.
+    """
+    data = tmp_path / "images.npz"
+    arguments = ("--config", recipes / "train_cls.yaml", "--output", tmp_path / "run", f"--data.root={data}")
+    arguments += ("--train.lr=0", "--train.batch_norm=frozen", "--train.batch_size=4", "--train.evaluate_every=1")
+    arguments += ("--train.epochs=7", "--train.min_steps=14", "--resume=auto")
+    write_npz(data, train=8, test=7)
+    printed = run("train_cls.py", *arguments, "--train.patience=1")
+    assert "stopped after epoch 2 of 7: no better top1" in printed
+    write_npz(data, train=8, test=5)
+    printed = run("train_cls.py", *arguments, "--train.patience=2", processes=2)
+    assert "best.pt starts anew" in printed
+    assert "stopped after epoch 5 of 7: no better top1" in printed
+    assert column(tmp_path / "run", "epoch") == [1, 2, 3, 4, 5]
