@@ -40,7 +40,7 @@ def summarize(backbone: str, members: int, num_classes: int = 80) -> dict[str, A
     with torch.device("meta"):
         model = create_ssd(backbone, members, num_classes)
     whole = count_cost(model, shape)
-    specs = member_specs(backbone, members, "imagenet")
+    specs = member_specs(backbone, members, None)
     costs = member_costs(specs, lambda index: count_cost(model.members[index], shape))
     in_members = sum(cost.gflops for cost in costs)
     found = {
