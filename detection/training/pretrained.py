@@ -8,13 +8,13 @@ from torch import Tensor
 
 from classification.foreign_weights import foreign_weights
 from detection.category_names import category_name
-from detection.models.ssd import SSD
+from detection.models.head import DividedDetector
 from divdet.engine import checkpoint
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.errors import UserError
 
 
-def load_pretrained(model: SSD, pretrained: str, backbone: str, names: Sequence[str]) -> None:
+def load_pretrained(model: DividedDetector, pretrained: str, backbone: str, names: Sequence[str]) -> None:
     """Loads the weights that ``model.pretrained`` names into ``model``, whose classes are ``names``.
 
     From a classifier's checkpoint everything but the last stage and the classifier is loaded, member by member. From a
@@ -32,7 +32,7 @@ def load_pretrained(model: SSD, pretrained: str, backbone: str, names: Sequence[
         checkpoint.load_weights(member, member.from_classifier(weights), source)
 
 
-def _load_checkpoint(model: SSD, path: str, backbone: str, names: Sequence[str]) -> None:
+def _load_checkpoint(model: DividedDetector, path: str, backbone: str, names: Sequence[str]) -> None:
     saved = checkpoint.load(path)
     for key, own in (("backbone", backbone), ("members", len(model.members))):
         trained = saved.setting(f"model.{key}", type(own))
@@ -47,7 +47,9 @@ def _load_checkpoint(model: SSD, path: str, backbone: str, names: Sequence[str])
         checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number + 1})")
 
 
-def _with_own_classes(model: SSD, saved: checkpoint.Checkpoint, path: str, names: Sequence[str]) -> dict[str, Tensor]:
+def _with_own_classes(
+    model: DividedDetector, saved: checkpoint.Checkpoint, path: str, names: Sequence[str]
+) -> dict[str, Tensor]:
     """A detector checkpoint's weights, with class heads for ``names``."""
     try:
         names_there = [str(category["name"]) for category in saved.meta["categories"]]
@@ -55,10 +57,10 @@ def _with_own_classes(model: SSD, saved: checkpoint.Checkpoint, path: str, names
         raise UserError(f"{path}: does not say its categories ({error!r}); use another checkpoint") from error
     known = [category_name(name) or name for name in names_there]  # as annotations are read
     own, weights = model.state_dict(), saved.model
-    # A head's channels are (class, box shape), with the background as class 0: see detection.models.ssd.
-    heads = {key: own[key].unflatten(0, (len(names) + 1, -1)) for key in own if key.startswith("conf.")}
-    expected = {key: rows[:1].expand(len(known) + 1, *rows.shape[1:]).flatten(0, 1) for key, rows in heads.items()}
+    first = model.background
+    heads = {key: own[key].unflatten(0, (first + len(names), -1)) for key in model.class_keys()}
+    expected = {key: rows[:1].expand(first + len(known), *rows.shape[1:]).flatten(0, 1) for key, rows in heads.items()}
     checkpoint.check_weights(own | expected, weights, path)
-    pairs = [(0, 0), *((new + 1, old + 1) for new, old in match_classes(names, known, path))]
-    saved_heads = {key: weights[key].unflatten(0, (len(known) + 1, -1)) for key in heads}
+    pairs = [(0, 0)] * first + [(first + new, first + old) for new, old in match_classes(names, known, path)]
+    saved_heads = {key: weights[key].unflatten(0, (first + len(known), -1)) for key in heads}
     return weights | {key: take_rows(rows, saved_heads[key], pairs).flatten(0, 1) for key, rows in heads.items()}

@@ -13,6 +13,7 @@ from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.data.dataset import read_record
 from detection.data.statistics import Smallest, Statistics
 from detection.drawing import draw_boxes
+from detection.heads import Input
 from detection.preprocess import to_input
 from divdet.engine.errors import UserError
 
@@ -81,7 +82,7 @@ def smallest_pairs(numbers: Statistics, count: int) -> Iterator[Pair]:
         side = int(min(max(8 * max(small.sides), 48), *size))
         corner = np.clip(np.array(small.center) - side / 2, 0, size - side).astype(int)
         window = np.concatenate([corner, corner + side])
-        seen = to_input(image)
+        seen = to_input(image, Input())
         views = [_view(picture, window, small, np.array(picture.shape[1::-1]) / size) for picture in (image, seen)]
         yield Pair(*views, small)
 

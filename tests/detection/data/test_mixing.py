@@ -30,7 +30,7 @@ def part(color: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.nda
 def test_boxes_of_a_mosaic_lie_where_their_colors_are(seed: int) -> None:
     sizes = [(200, 100), (60, 90), (300, 300), (640, 480)]
     parts = [part(color, *size) for color, size in zip(COLORS, sizes, strict=True)]
-    image, boxes, labels = mosaic(parts, np.random.default_rng(seed))
+    image, boxes, labels = mosaic(parts, np.random.default_rng(seed), 300)
     assert 300 <= image.shape[0] == image.shape[1] <= 600
     assert image.dtype == np.uint8
     found = set(labels.tolist())
