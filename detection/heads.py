@@ -26,6 +26,71 @@ class Input:
 
 
 @dataclass(frozen=True)
+class BoxPlan:
+    """Where SSD's default boxes are, at any input size (Liu et al. 2016, Sec. 2.2 and 3.4).
+
+    Scales grow with the input: a default box covers the same share of it at every size. A level's map has half the
+    cells of the one before, rounded up, and its step, the distance of the centers, is its stride in pixels in the first
+    ``strided`` levels, whose cells are that far apart. In the others the centers divide the input evenly.
+
+    Attributes:
+        size: the source's input in pixels a side.
+        scales: in pixels at that size, one for each level; one more closes the last level's geometric mean.
+        ratios: aspect ratios above 1 of each level, of which there are wide and tall boxes.
+        stride: of the first level in pixels.
+        strided: see above.
+        unpadded: the last so many maps are made by 3x3 convolutions without stride and padding instead.
+    """
+
+    size: int
+    scales: tuple[float, ...]
+    ratios: tuple[tuple[int, ...], ...]
+    stride: int = 8
+    strided: int = 4
+    unpadded: int = 0
+
+    @property
+    def boxes_per_cell(self) -> tuple[int, ...]:
+        """The number of default boxes in a cell of each level."""
+        return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
+
+    def map_sizes(self, size: int) -> tuple[int, ...]:
+        """Cells a side of each level's map for an input of ``size`` pixels."""
+        cells = [-(-size // self.stride)]
+        for level in range(1, len(self.ratios)):
+            unpadded = level >= len(self.ratios) - self.unpadded
+            cells.append(cells[-1] - 2 if unpadded else -(-cells[-1] // 2))
+        return tuple(cells)
+
+    def steps(self, size: int) -> tuple[float, ...]:
+        """The distance of neighboring centers of each level in pixels."""
+        cells = self.map_sizes(size)
+        return tuple(self.stride * 2**k if k < self.strided else size / own for k, own in enumerate(cells))
+
+    def shapes(self, size: int) -> list[list[tuple[float, float]]]:
+        """Width and height of the boxes of a cell in pixels, by level."""
+        scales = [scale * size / self.size for scale in self.scales]
+        found = []
+        for scale, following, ratios in zip(scales, scales[1:], self.ratios, strict=False):
+            mean = (scale * following) ** 0.5
+            own = [(scale, scale), (mean, mean)]
+            for ratio in ratios:
+                wide, narrow = scale * ratio**0.5, scale / ratio**0.5
+                own += [(wide, narrow), (narrow, wide)]
+            found.append(own)
+        return found
+
+
+_SSD_RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
+# Liu et al., Sec. 3.1 and 3.4, with the scales for COCO
+SSD300_BOXES = BoxPlan(300, (21, 45, 99, 153, 207, 261, 315), _SSD_RATIOS, unpadded=2)
+# The same for 512 pixels: 0.04 of the input, then 0.1 to 0.9 in equal steps
+SSD512_BOXES = BoxPlan(
+    512, (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72), ((2,), *[(2, 3)] * 4, (2,), (2,))
+)
+
+
+@dataclass(frozen=True)
 class HeadSpec:
     """A value of ``model.head``.
 
@@ -36,6 +101,7 @@ class HeadSpec:
         smallest, largest: input sizes that it takes.
         multiple: of which input sizes must be.
         fit: see ``Input``.
+        boxes: its default boxes, or None.
     """
 
     network: str | type
@@ -45,6 +111,7 @@ class HeadSpec:
     largest: int = 4096
     multiple: int = 1
     fit: Fit = "stretch"
+    boxes: BoxPlan | None = None
 
     def check_size(self, size: Any) -> None:
         """Raises UserError for an input size that the head does not take."""
@@ -57,7 +124,8 @@ class HeadSpec:
 
 
 HEADS: dict[str, HeadSpec] = {
-    "ssd300": HeadSpec("detection.models.ssd:SSD", "SSD300", 300, smallest=257),
+    "ssd300": HeadSpec("detection.models.ssd:SSD", "SSD300", 300, smallest=257, boxes=SSD300_BOXES),
+    "ssd512": HeadSpec("detection.models.ssd:SSD512", "SSD512", 512, smallest=128, boxes=SSD512_BOXES),
 }
 
 

@@ -3,29 +3,32 @@
 import torch
 from torch import Tensor, nn
 
-from detection.default_boxes import BOXES_PER_CELL, ssd300_default_boxes
+from detection.default_boxes import create_default_boxes
+from detection.heads import SSD300_BOXES, SSD512_BOXES, BoxPlan
 from detection.models import box_coder
 from detection.models.head import DividedDetector, LossOptions, create_detector
 from detection.models.matcher import Matcher
 from detection.models.multibox_loss import multibox_loss
 
 _CHANNELS = 1024  # of the paper's backbones
-# Inner and output channels of the five extra blocks behind a backbone of that many channels
-_EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256))
+# Inner and output channels of the extra blocks behind a backbone of that many channels; SSD300 has five, SSD512 six
+_EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256), (128, 256))
 _ADAPTED_CHANNELS = 128  # of each level that members make themselves
 
 
 class SSD(DividedDetector):
-    """SSD300 (see ``DividedDetector``).
+    """SSD300, at any input size (see ``DividedDetector``).
 
-    Members of one level give the first feature map, and extra blocks make the other five. Members of several levels
+    Members of one level give the first feature map, and extra blocks make the others. Members of several levels
     give as many maps, of layers that may be pretrained; extra blocks make the rest. If members differ in channels, or
     make several levels, each gets adapters: what the shared layers see has the same number of channels and the same
     scale.
 
-    Box deltas are ``[S, N, 8732, 4]`` and class logits ``[S, N, 8732, num_classes + 1]``, in the order of
-    ``ssd300_default_boxes``.
+    Box deltas are ``[S, N, A, 4]`` and class logits ``[S, N, A, num_classes + 1]``, in the order of
+    ``create_default_boxes``: A is 8,732 at 300 pixels.
     """
+
+    plan: BoxPlan = SSD300_BOXES
 
     def adapted_channels(self, own: list[list[int]]) -> list[int] | None:
         levels = len(own[0])
@@ -38,11 +41,12 @@ class SSD(DividedDetector):
         self.extras = nn.ModuleList()
         # Paper: the third level has half the first one's channels
         width = channels[0] if levels == 1 else 2 * channels[-1]
-        for level, (inner, outer) in list(enumerate(_EXTRA_CHANNELS))[levels - 1 :]:
+        count, per_cell = len(self.plan.ratios), self.plan.boxes_per_cell
+        for level, (inner, outer) in list(enumerate(_EXTRA_CHANNELS[: count - 1], 1))[levels - 1 :]:
             scaled = [_scale(c, width) for c in (inner, outer)]
-            self.extras.append(_extra_block(channels[-1], *scaled, strided=level < 3))
+            self.extras.append(_extra_block(channels[-1], *scaled, strided=level < count - self.plan.unpadded))
             channels.append(scaled[1])
-        heads = list(zip(channels, BOXES_PER_CELL, strict=True))
+        heads = list(zip(channels, per_cell, strict=True))
         self.loc = nn.ModuleList(nn.Conv2d(c, 4 * a, 3, padding=1) for c, a in heads)
         self.conf = nn.ModuleList(nn.Conv2d(c, (self.num_classes + 1) * a, 3, padding=1) for c, a in heads)
         for layer in self.extras.modules():
@@ -56,7 +60,7 @@ class SSD(DividedDetector):
             nn.init.zeros_(head.bias)
         self._matcher: Matcher | None = None
         with torch.device("cpu"):  # also where the weights are not allocated
-            self.default_boxes = ssd300_default_boxes()
+            self.default_boxes = create_default_boxes(self.plan, self.input.size)
 
     def forward_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         levels = list(levels)
@@ -79,6 +83,12 @@ class SSD(DividedDetector):
     def decode(self, regressions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         boxes = box_coder.decode(regressions, self.default_boxes)
         return boxes, logits.float().softmax(-1)[..., 1:]
+
+
+class SSD512(SSD):
+    """SSD512: seven levels, each half as large as the one before; A is 24,564 at 512 pixels."""
+
+    plan = SSD512_BOXES
 
 
 def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretrained: bool = False) -> SSD:
