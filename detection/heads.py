@@ -88,6 +88,8 @@ SSD300_BOXES = BoxPlan(300, (21, 45, 99, 153, 207, 261, 315), _SSD_RATIOS, unpad
 SSD512_BOXES = BoxPlan(
     512, (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72), ((2,), *[(2, 3)] * 4, (2,), (2,))
 )
+# torchvision's SSDLite: 0.2 to 0.95 of the input in equal steps, and 1
+SSDLITE_BOXES = BoxPlan(320, (64, 112, 160, 208, 256, 304, 320), ((2, 3),) * 6, stride=16, strided=0)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class HeadSpec:
 HEADS: dict[str, HeadSpec] = {
     "ssd300": HeadSpec("detection.models.ssd:SSD", "SSD300", 300, smallest=257, boxes=SSD300_BOXES),
     "ssd512": HeadSpec("detection.models.ssd:SSD512", "SSD512", 512, smallest=128, boxes=SSD512_BOXES),
+    "ssdlite": HeadSpec("detection.models.ssdlite:SSDLite", "SSDLite", 320, smallest=128, boxes=SSDLITE_BOXES),
 }
 
 

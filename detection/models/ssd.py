@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from detection.default_boxes import create_default_boxes
-from detection.heads import SSD300_BOXES, SSD512_BOXES, BoxPlan
+from detection.heads import SSD300_BOXES, SSD512_BOXES, BoxPlan, Input
 from detection.models import box_coder
 from detection.models.head import DividedDetector, LossOptions, create_detector
 from detection.models.matcher import Matcher
@@ -16,25 +16,55 @@ _EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256), (
 _ADAPTED_CHANNELS = 128  # of each level that members make themselves
 
 
-class SSD(DividedDetector):
-    """SSD300, at any input size (see ``DividedDetector``).
+class Multibox(DividedDetector):
+    """Heads of SSD's kind: a level's cells have default boxes, which its ``loc`` moves and its ``conf`` classifies.
 
-    Members of one level give the first feature map, and extra blocks make the others. Members of several levels
-    give as many maps, of layers that may be pretrained; extra blocks make the rest. If members differ in channels, or
-    make several levels, each gets adapters: what the shared layers see has the same number of channels and the same
-    scale.
-
-    Box deltas are ``[S, N, A, 4]`` and class logits ``[S, N, A, num_classes + 1]``, in the order of
-    ``create_default_boxes``: A is 8,732 at 300 pixels.
+    Subclasses make ``extras``, ``loc`` and ``conf``, for as many levels as their ``plan`` has. Box deltas are ``[S, N,
+    A, 4]`` and class logits ``[S, N, A, num_classes + 1]``, in the order of ``create_default_boxes``.
     """
 
-    plan: BoxPlan = SSD300_BOXES
+    plan: BoxPlan
+
+    def __init__(self, members: nn.ModuleList, num_classes: int, input: Input | None = None) -> None:
+        super().__init__(members, num_classes, input)
+        self._matcher: Matcher | None = None
+        with torch.device("cpu"):  # also where the weights are not allocated
+            self.default_boxes = create_default_boxes(self.plan, self.input.size)
+
+    def forward_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        levels = list(levels)
+        for extra in self.extras:
+            levels.append(extra(levels[-1]))
+        deltas = [_per_box(head(level), 4) for head, level in zip(self.loc, levels, strict=True)]
+        logits = [_per_box(head(level), self.num_classes + 1) for head, level in zip(self.conf, levels, strict=True)]
+        return torch.cat(deltas, dim=1), torch.cat(logits, dim=1)
+
+    def loss(
+        self, regressions: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, options: LossOptions
+    ) -> dict[str, Tensor]:
+        """The multibox loss at default boxes that ``Matcher`` has matched to the ground truth."""
+        if self._matcher is None or self._matcher.corners.device != boxes.device:
+            self._matcher = Matcher(self.default_boxes)
+        how = (options.neg_to_pos_ratio, options.cot_weight, options.class_weights)
+        return multibox_loss(regressions, logits, *self._matcher(boxes, labels), *how)
+
+    def decode(self, regressions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return box_coder.decode(regressions, self.default_boxes), logits.float().softmax(-1)[..., 1:]
+
+
+class SSD(Multibox):
+    """SSD300, at any input size: 8,732 default boxes at 300 pixels.
+
+    Members of one level give the first feature map, and extra blocks make the others. Members of several levels give as
+    many maps, of layers that may be pretrained; extra blocks make the rest. If members differ in channels, or make
+    several levels, each gets adapters: what the shared layers see has the same number of channels and the same scale.
+    """
+
+    plan = SSD300_BOXES
 
     def adapted_channels(self, own: list[list[int]]) -> list[int] | None:
         levels = len(own[0])
-        if levels > 1:
-            return [_ADAPTED_CHANNELS] * levels
-        return [max(own)[0]] if any(other != own[0] for other in own) else None
+        return [_ADAPTED_CHANNELS] * levels if levels > 1 else super().adapted_channels(own)
 
     def build(self, channels: list[int]) -> None:
         channels, levels = list(channels), len(channels)
@@ -58,35 +88,10 @@ class SSD(DividedDetector):
             else:  # behind few channels the loss would start at several times its value with Xavier
                 nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
-        self._matcher: Matcher | None = None
-        with torch.device("cpu"):  # also where the weights are not allocated
-            self.default_boxes = create_default_boxes(self.plan, self.input.size)
-
-    def forward_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-        levels = list(levels)
-        for extra in self.extras:
-            levels.append(extra(levels[-1]))
-        deltas = [_per_box(head(level), 4) for head, level in zip(self.loc, levels, strict=True)]
-        logits = [_per_box(head(level), self.num_classes + 1) for head, level in zip(self.conf, levels, strict=True)]
-        return torch.cat(deltas, dim=1), torch.cat(logits, dim=1)
-
-    def loss(
-        self, regressions: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, options: LossOptions
-    ) -> dict[str, Tensor]:
-        """The multibox loss at default boxes that ``Matcher`` has matched to the ground truth."""
-        if self._matcher is None or self._matcher.corners.device != boxes.device:
-            self._matcher = Matcher(self.default_boxes)
-        targets = self._matcher(boxes, labels)
-        how = (options.neg_to_pos_ratio, options.cot_weight, options.class_weights)
-        return multibox_loss(regressions, logits, *targets, *how)
-
-    def decode(self, regressions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        boxes = box_coder.decode(regressions, self.default_boxes)
-        return boxes, logits.float().softmax(-1)[..., 1:]
 
 
 class SSD512(SSD):
-    """SSD512: seven levels, each half as large as the one before; A is 24,564 at 512 pixels."""
+    """SSD512, at any input size: seven levels, each half as large as the one before; 24,564 default boxes at 512."""
 
     plan = SSD512_BOXES
 
