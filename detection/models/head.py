@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class DividedDetector(nn.Module):
     gradient of a shared weight is the sum over the members' losses, as in the released code.
 
     Attributes:
+        head: its name in ``HEADS``.
         members: the backbones; some may be ``Elsewhere``, in other processes.
         adapters: brings each member's maps to the same channels, or None.
         num_classes: C, foreground classes.
@@ -71,6 +72,7 @@ class DividedDetector(nn.Module):
     background = 1
     unused_options: tuple[str, ...] = ()
     default_boxes: Tensor | None
+    head = ""
 
     def __init__(self, members: nn.ModuleList, num_classes: int, input: Input | None = None) -> None:
         super().__init__()
@@ -139,6 +141,21 @@ class DividedDetector(nn.Module):
         From a checkpoint of other classes these rows are taken by class name.
         """
         return [key for key in self.state_dict() if key.startswith("conf.")]
+
+    def published_weights(self, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor] | None:
+        """Weights that others published of this head and its backbone, by the names here, for COCO's 80 classes.
+
+        Args:
+            weights: by their names.
+            source: for messages.
+
+        Returns:
+            ``state_dict`` of this detector if it had COCO's classes; None where the weights are of something else.
+
+        Raises:
+            UserError: where they are of this head, but not of these members.
+        """
+        return None
 
     # What all heads have
 
@@ -232,4 +249,6 @@ def create_detector(
         network = getattr(importlib.import_module(module), name)
     wanted = {} if network.strides is None else {"strides": network.strides}
     wanted |= {} if shape.size == Input().size else {"size": shape.size}
-    return network(create_feature_extractors(backbone, members, pretrained, **wanted), num_classes, shape)
+    detector = network(create_feature_extractors(backbone, members, pretrained, **wanted), num_classes, shape)
+    detector.head = head
+    return detector
