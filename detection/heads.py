@@ -115,12 +115,12 @@ class HeadSpec:
     fit: Fit = "stretch"
     boxes: BoxPlan | None = None
 
-    def check_size(self, size: Any) -> None:
-        """Raises UserError for an input size that the head does not take."""
+    def check_size(self, size: Any, key: str) -> None:
+        """Raises UserError, which names ``key``, for an input size that the head does not take."""
         if type(size) is not int or not self.smallest <= size <= self.largest or size % self.multiple:
             steps = f", a multiple of {self.multiple}" if self.multiple > 1 else ""
             raise UserError(
-                f"model.input_size is {size!r}: {self.title} takes {self.smallest} to {self.largest} pixels{steps} "
+                f"{key} is {size!r}: {self.title} takes {self.smallest} to {self.largest} pixels{steps} "
                 f"(its own size is {self.input_size})"
             )
 
@@ -141,11 +141,11 @@ def find_head(name: str) -> HeadSpec:
     return HEADS[name]
 
 
-def input_of(name: str, size: int | None = None) -> Input:
-    """What a head takes, at its own input size or another one; UserError for one that it does not take."""
+def input_of(name: str, size: int | None = None, key: str = "model.input_size") -> Input:
+    """What a head takes, at its own input size or another one; UserError, which names ``key``, if it is none."""
     spec = find_head(name)
     if size is not None:
-        spec.check_size(size)
+        spec.check_size(size, key)
     return Input(size or spec.input_size, spec.fit)
 
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from detection.heads import SSD300_BOXES, BoxPlan
+from detection.heads import BoxPlan
 
 IOU = 0.5  # from which the matcher takes a default box as positive
 INPUT_SIZES = (384, 512, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096)
 
 
-def best_iou(boxes: np.ndarray, input_size: int, plan: BoxPlan = SSD300_BOXES, own_size: int = 300) -> np.ndarray:
+def best_iou(boxes: np.ndarray, input_size: int, plan: BoxPlan, own_size: int) -> np.ndarray:
     """The IoU of each box with the default box that fits it best.
 
     Args:
@@ -35,12 +35,15 @@ def best_iou(boxes: np.ndarray, input_size: int, plan: BoxPlan = SSD300_BOXES, o
     return best
 
 
-def needed_input_sizes(boxes: np.ndarray, iou: float = IOU) -> np.ndarray:
-    """The smallest input at which each box meets a default box: 300, one of ``INPUT_SIZES``, or 0 for none; int [n]."""
+def needed_input_sizes(boxes: np.ndarray, plan: BoxPlan, own_size: int, iou: float = IOU) -> np.ndarray:
+    """The smallest input at which each box meets a default box; int [n].
+
+    It is ``own_size``, one of the ``INPUT_SIZES`` above it, or 0 for none. Arguments as of ``best_iou``.
+    """
     needed = np.zeros(len(boxes), int)
     left = np.arange(len(boxes))
-    for size in (300, *INPUT_SIZES):
-        met = best_iou(boxes[left], size) >= iou
+    for size in (own_size, *(size for size in INPUT_SIZES if size > own_size)):
+        met = best_iou(boxes[left], size, plan, own_size) >= iou
         needed[left[met]] = size
         left = left[~met]
     return needed
