@@ -134,7 +134,7 @@ HEADS: dict[str, HeadSpec] = {
 
 def find_head(name: str) -> HeadSpec:
     """The head ``name``; UserError, with close names, where there is none."""
-    if name not in HEADS:
+    if not isinstance(name, str) or name not in HEADS:  # checkpoints may hold anything
         close = difflib.get_close_matches(str(name), HEADS, n=1)
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"model.head is {name!r}: choose one of {', '.join(HEADS)}{meant}")
