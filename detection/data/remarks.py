@@ -72,7 +72,7 @@ def _sizes(split: Split, numbers: Statistics) -> list[str]:
     if size := enough(numbers):
         times = size / numbers.input_size
         text += f"; it would be {unmet_at(numbers, size):.0%} if objects were {times:.1f} times as large"
-    return [text + " (photos cut into tiles make them larger; model.head ssd512 has smaller default boxes)"]
+    return [text + " (photos cut into tiles make them larger; docs/heads.md compares heads)"]
 
 
 def enough(numbers: Statistics) -> int:
