@@ -80,7 +80,7 @@ class TrainingImages(Dataset):
             if random.random() < self.settings.mosaic:
                 others = random.integers(len(self), size=3).tolist()
                 parts = [image, *(self._read(index, derived_seed(own, n)) for n, index in enumerate(others))]
-                image = mosaic(parts, random, self.augmentation.form.size)
+                image = mosaic(parts, random, self.augmentation.form)
         return self.augmentation(*image, own)
 
     def _read(self, index: int, seed: int) -> Labelled:

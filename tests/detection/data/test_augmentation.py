@@ -35,19 +35,20 @@ def extent(view: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(300, 300), (640, 480), (211, 500), (90, 61)])
+@pytest.mark.parametrize("form", [Input(), Input(412, "letterbox")])
 @pytest.mark.parametrize("seed", range(12))
-def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int) -> None:
+def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int, form: Input) -> None:
     width, height = size
     box = (width // 3, height // 4, width // 3 + width // 2, height // 4 + height // 2)
     image = scene(width, height, box)
-    augment = TrainingAugmentation(DataSettings(zoom_out=0.7, **GEOMETRY))
+    augment = TrainingAugmentation(DataSettings(zoom_out=0.7, **GEOMETRY), 1, form)
     (view,), boxes, labels = augment(image, np.array([box], np.float32), np.array([3]), seed)
-    assert view.shape == (SIZE, SIZE, 3)
+    assert view.shape == (form.size, form.size, 3)
     assert view.dtype == np.uint8
     assert labels.tolist() == [3]
-    # One input pixel; where a small image is enlarged, interpolation blurs an edge over SIZE / size of them.
-    tolerance = max(1.0, 0.75 * SIZE / min(size) / 0.3)
-    np.testing.assert_allclose(boxes[0] * SIZE, extent(view), atol=tolerance)
+    # One input pixel; where a small image is enlarged, interpolation blurs an edge over form.size / size of them.
+    tolerance = max(1.0, 0.75 * form.size / min(size) / 0.3)
+    np.testing.assert_allclose(boxes[0] * form.size, extent(view), atol=tolerance)
 
 
 def test_flip_mirrors_the_whole_image() -> None:
