@@ -149,6 +149,8 @@ BACKBONES: dict[str, BackboneSpec] = {
     "efficientnet_b5": efficientnet(1.6, 2.2),
     "efficientnet_b6": efficientnet(1.8, 2.6),
     "efficientnet_b7": efficientnet(2.0, 3.1),
+    # Of the model.head ssdlite
+    "mobilenet_v3_large": BackboneSpec("mobilenet", {}, IMAGENET),
     # Small networks of our own, resnet<layers>_<width of stage 1>; the layers are the ImageNet form's
     "resnet10_16": small_resnet(1, 16),
     "resnet10_24": small_resnet(1, 24),

@@ -5,28 +5,24 @@ from __future__ import annotations
 import re
 
 import torch
-from torchvision.models.detection import SSD300_VGG16_Weights
 
 from classification.importing import read_published, rename
+from detection.models.coco_classes import COCO
 from detection.models.ssd import create_ssd
 from detection.settings import ModelSettings, TrainDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict
 
-# COCO's 80 classes. torchvision lists them by category id, with N/A in the gaps and background at 0.
-_NAMES = enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
-_COCO = [{"id": number, "name": name} for number, name in _NAMES if number and name != "N/A"]
-
 
 def import_detector(source: str, backbone: str, members: int) -> checkpoint.Checkpoint:
     """Converts a published COCO detector to a checkpoint for ``Detector.load``, with the released post-processing."""
     with torch.device("meta"):
-        own = create_ssd(backbone, members, len(_COCO)).state_dict()
+        own = create_ssd(backbone, members, len(COCO)).state_dict()
     weights = rename(read_published(source), _own_name, source)
     checkpoint.check_weights(own, weights, source)
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
     config = TrainDetection(model=ModelSettings(backbone, members))
-    return checkpoint.Checkpoint("detection", weights, to_dict(config), {"categories": _COCO})
+    return checkpoint.Checkpoint("detection", weights, to_dict(config), {"categories": COCO})
 
 
 def _own_name(released: str) -> str:
