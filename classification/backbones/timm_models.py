@@ -105,7 +105,7 @@ class TimmFeatures(nn.Module):
         self._padding(size, size)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        height, width = x.shape[-2:]
+        height, width = (int(side) for side in x.shape[-2:])  # tensors where OpenVINO traces
         cells = self._cells(height, width)
         levels = self._run(x, self._padding(height, width))
         pairs = zip(levels, cells, strict=True)
