@@ -36,7 +36,8 @@ class Row(NamedTuple):
     epochs: int
 
 
-ROWS = {  # persons: the epochs that 15 minutes on two cores hold; from scratch nothing is frozen, and a step takes longer
+# Persons: the epochs that 15 minutes on two cores hold. From scratch nothing is frozen, so that a step takes longer.
+ROWS = {
     "persons_s1": Row("persons", LITE0, 1, "pip", 24),
     "persons_s1_scratch": Row("persons", LITE0, 1, "null", 12),
     "persons_s2": Row("persons", LITE0_1, 2, "pip", 11),
