@@ -154,7 +154,7 @@ class InspectData(TrainDetection):
 
 @dataclass
 class ImportCheckpoint(CommonSettings):
-    """Turns one of the paper's published checkpoints into one that every tool here takes.
+    """Turns one of the paper's published checkpoints, or torchvision's SSDLite, into one that every tool here takes.
 
     Attributes:
         source: the published file.
@@ -162,6 +162,7 @@ class ImportCheckpoint(CommonSettings):
         backbone: name of the network before dividing.
         members: S.
         dataset: what it was trained on: cifar10, cifar100, svhn or imagenet (cls); coco (det).
+        head: ssd300, the paper's, or ssdlite (det).
         output: the checkpoint to write.
     """
 
@@ -170,6 +171,11 @@ class ImportCheckpoint(CommonSettings):
     backbone: str | None = None
     members: int = 1
     dataset: str | None = None
+    head: str = "ssd300"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_head(self.head)
 
 
 @dataclass

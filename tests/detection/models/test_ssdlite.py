@@ -1,5 +1,6 @@
 """SSDLite against torchvision's ssdlite320_mobilenet_v3_large."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from detection.models.coco_classes import COCO
 from detection.models.head import DividedDetector, create_detector
 from detection.settings import PostprocessSettings
 from detection.training.pretrained import load_pretrained
+from divdet.commands.import_checkpoint import import_checkpoint
+from divdet.commands.settings import ImportCheckpoint
 from divdet.engine.errors import UserError
 from tests.reference import deterministic_weight
 
@@ -94,6 +97,21 @@ def test_weights_of_another_network_are_refused(file: str, theirs: SSD, tmp_path
     model = create_detector("ssdlite", "mobilenet_v3_large", 1, 1)
     with pytest.raises(UserError, match=r"part.pth: .* 18 missing \(backbone.extra.2"):
         load_pretrained(model, str(tmp_path / "part.pth"), "mobilenet_v3_large", ["dog"])
+
+
+def test_it_is_imported_as_a_checkpoint(file: str, ours: DividedDetector, tmp_path: Path) -> None:
+    settings = ImportCheckpoint(
+        source=file, task="det", backbone="mobilenet_v3_large", head="ssdlite", output=str(tmp_path / "own.pt")
+    )
+    import_checkpoint(settings)
+    detector = Detector.load(tmp_path / "own.pt", "cpu")
+    assert (detector.names, detector.input.size) == (NAMES, 320)
+    for key, value in ours.state_dict().items():
+        assert torch.equal(detector.model.state_dict()[key], value)
+    with pytest.raises(UserError, match="its weights do not fit"):
+        import_checkpoint(replace(settings, head="ssd300"))
+    with pytest.raises(UserError, match="holds no published weights of SSD512"):
+        import_checkpoint(replace(settings, head="ssd512"))
 
 
 def test_any_backbone_and_size() -> None:
