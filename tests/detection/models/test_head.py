@@ -84,9 +84,9 @@ def data(tmp_path: Path) -> DataSettings:
 
 
 def recipe(data: DataSettings, output: Path) -> TrainDetection:
-    schedule = {"epochs": 120, "evaluate_every": 120, "batch_size": 8, "workers": 0}
-    schedule |= {"lr": 0.01, "warmup_epochs": 10, "clip_gradient": 5.0, "weight_decay": 0.0}
-    model = ModelSettings("resnet10_16", 2, head="cells")
+    schedule = {"epochs": 80, "evaluate_every": 80, "batch_size": 8, "workers": 0}
+    schedule |= {"lr": 0.02, "warmup_epochs": 10, "clip_gradient": 5.0, "weight_decay": 0.0}
+    model = ModelSettings("resnet10_8", 2, head="cells")
     return TrainDetection(model, data, DetectionTrainSettings(**schedule), output=str(output), device="cpu")
 
 
