@@ -247,8 +247,7 @@ def create_detector(
     if isinstance(network, str):
         module, _, name = network.partition(":")
         network = getattr(importlib.import_module(module), name)
-    wanted = {} if network.strides is None else {"strides": network.strides}
-    wanted |= {} if shape.size == Input().size else {"size": shape.size}
-    detector = network(create_feature_extractors(backbone, members, pretrained, **wanted), num_classes, shape)
+    extractors = create_feature_extractors(backbone, members, pretrained, network.strides, shape.size)
+    detector = network(extractors, num_classes, shape)
     detector.head = head
     return detector
