@@ -36,9 +36,10 @@ from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import load_annotations
 from detection.data.dataset import EvaluationImages, TrainingImages, collate, read_record
 from detection.default_boxes import ssd300_default_boxes
+from detection.heads import Input
+from detection.models.matcher import Matcher
 from detection.preprocess import Normalize
 from detection.settings import DataSettings
-from detection.training.matcher import Matcher
 from divdet.engine.timing import side_by_side
 from divdet.engine.tuning import keep_freed_memory
 
@@ -170,7 +171,7 @@ def check_equal(records: Sequence[ImageRecord]) -> str:
     """Without augmentation all three must give the same picture, but for decoders and filters, and the same boxes."""
     settings = DataSettings(photometric=False, zoom_out=0, iou_crop=0, flip=0)
     released, torchvision = Released(encode=False, augment=False), Torchvision(augment=False)
-    plain, inputs = TrainingAugmentation(settings), EvaluationImages(records)
+    plain, inputs = TrainingAugmentation(settings), EvaluationImages(records, Input())
     encode, matcher = Released().encode, Matcher(ssd300_default_boxes())
     std, mean = (torch.tensor(values)[:, None, None] for values in IMAGENET_STATISTICS[::-1])
     apart = {"released": 0.0, "torchvision": 0.0}

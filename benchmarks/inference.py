@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.machine import describe, machine, table
 from detection import Detections, Detector, create_ssd
+from detection.heads import Input
 from detection.images import find_images, read_image
 from detection.preprocess import Normalize, to_input
 from detection.runtimes.backends import create_network
@@ -113,7 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()  # as detect.py and eval_det.py do
     paths = find_images([options.images])[:8]
-    inputs = torch.from_numpy(np.stack([to_input(read_image(path, orient=True)) for path in paths]))
+    inputs = torch.from_numpy(np.stack([to_input(read_image(path, orient=True), Input()) for path in paths]))
 
     if options.checkpoint:
         made = Detector.load(options.checkpoint, "cpu")

@@ -32,10 +32,10 @@ from detection.data.coco import load_annotations
 from detection.data.dataset import TrainingImages, collate
 from detection.data.synthetic import generate
 from detection.default_boxes import BOXES_PER_CELL, ssd300_default_boxes
+from detection.models.matcher import Matcher
+from detection.models.multibox_loss import multibox_loss
 from detection.preprocess import Normalize
 from detection.settings import DataSettings, DetectionTrainSettings
-from detection.training.matcher import Matcher
-from detection.training.multibox_loss import multibox_loss
 from divdet.engine.devices import autocast, precision_dtype, resolve_device
 from divdet.engine.distributed import World
 from divdet.engine.loop import training_loader

@@ -41,7 +41,7 @@ def foreign_weights(
             members, ``backbone`` is not of timm, or members of equal weights do not see ``different_views``.
     """
     files = pretrained_files(pretrained, backbone, members)
-    if pretrained != PIP and len(files) == 1 and _is_own(files[0]):
+    if pretrained != PIP and len(files) == 1 and is_own(files[0]):
         return None
     if not backbone.startswith(TIMM):
         raise UserError(
@@ -122,7 +122,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged, or not written by safetensors ({error})") from error
 
 
-def _is_own(path: Path) -> bool:
+def is_own(path: Path) -> bool:
     """Whether a file is a checkpoint of this toolkit, rather than plain weights."""
     if path.suffix == ".safetensors":
         return False

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from detection.category_names import category_name
-from detection.default_boxes import ssd300_default_boxes
 from detection.detections import Detections
+from detection.heads import Input
 from detection.images import as_rgb, is_pil
-from detection.models.ssd import SSD, create_ssd
-from detection.postprocess import Boxes, fuse, member_boxes
-from detection.preprocess import FromPixels, Network, to_input
-from detection.settings import DataSettings, Orientation, PostprocessSettings, RuntimeSettings
+from detection.models.head import DividedDetector, create_detector
+from detection.postprocess import Boxes, fuse, head_boxes
+from detection.preprocess import FromPixels, Network, seen_share, to_input
+from detection.settings import DataSettings, ModelSettings, Orientation, PostprocessSettings, RuntimeSettings
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
@@ -39,7 +39,7 @@ class Detector:
     """A detector with its classes and post-processing.
 
     Attributes:
-        model: the ``SSD``, in evaluation mode.
+        model: the network (an ``SSD``, say), in evaluation mode.
         names: class names by label.
         category_ids: category ids of the training data by label.
         network: what runs, from images to raw outputs: ``model`` itself or, in a detector that was loaded, a copy of it
@@ -62,14 +62,18 @@ class Detector:
     """
 
     def __init__(
-        self, model: SSD, names: list[str], category_ids: list[int], settings: PostprocessSettings, device: torch.device
+        self,
+        model: DividedDetector,
+        names: list[str],
+        category_ids: list[int],
+        settings: PostprocessSettings,
+        device: torch.device,
     ) -> None:
         from divdet.engine.concurrency import one_thread_in_forks
 
         self.model = model.to(device).eval()
         self.network: Network = FromPixels(self.model)
         self.names, self.category_ids, self.settings, self.device = names, category_ids, settings, device
-        self.default_boxes = ssd300_default_boxes().to(device)
         self.source: str | None = None  # the checkpoint, for messages
         self.orientation: Orientation = "auto"  # data.orientation of its training
         self.process = os.getpid()
@@ -114,7 +118,7 @@ class Detector:
         cls, saved: Checkpoint, device: torch.device, settings: PostprocessSettings | None = None
     ) -> Detector:
         """Rebuilds the detector of a checkpoint; raises UserError if its content is inconsistent."""
-        source, backbone, members = saved.source, saved.setting("model.backbone", str), saved.members
+        source, model_settings = saved.source, saved_model(saved)
         saved_postprocess, data = saved_settings(saved)
         try:
             categories = [(int(category["id"]), category["name"]) for category in saved.meta["categories"]]
@@ -125,7 +129,7 @@ class Detector:
             wrong = categories[names.index(None)][1]
             raise UserError(f"{source}: has the invalid category name {wrong!r:.200}; it is damaged")
         try:
-            model = create_ssd(backbone, members, len(categories))
+            model = create_model(model_settings, len(categories))
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         checkpoint.load_weights(model, saved.model, source)
@@ -199,7 +203,7 @@ class Detector:
     ) -> list[Detections]:
         orient = self.orientation != "stored"
         arrays = [as_rgb(image, name, bgr, orient) for image, name in zip(images, image_names, strict=True)]
-        members, fused = self.detect(torch.from_numpy(np.stack([to_input(array) for array in arrays])))
+        members, fused = self.detect(torch.from_numpy(np.stack([to_input(array, self.input) for array in arrays])))
         found = []
         for position, (image, array) in enumerate(zip(images, arrays, strict=True)):
             source, size = image if isinstance(image, str | PathLike | bytes) else array, array.shape[1::-1]
@@ -208,22 +212,27 @@ class Detector:
         return found
 
     def _detections(self, found: Boxes, size: tuple[int, int], source: Any, score_threshold: float = 0.0) -> Detections:
-        boxes, scores, labels = to_pixels(found, *size)
+        boxes, scores, labels = to_pixels(found, *size, self.input)
         kept = scores >= score_threshold
         names = [self.names[label] for label in labels[kept].tolist()]
         orient = self.orientation != "stored"
         return Detections(boxes[kept], scores[kept], labels[kept], names, (), self.category_ids, source, orient)
+
+    @property
+    def input(self) -> Input:
+        """What the network takes, and how images are brought to it."""
+        return self.model.input
 
     @torch.inference_mode()
     def detect(self, inputs: Tensor, world: World | None = None) -> tuple[list[list[Boxes]], list[Boxes]]:
         """Runs the network and its post-processing.
 
         Args:
-            inputs: ``[N, 300, 300, 3]`` uint8 RGB.
+            inputs: ``[N, size, size, 3]`` uint8 RGB, as ``to_input`` makes them for ``self.input``.
             world: if given, the members are spread over its processes, which all get the same inputs.
 
         Returns:
-            Each member's boxes (S lists of N) and the fused ones (N), in 0…1; see ``postprocess``.
+            Each member's boxes (S lists of N) and the fused ones (N), as fractions of the input; see ``postprocess``.
         """
         on_cpu = self.device.type == "cpu" and isinstance(self.network, FromPixels)
         if os.getpid() != self.process and not on_cpu:
@@ -234,7 +243,7 @@ class Detector:
         outputs = self.network(inputs.to(self.device, non_blocking=True))
         settings = self.resolved_settings() if world else self.settings
         try:
-            members = member_boxes(*outputs, self.default_boxes, settings)
+            members = head_boxes(self.model, *outputs, settings)
         except UserError as error:
             raise UserError(f"{self.source}: {error}" if self.source else str(error)) from error
         if world:
@@ -256,10 +265,30 @@ def saved_settings(saved: Checkpoint) -> tuple[PostprocessSettings, DataSettings
         raise UserError(f"{saved.source}: its settings are damaged ({error}); use another checkpoint") from error
 
 
-def to_pixels(result: Boxes, width: int, height: int) -> Boxes:
-    """Converts boxes in 0…1 to pixels and clips them to the image; boxes that lie outside are dropped."""
+def saved_model(saved: Checkpoint) -> ModelSettings:
+    """Reads what a checkpoint's detector is; earlier ones are of SSD300. Raises UserError if it is damaged."""
+    backbone, known = saved.setting("model.backbone", str), saved.config["model"]
+    head, size = known.get("head", "ssd300"), known.get("input_size")
+    try:
+        return ModelSettings(backbone, saved.members, head=head, input_size=size)
+    except UserError as error:
+        raise UserError(f"{saved.source}: {error}") from error
+
+
+def create_model(settings: ModelSettings, num_classes: int, pretrained: bool = False) -> DividedDetector:
+    """Creates the detector that a recipe's section names; see ``create_detector``."""
+    shape = (settings.head, settings.backbone, settings.members, num_classes)
+    return create_detector(*shape, settings.input_size, pretrained)
+
+
+def to_pixels(result: Boxes, width: int, height: int, form: Input) -> Boxes:
+    """Converts boxes in fractions of the input to pixels of an image of that size, the inverse of ``to_input``.
+
+    They are clipped to the image; boxes that lie outside are dropped.
+    """
+    share = torch.tensor([*seen_share(width, height, form)] * 2, dtype=result.boxes.dtype)
     size = torch.tensor([width, height, width, height], dtype=result.boxes.dtype)
-    boxes = result.boxes.clamp(0, 1) * size
+    boxes = (result.boxes / share).clamp(0, 1) * size
     inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
     return Boxes(boxes[inside], result.scores[inside], result.labels[inside])
 

@@ -1,8 +1,11 @@
 """From raw network outputs to boxes: non-maximum suppression per member, then fusion of the members."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from detection.fusion import fuse_images
 from detection.models.box_coder import CENTER_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
 from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.models.head import DividedDetector
 
 # Starting a thread costs 0.1 ms. Fusing so many boxes takes 0.3 ms, scanning so many logits 0.6 ms.
 BOXES_PER_THREAD, LOGITS_PER_THREAD = 2000, 2_000_000
@@ -66,6 +72,27 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
 
 
 @torch.no_grad()
+def head_boxes(
+    model: DividedDetector, regressions: Tensor, logits: Tensor, settings: PostprocessSettings
+) -> list[list[Boxes]]:
+    """Find each member's boxes on each image, as ``member_boxes`` does, from the raw outputs of any head.
+
+    Args:
+        model: what made the outputs, or its equal.
+        regressions: [S, N, A, R], of any floating dtype, on any device.
+        logits: [S, N, A, background + C], likewise.
+
+    Raises:
+        UserError: as ``member_boxes``.
+    """
+    if model.default_boxes is not None:
+        return member_boxes(regressions, logits, model.default_boxes, settings)
+    boxes, scores = (part.flatten(0, 1).float() for part in model.decode(regressions, logits))
+    limit = settings.max_per_member or 200 * len(logits)
+    return _by_member(_best(scores, lambda pictures, rows: boxes[pictures, rows], settings, limit), len(logits))
+
+
+@torch.no_grad()
 def member_boxes(
     deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings
 ) -> list[list[Boxes]]:
@@ -92,17 +119,21 @@ def member_boxes(
             f"deltas {tuple(deltas.shape)}, logits {tuple(logits.shape)}, default boxes {tuple(default_boxes.shape)}: "
             "expected [S, N, A, 4], [S, N, A, classes + 1], [A, 4]"
         )
-    num_members, num_images = logits.shape[:2]
     best_boxes = best_boxes_compiled if logits.device.type == "cpu" else best_boxes_torch
     found = best_boxes(
         deltas.flatten(0, 1).float(),
         logits.flatten(0, 1).float(),
         default_boxes.to(logits.device, torch.float32),
         settings,
-        settings.max_per_member or 200 * num_members,
+        settings.max_per_member or 200 * len(logits),
     )
+    return _by_member(found, len(logits))
+
+
+def _by_member(found: list[Boxes] | None, num_members: int) -> list[list[Boxes]]:
     if found is None:
         raise UserError("the network's outputs are not finite: train with a lower rate, or use another checkpoint")
+    num_images = len(found) // num_members
     return [found[member * num_images : (member + 1) * num_images] for member in range(num_members)]
 
 
@@ -114,9 +145,20 @@ def best_boxes_torch(
     Takes deltas [P, A, 4], logits [P, A, C + 1] and default_boxes [A, 4] (cx, cy, w, h) in float32, and the number of
     boxes to keep of each picture. Returns P results; None if the outputs are not finite.
     """
+
+    def boxes_at(pictures: Tensor, rows: Tensor) -> Tensor:
+        return decode(deltas[pictures, rows], default_boxes[rows])
+
+    return _best(logits.softmax(dim=-1)[..., 1:], boxes_at, settings, limit)
+
+
+def _best(
+    scores: Tensor, boxes_at: Callable[[Tensor, Tensor], Tensor], settings: PostprocessSettings, limit: int
+) -> list[Boxes] | None:
+    """The same of scores [P, A, C] and of a function that gives the boxes [k, 4] of k pictures and rows."""
     from torchvision.ops import batched_nms  # imported here, because torchvision takes long to import
 
-    scores = logits.softmax(dim=-1)[..., 1:]
+    num_pictures = len(scores)
     pictures, labels, rows = (scores > settings.score_threshold).transpose(1, 2).nonzero(as_tuple=True)
     finite = scores.isfinite().all()
     scores, groups = scores[pictures, rows, labels], pictures * scores.shape[2] + labels
@@ -126,7 +168,7 @@ def best_boxes_torch(
     ranks = torch.arange(len(order), device=order.device) - torch.searchsorted(groups[order], groups[order])
     order = order[ranks < settings.candidates_per_class]
     pictures, rows, labels, scores, groups = (part[order] for part in (pictures, rows, labels, scores, groups))
-    boxes = decode(deltas[pictures, rows], default_boxes[rows])
+    boxes = boxes_at(pictures, rows)
     if not finite or not boxes.isfinite().all():
         return None
     # batched_nms offsets each group's boxes by the largest coordinate, so none may be negative. In float32 the offsets
@@ -135,7 +177,7 @@ def best_boxes_torch(
     kept = batched_nms(positive, scores.double(), groups, settings.nms_iou).sort().values
     kept = kept[scores[kept].argsort(descending=True, stable=True)]
     kept = kept[pictures[kept].argsort(stable=True)]  # by picture, then falling score, class and default box
-    counts = pictures[kept].bincount(minlength=len(logits)).tolist()
+    counts = pictures[kept].bincount(minlength=num_pictures).tolist()
     columns = [column[kept].cpu().split(counts) for column in (boxes, scores, labels)]
     return [Boxes(*(column[:limit].clone() for column in own)) for own in zip(*columns, strict=True)]
 

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from classification.backbones.resnet import DETECTION_INPUT
 from classification.data.statistics import IMAGENET_STATISTICS
+from detection.heads import Input
 from divdet.engine.normalize import normalize
 
 # Of the pixels that the backbones are trained with: RGB in 0…255.
 MEAN, STD = (tuple(255 * value for value in channels) for channels in IMAGENET_STATISTICS)
 _FILL = [round(value) for value in MEAN]
 
-# [N, 300, 300, 3] uint8 RGB on the detector's device -> what ``SSD.forward`` returns for it
+# [N, size, size, 3] uint8 RGB on the detector's device -> what ``DividedDetector.forward`` returns for it
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -46,11 +46,8 @@ def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndar
     left, top = (max(int(np.floor(v)), 0) for v in (window.x, window.y))
     right = min(int(np.ceil(window.x + window.width)), width)
     bottom = min(int(np.ceil(window.y + window.height)), height)
-    scale_x, scale_y = size / window.width, size / window.height
-    to_left = min(max(round((left - window.x) * scale_x), 0), size - 1)
-    to_top = min(max(round((top - window.y) * scale_y), 0), size - 1)
-    to_right = max(min(round((right - window.x) * scale_x), size), to_left + 1)
-    to_bottom = max(min(round((bottom - window.y) * scale_y), size), to_top + 1)
+    to_left, to_right = _placed(left - window.x, right - window.x, window.width, size)
+    to_top, to_bottom = _placed(top - window.y, bottom - window.y, window.height, size)
     target = (to_right - to_left, to_bottom - to_top)
     placed = image[top:bottom, left:right]
     smaller = (min(target[0], right - left), min(target[1], bottom - top))
@@ -66,9 +63,32 @@ def resize_window(image: np.ndarray, window: Window, size: int) -> tuple[np.ndar
     return cv2.copyMakeBorder(placed, *border, cv2.BORDER_CONSTANT, value=_FILL), mapping
 
 
-def to_input(image: np.ndarray) -> np.ndarray:
-    """Resizes a whole image to the network's input, ``[300, 300, 3]`` uint8, whatever its aspect ratio, as SSD does."""
-    return resize_window(image, Window(0, 0, image.shape[1], image.shape[0]), DETECTION_INPUT)[0]
+def _placed(first: float, end: float, length: float, size: int) -> tuple[int, int]:
+    """Where pixels ``first`` to ``end`` of a window of ``length`` come to lie among ``size``; at least one pixel."""
+    scale = size / length
+    low = min(max(round(first * scale), 0), size - 1)
+    return low, max(min(round(end * scale), size), low + 1)
+
+
+def input_window(window: Window, form: Input) -> Window:
+    """The region that fills a network's input where ``window`` should be seen: ``letterbox`` adds to one side."""
+    if form.fit == "stretch":
+        return window
+    side = max(window.width, window.height)
+    return Window(window.x, window.y, side, side)
+
+
+def to_input(image: np.ndarray, form: Input) -> np.ndarray:
+    """Brings a whole image to a network's input, ``[size, size, 3]`` uint8."""
+    window = input_window(Window(0, 0, image.shape[1], image.shape[0]), form)
+    return resize_window(image, window, form.size)[0]
+
+
+def seen_share(width: int, height: int, form: Input) -> tuple[float, float]:
+    """The shares of the input's width and height that an image of so many pixels fills in ``to_input``: 1 or less."""
+    window = input_window(Window(0, 0, width, height), form)
+    across, down = _placed(0, width, window.width, form.size)[1], _placed(0, height, window.height, form.size)[1]
+    return across / form.size, down / form.size
 
 
 class Normalize(nn.Module):
@@ -92,7 +112,7 @@ class FromPixels(nn.Module):
     It holds the network itself, not a copy: a network in training is evaluated as it is at that moment.
 
     Args:
-        network: an ``SSD``.
+        network: a ``DividedDetector``.
         dtype: of the normalized images; default: torch's default dtype.
     """
 

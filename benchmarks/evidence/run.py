@@ -108,18 +108,18 @@ def fusion_sweep(last: Path, row: Row, data: Path, work: Path) -> list[dict[str,
     """AP and AP50 for every rule of fusion and several thresholds, from one pass of the network."""
     detector = Detector.load(last)
     annotations = load_annotations(annotations_file(row, "val", data, work), data / row.data / "images")
-    images, normalize = EvaluationImages(annotations.images), Normalize().to(detector.device)
+    images, normalize = EvaluationImages(annotations.images, detector.input), Normalize().to(detector.device)
     found = []
     for i in range(len(images)):
         inputs, width, height = images[i]
         outputs = detector.model(normalize(torch.as_tensor(inputs)[None].to(detector.device)))
-        boxes = member_boxes(*outputs, detector.default_boxes, detector.settings)
+        boxes = member_boxes(*outputs, detector.model.default_boxes, detector.settings)
         found.append((annotations.images[i].id, width, height, boxes))
     lines = []
     for conf, iou in product(get_args(ConfType), FUSION_IOUS):
         settings, evaluator = replace(detector.settings, fusion_conf=conf, fusion_iou=iou), CocoEvaluator(annotations)
         for image, width, height, boxes in found:
-            pixels = to_pixels(fuse(boxes, settings)[0], int(width), int(height))
+            pixels = to_pixels(fuse(boxes, settings)[0], int(width), int(height), detector.input)
             evaluator.add(image, pixels.boxes.double().numpy(), pixels.scores.double().numpy(), pixels.labels.numpy())
         metrics = evaluator.metrics()
         lines.append({"fusion_conf": conf, "fusion_iou": iou, "AP": metrics["AP"], "AP50": metrics["AP50"]})

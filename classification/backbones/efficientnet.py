@@ -51,6 +51,15 @@ def divide_channels(width: float, members: int) -> list[int]:
     return [round_channels(c * width, 8 if members == 1 else 4) for c in baseline]
 
 
+def last_at_strides(form: str) -> dict[int, int]:
+    """By stride, the index of the last of the stages 1 to 7 that has it."""
+    stride, found = 2 if form == "imagenet" else 1, {}
+    for index, factor in enumerate(STRIDE[form], start=1):
+        stride *= factor
+        found[stride] = index
+    return found
+
+
 def build(
     members: int, form: str, num_classes: int, dropout: float, width: float, depth: float, drop_path: float
 ) -> nn.Module:

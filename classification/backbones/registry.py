@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -14,7 +14,8 @@ from torch import nn
 
 from classification.backbones import TIMM, dividing
 from classification.backbones.dividing import Widths
-from classification.backbones.resnet import BasicBlock, Bottleneck, SENetBottleneck
+from classification.backbones.features import STRIDES, level_features
+from classification.backbones.resnet import DETECTION_INPUT, BasicBlock, Bottleneck, SENetBottleneck
 from divdet.engine.errors import UserError
 
 CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
@@ -31,10 +32,21 @@ class BackboneSpec:
     def build(self, members: int, form: str, num_classes: int | None, dropout: float) -> nn.Module:
         """Builds one of S members in a form: [N,3,H,W] -> logits [N,num_classes]; ``dropout`` is the member's own.
 
-        Without ``num_classes`` it is SSD300's feature extractor, which some families have.
+        Without ``num_classes`` it is the paper's feature extractor of SSD300, which the residual networks have.
         """
         family = import_module(f"classification.backbones.{self.family}")
         return family.build(members, form, num_classes, dropout, **self.options)
+
+    def build_features(self, name: str, members: int, strides: Sequence[int] | None, size: int) -> nn.Module:
+        """Builds one of S feature extractors; see `create_feature_extractors`. ``name`` is for errors."""
+        if self.family == "timm_models":
+            from classification.backbones.timm_models import TimmFeatures
+
+            return TimmFeatures(self.options["name"], self.options["pretrained"], strides or STRIDES, size)
+        form = IMAGENET[0] if IMAGENET[0] in self.forms else CIFAR[0]
+        if strides is None and self.family == "resnet" and form in IMAGENET:
+            return self.build(members, form, None, 0.0)
+        return level_features(self.build(members, form, 1, 0.0), name, form, STRIDES if strides is None else strides)
 
 
 class Dataset(NamedTuple):
@@ -137,6 +149,8 @@ BACKBONES: dict[str, BackboneSpec] = {
     "efficientnet_b5": efficientnet(1.6, 2.2),
     "efficientnet_b6": efficientnet(1.8, 2.6),
     "efficientnet_b7": efficientnet(2.0, 3.1),
+    # Of the model.head ssdlite
+    "mobilenet_v3_large": BackboneSpec("mobilenet", {}, IMAGENET),
     # Small networks of our own, resnet<layers>_<width of stage 1>; the layers are the ImageNet form's
     "resnet10_16": small_resnet(1, 16),
     "resnet10_24": small_resnet(1, 24),
@@ -195,8 +209,11 @@ def default_dataset(backbone: str) -> str:
     return "cifar100" if small else "imagenet"
 
 
-def member_specs(backbone: str, members: int, form: str, pretrained: bool = False) -> list[BackboneSpec]:
-    """What each of S members is built from: the one network that is divided, or its own model of timm."""
+def member_specs(backbone: str, members: int, form: str | None, pretrained: bool = False) -> list[BackboneSpec]:
+    """What each of S members is built from: the one network that is divided, or its own model of timm.
+
+    ``form`` is one that it must have, or None.
+    """
     dividing.check_members(members)
     if backbone.startswith(TIMM):
         from classification.backbones.timm_models import member_names
@@ -243,18 +260,40 @@ def create_members(
     return nn.ModuleList(spec.build(members, form, num_classes, p) for spec in specs)
 
 
-def create_feature_extractors(backbone: str, members: int, pretrained: bool = False) -> nn.ModuleList:
-    """Builds S independently initialized feature extractors of SSD300, each [N,3,300,300] -> [N,C,38,38].
+def create_feature_extractors(
+    backbone: str,
+    members: int,
+    pretrained: bool = False,
+    strides: Sequence[int] | None = None,
+    size: int = DETECTION_INPUT,
+) -> nn.ModuleList:
+    """Builds S independently initialized backbones of a detector.
 
-    Arguments and errors are those of `create_members`. Only timm's models and the residual networks in the ImageNet
-    form will do. ``from_classifier`` of each selects its weights from those of the classifier.
+    Each is [N,3,H,W] -> a list of maps [N,C,⌈H/s⌉,⌈W/s⌉], one at each stride s, with their channels in
+    ``level_channels``. Its ``from_classifier`` selects its weights from those of the network as a classifier, which
+    have the same shapes.
+
+    - ResNet, SE-ResNet, WRN-50, ResNeXt-101, SENet-154 (ImageNet form): the ends of their stages, at strides 4 to 32.
+    - EfficientNet (ImageNet form): the last stage at each stride from 2 to 32, without the convolution before the
+      classifier.
+    - Networks that exist for small images alone (ResNet-110 and -164, SE-ResNet, WRN, ResNeXt-29, DenseNet-BC,
+      PyramidNet, Shake-Shake): their three stages at strides 8, 16 and 32. For that the stem's convolution gets a
+      stride of 2, and two max pools follow. At 300 pixels the stages have 38, 19 and 10 cells a side, about as many as
+      the 32, 16 and 8 on CIFAR.
+    - timm's models: their last features at each stride (`TimmFeatures`).
+
+    The last level ends as the classifier's features do (batch norm, ReLU); the others are the outputs of their blocks,
+    in DenseNet, PyramidNet and Shake-Shake before any batch norm.
+
+    Args:
+        backbone: as of `create_members`, like ``members`` and ``pretrained``.
+        strides: of the maps, finest first. None is SSD300's choice: of residual networks in the ImageNet form one map
+            (not a list) of ``out_channels[-1]`` channels at stride 8, by a third stage without stride (paper, Sec. V);
+            of the others maps at 8, 16 and 32.
+        size: side in pixels of square images that timm's models must take; the other networks take any.
+
+    Raises:
+        UserError: as `create_members`, for strides that the backbone lacks, and images that it does not take.
     """
-
-    def fits(spec: BackboneSpec) -> bool:
-        return spec.family == "resnet" and "imagenet" in spec.forms
-
-    if not backbone.startswith(TIMM) and not fits(find_backbone(backbone)):
-        fit = [name for name, spec in BACKBONES.items() if fits(spec)]
-        raise UserError(f"{backbone} has no form for SSD300; those that have one are timm's and: {', '.join(fit)}")
-    specs = member_specs(backbone, members, "imagenet", pretrained)
-    return nn.ModuleList(spec.build(members, "imagenet", None, 0.0) for spec in specs)
+    specs = member_specs(backbone, members, None, pretrained)
+    return nn.ModuleList(spec.build_features(backbone, members, strides, size) for spec in specs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,12 @@ from torch.nn import functional as F
 
 from classification.backbones import TIMM
 from classification.backbones.dividing import divide_drop_probability
+from classification.backbones.features import STRIDES, check_strides
 from classification.backbones.regularization import draw_in_full_precision
 from classification.backbones.resnet import DETECTION_INPUT
 from classification.data.statistics import IMAGENET_STATISTICS
 from divdet.engine.cost import on_meta
 from divdet.engine.errors import UserError
-
-DETECTION_STRIDES, DETECTION_CELLS = (8, 16, 32), (38, 19, 10)  # of SSD300's first three levels
-_PADDINGS = (0, 4, 20)  # to the next multiples of 8 and of 32
 
 
 def member_names(backbone: str, members: int) -> list[str]:
@@ -35,7 +33,7 @@ def member_names(backbone: str, members: int) -> list[str]:
 def build(
     members: int,
     form: str,
-    num_classes: int | None,
+    num_classes: int,
     dropout: float,
     name: str,
     drop_path: float | None,
@@ -45,8 +43,6 @@ def build(
 
     ``drop_path`` is stochastic depth's probability before it is divided by √S; None keeps the model's own.
     """
-    if num_classes is None:
-        return TimmFeatures(name, pretrained)
     options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
     if drop_path is None:
         return _create(name, pretrained, **options)
@@ -68,28 +64,34 @@ def create_classifier(name: str) -> nn.Module:
 
 
 class TimmFeatures(nn.Module):
-    """The features for SSD300's first three levels: [N,3,300,300] -> [N,C,38,38], [N,C,19,19], [N,C,10,10].
+    """The model's last features at each of some strides s, finest first: [N,3,H,W] -> maps [N,C,⌈H/s⌉,⌈W/s⌉].
 
-    They are the model's last features at strides 8, 16 and 32, each with its own number of channels; all later layers
-    are removed. Their scale is the model's own: the standard deviation is 6 behind a linear bottleneck of
-    EfficientNet-Lite0, and below 1 behind a residual block's ReLU.
+    All later layers are removed. The scale of the features is the model's own: the standard deviation is 6 behind a
+    linear bottleneck of EfficientNet-Lite0, and below 1 behind a residual block's ReLU.
 
     Images arrive normalized by ImageNet's mean and standard deviation; here they get the model's own. Cell i of a level
-    of stride s stands for pixels s·i to s·i + s. Models that round down see the image padded to 304 or 320 pixels at
-    the right and bottom, with the mean color, and cells that lie wholly in the padding are cut off.
+    of stride s stands for pixels s·i to s·i + s. Models that round down see the image padded to the next multiple of 8
+    or of the coarsest stride at the right and bottom, with the mean color, and cells that lie wholly in the padding are
+    cut off.
+
+    Args:
+        size: side in pixels of square images that the model must take. Whether it takes others shows when they come.
 
     Attributes:
-        level_channels: channels of the three levels.
+        level_channels: channels of each level.
     """
 
-    def __init__(self, name: str, pretrained: bool = False) -> None:
+    def __init__(
+        self, name: str, pretrained: bool = False, strides: Sequence[int] = STRIDES, size: int = DETECTION_INPUT
+    ) -> None:
         super().__init__()
         network = _create(name, pretrained)
-        strides = [level["reduction"] for level in getattr(network, "feature_info", [])]
-        if not set(DETECTION_STRIDES) <= set(strides) or not hasattr(network, "forward_intermediates"):
-            needed = ", ".join(map(str, DETECTION_STRIDES))
-            raise UserError(f"timm's {name} has no features at strides {needed}, which SSD300 needs (it has {strides})")
-        self.indices = [len(strides) - 1 - strides[::-1].index(stride) for stride in DETECTION_STRIDES]
+        self.name, self.strides = f"timm's {name}", tuple(strides)
+        found = [level["reduction"] for level in getattr(network, "feature_info", [])]
+        if not hasattr(network, "forward_intermediates"):
+            found = []
+        check_strides(self.name, strides, found)
+        self.indices = [len(found) - 1 - found[::-1].index(stride) for stride in strides]
         self.level_channels = [network.feature_info[index]["num_chs"] for index in self.indices]
         whole = set(network.state_dict())
         network.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
@@ -99,46 +101,66 @@ class TimmFeatures(nn.Module):
         given_mean, given_std = torch.tensor(IMAGENET_STATISTICS)[..., None, None]
         self.register_buffer("scale", given_std / std, persistent=False)
         self.register_buffer("shift", (given_mean - mean) / std, persistent=False)
-        self.padding = self._choose_padding(f"timm's {name}")
+        self._paddings: dict[tuple[int, int], tuple[int, int]] = {}
+        self._padding(size, size)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = F.pad(x * self.scale + self.shift, (0, self.padding, 0, self.padding))
-        features = self.network.forward_intermediates(
-            x, indices=self.indices, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        pairs = zip(features, DETECTION_CELLS, strict=True)
-        return [level if level.shape[-1] == cells else level[..., :cells, :cells] for level, cells in pairs]
+        height, width = (int(side) for side in x.shape[-2:])  # tensors where OpenVINO traces
+        cells = self._cells(height, width)
+        levels = self._run(x, self._padding(height, width))
+        pairs = zip(levels, cells, strict=True)
+        return [level if level.shape[-2:] == (h, w) else level[..., :h, :w] for level, (h, w) in pairs]
 
     def from_classifier(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Selects and renames this module's weights from those of the same model as a classifier."""
         return {f"network.{name}": value for name, value in weights.items() if name not in self._removed}
 
-    def _choose_padding(self, name: str) -> int:
-        """The least padding that gives every level its cells; UserError where none does."""
-        refusal = None
-        for padding in _PADDINGS:
-            self.padding = padding
+    def _cells(self, height: int, width: int) -> list[tuple[int, int]]:
+        return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+
+    def _run(self, x: Tensor, padding: tuple[int, int]) -> list[Tensor]:
+        right, bottom = padding
+        return self.network.forward_intermediates(
+            F.pad(x * self.scale + self.shift, (0, right, 0, bottom)),
+            indices=self.indices,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+
+    def _padding(self, height: int, width: int) -> tuple[int, int]:
+        """The least padding (right, bottom) that gives every level its cells; UserError where none does."""
+        if (height, width) in self._paddings:
+            return self._paddings[height, width]
+        copy, refusal = on_meta(self).eval(), None
+        for multiple in sorted({1, 8, *self.strides}):
+            padding = (-width % multiple, -height % multiple)
             try:
-                found = tuple(level.shape[-1] for level in _outputs(self, name, DETECTION_INPUT))
+                levels = _on_meta(lambda x, p=padding: copy._run(x, p), self.name, height, width)
             except UserError as error:
                 refusal = refusal or error
                 continue
-            if found == DETECTION_CELLS:
+            found = [tuple(level.shape[-2:]) for level in levels]
+            if found == self._cells(height + padding[1], width + padding[0]):
+                self._paddings[height, width] = padding
                 return padding
-            refusal = refusal or UserError(f"{name} makes features of {found} cells a side, not {DETECTION_CELLS}")
+            listed = ", ".join(f"{h}x{w}" for h, w in found)
+            refusal = refusal or UserError(f"{self.name} makes maps of {listed} cells of {height}x{width} pixels")
         raise refusal
 
 
 def output_shape(network: nn.Module, name: str, size: int) -> torch.Size:
     """Shape of the output for an image of ``size`` pixels a side; UserError, with ``name``, where it is impossible."""
-    return _outputs(network, name, size).shape
+    return _on_meta(on_meta(network).eval(), name, size, size).shape
 
 
-def _outputs(network: nn.Module, name: str, size: int) -> Any:
+def _on_meta(network: Callable[[Tensor], Any], name: str, height: int, width: int) -> Any:
+    """What ``network``, which is on the meta device, makes of an image."""
     try:
         with torch.no_grad():
-            return on_meta(network).eval()(torch.empty(1, 3, size, size, device="meta"))
+            return network(torch.empty(1, 3, height, width, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:
+        size = f"{height}" if height == width else f"{height} x {width}"
         raise UserError(f"{name} cannot take images of {size} pixels: {_first_line(error)}") from error
 
 

@@ -3,26 +3,24 @@
 import cv2
 import numpy as np
 
-from classification.backbones.resnet import DETECTION_INPUT
 from detection.data.photometric import jitter
-from detection.preprocess import Window, resize_window
+from detection.heads import Input
+from detection.preprocess import Window, input_window, resize_window
 from detection.settings import DataSettings
 
 _LEAST_IOU = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 40
-# A box below one input pixel shows nothing, and the logarithm of its size would dominate the loss.
-_LEAST_SIDE = 1 / DETECTION_INPUT
 
 
 class TrainingAugmentation:
     """SSD's photometric distortion, zoom-out, IoU crop and flip (Liu et al. 2016, Sec. 2.2, 3.6; torchvision's values).
 
-    Zoom-out and crop only choose a window, so the image is resized once. Photometric operations run on the 300 x 300
+    Zoom-out and crop only choose a window, so the image is resized once. Photometric operations run on the network's
     input instead of the full image.
     """
 
-    def __init__(self, settings: DataSettings, members: int = 1) -> None:
-        self.settings = settings
+    def __init__(self, settings: DataSettings, members: int = 1, form: Input | None = None) -> None:
+        self.settings, self.form = settings, form or Input()
         self.views = members if settings.different_views else 1
 
     def __call__(
@@ -37,7 +35,7 @@ class TrainingAugmentation:
             seed: determines all random draws.
 
         Returns:
-            The input ``[V, 300, 300, 3]`` uint8 (V = S if each member gets its own photometric view, else 1), the
+            The input ``[V, size, size, 3]`` uint8 (V = S if each member gets its own photometric view, else 1), the
             remaining boxes ``[m, 4]`` xyxy in [0, 1], at least one input pixel a side, and their labels ``[m]``.
         """
         random = np.random.default_rng(seed)
@@ -49,13 +47,15 @@ class TrainingAugmentation:
             window = Window(-left * width * (ratio - 1), -top * height * (ratio - 1), width * ratio, height * ratio)
         if random.random() < self.settings.iou_crop:
             window = _iou_crop(window, boxes, random)
-        view, (scale_x, scale_y, shift_x, shift_y) = resize_window(image, window, DETECTION_INPUT)
+        window, size = input_window(window, self.form), self.form.size
+        view, (scale_x, scale_y, shift_x, shift_y) = resize_window(image, window, size)
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         low, high = (window.x, window.y), (window.x + window.width, window.y + window.height)
         inside = ((centers > low) & (centers < high)).all(axis=1)
         boxes = boxes[inside] * (scale_x, scale_y, scale_x, scale_y) + (shift_x, shift_y, shift_x, shift_y)
-        boxes = (boxes / DETECTION_INPUT).clip(0, 1).astype(np.float32)
-        solid = (boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE).all(axis=1)
+        boxes = (boxes / size).clip(0, 1).astype(np.float32)
+        # A box below one input pixel shows nothing, and the logarithm of its size would dominate the loss.
+        solid = (boxes[:, 2:] - boxes[:, :2] >= 1 / size).all(axis=1)
         boxes, labels = boxes[solid], labels[inside][solid]
         if random.random() < self.settings.flip:
             view = cv2.flip(view, 1)

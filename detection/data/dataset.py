@@ -12,6 +12,7 @@ from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.data.augmentation import TrainingAugmentation
 from detection.data.mixing import Labelled, mixup, mosaic
 from detection.data.user_pipeline import UserPipeline
+from detection.heads import Input
 from detection.images import read_image
 from detection.preprocess import to_input
 from divdet.engine.progress import progress
@@ -79,7 +80,7 @@ class TrainingImages(Dataset):
             if random.random() < self.settings.mosaic:
                 others = random.integers(len(self), size=3).tolist()
                 parts = [image, *(self._read(index, derived_seed(own, n)) for n, index in enumerate(others))]
-                image = mosaic(parts, random)
+                image = mosaic(parts, random, self.augmentation.form)
         return self.augmentation(*image, own)
 
     def _read(self, index: int, seed: int) -> Labelled:
@@ -93,21 +94,21 @@ class TrainingImages(Dataset):
 
 
 class EvaluationImages(Dataset):
-    """Evaluation images in order: ``(input [300, 300, 3] uint8, width, height)``."""
+    """Evaluation images in order: ``(input [size, size, 3] uint8, width, height)``."""
 
-    def __init__(self, records: Sequence[ImageRecord]) -> None:
-        self.records = records
+    def __init__(self, records: Sequence[ImageRecord], form: Input) -> None:
+        self.records, self.form = records, form
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int, int]:
         image = read_record(self.records[index])
-        return to_input(image), image.shape[1], image.shape[0]
+        return to_input(image, self.form), image.shape[1], image.shape[0]
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-    """Stacks: images ``[N, V, 300, 300, 3]`` uint8, boxes ``[N, M, 4]`` padded by 0, labels ``[N, M]`` by -1."""
+    """Stacks: images ``[N, V, size, size, 3]`` uint8, boxes ``[N, M, 4]`` padded by 0, labels ``[N, M]`` by -1."""
     images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
     boxes = pad_sequence([torch.from_numpy(boxes) for _, boxes, _ in samples], batch_first=True)
     labels = pad_sequence([torch.from_numpy(labels) for _, _, labels in samples], batch_first=True, padding_value=-1)

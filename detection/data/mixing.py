@@ -5,38 +5,45 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from classification.backbones.resnet import DETECTION_INPUT
+from detection.heads import Input
 
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]  # image [H, W, 3] uint8, boxes [n, 4] xyxy in pixels, labels [n]
 
-_TILE = DETECTION_INPUT  # side of an image in a mosaic: as the network sees it alone
+_FILL = 114  # ultralytics' and mmdetection's gray
 _CENTER = (0.5, 1.5)  # of the four images' common corner, in tiles
 
 
-def mosaic(parts: Sequence[Labelled], random: np.random.Generator) -> Labelled:
+def mosaic(parts: Sequence[Labelled], random: np.random.Generator, form: Input) -> Labelled:
     """Puts four images around a common corner and cuts out a part (Bochkovskiy et al. 2020, "YOLOv4").
 
-    Each image is stretched to a square as the network's input is. The corner lies at random in the middle of a canvas
+    Each image is brought to a square as large as the network's input: stretched, or in its aspect ratio at the upper
+    left. The corner lies at random in the middle of a canvas
     of 2 x 2 such squares. What is cut out has 1 to 2 squares a side, at a random place. Boxes are cut at the borders;
     those whose center is outside are left out.
 
     Args:
         parts: four images, their boxes inside them.
         random: the source of all draws.
+        form: the network's input, as an image is seen alone.
     """
-    canvas = np.full((2 * _TILE, 2 * _TILE, 3), 114, np.uint8)  # ultralytics' and mmdetection's gray
-    corner = np.round(random.uniform(*_CENTER, 2) * _TILE).astype(int)
-    side = round(random.uniform(1, 2) * _TILE)
-    window = random.integers(0, 2 * _TILE - side + 1, 2)
+    tile = form.size
+    canvas = np.full((2 * tile, 2 * tile, 3), _FILL, np.uint8)
+    corner = np.round(random.uniform(*_CENTER, 2) * tile).astype(int)
+    side = round(random.uniform(1, 2) * tile)
+    window = random.integers(0, 2 * tile - side + 1, 2)
     all_boxes, all_labels = [], []
     for place, (image, boxes, labels) in enumerate(parts):
-        scale = (_TILE / image.shape[1], _TILE / image.shape[0])
-        shrinks = min(scale) < 1
-        tile = cv2.resize(image, (_TILE, _TILE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        first = corner - _TILE * np.array([place % 2 == 0, place < 2])  # left of the corner or right, above or below
-        low, high = first.clip(0), (first + _TILE).clip(max=2 * _TILE)
+        height, width = image.shape[:2]
+        whole = (width, height) if form.fit == "stretch" else (max(width, height),) * 2
+        scale = (tile / whole[0], tile / whole[1])
+        size = [max(1, round(side * factor)) for side, factor in zip((width, height), scale, strict=True)]
+        how = cv2.INTER_AREA if min(scale) < 1 else cv2.INTER_LINEAR
+        square = np.full((tile, tile, 3), _FILL, np.uint8)
+        square[: size[1], : size[0]] = cv2.resize(image, size, interpolation=how)
+        first = corner - tile * np.array([place % 2 == 0, place < 2])  # left of the corner or right, above or below
+        low, high = first.clip(0), (first + tile).clip(max=2 * tile)
         inner = (slice(low[1] - first[1], high[1] - first[1]), slice(low[0] - first[0], high[0] - first[0]))
-        canvas[low[1] : high[1], low[0] : high[0]] = tile[inner]
+        canvas[low[1] : high[1], low[0] : high[0]] = square[inner]
         moved = boxes * np.tile(scale, 2) + np.tile(first, 2)
         low, high = np.maximum(low, window), np.minimum(high, window + side)
         centers = (moved[:, :2] + moved[:, 2:]) / 2

@@ -69,10 +69,12 @@ def _classes(training: Statistics) -> list[str]:
 def _sizes(split: Split, numbers: Statistics) -> list[str]:
     if numbers.unmet < _UNMET:
         return []
-    text = f"{NAMES[split]}: {numbers.unmet:.0%} of the objects meet no default box at IoU 0.5 in 300 input pixels"
+    text = f"{NAMES[split]}: {numbers.unmet:.0%} of the objects meet no default box at IoU 0.5 in "
+    text += f"{numbers.input_size} input pixels"
     if size := enough(numbers):
-        text += f"; at {size} it would be {unmet_at(numbers, size):.0%}"
-    return [text + " (a larger input, or photos cut into tiles, makes objects larger)"]
+        times = size / numbers.input_size
+        text += f"; it would be {unmet_at(numbers, size):.0%} if objects were {times:.1f} times as large"
+    return [text + " (photos cut into tiles make them larger; docs/heads.md compares heads)"]
 
 
 def enough(numbers: Statistics) -> int:

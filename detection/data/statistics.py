@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from classification.backbones.resnet import DETECTION_INPUT
 from detection.data.annotations import CocoAnnotations, ImageRecord
 from detection.data.box_coverage import needed_input_sizes
 from detection.data.image_index import ImageFacts
+from detection.heads import SSD300_BOXES, BoxPlan, Input
 
 SIZES = ("small", "medium", "large")
 _AREAS = (32**2, 96**2)  # square pixels: COCO's limits between them
@@ -29,12 +29,14 @@ class Objects:
         label: int [n].
         box: float [n, 4], x1 y1 x2 y2 in pixels of the image, inside it.
         size: float [n, 2], width and height of the image in pixels.
+        form: the network's input.
     """
 
     image: np.ndarray
     label: np.ndarray
     box: np.ndarray
     size: np.ndarray
+    form: Input
 
     @property
     def sides(self) -> np.ndarray:
@@ -44,12 +46,17 @@ class Objects:
     @property
     def input_sides(self) -> np.ndarray:
         """Width and height in pixels of the network's input, [n, 2]."""
-        return self.sides / self.size * DETECTION_INPUT
+        return self.sides / self._whole * self.form.size
 
     @property
     def relative(self) -> np.ndarray:
-        """The boxes as fractions of the image, [n, 4]."""
-        return self.box / np.tile(self.size, 2)
+        """The boxes as fractions of the network's input, [n, 4]."""
+        return self.box / np.tile(self._whole, 2)
+
+    @property
+    def _whole(self) -> np.ndarray:
+        """Pixels of the image that would fill the input, [n, 2]."""
+        return self.size if self.form.fit == "stretch" else np.tile(self.size.max(1, keepdims=True), 2)
 
 
 @dataclass
@@ -104,7 +111,9 @@ class Statistics:
         sides: histogram of the square root of the objects' areas in input pixels: count by lower limit (1, 2, 4, …).
         per_image: histogram of objects an image: count by label such as ``3-4``.
         most: objects of the fullest image.
-        needed: share of the objects by the smallest input at which they meet a default box; 0 stands for none.
+        needed: share of the objects by the smallest input at which they meet a default box (see ``box_coverage``); 0
+            stands for none. Empty without objects, or for a head without default boxes.
+        input_size: pixels a side of the network's input.
         sampled: how many objects ``needed`` and ``unmet`` were measured on.
         smallest: the smallest objects in input pixels.
         image_sizes: count by width and height, most frequent first.
@@ -128,19 +137,32 @@ class Statistics:
     image_sizes: dict[tuple[int, int], int]
     shapes: dict[str, int]
     turned: int
+    input_size: int
 
     @property
     def unmet(self) -> float:
-        """The share of objects that meet no default box at 300 pixels; 0 without objects."""
-        return 1 - self.needed.get(DETECTION_INPUT, 0) if self.needed else 0.0
+        """The share of objects that meet no default box; 0 where ``needed`` is empty."""
+        return 1 - self.needed.get(self.input_size, 0) if self.needed else 0.0
 
 
-def describe(annotations: CocoAnnotations, facts: Mapping[Path, ImageFacts]) -> Statistics:
-    """Measures a split; images whose size is neither annotated nor in ``facts`` are left out of all sizes."""
-    records = annotations.images
+def describe(
+    annotations: CocoAnnotations,
+    facts: Mapping[Path, ImageFacts],
+    form: Input | None = None,
+    plan: BoxPlan | None = SSD300_BOXES,
+) -> Statistics:
+    """Measures a split; images whose size is neither annotated nor in ``facts`` are left out of all sizes.
+
+    Args:
+        annotations: the split.
+        facts: of its images.
+        form: the network's input; default: SSD300's.
+        plan: the network's default boxes, or None.
+    """
+    records, form = annotations.images, form or Input()
     sizes = [image_size(record, facts) for record in records]
-    objects = _objects(records, sizes)
-    needed, drawn = _needed(objects)
+    objects = _objects(records, sizes, form)
+    needed, drawn = _needed(objects, plan)
     counts = np.array([np.sum(~record.crowd) for record in records], int)
     areas = np.sqrt(objects.input_sides.prod(1))
     order = np.argsort(areas, kind="stable")[:_SMALLEST]
@@ -165,6 +187,7 @@ def describe(annotations: CocoAnnotations, facts: Mapping[Path, ImageFacts]) -> 
         image_sizes=dict(known.most_common()),
         shapes=dict(shapes.most_common()),
         turned=sum(facts[record.path].orientation > 1 for record in records if record.path in facts),
+        input_size=form.size,
     )
 
 
@@ -178,7 +201,7 @@ def image_size(record: ImageRecord, facts: Mapping[Path, ImageFacts]) -> tuple[i
     return found.upright if record.upright else (found.width, found.height)
 
 
-def _objects(records: list[ImageRecord], sizes: list[tuple[int, int] | None]) -> Objects:
+def _objects(records: list[ImageRecord], sizes: list[tuple[int, int] | None], form: Input) -> Objects:
     parts: list[tuple[np.ndarray, ...]] = [(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros((0, 2)))]
     for index, (record, size) in enumerate(zip(records, sizes, strict=True)):
         kept = ~record.crowd
@@ -189,15 +212,17 @@ def _objects(records: list[ImageRecord], sizes: list[tuple[int, int] | None]) ->
             parts.append(
                 (np.full(n, index), record.labels[kept][inside], boxes[inside], np.tile(np.array(size, float), (n, 1)))
             )
-    return Objects(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return Objects(*(np.concatenate(columns) for columns in zip(*parts, strict=True)), form)
 
 
-def _needed(objects: Objects) -> tuple[np.ndarray, np.ndarray]:
-    """The needed input sizes of a sample, [m], and which objects it holds, [m]."""
-    drawn = np.arange(len(objects.label))
+def _needed(objects: Objects, plan: BoxPlan | None) -> tuple[np.ndarray, np.ndarray]:
+    """The needed input sizes of a sample, [m], and which objects it holds, [m]; none without default boxes."""
+    drawn = np.arange(len(objects.label) if plan else 0)
     if len(drawn) > _COVERED:
         drawn = np.sort(np.random.default_rng(0).choice(drawn, _COVERED, replace=False))
-    return needed_input_sizes(objects.relative[drawn]), drawn
+    if plan is None:
+        return drawn, drawn
+    return needed_input_sizes(objects.relative[drawn], plan, objects.form.size), drawn
 
 
 def _classes(
@@ -217,7 +242,7 @@ def _classes(
             sizes=_by_size(sides[own]),
             input_sizes=_by_size(input_sides[own]),
             input_side=float(np.median(np.sqrt(input_sides[own].prod(1)))) if len(own) else float("nan"),
-            unmet=float(np.mean(needed[sampled] != DETECTION_INPUT)) if len(sampled) else float("nan"),
+            unmet=float(np.mean(needed[sampled] != objects.form.size)) if len(sampled) else float("nan"),
         )
         found.append(kind)
     return found

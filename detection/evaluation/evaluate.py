@@ -25,13 +25,13 @@ def score(
     fused_evaluator, *member_evaluators = evaluators
     records = annotations.images[world.replica :: world.replicas]
     remaining = iter(records)
-    with Loader(EvaluationImages(records), batch_size, workers, detector.device) as loader:
+    with Loader(EvaluationImages(records, detector.input), batch_size, workers, detector.device) as loader:
         for inputs, widths, heights in progress(loader, "evaluating", unit="batch"):
             members, fused = detector.detect(inputs, world)
             for image, size in enumerate(zip(widths.tolist(), heights.tolist(), strict=True)):
                 record = next(remaining)
                 for evaluator, results in zip(evaluators, [fused, *members], strict=True):
-                    found = to_pixels(results[image], *size)
+                    found = to_pixels(results[image], *size, detector.input)
                     evaluator.add(record.id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())
     for evaluator in evaluators:
         for part in world.gather(evaluator.detections)[1:]:

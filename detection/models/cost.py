@@ -6,8 +6,7 @@ import torch
 
 from classification.backbones.cost import member_costs, per_member
 from classification.backbones.registry import member_specs
-from classification.backbones.resnet import DETECTION_INPUT
-from detection.models.ssd import create_ssd
+from detection.models.head import create_detector
 from divdet.engine.cost import count_cost
 from divdet.engine.errors import UserError
 
@@ -21,14 +20,12 @@ def foreground_classes(dataset: str | None) -> int:
     raise UserError(f"--dataset {dataset}: give coco or the number of foreground classes")
 
 
-def check_no_image_size(given: int | None) -> None:
-    """Raises UserError if ``--image_size`` is given: SSD300's is part of the network."""
-    if given is not None:
-        raise UserError(f"--image_size is for --task cls: SSD300's images are {DETECTION_INPUT} pixels a side")
+def summarize(
+    backbone: str, members: int, num_classes: int = 80, head: str = "ssd300", input_size: int | None = None
+) -> dict[str, Any]:
+    """Counts the cost of a detector with S members on one image, without post-processing. Allocates no weights.
 
-
-def summarize(backbone: str, members: int, num_classes: int = 80) -> dict[str, Any]:
-    """Counts the cost of SSD300 with S members on one 300 x 300 image, without post-processing. Allocates no weights.
+    ``input_size`` is the side in pixels; None for the head's own.
 
     Returns:
         ``params``, of which ``params_per_member`` (one backbone; a list if the members differ), ``params_shared``
@@ -36,11 +33,11 @@ def summarize(backbone: str, members: int, num_classes: int = 80) -> dict[str, A
         of which ``gflops_members`` (all backbones) and ``gflops_shared`` (each member runs the shared layers);
         ``macs``; ``torch_gflops`` (by torch's counter).
     """
-    shape = (1, 3, DETECTION_INPUT, DETECTION_INPUT)
     with torch.device("meta"):
-        model = create_ssd(backbone, members, num_classes)
+        model = create_detector(head, backbone, members, num_classes, input_size)
+    shape = (1, 3, model.input.size, model.input.size)
     whole = count_cost(model, shape)
-    specs = member_specs(backbone, members, "imagenet")
+    specs = member_specs(backbone, members, None)
     costs = member_costs(specs, lambda index: count_cost(model.members[index], shape))
     in_members = sum(cost.gflops for cost in costs)
     found = {

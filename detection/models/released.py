@@ -1,32 +1,34 @@
-"""The paper's published SSD300 detectors as checkpoints of this toolkit."""
+"""Published detectors as checkpoints of this toolkit: the paper's SSD300, and those that other heads know."""
 
 from __future__ import annotations
 
 import re
 
 import torch
-from torchvision.models.detection import SSD300_VGG16_Weights
 
 from classification.importing import read_published, rename
-from detection.models.ssd import create_ssd
+from detection.heads import find_head
+from detection.models.coco_classes import COCO
+from detection.models.head import create_detector
 from detection.settings import ModelSettings, TrainDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict
-
-# COCO's 80 classes. torchvision lists them by category id, with N/A in the gaps and background at 0.
-_NAMES = enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"])
-_COCO = [{"id": number, "name": name} for number, name in _NAMES if number and name != "N/A"]
+from divdet.engine.errors import UserError
 
 
-def import_detector(source: str, backbone: str, members: int) -> checkpoint.Checkpoint:
+def import_detector(source: str, backbone: str, members: int, head: str = "ssd300") -> checkpoint.Checkpoint:
     """Converts a published COCO detector to a checkpoint for ``Detector.load``, with the released post-processing."""
     with torch.device("meta"):
-        own = create_ssd(backbone, members, len(_COCO)).state_dict()
-    weights = rename(read_published(source), _own_name, source)
+        model = create_detector(head, backbone, members, len(COCO))
+    own, published = model.state_dict(), read_published(source)
+    renamed = head == "ssd300"
+    weights = rename(published, _own_name, source) if renamed else model.published_weights(published, source)
+    if weights is None:
+        raise UserError(f"{source}: holds no published weights of {find_head(head).title}; choose another --head")
     checkpoint.check_weights(own, weights, source)
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
-    config = TrainDetection(model=ModelSettings(backbone, members))
-    return checkpoint.Checkpoint("detection", weights, to_dict(config), {"categories": _COCO})
+    config = TrainDetection(model=ModelSettings(backbone, members, head=head, input_size=model.input.size))
+    return checkpoint.Checkpoint("detection", weights, to_dict(config), {"categories": COCO})
 
 
 def _own_name(released: str) -> str:

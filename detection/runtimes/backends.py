@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.backbones.resnet import DETECTION_INPUT
-from detection.models.ssd import SSD
+from detection.models.head import DividedDetector
 from detection.preprocess import FromPixels, Network
 from detection.runtimes.exporting import library, to_onnx, to_openvino
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn
@@ -38,7 +37,7 @@ def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:
 
 
 def create_network(
-    model: SSD, settings: RuntimeSettings, device: torch.device, calibration: str | None = None
+    model: DividedDetector, settings: RuntimeSettings, device: torch.device, calibration: str | None = None
 ) -> Network:
     """Prepares a copy of a trained network to be run, with batch norms fused into convolutions.
 
@@ -52,7 +51,8 @@ def create_network(
         UserError: if the runtime is not installed, lacks a compiler, or cannot take this network.
     """
     dtype = _DTYPES.get(settings.precision, torch.float32)
-    network = fuse_conv_bn(model, (1, 3, DETECTION_INPUT, DETECTION_INPUT)).to(dtype, memory_format=torch.channels_last)
+    network = fuse_conv_bn(model, (1, 3, model.input.size, model.input.size))
+    network = network.to(dtype, memory_format=torch.channels_last)
     pixels = FromPixels(network, dtype).eval()
     match settings.runtime:
         case "torch":

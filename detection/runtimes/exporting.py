@@ -6,14 +6,15 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from classification.backbones.resnet import DETECTION_INPUT
-from detection.preprocess import FromPixels
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.preprocess import FromPixels
 
 
 def to_onnx(pixels: FromPixels) -> bytes:
@@ -23,16 +24,18 @@ def to_onnx(pixels: FromPixels) -> bytes:
     names = {"input_names": ["images"], "output_names": ["deltas", "logits"]}
     shapes = ({0: torch.export.Dim.DYNAMIC},)
     with _exporting("onnxruntime"):
-        program = torch.onnx.export(pixels, (_example(),), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+        example = (_example(pixels),)
+        program = torch.onnx.export(pixels, example, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
         return program.model_proto.SerializeToString()
 
 
 def to_openvino(pixels: FromPixels) -> Any:
     """Converts to an OpenVINO model for any batch size."""
     openvino = library("openvino", "openvino")
-    shape = openvino.PartialShape([-1, *_example().shape[1:]])
+    example = _example(pixels)
+    shape = openvino.PartialShape([-1, *example.shape[1:]])
     with _exporting("openvino"):
-        return openvino.convert_model(pixels, example_input=_example(), input=[shape])
+        return openvino.convert_model(pixels, example_input=example, input=[shape])
 
 
 def library(name: str, extra: str) -> Any:
@@ -43,9 +46,10 @@ def library(name: str, extra: str) -> Any:
         raise UserError(f"--runtime {extra} needs {name}: pip install 'divdet[{extra}]'") from error
 
 
-def _example() -> Tensor:
+def _example(pixels: FromPixels) -> Tensor:
     # Two images: exporters make a batch size of 1 a constant.
-    return torch.zeros(2, DETECTION_INPUT, DETECTION_INPUT, 3, dtype=torch.uint8)
+    side = pixels.network.input.size
+    return torch.zeros(2, side, side, 3, dtype=torch.uint8)
 
 
 @contextmanager

@@ -37,11 +37,12 @@ def quantize(pixels: FromPixels, folder: str | None) -> Any:
     paths = find_images([os.path.join(glob.escape(folder), "**")])
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(IMAGES, len(paths))).round().astype(int)]
     print(f"calibrating int8 with {len(paths)} images of {folder}")
+    form = pixels.network.input
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with kept_signal_stack():
         return nncf.quantize(
             to_openvino(pixels),
-            nncf.Dataset([to_input(read_image(path, orient=True))[None] for path in paths]),
+            nncf.Dataset([to_input(read_image(path, orient=True), form)[None] for path in paths]),
             subset_size=len(paths),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )

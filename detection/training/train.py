@@ -1,4 +1,4 @@
-"""Training of SSD300 with S members."""
+"""Training of a detector with S members."""
 
 import os
 from dataclasses import dataclass, replace
@@ -15,14 +15,13 @@ from detection.data.augmentation import TrainingAugmentation
 from detection.data.dataset import TrainingImages, collate
 from detection.data.prepare import read_splits
 from detection.data.sampling import repeat_factors, take_fraction
-from detection.detector import Detector
+from detection.detector import Detector, create_model
 from detection.evaluation.evaluate import score
-from detection.models.ssd import SSD, create_ssd
+from detection.heads import input_of, title_of
+from detection.models.head import DividedDetector, LossOptions
 from detection.preprocess import Normalize
 from detection.settings import TrainDetection
 from detection.training.class_weights import class_weights
-from detection.training.matcher import Matcher
-from detection.training.multibox_loss import multibox_loss
 from detection.training.pretrained import load_pretrained
 from divdet.engine import freezing
 from divdet.engine.devices import resolve_precision
@@ -57,21 +56,21 @@ class DetectionTask:
         self.lr_factors = {"members.": self.config.train.backbone_lr}
         weights = class_weights(self.training, self.config.train.class_weights)
         self.class_weights = None if weights is None else weights.to(self.detector.device)
-        self.matcher = Matcher(self.detector.default_boxes)
         self.normalize = Normalize().to(self.detector.device)
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
-        """The multibox loss of a batch of ``collate``."""
+        """The head's loss of a batch of ``collate``."""
         images, boxes, labels = (part.to(self.detector.device, non_blocking=True) for part in batch)
         views = self.normalize(images.transpose(0, 1).contiguous())
         self.world.reseed()
         outputs = self.network(views if len(views) > 1 else views[0])
-        settings, targets = self.config.train, self.matcher(boxes, labels)
+        settings = self.config.train
+        options = LossOptions(settings.neg_to_pos_ratio, self.class_weights)
         if settings.cot_weight and len(self.model.members) > 1:
             weight = cot_weight_at(epoch, settings.cot_weight, settings.cot_warmup_epochs)
             outputs = [self.world.gather_members(output) for output in outputs]
-            return multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio, weight, self.class_weights)
-        own = multibox_loss(*outputs, *targets, settings.neg_to_pos_ratio, class_weights=self.class_weights)
+            return self.model.loss(*outputs, boxes, labels, replace(options, cot_weight=weight))
+        own = self.model.loss(*outputs, boxes, labels, options)
         if self.world.members == 1:
             return own
         total = self.world.gather_members(torch.stack(list(own.values()))[None]).sum(0)
@@ -90,7 +89,7 @@ class DetectionTask:
         return str(self.training.images[index].path)
 
 
-def freeze_backbones(model: SSD, stages: int | Literal["all"]) -> None:
+def freeze_backbones(model: DividedDetector, stages: int | Literal["all"]) -> None:
     """Takes the first ``stages`` of every member out of the training; raises UserError where there are fewer."""
     if stages == "all":
         freezing.freeze(member for _, member in present(model.members))
@@ -105,6 +104,13 @@ def freeze_backbones(model: SSD, stages: int | Literal["all"]) -> None:
         print(line)
 
 
+def _check_options(config: TrainDetection, model: DividedDetector) -> None:
+    """Raises UserError for an option of the loss that the head does not know."""
+    for name in model.unused_options:
+        if name in ("cot_weight", "class_weights") and getattr(config.train, name):
+            raise UserError(f"train.{name} does nothing with model.head {config.model.head}: leave it out")
+
+
 def train(config: TrainDetection) -> dict[str, Any]:
     """Trains a detector; returns the last epoch's metrics. ``divdet.engine.run_folder`` describes the run's folder."""
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
@@ -114,6 +120,8 @@ def train(config: TrainDetection) -> dict[str, Any]:
 def _train(config: TrainDetection, world: World, device: torch.device) -> dict[str, Any]:
     if config.model.members * config.train.batch_size < 2:
         raise UserError("train.batch_size is 1 with one member: batch normalization needs at least 2 images a step")
+    size = input_of(config.model.head, config.model.input_size).size
+    config = replace(config, model=replace(config.model, input_size=size))
     precision = resolve_precision(config.train.precision, device, training=True)
     data = config.data
     training, ground_truth = read_splits(data, run_path(config, "detection"), world)
@@ -136,7 +144,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     fetched = config.model.pretrained == "timm" and not folder.resumed
     if config.model.pretrained in ("timm", PIP) and not folder.resumed:
         check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
-    model = create_ssd(config.model.backbone, config.model.members, len(training.names), fetched)
+    model = create_model(config.model, len(training.names), fetched)
+    _check_options(config, model)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         views = config.data.different_views
         load_pretrained(model, config.model.pretrained, config.model.backbone, training.names, views)
@@ -145,7 +154,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
     start = "as resumed" if folder.resumed else start
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"SSD300, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
+    title = title_of(config.model.head, config.model.input_size)
+    print(f"{title}, {config.model.backbone}, S={config.model.members}: {parameters / 1e6:.2f} M parameters, {start}")
     if device.type == "cpu" and parameters > _MUCH_FOR_A_CPU:
         print("note: a step of a network of this size takes many seconds on a CPU; --config bccd has a small one")
     for layers in filter(None, (model.members, model.adapters)):
@@ -160,6 +170,8 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
         )
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
-    images = TrainingImages(training, TrainingAugmentation(data, config.model.members), config.seed, data.cache)
+    images = TrainingImages(
+        training, TrainingAugmentation(data, config.model.members, model.input), config.seed, data.cache
+    )
     loader = training_loader(images, config.train, config.seed, device, world, repeats, collate_fn=collate)
     return fit(task, loader, config.train, folder, device, world)

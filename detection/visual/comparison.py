@@ -23,12 +23,12 @@ def draw_comparisons(
     folder, written = make_folder(folder), []
     for record in [record for record in annotations.images if len(record.labels)][:count]:
         image = read_record(record)
-        members, fused = detector.detect(torch.from_numpy(to_input(image))[None])
+        members, fused = detector.detect(torch.from_numpy(to_input(image, detector.input))[None])
         panels = [("ground truth", record.boxes, record.labels, None)]
         titled = [(f"member {number + 1}", results[0]) for number, results in enumerate(members)]
         titled += [("fused", fused[0])] if len(members) > 1 else []
         for title, found in titled:
-            found = to_pixels(found, image.shape[1], image.shape[0])
+            found = to_pixels(found, image.shape[1], image.shape[0], detector.input)
             kept = found.scores >= score_threshold
             panels.append((title, *(column[kept].numpy() for column in (found.boxes, found.labels, found.scores))))
         path = folder / ("_".join(Path(record.file_name).with_suffix("").parts) + ".jpg")  # train/1 is not val/1

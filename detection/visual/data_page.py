@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -10,6 +11,7 @@ from detection.data.annotations import NAMES, Split
 from detection.data.check import DataCheck
 from detection.data.remarks import shift
 from detection.data.statistics import SIZES, Statistics, span
+from detection.heads import Input
 from detection.visual.html import (
     bar,
     bullets,
@@ -35,7 +37,7 @@ _SAMPLES = {1: 12, 2: 8}  # pictures of a split by the number of splits
 Numbers = Mapping[Split, Statistics]
 
 
-def data_page(check: DataCheck, numbers: Numbers, lines: Sequence[str], sources: Sequence[str]) -> str:
+def data_page(check: DataCheck, numbers: Numbers, lines: Sequence[str], sources: Sequence[str], form: Input) -> str:
     """The whole page.
 
     Args:
@@ -43,6 +45,7 @@ def data_page(check: DataCheck, numbers: Numbers, lines: Sequence[str], sources:
         numbers: of each split that could be read.
         lines: what is worth a look (see ``detection.data.remarks``).
         sources: names of the data.
+        form: the network's input.
     """
     shown = [
         *(paragraph(source, "faint") for source in sources),
@@ -51,7 +54,7 @@ def data_page(check: DataCheck, numbers: Numbers, lines: Sequence[str], sources:
         _faults(check),
     ]
     if numbers:
-        shown += [_classes(numbers), _sizes(numbers), _default_boxes(check, numbers), _images(check, numbers)]
+        shown += [_classes(numbers), _sizes(numbers, form), _small(check, numbers, form), _images(check, numbers)]
         shown += [_samples(check, split) for split in numbers]
     return page("What the data is like", shown)
 
@@ -129,7 +132,8 @@ def _chart(caption: str, first: str, parts: Mapping[Split, Mapping[object, int]]
     return table(caption, [first, *(NAMES[split] for split in parts)], rows, "tbb")
 
 
-def _sizes(numbers: Numbers) -> str:
+def _sizes(numbers: Numbers, form: Input) -> str:
+    kept = ", in their aspect ratio," if form.fit == "letterbox" else ""
     in_image = {split: dict(zip(SIZES, own.sizes, strict=True)) for split, own in numbers.items()}
     in_input = {split: dict(zip(SIZES, own.input_sizes, strict=True)) for split, own in numbers.items()}
     limits = sorted({side for own in numbers.values() for side in own.sides})
@@ -138,7 +142,7 @@ def _sizes(numbers: Numbers) -> str:
         "Sizes of objects",
         paragraph(
             "COCO calls objects of less than 32² pixels small and from 96² on large (here by the area of the box). "
-            "Images are resized to 300 × 300 pixels, and the objects with them."
+            f"Images are resized{kept} to {form.size} × {form.size} pixels, and the objects with them."
         ),
         columns(
             _chart("In pixels of the images", "Size", in_image),
@@ -149,13 +153,13 @@ def _sizes(numbers: Numbers) -> str:
     )
 
 
-def _default_boxes(check: DataCheck, numbers: Numbers) -> str:
+def _small(check: DataCheck, numbers: Numbers, form: Input) -> str:
     sizes = sorted({size for own in numbers.values() for size in own.needed if size})
     rows = []
     met = {split: list(accumulate(own.needed.get(size, 0) for size in sizes)) for split, own in numbers.items()}
     for place, size in enumerate(sizes):
         unmet = [max(0.0, 1 - shares[place]) if numbers[split].needed else 0.0 for split, shares in met.items()]
-        rows.append([str(size), *(bar(f"{share:.1%}", share, n == 1) for n, share in enumerate(unmet))])
+        rows.append([f"{size / form.size:.1f}", *(bar(f"{share:.1%}", share, n == 1) for n, share in enumerate(unmet))])
     small = [
         [text(one.name), _sides(one.sides), _sides(one.input_sides), text(one.record.file_name)]
         for own in numbers.values()
@@ -164,30 +168,34 @@ def _default_boxes(check: DataCheck, numbers: Numbers) -> str:
     if not small:
         return ""
     return section(
-        "Objects and default boxes",
+        "Objects and default boxes" if rows else "The smallest objects",
         paragraph(
             "An object that meets no default box at IoU 0.5 is learned from a single one that fits it badly. "
-            "A larger input makes objects larger; the default boxes here keep their pixels."
-        ),
+            "Photos cut into tiles make objects larger."
+        )
+        if rows
+        else "",
         columns(
-            table("Objects that meet no default box", ["Input, pixels a side", *map(NAMES.get, numbers)], rows, "tbb"),
+            table("Objects that meet no default box", ["Times as large", *map(NAMES.get, numbers)], rows, "tbb")
+            if rows
+            else "",
             table("The smallest objects", ["Class", "Pixels", "Input pixels", "Image"], small, "t  t"),
         ),
-        pictures(_pairs(own) for own in numbers.values()) if check.facts else "",
+        pictures(_pairs(own, form) for own in numbers.values()) if check.facts else "",
     )
 
 
 def _percent(share: float) -> str:
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+    return "–" if math.isnan(share) else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _sides(sides: tuple[float, float]) -> str:
     return text(f"{sides[0]:.1f} × {sides[1]:.1f}")
 
 
-def _pairs(own: Statistics) -> str:
+def _pairs(own: Statistics, form: Input) -> str:
     found = []
-    for pair in smallest_pairs(own, 3):
+    for pair in smallest_pairs(own, 3, form):
         name = f"{pair.what.name} in {Path(pair.what.record.file_name).name}"
         views = image(pair.stored, f"{name}, in the image") + image(pair.seen, f"{name}, in the network's input")
         sizes = "{:.0f} × {:.0f} pixels become {:.1f} × {:.1f}".format(*pair.what.sides, *pair.what.input_sides)

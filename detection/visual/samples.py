@@ -13,7 +13,8 @@ from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.data.dataset import read_record
 from detection.data.statistics import Smallest, Statistics
 from detection.drawing import draw_boxes
-from detection.preprocess import to_input
+from detection.heads import Input
+from detection.preprocess import seen_share, to_input
 from divdet.engine.errors import UserError
 
 _SIDE = 480  # pixels of a picture's longer side
@@ -70,8 +71,8 @@ class Pair(NamedTuple):
     what: Smallest
 
 
-def smallest_pairs(numbers: Statistics, count: int) -> Iterator[Pair]:
-    """The smallest objects, one an image."""
+def smallest_pairs(numbers: Statistics, count: int, form: Input) -> Iterator[Pair]:
+    """The smallest objects, one an image, as they are seen in a network's input."""
     for small in list({small.record.id: small for small in reversed(numbers.smallest)}.values())[::-1][:count]:
         try:
             image = read_record(small.record)
@@ -81,8 +82,10 @@ def smallest_pairs(numbers: Statistics, count: int) -> Iterator[Pair]:
         side = int(min(max(8 * max(small.sides), 48), *size))
         corner = np.clip(np.array(small.center) - side / 2, 0, size - side).astype(int)
         window = np.concatenate([corner, corner + side])
-        seen = to_input(image)
-        views = [_view(picture, window, small, np.array(picture.shape[1::-1]) / size) for picture in (image, seen)]
+        seen = to_input(image, form)
+        across, down = (round(share * form.size) for share in seen_share(*size.tolist(), form))
+        pictures = (image, seen[:down, :across])
+        views = [_view(picture, window, small, np.array(picture.shape[1::-1]) / size) for picture in pictures]
         yield Pair(*views, small)
 
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from classification.backbones.cost import choose_image_size
 from classification.backbones.registry import BACKBONES, default_dataset, find_dataset
-from classification.backbones.resnet import DETECTION_INPUT
 from classification.backbones.timm_models import output_shape
 from classification.ensemble import create_ensemble
-from detection.default_boxes import ssd300_default_boxes
-from detection.models.cost import check_no_image_size, foreground_classes
-from detection.models.ssd import create_ssd
-from detection.postprocess import postprocess
+from detection.heads import input_of
+from detection.models.cost import foreground_classes
+from detection.models.head import DividedDetector, create_detector
+from detection.postprocess import fuse, head_boxes
 from detection.settings import PostprocessSettings
 from divdet.commands.benchmark_table import POSTPROCESSED, describe, draw
 from divdet.commands.settings import Benchmark
@@ -59,6 +58,7 @@ def print_benchmark(config: Benchmark) -> None:
         "task": config.task,
         "backbone": config.backbone,
         "members": config.members,
+        "head": config.head if config.task == "det" else None,
         "image_size": _image_size(config),
         "precision": resolve_precision(config.precision, device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cores()} CPU cores",
@@ -89,7 +89,7 @@ def _network(config: Benchmark, members: int, device: torch.device) -> nn.Module
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
     size = _image_size(config)
     if config.task == "det":
-        network = create_ssd(config.backbone, members, foreground_classes(config.dataset))
+        network = create_detector(config.head, config.backbone, members, foreground_classes(config.dataset), size)
     else:
         dataset = find_dataset(_dataset(config))
         network = create_ensemble(config.backbone, members, dataset.num_classes, _dataset(config))
@@ -106,28 +106,29 @@ def _dataset(config: Benchmark) -> str:
 
 def _image_size(config: Benchmark) -> int:
     if config.task == "det":
-        check_no_image_size(config.image_size)
-        return DETECTION_INPUT
+        return input_of(config.head, config.image_size, "--image_size").size
     return choose_image_size(config.image_size, find_dataset(_dataset(config)))
 
 
 @torch.inference_mode()
-def _find_candidates(network: nn.Module, image: Tensor) -> None:
+def _find_candidates(network: DividedDetector, image: Tensor) -> None:
     """Sets the class heads so that each member has about ``CANDIDATES`` scores above the threshold, not none or all."""
-    _, logits = network(image)
+    regressions, logits = network(image)
     scale = 3 / logits.std().clamp(min=1e-12)
-    values, background = logits * scale, logits.new_zeros(logits.shape[-1])
+    # The background's logit goes up, or where there is none, those of the classes go down.
+    first, sign = (slice(0, 1), 1) if network.background else (slice(None), -1)
     low, high = 0.0, 60.0
     for _ in range(20):
-        background[0] = (low + high) / 2
-        scores = (values + background).softmax(-1)[..., 1:]
+        shift, values = (low + high) / 2, logits * scale
+        values[..., first] += sign * shift
+        _, scores = network.decode(regressions, values)
         many = (scores > PostprocessSettings().score_threshold).sum() > CANDIDATES * len(logits)
-        low, high = (float(background[0]), high) if many else (low, float(background[0]))
-    for head in network.conf:
-        shapes = head.out_channels // (network.num_classes + 1)
-        head.weight *= scale
-        head.bias *= scale
-        head.bias[:shapes] += background[0]  # channels are (class, box shape)
+        low, high = (shift, high) if many else (low, shift)
+    weights = network.state_dict()
+    for key in network.class_keys():
+        weights[key] *= scale
+        if weights[key].ndim == 1:  # (class, box shape)
+            weights[key].unflatten(0, (network.background + network.num_classes, -1))[first] += sign * shift
 
 
 def _runners(
@@ -168,14 +169,14 @@ def _time(
     side = _image_size(config)
     images = torch.randn(size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     dtype = precision_dtype(config.precision, device)
-    default_boxes, settings = ssd300_default_boxes().to(device), PostprocessSettings()
+    settings = PostprocessSettings()
 
     def call(network: nn.Module, runner: Callable[..., Any] | None, boxes: bool = False) -> Any:
         network.concurrent = runner
         with torch.inference_mode(), autocast(dtype, device):
             outputs = network(images)
         if boxes:
-            return postprocess(*outputs, default_boxes, settings)
+            return fuse(head_boxes(network, *outputs, settings), settings)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return outputs

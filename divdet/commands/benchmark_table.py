@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from detection.heads import find_head
+
 POSTPROCESSED = " + boxes"
 
 
 def title(found: dict[str, Any]) -> str:
     """What was timed."""
-    what = "SSD300" if found["task"] == "det" else "classifier"
+    what = find_head(found["head"]).title if found["task"] == "det" else "classifier"
     network = f"{found['backbone']}, {what} at {found['image_size']} pixels, S={found['members']}"
     return f"{network}, {found['precision']}, {found['device']}"
 

@@ -1,4 +1,4 @@
-"""The import_checkpoint command: the paper's published checkpoints as checkpoints of this toolkit."""
+"""The import_checkpoint command: published checkpoints as checkpoints of this toolkit."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def import_checkpoint(config: ImportCheckpoint) -> checkpoint.Checkpoint:
     else:
         if config.dataset not in (None, "coco"):
             raise UserError(f"--dataset {config.dataset}: the published detectors are of coco")
-        found = import_detector(config.source, config.backbone, config.members)
+        found = import_detector(config.source, config.backbone, config.members, config.head)
     make_folder(output.parent)
     checkpoint.save(found, output)
     count = sum(value.numel() for value in found.model.values())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from detection.heads import find_head
 from detection.settings import (
     DataFormat,
     EvalDataSettings,
@@ -153,7 +154,7 @@ class InspectData(TrainDetection):
 
 @dataclass
 class ImportCheckpoint(CommonSettings):
-    """Turns one of the paper's published checkpoints into one that every tool here takes.
+    """Turns one of the paper's published checkpoints, or torchvision's SSDLite, into one that every tool here takes.
 
     Attributes:
         source: the published file.
@@ -161,6 +162,7 @@ class ImportCheckpoint(CommonSettings):
         backbone: name of the network before dividing.
         members: S.
         dataset: what it was trained on: cifar10, cifar100, svhn or imagenet (cls); coco (det).
+        head: ssd300, the paper's, or ssdlite (det).
         output: the checkpoint to write.
     """
 
@@ -169,6 +171,11 @@ class ImportCheckpoint(CommonSettings):
     backbone: str | None = None
     members: int = 1
     dataset: str | None = None
+    head: str = "ssd300"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_head(self.head)
 
 
 @dataclass
@@ -193,14 +200,15 @@ class Quickstart(CommonSettings):
 
 @dataclass
 class Summary(CommonSettings):
-    """Prints parameters and operations of a backbone divided into S members, as classifier or as SSD300 detector.
+    """Prints parameters and operations of a backbone divided into S members, as classifier or as detector.
 
     Attributes:
         task: cls or det.
         backbone: name of the backbone before dividing.
         members: S; default: 1, 2, 4 and 8 side by side, or the length of a list of timm's models.
         dataset: cifar10, cifar100, svhn or imagenet (cls); coco, or the number of foreground classes (det).
-        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
+        image_size: pixels a side; default: the data set's (cls: 32 for CIFAR, 224 for ImageNet), the head's (det: 300).
+        head: what finds boxes (det), as model.head of a recipe.
         json: print one JSON object; without members it lists the ``divisions`` that are possible and those ``refused``.
     """
 
@@ -209,7 +217,12 @@ class Summary(CommonSettings):
     members: int | None = None
     dataset: str | None = None
     image_size: int | None = None
+    head: str = "ssd300"
     json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_head(self.head)
 
 
 @dataclass
@@ -222,7 +235,8 @@ class Benchmark(CommonSettings):
         members: S.
         dataset: cifar10, cifar100, svhn or imagenet (cls; default cifar100 where the backbone has that form); coco, or
             the number of foreground classes (det).
-        image_size: pixels a side (cls); default: the data set's, 32 for CIFAR and 224 for ImageNet. Detectors take 300.
+        image_size: pixels a side; default: the data set's (cls: 32 for CIFAR, 224 for ImageNet), the head's (det: 300).
+        head: what finds boxes (det), as model.head of a recipe.
         concurrency: what is timed beside the members in sequence: streams, graph, devices or threads; default: all that
             this machine has.
         devices: for concurrency devices, such as cuda:0,cuda:1; default: all CUDA devices.
@@ -239,6 +253,7 @@ class Benchmark(CommonSettings):
     members: int = 2
     dataset: str | None = None
     image_size: int | None = None
+    head: str = "ssd300"
     concurrency: Concurrency | None = None
     devices: str | None = None
     batch_sizes: str | None = None
@@ -249,6 +264,7 @@ class Benchmark(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        find_head(self.head)
         if self.members < 2:
             raise UserError(f"members is {self.members}: choose at least 2; the network of one is timed beside them")
         if self.rounds < 2:

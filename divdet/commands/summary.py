@@ -5,7 +5,8 @@ from typing import Any
 
 from classification.backbones.cost import summarize as summarize_classifier
 from classification.backbones.registry import BACKBONES, default_dataset
-from detection.models.cost import check_no_image_size, foreground_classes
+from detection.heads import input_of, title_of
+from detection.models.cost import foreground_classes
 from detection.models.cost import summarize as summarize_detector
 from divdet.commands.settings import Summary
 from divdet.engine.errors import UserError
@@ -22,7 +23,7 @@ def print_summary(config: Summary) -> None:
     if not config.backbone:
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
     if config.task == "det":
-        check_no_image_size(config.image_size)
+        input_of(config.head, config.image_size, "--image_size")
         num_classes = foreground_classes(config.dataset)
         dataset = f"{num_classes} classes"
     else:
@@ -30,7 +31,7 @@ def print_summary(config: Summary) -> None:
 
     def cost(members: int) -> dict[str, Any]:
         if config.task == "det":
-            return summarize_detector(config.backbone, members, num_classes)
+            return summarize_detector(config.backbone, members, num_classes, config.head, config.image_size)
         return summarize_classifier(config.backbone, members, dataset, config.image_size)
 
     listed = config.backbone.count(",") + 1  # timm's models, one for each member
@@ -45,10 +46,14 @@ def print_summary(config: Summary) -> None:
             refused.append({"members": members, "reason": str(error)})
     if config.json:
         found = costs[0] if config.members else {"divisions": costs, "refused": refused}
-        print(json.dumps({"task": config.task, "backbone": config.backbone} | found))
+        task = {"task": config.task} | ({"head": config.head} if config.task == "det" else {})
+        print(json.dumps(task | {"backbone": config.backbone} | found))
         return
-    size = "" if config.image_size is None else f" at {config.image_size} pixels"
-    print(f"{'SSD300, ' if config.task == 'det' else ''}{config.backbone} on {dataset}{size}")
+    if config.task == "det":
+        print(f"{title_of(config.head, config.image_size)}, {config.backbone} on {dataset}")
+    else:
+        size = "" if config.image_size is None else f" at {config.image_size} pixels"
+        print(f"{config.backbone} on {dataset}{size}")
     for name in costs[0]:
         print(f"  {name:<18}" + "".join(f" {_format(name, cost[name]):>16}" for cost in costs))
     for division in refused:

@@ -56,7 +56,7 @@ _STEP = dict.fromkeys(("step", "multistep", "multisteplr"), "step")
 _INPUT = Option(
     ("model.input_size", "data.image_size", "image_size"),
     anyway=("300",),
-    answers=("detectors take images of any size and resize them to 300 x 300 pixels",),
+    answers=("images of any size are resized to the input that the detector was trained with (model.input_size)",),
 )
 _HALF = ("half precision is --precision bf16 or fp16", "mixed precision is --train.precision bf16 or fp16")
 _MAX_BOXES = _no(
@@ -81,7 +81,7 @@ _PICTURES = ("pictures with the boxes above --score_threshold and their names ar
 _DRAWN = _no(*_PICTURES, anyway=("true",))
 _LINES = _no("--output has the pictures of boxes above --score_threshold; lines and text follow their size")
 _VIDEO = _no("videos are not read: give their frames as images", anyway=("1", *_OFF))
-_SHAPE = _no("images are resized to 300 x 300 pixels whatever their shape", anyway=_OFF)
+_SHAPE = _no("images are brought to the square that the head takes (model.head), whatever their shape", anyway=_OFF)
 _LOG = _no("metrics.jsonl in --output has every epoch's losses, and AP every --train.evaluate_every epochs")
 _PROCESSES = _no("torchrun starts processes: torchrun --nproc_per_node=N tools/train_det.py …", anyway=("1", "none"))
 _EVALUATE = _no("a checkpoint is evaluated by the commands eval-det and eval-cls", anyway=_OFF)
@@ -223,7 +223,7 @@ OPTIONS: dict[str, Option] = {
     "fliplr": _same("data.flip"),
     "close_mosaic": _no("--data.mosaic is the same in all epochs", anyway=_OFF),
     "multi_scale": _no(
-        "the input has 300 x 300 pixels; --data.zoom_out and --data.iou_crop change the size of objects",
+        "the input keeps one size (model.input_size); --data.zoom_out and --data.iou_crop change the size of objects",
         "the input's size is fixed; --data.crop resized changes the size of objects",
         anyway=_OFF,
     ),

@@ -187,13 +187,13 @@ def test_detections_know_members_and_image(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(path)
     detector = Detector(create_ssd("resnet10_16", 2, 2), ["a", "b"], [7, 9], PostprocessSettings(), CPU)
     found = detector.predict(path, 0.5)
-    members, (fused,) = detector.detect(torch.from_numpy(to_input(RGB))[None])
+    members, (fused,) = detector.detect(torch.from_numpy(to_input(RGB, detector.input))[None])
     assert len(found.members) == 2
     for own, (expected,) in zip(found.members, members, strict=True):
-        expected = to_pixels(expected, 40, 30)
+        expected = to_pixels(expected, 40, 30, detector.input)
         assert own == Detections(*expected, [detector.names[label] for label in expected.labels])  # of any score
         assert own.members == ()
-    assert len(found) == (to_pixels(fused, 40, 30).scores >= 0.5).sum() < len(found.members[0])
+    assert len(found) == (to_pixels(fused, 40, 30, detector.input).scores >= 0.5).sum() < len(found.members[0])
     assert {entry["category_id"] for own in found.members for entry in own.to_coco(1)} <= {7, 9}
     assert found.source == path
     for one in (found, detector.predict(RGB), detector.predict(path.read_bytes()), detector.predict(Image.open(path))):

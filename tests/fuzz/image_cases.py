@@ -17,6 +17,7 @@ from PIL import Image
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.views import EvaluationViews, TrainingViews
 from classification.settings import DataSettings
+from detection.heads import Input
 from detection.images import read_image
 from detection.preprocess import to_input
 from tests.fuzz.mutation import TEXTS, damaged
@@ -165,7 +166,7 @@ class Images:
             assert image.ndim == 3
             assert image.shape[2] == 3
             assert image.flags["C_CONTIGUOUS"]
-            assert to_input(image).shape == (300, 300, 3)
+            assert to_input(image, Input()).shape == (300, 300, 3)
 
 
 def _views(settings: DataSettings) -> None:

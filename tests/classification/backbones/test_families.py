@@ -146,12 +146,6 @@ def test_drop_path_may_be_set() -> None:
         create_members("resnet110", 2, 10, "cifar10", drop_path=0.1)
 
 
-@pytest.mark.parametrize("backbone", ["densenet_bc_190", "efficientnet_b0"])
-def test_families_without_a_detector_say_so(backbone: str) -> None:
-    with pytest.raises(UserError, match=backbone):
-        create_feature_extractors(backbone, 1)
-
-
 @pytest.mark.parametrize("backbone", ["se_resnet50", "senet154"])
 def test_se_networks_under_ssd300(backbone: str) -> None:
     with torch.device("meta"):

@@ -229,7 +229,5 @@ def test_bad_arguments(backbone: str, members: int, num_classes: int, dataset: s
         create_members(backbone, members, num_classes, dataset)
 
 
-def test_detection_needs_the_imagenet_form() -> None:
-    with pytest.raises(UserError, match=r"wrn28_10 has no form for SSD300; those that have one are .*wrn50_2"):
-        create_feature_extractors("wrn28_10", 2)
+def test_a_network_of_both_forms_is_one() -> None:
     assert find_backbone("resnet10_16", "imagenet") is find_backbone("resnet10_16", "cifar")

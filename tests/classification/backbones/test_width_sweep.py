@@ -68,9 +68,9 @@ def test_detectors_stand_on_the_families_that_have_the_form() -> None:
             4 * 14,
             4 * 34,
         ]
-    for name in ("wrn28_4", "resnext29_4x64d", "efficientnet_w0.5"):
-        with pytest.raises(UserError, match=rf"{name} has no form for SSD300; those that have one are timm's and: res"):
-            create_feature_extractors(name, 2)
+        # Appendix d and e: 64 times 4 / √2 + 0.4, rounded down; 256 outputs. Tan and Le's rounding of 0.5 · 136 at S=2.
+        for name, width in (("wrn28_4", 64 * 3), ("resnext29_4x64d", 1024), ("efficientnet_w0.5", 112)):
+            assert create_feature_extractors(name, 2)[1].level_channels[-1] == width
 
 
 @pytest.mark.parametrize(

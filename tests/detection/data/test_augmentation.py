@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from classification.backbones.resnet import DETECTION_INPUT
 from detection.data.augmentation import TrainingAugmentation
+from detection.heads import Input
 from detection.preprocess import MEAN, Window, resize_window, to_input
 from detection.settings import DataSettings
 
 GEOMETRY = {"photometric": False}
+SIZE = Input().size
 
 
 def scene(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -34,19 +35,20 @@ def extent(view: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(300, 300), (640, 480), (211, 500), (90, 61)])
+@pytest.mark.parametrize("form", [Input(), Input(412, "letterbox")])
 @pytest.mark.parametrize("seed", range(12))
-def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int) -> None:
+def test_boxes_follow_the_pixels(size: tuple[int, int], seed: int, form: Input) -> None:
     width, height = size
     box = (width // 3, height // 4, width // 3 + width // 2, height // 4 + height // 2)
     image = scene(width, height, box)
-    augment = TrainingAugmentation(DataSettings(zoom_out=0.7, **GEOMETRY))
+    augment = TrainingAugmentation(DataSettings(zoom_out=0.7, **GEOMETRY), 1, form)
     (view,), boxes, labels = augment(image, np.array([box], np.float32), np.array([3]), seed)
-    assert view.shape == (DETECTION_INPUT, DETECTION_INPUT, 3)
+    assert view.shape == (form.size, form.size, 3)
     assert view.dtype == np.uint8
     assert labels.tolist() == [3]
-    # One input pixel; where a small image is enlarged, interpolation blurs an edge over DETECTION_INPUT / size of them.
-    tolerance = max(1.0, 0.75 * DETECTION_INPUT / min(size) / 0.3)
-    np.testing.assert_allclose(boxes[0] * DETECTION_INPUT, extent(view), atol=tolerance)
+    # One input pixel; where a small image is enlarged, interpolation blurs an edge over form.size / size of them.
+    tolerance = max(1.0, 0.75 * form.size / min(size) / 0.3)
+    np.testing.assert_allclose(boxes[0] * form.size, extent(view), atol=tolerance)
 
 
 def test_flip_mirrors_the_whole_image() -> None:
@@ -119,7 +121,7 @@ def test_members_views_differ_in_their_colours_only() -> None:
     differing = 0
     for seed in range(20):
         views, boxes, _ = augment(image, box, np.array([0]), seed)
-        assert views.shape == (3, DETECTION_INPUT, DETECTION_INPUT, 3)
+        assert views.shape == (3, SIZE, SIZE, 3)
         differing += any(not np.array_equal(views[0], view) for view in views[1:])
         plain, same_boxes, _ = alone(image, box, np.array([0]), seed)
         np.testing.assert_array_equal(boxes, same_boxes)
@@ -129,4 +131,4 @@ def test_members_views_differ_in_their_colours_only() -> None:
 
 def test_evaluation_input_is_the_whole_image() -> None:
     image = scene(600, 450, (150, 150, 300, 300))
-    np.testing.assert_allclose(extent(to_input(image)), [75, 100, 150, 200], atol=0.5)
+    np.testing.assert_allclose(extent(to_input(image, Input())), [75, 100, 150, 200], atol=0.5)

@@ -10,6 +10,7 @@ from detection.data.augmentation import TrainingAugmentation
 from detection.data.coco import load_annotations
 from detection.data.dataset import TrainingImages, collate
 from detection.data.mixing import mixup, mosaic
+from detection.heads import Input
 from detection.settings import DataSettings
 from divdet.engine.loading import Loader
 from divdet.engine.sampling import EpochSampler
@@ -26,11 +27,12 @@ def part(color: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.nda
     return image, box.astype(np.float32), np.array([int(np.flatnonzero((color == COLORS).all(1))[0])])
 
 
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 @pytest.mark.parametrize("seed", range(12))
-def test_boxes_of_a_mosaic_lie_where_their_colors_are(seed: int) -> None:
+def test_boxes_of_a_mosaic_lie_where_their_colors_are(seed: int, fit: str) -> None:
     sizes = [(200, 100), (60, 90), (300, 300), (640, 480)]
     parts = [part(color, *size) for color, size in zip(COLORS, sizes, strict=True)]
-    image, boxes, labels = mosaic(parts, np.random.default_rng(seed))
+    image, boxes, labels = mosaic(parts, np.random.default_rng(seed), Input(300, fit))
     assert 300 <= image.shape[0] == image.shape[1] <= 600
     assert image.dtype == np.uint8
     found = set(labels.tolist())

@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(shared: Path, tmp_pat
     refuse("holds a member 3 where --members is 2", whole, "cifar100/resnet110/S2")
     refuse("of another shape", whole, "cifar10/resnet110/S4")
     refuse("do not fit", whole, "cifar100/wrn16_8/S4")
-    refuse("no form for SSD300", whole, network, "det")
+    refuse("do not fit", whole, network, "det")
     refuse("do not fit", whole, "imagenet/resnet10_16/S4", "det")
     refuse("unknown backbone", whole, "cifar100/resnet111/S4")
     refuse("missing", publish(tmp_path / "three.pth", member, 3))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detection import Detector, create_ssd
+from detection.heads import Input
 from detection.images import read_image
 from detection.preprocess import FromPixels, Normalize, to_input
 from detection.runtimes.backends import create_network, runtime_device
@@ -137,7 +138,9 @@ def plain(trained: Path) -> nn.Module:
 
 
 def inputs(trained: Path) -> Tensor:
-    return torch.from_numpy(np.stack([to_input(read_image(trained / f"images/{number}.png")) for number in range(3)]))
+    return torch.from_numpy(
+        np.stack([to_input(read_image(trained / f"images/{number}.png"), Input()) for number in range(3)])
+    )
 
 
 def need(*packages: str) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from detection.data.annotations import CocoAnnotations, Columns, ImageRecord
+from detection.models.multibox_loss import multibox_loss
 from detection.settings import DetectionTrainSettings
 from detection.training.class_weights import class_weights
-from detection.training.multibox_loss import multibox_loss
 from divdet.engine.errors import UserError
 
 

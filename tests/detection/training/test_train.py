@@ -13,6 +13,7 @@ import torch
 from detection import Detector, create_ssd
 from detection.detector import to_pixels
 from detection.drawing import save_image
+from detection.heads import Input
 from detection.postprocess import Boxes
 from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, PostprocessSettings, TrainDetection
 from detection.training.train import load_pretrained, train
@@ -155,7 +156,7 @@ def test_detect_draws_every_image_that_can_be_read(run_folder: Path, data: DataS
 
 def test_boxes_outside_the_image_are_left_out() -> None:
     boxes = torch.tensor([[-0.1, 0.2, 0.5, 1.2], [1.1, 0.2, 1.3, 0.4]])
-    found = to_pixels(Boxes(boxes, torch.tensor([0.9, 0.8]), torch.tensor([2, 1])), 200, 100)
+    found = to_pixels(Boxes(boxes, torch.tensor([0.9, 0.8]), torch.tensor([2, 1])), 200, 100, Input())
     torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 20.0, 100.0, 100.0]]))
     assert (found.scores.tolist(), found.labels.tolist()) == (pytest.approx([0.9]), [2])
 

@@ -11,6 +11,7 @@ import torch
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco import load_annotations
 from detection.drawing import class_color, save_image
+from detection.heads import Input
 from detection.postprocess import Boxes
 from detection.visual.comparison import draw_comparisons
 
@@ -23,6 +24,7 @@ class KnownDetector:
     """Finds what it was given, whatever the image: boxes in pixels, scores and labels of each member, then fused."""
 
     names = ("disc", "square")
+    input = Input()
 
     def __init__(self, *results: list[tuple[tuple[int, ...], float, int]]) -> None:
         self.results = [

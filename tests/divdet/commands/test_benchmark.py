@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from detection.default_boxes import ssd300_default_boxes
+from detection.models.head import DividedDetector
 from detection.settings import PostprocessSettings
 from divdet.commands import benchmark as benchmark_command
 from divdet.commands.benchmark import CANDIDATES, print_benchmark
@@ -52,19 +52,22 @@ def test_image_size_is_that_of_the_images(capsys: pytest.CaptureFixture[str], mo
     assert result(capsys, concurrency="threads")["image_size"] == 32
 
 
+@pytest.mark.parametrize("head", ["ssd300", "ssdlite"])
 def test_detectors_with_and_without_their_boxes(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
     counts = []
 
     def counting(
-        deltas: torch.Tensor, logits: torch.Tensor, boxes: torch.Tensor, settings: PostprocessSettings
-    ) -> None:
-        assert boxes.shape == ssd300_default_boxes().shape
-        counts.append(int((logits.softmax(-1)[..., 1:] > settings.score_threshold).sum()) / len(logits))
+        model: DividedDetector, regressions: torch.Tensor, logits: torch.Tensor, settings: PostprocessSettings
+    ) -> list:
+        _, scores = model.decode(regressions, logits)
+        counts.append(int((scores > settings.score_threshold).sum()) / len(logits))
+        return []
 
-    monkeypatch.setattr(benchmark_command, "postprocess", counting)
-    found = result(capsys, task="det", dataset="3", concurrency="threads")
+    monkeypatch.setattr(benchmark_command, "head_boxes", counting)
+    found = result(capsys, task="det", dataset="3", concurrency="threads", head=head)
+    assert (found["head"], found["image_size"]) == (head, {"ssd300": 300, "ssdlite": 320}[head])
     ways = ["single network", "members in sequence", "members at once, threads"]
     assert [row["way"] for row in found["rows"]] == [*ways, *(way + " + boxes" for way in ways)]
     assert found["missing"] == {}
@@ -87,7 +90,8 @@ def test_other_outputs_than_in_sequence_are_not_timed(monkeypatch: pytest.Monkey
         ({"backbone": "resnet11_16"}, "did you mean resnet10_16"),
         ({"task": "det", "dataset": "cifar10"}, "--dataset cifar10: give coco or the number"),
         ({"dataset": "coco"}, "unknown dataset 'coco'"),
-        ({"task": "det", "image_size": 320}, "--image_size is for --task cls: SSD300's images are 300"),
+        ({"task": "det", "image_size": 30}, "--image_size is 30: SSD300 takes 257 to 4096 pixels"),
+        ({"task": "det", "head": "ssd400"}, "model.head is 'ssd400': choose one of ssd300, ssd512"),
         ({"image_size": 0}, "image_size must be 1 to 10000"),
         ({"image_size": 10**30}, "image_size must be 1 to 10000"),
         ({"backbone": "se_resnet50", "image_size": 1}, "se_resnet50 cannot take images of 1 pixels"),

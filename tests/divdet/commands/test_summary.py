@@ -61,7 +61,7 @@ def test_image_size_scales_the_convolutions_and_is_named(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "det", "image_size": 320}, "--image_size is for --task cls"),
+        ({"task": "det", "image_size": 30}, "--image_size is 30: SSD300 takes 257 to 4096 pixels"),
         ({"image_size": 0}, "image_size must be 1 to"),
         ({"image_size": -32}, "image_size must be 1 to"),
         ({"image_size": 10**30}, "image_size must be 1 to"),

@@ -163,7 +163,7 @@ def test_no_more_threads_than_cores_and_the_callers_number_stays() -> None:
 def test_each_device_has_a_copy_whose_shared_layers_are_one() -> None:
     net = detector(32, 32, 32, 32)
     first, second = run_at_once(net.branches(), "devices", "cpu,cpu").parts
-    assert first[0].loc is first[1].loc
+    assert first[0].head.loc is first[1].head.loc
     pointers = [{p.data_ptr() for p in part.parameters()} for part in (net, first, second)]
     assert len(set.union(*pointers)) == sum(len(set(own)) for own in pointers)
 

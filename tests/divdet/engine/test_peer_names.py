@@ -125,7 +125,8 @@ def test_a_source_may_have_an_equals_sign_in_its_name() -> None:
         ("--fp16", {"train.precision": "fp16"}),
         ("--sync-bn", {"train.batch_norm": "sync"}),
         # What is done anyway
-        ("optimizer=SGD rect=False val=True plots=True save=True imgsz=300 close_mosaic=0 --lr-gamma 0.1", {}),
+        ("optimizer=SGD rect=False val=True plots=True save=True close_mosaic=0 --lr-gamma 0.1", {}),
+        ("imgsz=512 --model.head ssd512", {"model.input_size": 512, "model.head": "ssd512"}),
     ],
 )
 def test_values_of_other_trainers(words: str, changed: dict[str, Any]) -> None:
@@ -166,8 +167,7 @@ def test_a_model_that_is_a_file_is_where_training_starts(tmp_path: Path) -> None
         ("--train.optimizer AdamW", "SGD.*train.lr"),
         ("--deterministic", "--seed"),
         ("--use-deterministic-algorithms", "--seed"),
-        ("--rect", "300 x 300"),
-        ("--imgsz 640", "300 x 300"),
+        ("--rect", "model.head"),
         ("--verbose=False", "--output"),
         ("--half", "train.precision"),
         ("--agnostic_nms", "postprocess.nms_iou"),
@@ -238,7 +238,7 @@ def test_the_table_names_fields_that_exist() -> None:
     """Every answer is for one command at least; of the fields that an option may mean none is misspelt."""
     kinds = [pkgutil.resolve_name(command.settings) for command in COMMANDS.values()]
     commands = [fields_of(kind) for kind in kinds]
-    known = {key for fields in commands for key in fields} | {"model.input_size"}  # of heads to come
+    known = {key for fields in commands for key in fields}
     for name, option in OPTIONS.items():
         assert {*option.fields, *filter(None, [option.file])} <= known, name
         for answer in option.answers:

@@ -9,8 +9,8 @@ from torchvision.ops import box_convert, box_iou
 
 from detection.default_boxes import ssd300_default_boxes
 from detection.models.box_coder import decode
-from detection.training.matcher import Matcher
-from detection.training.multibox_loss import multibox_loss
+from detection.models.matcher import Matcher
+from detection.models.multibox_loss import multibox_loss
 
 
 def random_truth(generator: torch.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +178,7 @@ def test_what_a_gpu_computes_is_what_the_cpu_computes(members: int, monkeypatch:
         return [*targets, *losses.values(), *torch.autograd.grad(losses["loss"], outputs)]
 
     expected = computed()
-    for module in ("detection.training.matcher", "detection.training.multibox_loss"):
+    for module in ("detection.models.matcher", "detection.models.multibox_loss"):
         monkeypatch.setattr(f"{module}.rows_of", lambda mask: slice(None))
     monkeypatch.setattr(Matcher, "_computed", staticmethod(lambda real: [real.shape[1]] * len(real)))
     for found, wanted in zip(computed(), expected, strict=True):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classification.losses import js_divergence
-from detection.training.matcher import rows_of
+from detection.models.matcher import rows_of
 
 
 def multibox_loss(
