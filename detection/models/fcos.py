@@ -17,7 +17,7 @@ from divdet.engine.errors import UserError
 
 # Of the pyramid and the towers, behind a last level of as many channels as ResNet-50's
 _WIDTH, _CHANNELS = 256, 2048
-_LEAST = 32
+_LEAST = 24
 _GROUP = 8  # channels that are normalized together
 _STEPS = (8, 16, 32, 64, 128)  # of the levels P3 to P7, in pixels
 # torchvision's names and those here

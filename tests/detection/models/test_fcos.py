@@ -15,7 +15,9 @@ from detection.models.coco_classes import COCO
 from detection.models.fcos_loss import match
 from detection.models.head import DividedDetector, LossOptions, create_detector
 from detection.postprocess import head_boxes
-from detection.settings import PostprocessSettings
+from detection.preprocess import FromPixels
+from detection.runtimes.backends import create_network
+from detection.settings import PostprocessSettings, RuntimeSettings
 from detection.training.pretrained import load_pretrained
 from divdet.engine.errors import UserError
 from tests.reference import deterministic_weight
@@ -211,3 +213,16 @@ def test_the_head_shrinks_with_the_backbone() -> None:
             for name, members in (("timm:resnet50", 1), ("wrn50_3", 1), ("resnet50", 2), ("resnet18_64", 1))
         ]
     assert widths == [256, 256, 176, 64]
+
+
+@torch.inference_mode()
+def test_members_at_once_with_fused_batch_norms_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = create_detector("fcos", "resnet10_16", 2, 3, 64).eval()
+    for layer in (model.classification.cls_logits, model.regression.bbox_reg, model.regression.bbox_ctrness):
+        torch.nn.init.normal_(layer.weight, std=0.3)  # outputs of a trained network's size
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    images = torch.randint(256, (3, 64, 64, 3), dtype=torch.uint8)
+    network = create_network(model, RuntimeSettings(concurrency="threads"), torch.device("cpu"))
+    for found, expected in zip(network(images), FromPixels(model)(images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
