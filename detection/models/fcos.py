@@ -17,7 +17,7 @@ from divdet.engine.errors import UserError
 
 # Of the pyramid and the towers, behind a last level of as many channels as ResNet-50's
 _WIDTH, _CHANNELS = 256, 2048
-_LEAST = 24
+_LEAST = 32
 _GROUP = 8  # channels that are normalized together
 _STEPS = (8, 16, 32, 64, 128)  # of the levels P3 to P7, in pixels
 # torchvision's names and those here
@@ -92,8 +92,9 @@ class FCOS(DividedDetector):
         with torch.device("meta"):
             theirs = fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
         check_weights({k: v for k, v in theirs.items() if not k.endswith(".num_batches_tracked")}, weights, source)
-        own = self.state_dict()
-        found = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")}
+        own = self.state_dict()  # perhaps on the meta device
+        counts = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")}
+        found = {key: torch.zeros_like(value, device="cpu") for key, value in counts.items()}
         for part, place in _PARTS.items():
             found |= {place + k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)}
         if found.keys() != own.keys():

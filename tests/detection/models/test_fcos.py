@@ -19,6 +19,7 @@ from detection.preprocess import FromPixels
 from detection.runtimes.backends import create_network
 from detection.settings import PostprocessSettings, RuntimeSettings
 from detection.training.pretrained import load_pretrained
+from divdet.engine.checkpoint import check_weights
 from divdet.engine.errors import UserError
 from tests.reference import deterministic_weight
 
@@ -197,6 +198,13 @@ def test_classes_are_taken_by_name_and_others_stay_fresh(file: str, ours: Divide
     rows, whole = (m.classification.cls_logits.weight for m in (model, ours))
     assert torch.equal(rows[1:], whole[[NAMES.index("dog"), NAMES.index("person")]])
     assert torch.equal(rows[0], fresh[0])
+
+
+def test_published_weights_need_no_network_of_memory(file: str) -> None:
+    with torch.device("meta"):
+        model = create_detector("fcos", "timm:resnet50", 1, len(NAMES), SIZE)
+    found = model.published_weights(torch.load(file, weights_only=True), file)
+    check_weights(model.state_dict(), found, file)
 
 
 def test_weights_of_another_network_are_refused(file: str) -> None:
