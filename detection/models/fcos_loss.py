@@ -54,8 +54,7 @@ def fcos_loss(
     """Classification, localization and centerness, each divided by the batch's positives; summed over the members.
 
     Classification is the focal loss at all points, localization the generalized IoU's and centerness binary
-    cross-entropy, both at positives. Of one member it is torchvision's loss. Everything is computed in float32, and
-    nothing syncs with a GPU.
+    cross-entropy, both at positives. Of one member it is torchvision's loss. Everything is computed in float32.
 
     Args:
         regressions, logits: of ``FCOS``.
@@ -83,16 +82,12 @@ def fcos_loss(
 
     rows = rows_of(positive)
     share = positive.flatten()[rows] / divisor  # of the loss; 0 at what does not count
-    image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(len(points), output_size=positive.numel())
-    own = boxes[image[rows], learnt.flatten()[rows]]
-    place, step = (part.repeat(len(boxes), *[1] * (part.dim() - 1))[rows] for part in (points, steps))
+    own = boxes.gather(1, learnt[..., None].expand(-1, -1, 4)).flatten(0, 1)[rows]
+    place, step = points.repeat(len(boxes), 1)[rows], steps.repeat(len(boxes))[rows]
     sides = torch.cat([place - own[:, :2], own[:, 2:] - place], dim=-1).where(share[:, None] > 0, 1.0)
     found, centerness = regressions.flatten(1, 2)[:, rows].float().split([4, 1], dim=-1)
 
-    # Boxes relative to their points
-    signs = sides.new_tensor([-1, -1, 1, 1])
-    target = (sides * signs).expand_as(found)
-    distance = generalized_box_iou_loss(found * step[:, None] * signs, target)
+    distance = generalized_box_iou_loss(_around(found * step[:, None]), _around(sides).expand_as(found))
     localization = (distance * share).sum()
 
     shorter, longer = (side(sides.unflatten(-1, (2, 2)), dim=-2) for side in (torch.amin, torch.amax))
@@ -112,3 +107,8 @@ def fcos_loss(
     of_each = js_divergence(torch.stack([own_logits, torch.zeros_like(own_logits)], dim=-1).flatten(1, 2))
     cot = (of_each.unflatten(0, own_logits.shape[1:]).sum(-1) * share).sum()
     return losses | {"loss": losses["loss"] + cot_weight * cot, "cot": cot}
+
+
+def _around(sides: Tensor) -> Tensor:
+    """Boxes xyxy around the origin from its distances to their left, top, right and lower sides, ``[..., 4]`` each."""
+    return torch.cat([-sides[..., :2], sides[..., 2:]], dim=-1)
