@@ -129,6 +129,7 @@ HEADS: dict[str, HeadSpec] = {
     "ssd300": HeadSpec("detection.models.ssd:SSD", "SSD300", 300, smallest=257, boxes=SSD300_BOXES),
     "ssd512": HeadSpec("detection.models.ssd:SSD512", "SSD512", 512, smallest=128, boxes=SSD512_BOXES),
     "ssdlite": HeadSpec("detection.models.ssdlite:SSDLite", "SSDLite", 320, smallest=128, boxes=SSDLITE_BOXES),
+    "fcos": HeadSpec("detection.models.fcos:FCOS", "FCOS", 512, smallest=64, multiple=32, fit="letterbox"),
 }
 
 
