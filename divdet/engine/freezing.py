@@ -1,5 +1,6 @@
 """Layers that training leaves as they are."""
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
@@ -10,13 +11,14 @@ from divdet.engine.errors import UserError
 
 Part = nn.Module | Parameter
 Stage = dict[str, Part]  # its parts by name, in the network's order
+_STAGE = re.compile(r"(layer|block|features\.)\d+")  # of the built-in backbones
 
 
 def stages(network: nn.Module) -> list[Stage]:
     """The stages of a backbone from its input on, the first one the stem; every parameter is in one of them.
 
-    Stages of the built-in backbones are their children. Those of timm's follow from ``feature_info``, which names the
-    modules whose outputs are its features:
+    Stages of the built-in backbones have numbers in their names. Those of timm's follow from ``feature_info``, which
+    names the modules whose outputs are its features:
 
     - Where these stand in a sequence of stages (``stages`` of ConvNeXt, ``blocks`` of EfficientNet), each part of it is
       one, and what lies before is the stem.
@@ -30,7 +32,7 @@ def stages(network: nn.Module) -> list[Stage]:
     """
     features = [(level["module"], level["reduction"]) for level in getattr(network, "feature_info", ())]
     if not features:
-        return [{name: child} for name, child in network.named_children() if _learns(child)]
+        return _numbered_stages(network)
     by_stride = {stride: name.split(".") for name, stride in features}  # the last one of each stride
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(by_stride[8], by_stride[16], strict=False))
     holder = [name for name, _ in alike]
@@ -57,6 +59,17 @@ def stages(network: nn.Module) -> list[Stage]:
     behind = found.pop()
     found[-1] |= behind
     return [stage for stage in found if stage]
+
+
+def _numbered_stages(network: nn.Module) -> list[Stage]:
+    """The children, or those of ``features``, divided before each whose name is a stage's, such as ``layer1``."""
+    found: list[Stage] = []
+    for name, part in _parts(network, ["features"]):
+        if _learns(part):
+            if not found or _STAGE.fullmatch(name):
+                found.append({})
+            found[-1][name] = part
+    return found
 
 
 def _untold(network: nn.Module) -> UserError:
