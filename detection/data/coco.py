@@ -88,8 +88,7 @@ def ground_truth_from(
     reader, files = EntryReader(path), ImageFiles(images_dir, path)
     categories = reader.categories(data["categories"])
     images = reader.images(data["images"], files.find)
-    image_ids, category_ids = ([entry.id for entry in images], [entry["id"] for entry in categories])
-    truth = reader.annotations(data["annotations"], image_ids, category_ids)
+    truth = reader.annotations(data["annotations"], images, [entry["id"] for entry in categories])
     turned = Counter() if images_dir is None else set_layouts(images, truth, orientation)
     if found := _fatal(reader, files, images, truth) or (reader.faults if faults is None else []):
         raise DataError(found)

@@ -12,7 +12,7 @@ import numpy as np
 from detection.category_names import category_name
 from detection.data.annotations import Columns, ImageRecord, columns_of
 from detection.data.coco_json import bbox_of, id_of, is_id, read_entries
-from detection.data.coco_values import as_list, plain_annotation, plain_entry, plain_number
+from detection.data.coco_values import FROM_SEGMENTATION, as_list, plain_annotation, plain_entry, plain_number
 from detection.data.entry_values import MAX_COORDINATE, Fault, show
 from detection.data.faults import DataFault
 from divdet.engine.errors import UserError
@@ -88,9 +88,9 @@ class EntryReader:
             raise UserError(f"{self.path}: lists no images: an empty data set can neither be trained on nor evaluated")
         return [record for record in images if record.id not in self._lost_images]
 
-    def annotations(self, entries: Any, image_ids: list[int], category_ids: list[int]) -> Columns:
+    def annotations(self, entries: Any, records: list[ImageRecord], category_ids: list[int]) -> Columns:
         """Annotations of these images and categories."""
-        images = {image_id: index for index, image_id in enumerate(image_ids)}
+        images = {record.id: index for index, record in enumerate(records)}
         labels = {category_id: label for label, category_id in enumerate(category_ids)}
         seen: set[int] = set()
 
@@ -118,6 +118,8 @@ class EntryReader:
                 if not (self._is_lost(entry) or self._may_mean_repeated(entry, kind)):
                     raise _unlisted(entry, kind)
                 return None
+            if changed[FROM_SEGMENTATION]:
+                _check_mask(entry["segmentation"], records[image])
             return image, label, bbox, entry.get("area", bbox[2] * bbox[3]), entry.get("iscrowd", 0)
 
         return Columns(*columns_of(self._read("annotations", entries, read), area=np.float64, crowd=bool))
@@ -177,6 +179,13 @@ def _is_plain(entry: dict[str, Any]) -> bool:
         and (type(crowd) is int and 0 <= crowd <= 1)
         and (type(get("image_id")) is int and type(get("category_id")) is int and is_id(get("id", 0)))
     )
+
+
+def _check_mask(segmentation: Any, image: ImageRecord) -> None:
+    """Refuses run lengths of another size than the image's, of which they are columns."""
+    own = [image.height, image.width]
+    if isinstance(segmentation, dict) and None not in own and list(map(plain_number, segmentation["size"])) != own:
+        raise Fault(f"has a mask of size {show(segmentation['size'])} on an image of [height, width] {own}")
 
 
 def _check(entry: dict[str, Any]) -> None:

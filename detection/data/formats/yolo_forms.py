@@ -66,7 +66,7 @@ class LineForms:
             known = {name: number for number, name in (self._names or {}).items()}
             numbers = [f"{name} {known[name]}" for name in dict.fromkeys(self._text.values()) if name in known]
             what = f" ({', '.join(numbers[:_SHOWN])}{', …' if len(numbers) > _SHOWN else ''})" if numbers else ""
-            first = f"{self._example(named)} {show(next(iter(self._text.values())))}"
+            first = f"{self._example(named)}: {show(next(iter(self._text.values())))}"
             return (
                 f"has names of classes instead of their numbers ({first}): write numbers, counted from 0 in the order "
                 f"of the list of names{what}"
@@ -79,7 +79,7 @@ class LineForms:
         names = self._names or {}
         if list(names) == list(range(len(names))) and names and label.min() >= 1 and label.max() == len(names):
             return (
-                f"has classes numbered from 1 to {len(names)} ({self._example(label == len(names))} class "
+                f"has classes numbered from 1 to {len(names)} ({self._example(label == len(names))}: class "
                 f"{len(names)}), but the {len(names)} names are counted from 0: subtract 1 from each class"
             )
         return ""
@@ -125,7 +125,7 @@ class LineForms:
 
     def _example(self, chosen: np.ndarray) -> str:
         first = int(np.argmax(chosen))
-        return f"{self._share(chosen)}, such as {self._files[first]}, line {self._lines[first]}:"
+        return f"{self._share(chosen)}, such as {self._files[first]}, line {self._lines[first]}"
 
     def _share(self, chosen: np.ndarray) -> str:
         return f"{chosen.sum()} of {len(chosen)}"

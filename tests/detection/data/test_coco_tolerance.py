@@ -168,6 +168,14 @@ def test_other_formats_are_told(folder: Path, case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_mask_of_another_size_than_its_image_is_refused(folder: Path) -> None:
+    """Its columns would be cut at the wrong places; width and height are often exchanged."""
+    data = sound()
+    data["annotations"][0]["segmentation"] = {**uncompressed(data["annotations"][0]), "size": [200, 100]}
+    with pytest.raises(DataError, match=r"a mask of size \[200, 100\] on an image of .*\[100, 200\]"):
+        read(folder, data)
+
+
 def test_text_that_is_no_number_is_not_counted_as_one(folder: Path) -> None:
     data = sound()
     data["annotations"][0]["bbox"] = ["1", 2, 3, 4]
