@@ -137,15 +137,18 @@ class TimmFeatures(nn.Module):
             padding = (-width % multiple, -height % multiple)
             try:
                 levels = _on_meta(lambda x, p=padding: copy._run(x, p), self.name, height, width)
-            except UserError as error:
-                refusal = refusal or error
+            except UserError:
+                side, given = self.network.pretrained_cfg["input_size"][-1], _pixels(height, width)
+                why = f"{self.name} cannot take images of {given} pixels: it is made for {side}; choose another model"
+                refusal = refusal or UserError(why)
                 continue
             found = [tuple(level.shape[-2:]) for level in levels]
             if found == self._cells(height + padding[1], width + padding[0]):
                 self._paddings[height, width] = padding
                 return padding
-            listed = ", ".join(f"{h}x{w}" for h, w in found)
-            refusal = refusal or UserError(f"{self.name} makes maps of {listed} cells of {height}x{width} pixels")
+            maps, wanted = (", ".join(f"{h}x{w}" for h, w in sides) for sides in (found, self._cells(height, width)))
+            given = _pixels(height, width)
+            refusal = refusal or UserError(f"{self.name} makes maps of {maps} cells of {given} pixels, not {wanted}")
         raise refusal
 
 
@@ -160,8 +163,13 @@ def _on_meta(network: Callable[[Tensor], Any], name: str, height: int, width: in
         with torch.no_grad():
             return network(torch.empty(1, 3, height, width, device="meta"))
     except (AssertionError, RuntimeError, ValueError) as error:
-        size = f"{height}" if height == width else f"{height} x {width}"
-        raise UserError(f"{name} cannot take images of {size} pixels: {_first_line(error)}") from error
+        raise UserError(
+            f"{name} cannot take images of {_pixels(height, width)} pixels: {_first_line(error)}"
+        ) from error
+
+
+def _pixels(height: int, width: int) -> str:
+    return f"{height}" if height == width else f"{height}x{width}"
 
 
 def statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

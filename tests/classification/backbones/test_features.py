@@ -174,3 +174,30 @@ def test_ssd300_takes_every_backbone() -> None:
 def test_strides_that_a_network_lacks_are_refused(backbone: str, strides: tuple[int, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         extractor_of(backbone, 1, strides)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("swin_tiny_patch4_window7_224", "cannot take images of 320 pixels: it is made for 224; choose another model$"),
+        ("inception_v3", "makes maps of 37x37, 18x18, 8x8 cells of 320 pixels, not 40x40, 20x20, 10x10$"),
+        ("vit_tiny_patch16_224", "has no features at strides 8, 16, 32; it has 16$"),
+    ],
+)
+def test_models_of_timm_without_the_maps_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message), torch.device("meta"):
+        create_feature_extractors(f"timm:{name}", 1, strides=(8, 16, 32), size=320)
+
+
+def test_models_of_timm_take_any_image_and_pad_where_they_round_down() -> None:
+    torch.manual_seed(0)
+    for name, rounds_down in (("resnet10t", False), ("convnext_atto", True)):
+        extractor = create_feature_extractors(f"timm:{name}", 1, strides=(8, 32), size=64)[0].eval()
+        x = torch.randn(1, 3, 65, 100)
+        with torch.inference_mode():
+            levels = extractor(x)
+            assert [level.shape[-2:] for level in levels] == [(9, 13), (3, 4)]
+            padded = F.pad(x * extractor.scale + extractor.shift, (0, 28, 0, 31) if rounds_down else (0, 0))
+            wanted = extractor.network.forward_intermediates(padded, indices=extractor.indices, intermediates_only=True)
+        for level, other in zip(levels, wanted, strict=True):
+            torch.testing.assert_close(level, other[..., : level.shape[-2], : level.shape[-1]])
