@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from detection.data.annotations import Columns, ImageRecord, sizes_of
-from detection.data.box_notations import CENTER, CORNER, CORNERS, other_form
+from detection.data.box_notations import CENTER, CORNER, CORNERS, FEW, MANY, other_form
 
 _PROBED = 50  # images of no given size, whose files are asked
 _TYPICAL = 20  # boxes, of which some reach the border
@@ -20,7 +20,8 @@ def wrong_form(images: list[ImageRecord], truth: Columns) -> str:
     """What the boxes of a file look like, as the end of a sentence; empty where they look right.
 
     Fractions: most boxes have no value above 1, and some a broken one. Corners or centers: boxes pass the border of
-    their image, too many for a slip, while (nearly) all are sound in the other form; see ``other_form``.
+    their image, too many for a slip, while (nearly) all are sound in the other form; see ``other_form``. Or as many lie
+    wholly outside.
     """
     boxes = truth.bbox[(truth.bbox[:, 2:] != 0).all(axis=1)]
     tiny = (boxes >= 0).all(axis=1) & (boxes <= 1).all(axis=1)
@@ -32,8 +33,16 @@ def wrong_form(images: list[ImageRecord], truth: Columns) -> str:
         )
     size = _sizes(images)[truth.image]
     known = np.isfinite(size).all(axis=1)
-    if not (other := other_form(truth.bbox[known], size[known], CORNER)):
-        return ""
+    boxes, size = truth.bbox[known], size[known]
+    if not (other := other_form(boxes, size, CORNER)):
+        outside = (boxes[:, :2] >= size).any(axis=1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(axis=1)
+        outside &= (boxes[:, 2:] > 0).all(axis=1)
+        if outside.sum() < FEW or outside.mean() < MANY:
+            return ""
+        return (
+            f"has {outside.sum()} of {len(outside)} boxes wholly outside their image: COCO's are x, y, width, height "
+            "in pixels; x and y, or the images' width and height, may be exchanged"
+        )
     name, beyond = other
     return (
         f"has boxes that look like {name} ({beyond.sum()} of {len(beyond)} pass the border of their image as x, y, "

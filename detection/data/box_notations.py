@@ -8,9 +8,9 @@ import numpy as np
 
 _SLACK = 1.0  # pixels by which a box may pass the border, from rounding
 _SLIP = 0.05  # the same, as a share of the box's side
-_FEW = 3  # boxes: fewer pass the border by chance
+FEW = 3  # boxes: fewer pass the border by chance
 _MORE = 10  # boxes, to tell centers and corners of a size apart: few objects may all be far from two of the borders
-_MANY, _NEARLY_ALL = 0.02, 0.98  # shares of the boxes
+MANY, _NEARLY_ALL = 0.02, 0.98  # shares of the boxes
 
 CORNERS, CORNER, CENTER = "x1, y1, x2, y2", "the upper left corner and size", "the center and size"
 # What the first and the last two of four numbers mean: start and end of a box.
@@ -36,7 +36,7 @@ def other_form(boxes: np.ndarray, size: np.ndarray, own: str) -> tuple[str, np.n
     start, end = FORMS[own](boxes[:, :2], boxes[:, 2:])
     slack = np.maximum(_SLACK, _SLIP * np.abs(end - start))
     beyond = ((start < -slack) | (end > size + slack)).any(axis=1)
-    if beyond.sum() < _FEW or beyond.mean() < _MANY:
+    if beyond.sum() < FEW or beyond.mean() < MANY:
         return None
     for name, form in FORMS.items():
         start, end = form(boxes[:, :2], boxes[:, 2:])

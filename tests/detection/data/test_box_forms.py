@@ -38,6 +38,7 @@ DOUBTS = {
     "YOLO's": (boxes(centers, (200, 100)), "look like fractions of the image (30 of 30 have no value above 1)"),
     "fractions as corners": (boxes(corners, (200, 100)), "look like fractions of the image"),
     "centers": (boxes(centers), "has boxes that look like the center and size ("),
+    "y, x": (boxes(lambda x, y, w, h: [y, x, h, w]), "boxes wholly outside their image"),
 }
 
 
