@@ -115,6 +115,11 @@ class HeadSpec:
     fit: Fit = "stretch"
     boxes: BoxPlan | None = None
 
+    def sizes_around(self, size: int, share: float) -> list[int]:
+        """Input sizes that it takes, multiples of 32 and ``size``, of at most ``share`` more or less than ``size``."""
+        near = range(-(-max(self.smallest, round(size * (1 - share))) // 32) * 32, round(size * (1 + share)) + 1, 32)
+        return sorted({size, *(other for other in near if other <= self.largest and not other % self.multiple)})
+
     def check_size(self, size: Any, key: str) -> None:
         """Raises UserError, which names ``key``, for an input size that the head does not take."""
         if type(size) is not int or not self.smallest <= size <= self.largest or size % self.multiple:

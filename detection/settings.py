@@ -228,6 +228,8 @@ class DetectionTrainSettings(TrainSettings):
         backbone_lr: factor on the learning rate of the backbones' parameters.
         freeze: stages of the backbones, counted from the input with the stem as the first, that stay as they are,
             running statistics included; all freezes the whole backbones.
+        multi_scale: each batch is resized to the input size or a random multiple of 32 pixels, at most this share more
+            or less (ultralytics' true is 0.5); 0 keeps the size. Evaluation is at the input size.
     """
 
     epochs: int = 65
@@ -241,6 +243,7 @@ class DetectionTrainSettings(TrainSettings):
     class_weights: Literal["auto"] | list[float] | dict[str, float] | None = None
     backbone_lr: float = 1.0
     freeze: int | Literal["all"] = 0
+    multi_scale: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -249,6 +252,7 @@ class DetectionTrainSettings(TrainSettings):
             raise UserError(f"train.fraction is {self.fraction}: it must be above 0 and at most 1")
         if self.freeze != "all":
             check_range("train.freeze", self.freeze, 0)
+        check_range("train.multi_scale", self.multi_scale, 0, 0.9)
         weights = self.class_weights
         for weight in weights.values() if isinstance(weights, dict) else weights if isinstance(weights, list) else ():
             check_range("train.class_weights: a weight", weight, 0)

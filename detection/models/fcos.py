@@ -57,6 +57,9 @@ class FCOS(DividedDetector):
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("steps", steps, persistent=False)
 
+    def place(self) -> None:
+        self.points, self.steps = (part.to(self.points.device) for part in _points(self.input.size))
+
     def forward_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         pyramid = list(self.fpn({str(number): level for number, level in enumerate(levels)}).values())
         return torch.cat(self.regression(pyramid), dim=-1), self.classification(pyramid)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -157,7 +158,22 @@ class DividedDetector(nn.Module):
         """
         return None
 
+    def place(self) -> None:
+        """Sets again what depends on the input's size, such as default boxes; for ``at_size``."""
+
     # What all heads have
+
+    @contextmanager
+    def at_size(self, size: int) -> Iterator[None]:
+        """Takes images of ``size`` pixels a side instead of its own input's, inside a ``with`` statement."""
+        own = self.input
+        try:
+            self.input = replace(own, size=size)
+            self.place()
+            yield
+        finally:
+            self.input = own
+            self.place()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Computes every member's raw outputs.

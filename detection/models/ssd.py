@@ -1,5 +1,7 @@
 """SSD: extra layers and heads behind the members' first feature maps (Liu et al. 2016; paper, Sec. V, Fig. 7)."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from detection.models.head import DividedDetector, LossOptions, create_detector
 from detection.models.matcher import Matcher
 from detection.models.multibox_loss import multibox_loss
 
+_default_boxes = lru_cache(create_default_boxes)  # training at several sizes asks again and again
 _CHANNELS = 1024  # of the paper's backbones
 # Inner and output channels of the extra blocks behind a backbone of that many channels; SSD300 has five, SSD512 six
 _EXTRA_CHANNELS = ((256, 512), (256, 512), (128, 256), (128, 256), (128, 256), (128, 256))
@@ -30,6 +33,10 @@ class Multibox(DividedDetector):
         self._matcher: Matcher | None = None
         with torch.device("cpu"):  # also where the weights are not allocated
             self.default_boxes = create_default_boxes(self.plan, self.input.size)
+
+    def place(self) -> None:
+        self.default_boxes = _default_boxes(self.plan, self.input.size).to(self.default_boxes.device)
+        self._matcher = None
 
     def forward_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         levels = list(levels)

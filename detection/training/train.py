@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from classification.backbones.timm_models import check_copies_differ
 from classification.foreign_weights import PIP
@@ -17,7 +18,7 @@ from detection.data.prepare import read_splits
 from detection.data.sampling import repeat_factors, take_fraction
 from detection.detector import Detector, create_model
 from detection.evaluation.evaluate import score
-from detection.heads import input_of, title_of
+from detection.heads import find_head, input_of, title_of
 from detection.models.head import DividedDetector, LossOptions
 from detection.preprocess import Normalize
 from detection.settings import TrainDetection
@@ -57,12 +58,22 @@ class DetectionTask:
         weights = class_weights(self.training, self.config.train.class_weights)
         self.class_weights = None if weights is None else weights.to(self.detector.device)
         self.normalize = Normalize().to(self.detector.device)
+        spec = find_head(self.config.model.head)
+        self.sizes = spec.sizes_around(self.model.input.size, self.config.train.multi_scale)
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor], epoch: float) -> dict[str, Tensor]:
         """The head's loss of a batch of ``collate``."""
         images, boxes, labels = (part.to(self.detector.device, non_blocking=True) for part in batch)
         views = self.normalize(images.transpose(0, 1).contiguous())
+        size = self.sizes[int(torch.randint(len(self.sizes), ()))] if len(self.sizes) > 1 else self.sizes[0]
         self.world.reseed()
+        if size == self.model.input.size:
+            return self._losses(views, boxes, labels, epoch)
+        with self.model.at_size(size):
+            views = F.interpolate(views.flatten(0, 1), size, mode="bilinear").unflatten(0, views.shape[:2])
+            return self._losses(views, boxes, labels, epoch)
+
+    def _losses(self, views: Tensor, boxes: Tensor, labels: Tensor, epoch: float) -> dict[str, Tensor]:
         outputs = self.network(views if len(views) > 1 else views[0])
         settings = self.config.train
         options = LossOptions(settings.neg_to_pos_ratio, self.class_weights)

@@ -222,10 +222,11 @@ OPTIONS: dict[str, Option] = {
     "tta": _AUGMENT,
     "fliplr": _same("data.flip"),
     "close_mosaic": _no("--data.mosaic is the same in all epochs", anyway=_OFF),
-    "multi_scale": _no(
-        "the input keeps one size (model.input_size); --data.zoom_out and --data.iou_crop change the size of objects",
-        "the input's size is fixed; --data.crop resized changes the size of objects",
-        anyway=_OFF,
+    "multi_scale": Option(
+        ("train.multi_scale",),
+        {"true": "0.5", "false": "0"},
+        _OFF,
+        answers=("the input's size is fixed; --data.crop resized changes the size of objects",),
     ),
     **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), _COLORS),
     **dict.fromkeys(("degrees", "translate", "scale", "shear", "perspective", "flipud"), _OWN_AUGMENTATION),

@@ -1,6 +1,7 @@
 """The contract of a head: one of 40 lines trains, is saved, loaded, evaluated and run, as SSD300 is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,44 @@ def test_a_head_trains_and_what_it_saves_finds_the_objects(data: DataSettings, t
     (box, *_), names = (found := detector(tmp_path / "3.png")).boxes, found.names
     np.testing.assert_allclose(box, [55, 26, 95, 56], atol=8)
     assert names[0] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "other"), [("ssd300", 300, 384), ("ssd512", 128, 160), ("ssdlite", 128, 160), ("fcos", 64, 96)]
+)
+def test_a_head_at_another_size_is_one_made_for_it(head: str, size: int, other: int) -> None:
+    made, wanted = (create_detector(head, "resnet10_16", 2, 3, side).eval() for side in (size, other))
+    wanted.load_state_dict(made.state_dict())
+    images, options = torch.randn(2, 3, other, other), LossOptions()
+    truth = torch.tensor([[[0.1, 0.2, 0.6, 0.9]]] * 2), torch.tensor([[1]] * 2)
+    with torch.no_grad():
+        before = made.decode(*(own := made(torch.zeros(1, 3, size, size))))
+        with made.at_size(other):
+            for found, expected in zip(made(images), wanted(images), strict=True):
+                torch.testing.assert_close(found, expected)
+            losses = made.loss(*made(images), *truth, options), wanted.loss(*wanted(images), *truth, options)
+            torch.testing.assert_close(*losses)
+            torch.testing.assert_close(made.decode(*made(images)), wanted.decode(*wanted(images)))
+        for found, expected in zip(made.decode(*own), before, strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_training_at_several_sizes(data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, seen = recipe(data, tmp_path / "run"), []
+    config.model = ModelSettings("resnet10_8", 2, head="fcos", input_size=96)
+    config.train = replace(config.train, epochs=6, evaluate_every=6, batch_size=2, multi_scale=0.4)
+    forward = DividedDetector.forward
+
+    def spy(self: DividedDetector, images: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((self.training, images.shape[-1]))
+        return forward(self, images)
+
+    monkeypatch.setattr(DividedDetector, "forward", spy)
+    first = train(config)
+    assert {size for training, size in seen if training} == {64, 96, 128}
+    assert {size for training, size in seen if not training} == {96}
+    config.output = str(tmp_path / "again")
+    assert train(config) == first
 
 
 def test_options_that_it_does_not_know_are_refused(data: DataSettings, tmp_path: Path) -> None:

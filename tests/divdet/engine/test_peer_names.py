@@ -126,6 +126,9 @@ def test_a_source_may_have_an_equals_sign_in_its_name() -> None:
         ("--sync-bn", {"train.batch_norm": "sync"}),
         # What is done anyway
         ("optimizer=SGD rect=False val=True plots=True save=True close_mosaic=0 --lr-gamma 0.1", {}),
+        ("--multi_scale --lr 0.1", {"train.multi_scale": 0.5, "train.lr": 0.1}),
+        ("multi_scale=False", {}),
+        ("multi_scale=0.25", {"train.multi_scale": 0.25}),
         ("imgsz=512 --model.head ssd512", {"model.input_size": 512, "model.head": "ssd512"}),
     ],
 )
@@ -157,7 +160,6 @@ def test_a_model_that_is_a_file_is_where_training_starts(tmp_path: Path) -> None
         ("--augment", "data.flip"),
         ("--close_mosaic 10", "data.mosaic"),
         ("--dropout 0.1", "train.weight_decay"),
-        ("--multi_scale", "data.zoom_out"),
         ("--trainable-backbone-layers 3", "train.freeze"),
         ("--lr-scheduler exponentiallr", "train.schedule"),
         ("--lr-gamma 0.5", "train.milestones"),
