@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 _SLACK = 1.0  # pixels by which a box may pass the border, from rounding
-_SLIP = 0.05  # the same, as a share of the box's side
+_SLIP = 0.15  # the same, as a share of the box's side: of sound boxes that nobody cut at the border
 FEW = 3  # boxes: fewer pass the border by chance
 _MORE = 10  # boxes, to tell centers and corners of a size apart: few objects may all be far from two of the borders
 MANY, _NEARLY_ALL = 0.02, 0.98  # shares of the boxes

@@ -34,6 +34,8 @@ def stages(network: nn.Module) -> list[Stage]:
     if not features:
         return _numbered_stages(network)
     by_stride = {stride: name.split(".") for name, stride in features}  # the last one of each stride
+    if not {8, 16} <= by_stride.keys():
+        raise _untold(network)
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(by_stride[8], by_stride[16], strict=False))
     holder = [name for name, _ in alike]
     try:

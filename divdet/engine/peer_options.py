@@ -55,7 +55,6 @@ _COSINE = dict.fromkeys(("cosine", "cos", "cosineannealing", "cosineannealinglr"
 _STEP = dict.fromkeys(("step", "multistep", "multisteplr"), "step")
 _INPUT = Option(
     ("model.input_size", "data.image_size", "image_size"),
-    anyway=("300",),
     answers=("images of any size are resized to the input that the detector was trained with (model.input_size)",),
 )
 _HALF = ("half precision is --precision bf16 or fp16", "mixed precision is --train.precision bf16 or fp16")
@@ -72,7 +71,7 @@ _OWN_AUGMENTATION = _no("a pipeline of your own, --data.albumentations FILE.yaml
 _COLORS = _no("--data.photometric changes colors as in SSD's paper, or not at all")
 _LOSSES = _no("the losses are not weighted against each other; --train.class_weights weights the classes")
 _RATES = _no(
-    "--train.milestones are the epochs that divide the rate by 10, with --train.schedule step", anyway=("0.1",)
+    "--train.milestones are the epochs that divide the rate by 10, with --train.schedule step",
 )
 _WARMUP = _no("--train.warmup_epochs, which may be a fraction, warms up linearly from --train.warmup_lr")
 _REPEATABLE = _no("--seed decides all that is drawn; on a CPU the same command gives the same weights", anyway=_OFF)
@@ -144,7 +143,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "dropout": _no("a detector has no dropout; --train.weight_decay regularizes it", anyway=_OFF),
     "sync_bn": Option(
-        ("train.batch_norm",), {"true": "sync"}, _OFF, answers=("--train.batch_norm is own, sync or frozen",)
+        ("train.batch_norm",), {"true": "sync", "false": "own"}, answers=("--train.batch_norm is own, sync or frozen",)
     ),
     # Training
     "num_epochs": _same("train.epochs"),
@@ -190,8 +189,10 @@ OPTIONS: dict[str, Option] = {
         {"true": "auto", "false": "float32"},
         answers=("mixed precision is --train.precision bf16 or fp16",),
     ),
-    "half": Option(("precision",), {"true": "fp16"}, _OFF, answers=_HALF),  # in training it is of the evaluation alone
-    "fp16": Option(("precision", "train.precision"), {"true": "fp16"}, _OFF, answers=_HALF),
+    "half": Option(
+        ("precision",), {"true": "fp16", "false": "float32"}, answers=_HALF
+    ),  # in training it is of the evaluation alone
+    "fp16": Option(("precision", "train.precision"), {"true": "fp16", "false": "float32"}, answers=_HALF),
     "label_smoothing": _no("the loss takes --train.class_weights, but no label smoothing", anyway=_OFF),
     **dict.fromkeys(("box", "cls", "dfl", "obj"), _LOSSES),
     "deterministic": _REPEATABLE,

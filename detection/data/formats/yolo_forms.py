@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.data.box_notations import CENTER, CORNER, CORNERS, other_form
+from detection.data.box_notations import CENTER, CORNER, CORNERS, FEW, MANY, other_form
 from detection.data.entry_values import show
 
 _MAX_CLASS = 10**4  # without a list of names
@@ -77,9 +77,13 @@ class LineForms:
                 "cy w h; put the last column first"
             )
         names = self._names or {}
-        if list(names) == list(range(len(names))) and names and label.min() >= 1 and label.max() == len(names):
+        beyond = label == len(names)
+        numbered = (
+            bool(names) and list(names) == list(range(len(names))) and label.min() >= 1 and label.max() == len(names)
+        )
+        if numbered and beyond.sum() >= FEW and beyond.mean() >= MANY:
             return (
-                f"has classes numbered from 1 to {len(names)} ({self._example(label == len(names))}: class "
+                f"has classes numbered from 1 to {len(names)} ({self._example(beyond)}: class "
                 f"{len(names)}), but the {len(names)} names are counted from 0: subtract 1 from each class"
             )
         return ""

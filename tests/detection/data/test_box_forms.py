@@ -32,7 +32,7 @@ def boxes(form: Callable[..., list[float]], scale: tuple[float, float] = (1, 1),
 
 
 DOUBTS = {
-    "corners": (boxes(corners), "has boxes that look like x1, y1, x2, y2 (2"),
+    "corners": (boxes(corners), "has boxes that look like x1, y1, x2, y2 ("),
     "fractions": (boxes(lambda *box: list(box), (200, 100)), "look like fractions of the image (30 of 30 have"),
     "fractions of no size": (boxes(lambda *box: list(box), (200, 100), None), "look like fractions of the image (30"),
     "YOLO's": (boxes(centers, (200, 100)), "look like fractions of the image (30 of 30 have no value above 1)"),

@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(shared: Path, tmp_pat
     torch.save({"epoch": 3}, tmp_path / "none.pth")
     refuse("holds no weights by name", str(tmp_path / "none.pth"))
     torch.save({"state_dict": member, "arguments": Path("x")}, tmp_path / "object.pth")
-    refuse("more than tensors", str(tmp_path / "object.pth"))
+    refuse("(?:more than tensors|holds a pickled)", str(tmp_path / "object.pth"))
     refuse("no such checkpoint", str(tmp_path / "absent.pth"))
 
 

@@ -125,7 +125,7 @@ def test_a_source_may_have_an_equals_sign_in_its_name() -> None:
         ("--fp16", {"train.precision": "fp16"}),
         ("--sync-bn", {"train.batch_norm": "sync"}),
         # What is done anyway
-        ("optimizer=SGD rect=False val=True plots=True save=True close_mosaic=0 --lr-gamma 0.1", {}),
+        ("optimizer=SGD rect=False val=True plots=True save=True close_mosaic=0", {}),
         ("--multi_scale --lr 0.1", {"train.multi_scale": 0.5, "train.lr": 0.1}),
         ("multi_scale=False", {}),
         ("multi_scale=0.25", {"train.multi_scale": 0.25}),
