@@ -46,7 +46,8 @@ def wrong_form(images: list[ImageRecord], truth: Columns) -> str:
     name, beyond = other
     return (
         f"has boxes that look like {name} ({beyond.sum()} of {len(beyond)} pass the border of their image as x, y, "
-        f"width, height): COCO's are x, y, width, height in pixels; {_TO_CORNER[name]}"
+        f"width, height): COCO's are x, y, width, height in pixels; {_TO_CORNER[name]}; or, if they are right, "
+        "cut them at the border"
     )
 
 

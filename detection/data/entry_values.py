@@ -1,4 +1,4 @@
-"""Values of JSON entries, and how messages show them."""
+"""Values of annotations, and how messages show them."""
 
 import reprlib
 from typing import Any
@@ -13,6 +13,15 @@ class Fault(Exception):
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a finite number of at most ``MAX_COORDINATE``; true and false are no numbers."""
     return type(value) in (int, float) and -MAX_COORDINATE <= value <= MAX_COORDINATE  # NaN fails the comparison
+
+
+def reads_as_number(word: str) -> bool:
+    """Whether a word of a text file is a number, finite or not."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def show(value: Any) -> str:

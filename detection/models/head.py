@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ class LossOptions:
     cot_weight: float | None = None
 
 
-class DividedDetector(nn.Module):
+class DividedDetector(nn.Module, ABC):
     """S backbones under one head.
 
     A head is a subclass. It makes the layers that the members share as direct children (``build``), runs them
@@ -97,10 +98,11 @@ class DividedDetector(nn.Module):
         """
         return [max(level) for level in zip(*own, strict=True)] if any(other != own[0] for other in own) else None
 
+    @abstractmethod
     def build(self, channels: list[int]) -> None:
         """Makes the shared layers, as attributes, behind levels of so many channels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Runs the shared layers.
 
@@ -110,8 +112,8 @@ class DividedDetector(nn.Module):
         Returns:
             Regressions ``[P, A, R]`` (R is the head's own) and logits ``[P, A, background + num_classes]``.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(
         self, regressions: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor, options: LossOptions
     ) -> dict[str, Tensor]:
@@ -127,14 +129,13 @@ class DividedDetector(nn.Module):
         Returns:
             Scalars in float32: ``loss``, which is differentiated, and the parts of it that are logged.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, regressions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes ``[..., A, 4]`` xyxy as fractions of the input, and scores ``[..., A, num_classes]`` in 0…1, float32.
 
         Arguments as of ``loss``. Boxes need not be clipped to the image.
         """
-        raise NotImplementedError
 
     def class_keys(self) -> list[str]:
         """Keys of ``state_dict`` whose first dimension is (background and classes, shapes), classes outermost.

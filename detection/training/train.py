@@ -116,7 +116,12 @@ def freeze_backbones(model: DividedDetector, stages: int | Literal["all"]) -> No
 
 
 def _check_options(config: TrainDetection, model: DividedDetector) -> None:
-    """Raises UserError for an option of the loss that the head does not know."""
+    """Raises UserError for an option that does nothing with the head."""
+    share, size = config.train.multi_scale, model.input.size
+    if share and len(find_head(config.model.head).sizes_around(size, share)) == 1:
+        raise UserError(
+            f"train.multi_scale is {share}: no multiple of 32 lies so near {size} pixels; raise it, or set 0"
+        )
     for name in model.unused_options:
         if name in ("cot_weight", "class_weights") and getattr(config.train, name):
             raise UserError(f"train.{name} does nothing with model.head {config.model.head}: leave it out")

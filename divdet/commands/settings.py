@@ -154,7 +154,7 @@ class InspectData(TrainDetection):
 
 @dataclass
 class ImportCheckpoint(CommonSettings):
-    """Turns one of the paper's published checkpoints, or torchvision's SSDLite, into one that every tool here takes.
+    """Turns one of the paper's published checkpoints, or torchvision's SSDLite or FCOS, into one for every tool.
 
     Attributes:
         source: the published file.

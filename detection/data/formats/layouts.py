@@ -12,6 +12,7 @@ from itertools import islice
 from os.path import exists, isdir, isfile, join
 from pathlib import Path
 
+from detection.data.entry_values import reads_as_number
 from detection.data.formats.class_names import names_file
 from detection.data.formats.folders import (
     NO_LABELS,
@@ -282,17 +283,9 @@ def _holds_labels(folder: Path) -> bool:
 def _is_label(file: Path) -> bool:
     try:
         words = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0].split()
-        return len(words) >= 5 and (all(map(_is_number, words[1:5])) or all(map(_is_number, words[-4:])))
+        return len(words) >= 5 and (all(map(reads_as_number, words[1:5])) or all(map(reads_as_number, words[-4:])))
     except OSError:
         return False
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _holds_xml(folder: Path) -> bool:

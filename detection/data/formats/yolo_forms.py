@@ -1,4 +1,4 @@
-"""Lines of YOLO's labels that look as if they were not class, cx, cy, w, h: told by all lines of a split."""
+"""Label files written in another form than class cx cy w h, found out from all lines of a split."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.box_notations import CENTER, CORNER, CORNERS, FEW, MANY, other_form
-from detection.data.entry_values import show
+from detection.data.entry_values import reads_as_number, show
 
-_MAX_CLASS = 10**4  # without a list of names
+MAX_CLASS = 10**4  # without a list of names
 _MOST, _NEARLY_ALL = 0.5, 0.95  # shares of the lines
 _SHOWN = 3
 _TO_CENTER = {
@@ -48,7 +48,7 @@ class LineForms:
         try:
             label = float(text)
         except ValueError:
-            if any(map(_is_number, words[:-4])):
+            if any(map(reads_as_number, words[:-4])):
                 return
             label = float("nan")
             self._text[len(self._lines)] = text
@@ -116,7 +116,8 @@ class LineForms:
         name, beyond = other
         return (
             f"has boxes that look like {name} ({self._share(beyond)} pass the border of their image as center and "
-            f"size): YOLO's are cx, cy, w, h, the center and size; {_TO_CENTER[name]}"
+            f"size): YOLO's are cx, cy, w, h, the center and size; {_TO_CENTER[name]}; or, if they are right, cut "
+            "them at the border"
         )
 
     def _table(self) -> np.ndarray:
@@ -125,7 +126,7 @@ class LineForms:
     def _is_class(self, values: np.ndarray) -> np.ndarray:
         if self._names is not None:
             return np.isin(values, list(self._names))
-        return (values >= 0) & (values < _MAX_CLASS) & (values == np.floor(values))
+        return (values >= 0) & (values < MAX_CLASS) & (values == np.floor(values))
 
     def _example(self, chosen: np.ndarray) -> str:
         first = int(np.argmax(chosen))
@@ -133,11 +134,3 @@ class LineForms:
 
     def _share(self, chosen: np.ndarray) -> str:
         return f"{chosen.sum()} of {len(chosen)}"
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

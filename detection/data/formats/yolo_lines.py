@@ -10,10 +10,10 @@ from typing import NamedTuple
 from detection.data.entry_values import Fault, show
 from detection.data.faults import DataFault
 from detection.data.formats.text_files import read_text
-from detection.data.formats.yolo_forms import LineForms
+from detection.data.formats.yolo_forms import MAX_CLASS, LineForms
 from divdet.engine.errors import UserError
 
-REPEATED = "repeated lines of labels, which count once"
+REPEATED_LINES = "repeated lines of labels, which count once"
 OUTLINES = "outlines or poses, of which the box is taken"
 
 _EXACT = 17  # decimals of a double
@@ -80,7 +80,7 @@ class LabelReader:
                 self._faults.append((fault, DataFault(str(file), f"line {number}", str(fault))))
                 continue
             key = (label, *values)
-            self._counts[REPEATED] += key in rows
+            self._counts[REPEATED_LINES] += key in rows
             self._counts[OUTLINES] += len(words) > 5 and key not in rows
             rows.setdefault(key, LabelRow(number, label, values, max(map(_decimals, words[1:])), corners))
         return list(rows.values())
@@ -134,7 +134,7 @@ class LabelReader:
             raise ClassFault(f"has class {word}, which is no class number: count from 0")
         if self._names is not None and int(label) not in self._names:
             raise ClassFault(f"has class {word}, but the list of names has {len(self._names)} classes, counted from 0")
-        if self._names is None and label >= 10**4:
+        if self._names is None and label >= MAX_CLASS:
             raise ClassFault(f"has class {word}, which is too large without a list of names")
         return int(label)
 

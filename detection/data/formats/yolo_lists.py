@@ -14,7 +14,7 @@ from detection.data.formats.folders import images_in, relative_name
 from detection.data.formats.text_files import read_text
 from detection.data.path_forms import NameIndex
 
-REPEATED = "images listed more than once, which count once"
+REPEATED_IMAGES = "images listed more than once, which count once"
 
 _COMMON = 2  # parts of two paths that end alike: a folder and a name
 
@@ -48,7 +48,7 @@ def listed_images(file: Path, roots: Sequence[Path], faults: list[DataFault], co
                 if found.get(image, name) != name:
                     raise Fault(f"names {show(name)}, and an earlier line {show(found[image])}: both fit {image}")
                 moved.append((name, image))
-            counts[REPEATED] += image in found
+            counts[REPEATED_IMAGES] += image in found
             found.setdefault(image, name)
         except Fault as fault:
             faults.append(DataFault(str(file), f"line {number}", str(fault)))

@@ -147,6 +147,9 @@ def test_options_that_it_does_not_know_are_refused(data: DataSettings, tmp_path:
     config.train.cot_weight = 0.5
     with pytest.raises(UserError, match=r"train.cot_weight does nothing with model.head cells"):
         train(config)
+    config.train = replace(config.train, cot_weight=0.0, multi_scale=0.1)
+    with pytest.raises(UserError, match=r"train.multi_scale is 0.1: no multiple of 32 lies so near 64 pixels"):
+        train(config)
 
 
 @pytest.mark.parametrize(

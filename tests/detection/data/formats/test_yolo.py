@@ -45,7 +45,7 @@ def test_lines_become_boxes(tmp_path: Path) -> None:
     assert found.category_ids == [1, 2, 3]
     assert [record.file_name for record in found.images] == ["a.png", "b.png"]
     assert [len(record.boxes) for record in found.images] == [4, 0]
-    assert found.counts[yolo_lines.REPEATED] == 1
+    assert found.counts[yolo_lines.REPEATED_LINES] == 1
     assert found.counts[yolo_lines.OUTLINES] == 2
 
 
@@ -229,7 +229,7 @@ def test_lists_of_another_machine(by_yaml: bool, tmp_path: Path) -> None:
     assert {record.file_name for record in found.images} == set(LISTED.values())
     assert len(found.truth.bbox) == len(LISTED)
     assert "3 listed paths that are not there, found by their end, such as '/home/me/coco" in found.describe()
-    assert found.counts[yolo_lists.REPEATED] == 1
+    assert found.counts[yolo_lists.REPEATED_IMAGES] == 1
 
 
 def test_lines_that_fit_no_image_or_several_are_all_named(tmp_path: Path) -> None:
