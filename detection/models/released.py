@@ -16,10 +16,12 @@ from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError
 
 
-def import_detector(source: str, backbone: str, members: int, head: str = "ssd300") -> checkpoint.Checkpoint:
+def import_detector(
+    source: str, backbone: str, members: int, head: str = "ssd300", input_size: int | None = None
+) -> checkpoint.Checkpoint:
     """Converts a published COCO detector to a checkpoint for ``Detector.load``, with the released post-processing."""
     with torch.device("meta"):
-        model = create_detector(head, backbone, members, len(COCO))
+        model = create_detector(head, backbone, members, len(COCO), input_size)
     own, published = model.state_dict(), read_published(source)
     renamed = head == "ssd300"
     weights = rename(published, _own_name, source) if renamed else model.published_weights(published, source)

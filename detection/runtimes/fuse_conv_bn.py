@@ -14,8 +14,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# By name: other subclasses convolve in other ways (with standardized weights, say). The second one is timm's.
-_CONVOLUTIONS = ("Conv2d", "Conv2dSame")
+# By name: other subclasses convolve in other ways (with standardized weights, say). The second one is timm's,
+# the third EfficientNet's here.
+_CONVOLUTIONS = ("Conv2d", "Conv2dSame", "SameConv2d")
 
 
 def fuse_conv_bn(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:

@@ -36,7 +36,7 @@ def import_checkpoint(config: ImportCheckpoint) -> checkpoint.Checkpoint:
     else:
         if config.dataset not in (None, "coco"):
             raise UserError(f"--dataset {config.dataset}: the published detectors are of coco")
-        found = import_detector(config.source, config.backbone, config.members, config.head)
+        found = import_detector(config.source, config.backbone, config.members, config.head, config.input_size)
     make_folder(output.parent)
     checkpoint.save(found, output)
     count = sum(value.numel() for value in found.model.values())

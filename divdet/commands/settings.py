@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from detection.heads import find_head
+from detection.heads import find_head, input_of
 from detection.settings import (
     DataFormat,
     EvalDataSettings,
@@ -163,6 +163,7 @@ class ImportCheckpoint(CommonSettings):
         members: S.
         dataset: what it was trained on: cifar10, cifar100, svhn or imagenet (cls); coco (det).
         head: ssd300, the paper's, ssdlite or fcos (det).
+        input_size: side of the network's input in pixels (det); default: the head's own.
         output: the checkpoint to write.
     """
 
@@ -172,10 +173,11 @@ class ImportCheckpoint(CommonSettings):
     members: int = 1
     dataset: str | None = None
     head: str = "ssd300"
+    input_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        find_head(self.head)
+        input_of(self.head, self.input_size, "input_size")
 
 
 @dataclass

@@ -108,6 +108,8 @@ def test_it_is_imported_as_a_checkpoint(file: str, ours: DividedDetector, tmp_pa
     assert (detector.names, detector.input.size) == (NAMES, 320)
     for key, value in ours.state_dict().items():
         assert torch.equal(detector.model.state_dict()[key], value)
+    import_checkpoint(replace(settings, input_size=384))
+    assert Detector.load(tmp_path / "own.pt", "cpu").input.size == 384
     with pytest.raises(UserError, match="its weights do not fit"):
         import_checkpoint(replace(settings, head="ssd300"))
     with pytest.raises(UserError, match="holds no published weights of SSD512"):

@@ -52,7 +52,8 @@ def norms(network: nn.Module) -> int:
         ("resnet10_16", 0),
         ("se_resnet50", 0),
         ("timm:mobilenetv3_small_100", 0),  # batch norms that activate
-        ("timm:tf_efficientnet_lite0", 0),  # convolutions that pad for themselves
+        ("timm:tf_efficientnet_lite0", 0),  # convolutions that pad for themselves, and ours
+        ("efficientnet_b0", 0),
         ("timm:densenet121", 62),  # half of them stand before a convolution, behind a concatenation
     ],
 )
