@@ -56,8 +56,8 @@ class Setting(NamedTuple):
 SETTINGS = [
     Setting("bccd", "ssd300", 1, 19, 0.02),
     Setting("bccd", "ssd300", 2, 17, 0.02),
-    Setting("bccd", "ssdlite", 1, 22, 0.02),
-    Setting("bccd", "ssdlite", 2, 21, 0.02),
+    Setting("bccd", "ssdlite", 1, 22, 0.06),
+    Setting("bccd", "ssdlite", 2, 21, 0.06),
     Setting("bccd", "fcos", 1, 16, 0.06),
     Setting("bccd", "fcos", 2, 13, 0.06),
     Setting("persons", "ssd300", 1, 9, 0.004),
