@@ -1,8 +1,10 @@
 """A detector's COCO numbers on annotated images, fused and by member."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from detection.data.annotations import CocoAnnotations
+from detection.data.coco_results import Results
 from detection.data.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
 from detection.evaluation.coco_metrics import METRICS, CocoEvaluator
@@ -11,18 +13,28 @@ from divdet.engine.loading import Loader
 from divdet.engine.progress import progress
 
 
+@dataclass
+class Evaluation:
+    """What a detector found on annotated images.
+
+    Attributes:
+        metrics: the fused detections' numbers, as ``evaluate`` gives them, and under ``members`` the 12 numbers of each
+            member; on all processes.
+        fused: the fused detections; complete on the main process.
+        members: each member's own, likewise. With one member they are the fused ones.
+    """
+
+    metrics: dict[str, Any]
+    fused: Results = field(repr=False)
+    members: list[Results] = field(repr=False)
+
+
 def score(
     detector: Detector, annotations: CocoAnnotations, batch_size: int, workers: int = 0, world: World | None = None
-) -> tuple[dict[str, Any], CocoEvaluator]:
-    """Run a detector over all images of the ground truth, empty ones included; processes of a ``world`` share them.
-
-    Returns:
-        The fused detections' numbers, as ``evaluate`` gives them, and under ``members`` the 12 numbers of each member;
-        and the evaluator that holds the fused detections (complete on the main process).
-    """
+) -> Evaluation:
+    """Run a detector over all images of the ground truth, empty ones included; processes of a ``world`` share them."""
     world = world or World()
     evaluators = [CocoEvaluator(annotations) for _ in range(1 + len(detector.model.members))]
-    fused_evaluator, *member_evaluators = evaluators
     records = annotations.images[world.replica :: world.replicas]
     remaining = iter(records)
     with Loader(EvaluationImages(records, detector.input), batch_size, workers, detector.device) as loader:
@@ -37,10 +49,13 @@ def score(
         for part in world.gather(evaluator.detections)[1:]:
             evaluator.detections |= part
 
+    if len(evaluators) == 2:  # with one member, its boxes are the final ones
+        evaluators[1] = evaluators[0]
+
     def metrics() -> dict[str, Any]:
-        fused = fused_evaluator.metrics()
-        # With one member, its boxes are the final ones.
-        by_member = [fused] if len(member_evaluators) == 1 else [evaluator.metrics() for evaluator in member_evaluators]
+        fused = evaluators[0].metrics()
+        by_member = [fused] if len(evaluators) == 2 else [evaluator.metrics() for evaluator in evaluators[1:]]
         return fused | {"members": [{name: own[name] for name in METRICS} for own in by_member]}
 
-    return world.broadcast_from_main(metrics), fused_evaluator
+    fused, *members = [evaluator.results() for evaluator in evaluators]
+    return Evaluation(world.broadcast_from_main(metrics), fused, members)

@@ -91,7 +91,7 @@ class DetectionTask:
         """The 12 COCO numbers of the fused boxes, and each member's AP."""
         self.model.eval()
         settings = self.config.train
-        metrics, _ = score(self.detector, self.ground_truth, settings.batch_size, settings.workers, self.world)
+        metrics = score(self.detector, self.ground_truth, settings.batch_size, settings.workers, self.world).metrics
         members = {f"AP_member{i + 1}": member["AP"] for i, member in enumerate(metrics["members"])}
         return {name: value for name, value in metrics.items() if isinstance(value, float)} | members
 

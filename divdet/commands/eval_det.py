@@ -84,9 +84,9 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnota
     print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
-        metrics, evaluator = score(detector, annotations, config.batch_size, workers)
+        found = score(detector, annotations, config.batch_size, workers)
+    metrics, results = found.metrics, found.fused
     metrics["postprocess"] = asdict(detector.resolved_settings())
     metrics["runtime"], metrics["precision"] = config.runtime, config.precision
-    results = evaluator.results()
     save_results(results, annotations, folder / "detections.json")
     return annotations, results, metrics
