@@ -47,7 +47,14 @@ class _Plate(NamedTuple):
 
 
 def draw_boxes(
-    image: np.ndarray, boxes: Any, labels: Any, names: Sequence[str], scores: Any = None, crowd: Any = None
+    image: np.ndarray,
+    boxes: Any,
+    labels: Any,
+    names: Sequence[str],
+    scores: Any = None,
+    crowd: Any = None,
+    dashed: Any = None,
+    colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
     """Draws boxes with class names and scores, the highest scores on top. Lines and text scale with the image.
 
@@ -55,9 +62,11 @@ def draw_boxes(
         image: uint8 RGB [H, W, 3]; it is not changed.
         boxes: [n, 4] xyxy in pixels, exclusive end; clipped to the image.
         labels: [n] 0-based classes.
-        names: class names by label, in any script of OpenCV's built-in fonts.
+        names: class names by label, in any script of OpenCV's built-in fonts. A box of an empty name gets no label.
         scores: [n] in 0..1, or None.
         crowd: [n] bool, drawn with dashed lines and marked, or None.
+        dashed: [n] bool, drawn with dashed lines as well, or None.
+        colors: by label, instead of the classes' own.
 
     Returns:
         A new image, uint8 RGB [H, W, 3].
@@ -65,23 +74,27 @@ def draw_boxes(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     labels = np.asarray(labels, np.int64).reshape(-1)
     crowds = np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, bool)
+    dashes = crowds if dashed is None else crowds | np.asarray(dashed, bool)
     order = np.arange(len(boxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable")
     height, width = image.shape[:2]
     scale = math.sqrt(height * width)
     line, font_size = max(1, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
     canvas = np.array(image, order="C")  # a copy
+    color_of = class_color if colors is None else colors.__getitem__
     plates: list[_Plate] = []
     for index in order[::-1]:  # the highest scores choose places for their labels first
+        if not names[labels[index]]:
+            continue
         outer = covered_pixels(boxes[index], width, height)
         text = names[labels[index]] + (" (crowd)" if crowds[index] else "")
         text += "" if scores is None else f" {float(scores[index]):.2f}"
         small = max(outer[2] - outer[0], outer[3] - outer[1]) < 4 * font_size
         points = max(_MIN_FONT + 1, round(0.75 * font_size)) if small else font_size
-        plate = _plate(text, outer, (width, height), points, class_color(int(labels[index])), plates)
+        plate = _plate(text, outer, (width, height), points, color_of(int(labels[index])), plates)
         plates += [plate] if plate else []
     for index in order:
         outer = covered_pixels(boxes[index], width, height)
-        _draw_frame(canvas, outer, class_color(int(labels[index])), line, crowds[index])
+        _draw_frame(canvas, outer, color_of(int(labels[index])), line, dashes[index])
     for plate in reversed(plates):
         x1, y1, x2, y2 = plate.place
         canvas[y1:y2, x1:x2] = plate.color

@@ -80,13 +80,7 @@ def evaluate(annotations: CocoAnnotations, results: Results) -> dict[str, Any]:
     Raises:
         RuntimeError: in a process that was forked after an evaluation, where hotcoco would wait forever.
     """
-    from hotcoco import COCO, COCOeval
-
-    if _first_process() != os.getpid():
-        raise RuntimeError("evaluate() was called before this process was forked; use multiprocessing's spawn method")
-    images, categories, (image_ids, category_ids, boxes, area, crowd), rows = _dense(annotations, results)
-    truth = COCO.from_arrays(images, categories, image_ids, category_ids, boxes, area=area, iscrowd=crowd)
-    evaluation = COCOeval(truth, truth.load_res(rows), "bbox")
+    evaluation = evaluation_of(annotations, results)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summary_lines()  # as summarize(), without printing
@@ -97,6 +91,17 @@ def evaluate(annotations: CocoAnnotations, results: Results) -> dict[str, Any]:
         per_class[name] = float(defined.mean()) if defined.size else None
     numbers = dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
     return {**numbers, "per_class": per_class, "images": len(annotations.images)}
+
+
+def evaluation_of(annotations: CocoAnnotations, results: Results) -> Any:
+    """hotcoco's ``COCOeval`` of detections, before ``evaluate()``; ids are the rows of either, from 1."""
+    from hotcoco import COCO, COCOeval
+
+    if _first_process() != os.getpid():
+        raise RuntimeError("evaluate() was called before this process was forked; use multiprocessing's spawn method")
+    images, categories, (image_ids, category_ids, boxes, area, crowd), rows = _dense(annotations, results)
+    truth = COCO.from_arrays(images, categories, image_ids, category_ids, boxes, area=area, iscrowd=crowd)
+    return COCOeval(truth, truth.load_res(rows), "bbox")
 
 
 def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, Any]) -> None:

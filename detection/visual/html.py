@@ -13,9 +13,11 @@ from divdet.engine.errors import printable
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1c2024; --faint: #5b636b; --line: #d8dce0; --panel: #f4f6f8;
-  --first: #0072b2; --second: #b45100; --bad: #b3261e; --good: #1b6e3c; }
+  --first: #0072b2; --second: #b45100; --third: #00795a; --fourth: #a6437d; --fifth: #6b5b00;
+  --bad: #b3261e; --good: #1b6e3c; }
 @media (prefers-color-scheme: dark) { :root { --back: #14171a; --text: #e6e9ec; --faint: #a3abb3; --line: #353b41;
-  --panel: #1e2226; --first: #56b4e9; --second: #e69f00; --bad: #ff8a80; --good: #7bd39a; } }
+  --panel: #1e2226; --first: #56b4e9; --second: #e69f00; --third: #2fc49b; --fourth: #e79ac6;
+  --fifth: #f0e442; --bad: #ff8a80; --good: #7bd39a; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 72rem; margin: auto; padding: 1rem; }
@@ -49,12 +51,36 @@ figure img, .pair { background: var(--panel); }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem; }
 .pair img { aspect-ratio: 1; image-rendering: pixelated; }
 ul, ol { padding-left: 1.4rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 1.5rem; }
+.charts > div { display: flex; flex-direction: column; }
+.charts > div { max-width: 27rem; }
+.charts figure { margin-top: auto; }
+.charts figure > svg { width: 100%; height: auto; display: block; }
+.legend { list-style: none; padding: 0; margin: 0 0 .3rem; display: flex; flex-wrap: wrap; gap: 0 1rem; }
+.legend { font-size: .875rem; }
+.legend .sample { width: 26px; height: 8px; margin-right: .35rem; vertical-align: middle; }
+.swatch { display: inline-block; width: .9rem; height: .9rem; margin-right: .35rem; vertical-align: -.1rem; }
+.swatch { border: 1px solid var(--faint); }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13.5rem), 1fr)); gap: .4rem; }
+.panels p { margin: .1rem 0 .3rem; font-size: .875rem; }
+.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
+.crops { grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
+.crops figure img { aspect-ratio: 1; }
+.facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .15rem 1rem; margin: 1rem 0; }
+.facts dt { color: var(--faint); } .facts dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 30rem) { .facts { grid-template-columns: minmax(0, 1fr); } .facts dd { margin-bottom: .3rem; } }
+.heat { background: color-mix(in srgb, var(--first) var(--share), transparent); }
 """
 
 
 def text(value: object) -> str:
     """Any text, such as a file's name, as HTML."""
     return escape(printable(str(value)))
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things, of which ``one`` is the noun: 1 image, 2 images."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -80,6 +106,12 @@ def cards(values: Iterable[tuple[str, object]]) -> str:
     """Numbers with what they count."""
     held = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values)
     return f'<dl class="cards">{held}</dl>'
+
+
+def facts(values: Iterable[tuple[str, object]]) -> str:
+    """Texts with what they are."""
+    held = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in values)
+    return f'<dl class="facts">{held}</dl>'
 
 
 def bullets(lines: Iterable[object], kind: str = "ul") -> str:
@@ -128,10 +160,18 @@ def folded(summary: str, content: str) -> str:
     return f"<details><summary>{text(summary)}</summary>{content}</details>"
 
 
-def pictures(figures: Iterable[str]) -> str:
-    """Figures in a grid; empty without any."""
+def pictures(figures: Iterable[str], style: str = "") -> str:
+    """Figures in a grid, whose ``style`` may be ``wide`` or ``crops``; empty without any."""
     held = "".join(figures)
-    return f'<div class="pictures">{held}</div>' if held else ""
+    return f'<div class="{f"pictures {style}".strip()}">{held}</div>' if held else ""
+
+
+def key(colors: Iterable[tuple[tuple[int, int, int], str]]) -> str:
+    """What colors mean, RGB."""
+    swatch = '<span class="swatch" style="background:rgb{}"></span>'
+    return (
+        f'<ul class="legend">{"".join(f"<li>{swatch.format(color)}{text(name)}</li>" for color, name in colors)}</ul>'
+    )
 
 
 def bar(value: object, share: float, second: bool = False) -> str:
@@ -141,9 +181,23 @@ def bar(value: object, share: float, second: bool = False) -> str:
     return f"{text(value)}{length}"
 
 
-def image(rgb: np.ndarray, alt: str) -> str:
-    """A picture, uint8 RGB [H, W, 3], as JPEG inside the page."""
-    data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
+def heat(value: object, share: float) -> str:
+    """A number before a color as strong as ``share``, 0…1."""
+    return f'<div class="heat" style="--share:{55 * min(max(share, 0), 1):.0f}%">{text(value)}</div>'
+
+
+def charts(parts: Iterable[str]) -> str:
+    """Charts in a grid; empty without any."""
+    held = "".join(parts)
+    return f'<div class="charts">{held}</div>' if held else ""
+
+
+def image(rgb: np.ndarray, alt: str, most: float = float("inf")) -> str:
+    """A picture, uint8 RGB [H, W, 3], as JPEG inside the page, of lower quality where it has over ``most`` bytes."""
+    for quality in (82, 60, 35, 12):
+        data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        if len(data) <= most:
+            break
     source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
     height, width = rgb.shape[:2]
     return f'<img src="{source}" width="{width}" height="{height}" alt="{text(alt)}">'

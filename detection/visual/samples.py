@@ -38,14 +38,19 @@ def samples(annotations: CocoAnnotations, count: int) -> Iterator[Sample]:
         except UserError:  # it was sound when it was checked, or was not checked
             continue
         boxes, kept = clip_boxes(record.boxes, image.shape[1], image.shape[0])
-        scale = min(1.0, _SIDE / max(image.shape[:2]))
-        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
-        ratio = np.tile(np.array(size) / image.shape[1::-1], 2)
+        small, ratio = shrink(image, _SIDE)
         labels, crowd = record.labels[kept], record.crowd[kept]
         picture = draw_boxes(small, boxes[kept] * ratio, labels, annotations.names, crowd=crowd)
         counts = Counter(annotations.names[label] for label in labels).most_common()
         yield Sample(picture, record, ", ".join(f"{number} {name}" for name, number in counts) or "no object")
+
+
+def shrink(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose longer side has at most ``side`` pixels, and what multiplies its boxes: [4]."""
+    scale = min(1.0, side / max(image.shape[:2]))
+    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    return small, np.tile(np.array(size) / image.shape[1::-1], 2)
 
 
 def _choose(annotations: CocoAnnotations, count: int) -> list[ImageRecord]:

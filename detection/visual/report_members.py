@@ -1,0 +1,134 @@
+"""Members against fusion: numbers, agreement, and the images that fusion changed most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from detection.evaluation.matches import IOU, Agreement
+from detection.visual.charts import histogram
+from detection.visual.html import bar, charts, columns, counted, folded, key, paragraph, section, table, text
+from detection.visual.outcomes import KEY, Found, Pictures
+
+_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl")
+_OPEN, _CLASSES = 12, 200  # classes that are shown, and folded
+_IMAGES = 3  # that fusion helped, and as many that it hurt
+_PANELS = 3  # members beside an image
+
+
+def fraction(value: float | None) -> str:
+    """A share of 0…1 with three decimals, – where it is not defined."""
+    return "–" if value is None or value < 0 or math.isnan(value) else f"{value:.3f}"
+
+
+def members(
+    names: Sequence[str],
+    metrics: dict[str, Any],
+    fused: Found,
+    own: Sequence[Found],
+    shared: Agreement,
+    pictures: Pictures,
+) -> str:
+    """The section; empty with one member."""
+    if len(own) < 2:
+        return ""
+    best = best_member(metrics)
+    gain = metrics["AP"] - metrics["members"][best]["AP"]
+    verb = "adds {:.3f} AP to" if gain >= 0 else "takes {:.3f} AP from"
+    told = f"Fusion {verb.format(abs(gain))} the best member, number {best + 1}."
+    rows = [[text("fused"), *(_cell(metrics, name, 0) for name in _NUMBERS)]]
+    rows += [
+        [text(f"member {number + 1}"), *(_cell(line, name, 1) for name in _NUMBERS)]
+        for number, line in enumerate(metrics["members"])
+    ]
+    caption = "AP and AR, all sizes and small, medium, large objects"
+    return section(
+        "Members against fusion",
+        paragraph(told) if metrics["AP"] >= 0 else "",
+        table(caption, ["", *_NUMBERS], rows, "t" + "b" * len(_NUMBERS)),
+        _by_class(names, fused, own),
+        _agreement(shared, own, fused),
+        _changed(fused, own, best, pictures),
+    )
+
+
+def best_member(metrics: dict[str, Any]) -> int:
+    """The member of the highest AP, from 0."""
+    aps = [line["AP"] for line in metrics["members"]]
+    return aps.index(max(aps))
+
+
+def _cell(line: dict[str, Any], name: str, second: int) -> str:
+    return bar(fraction(line[name]), line[name], bool(second))
+
+
+def _by_class(names: Sequence[str], fused: Found, own: Sequence[Found]) -> str:
+    scored = np.stack([one.matches.by_class for one in (fused, *own)])  # [1 + S, C, 2]
+    order = [label for label in np.argsort(-np.nan_to_num(scored[0, :, 0], nan=-1)) if scored[0, label, 0] >= 0]
+    if len(names) < 2 or not order:
+        return ""
+    head = ["Class", "AP fused", *(f"member {n + 1}" for n in range(len(own)))]
+    head += ["AR fused", *(f"member {n + 1}" for n in range(len(own)))]
+    rows = []
+    for label in order[:_CLASSES]:
+        cells = [
+            bar(fraction(value), value, place > 0)
+            for number in (0, 1)
+            for place, value in enumerate(scored[:, label, number])
+        ]
+        rows.append([text(names[label]), *cells])
+    styles = "t" + "b" * (len(head) - 1)
+    first = table("By class, highest AP first", head, rows[:_OPEN], styles)
+    more = counted(len(order) - _OPEN, "more class", "more classes")
+    return first + (folded(more, table("Further classes", head, rows[_OPEN:], styles)) if len(order) > _OPEN else "")
+
+
+def _agreement(shared: Agreement, own: Sequence[Found], fused: Found) -> str:
+    total, size = int(shared.found.sum()), len(own)
+    if not total:
+        return ""
+    words = {0: "no member", size: "both members" if size == 2 else f"all {size} members"}
+    words |= {n: f"{n} of {size} members" if n > 1 else "one member only" for n in range(1, size)}
+    rows = []
+    for votes in range(size, -1, -1):
+        count, kept = int(shared.found[votes]), int(shared.fused[votes])
+        share = f"{kept / count:.0%}" if count else "–"
+        rows.append([text(words[votes]), bar(f"{count:,} ({count / total:.0%})", count / total), f"{kept:,} ({share})"])
+    thresholds = ", ".join(f"{one.name} from {one.outcome.threshold:.2f}" for one in own)
+    told = (
+        f"An object counts as found where a box of its class covers it with an IoU of at least {IOU}, each detector at "
+        f"the score of its best F1: fused from {fused.outcome.threshold:.2f}, {thresholds}."
+    )
+    found = table("Who finds the objects", ["Found by", "objects", "of them in the fused boxes"], rows, "tb")
+    if not len(shared.ious):
+        return paragraph(told) + found
+    caption = f"Median {np.median(shared.ious):.2f}. Boxes that differ are what fusion averages."
+    axes = ("IoU of two members' boxes", "objects")
+    chart = histogram("Boxes of the same object", shared.ious, axes, np.linspace(0, 1, 21), caption)
+    return paragraph(told) + columns(found, charts([chart]))
+
+
+def _changed(fused: Found, own: Sequence[Found], best: int, pictures: Pictures) -> str:
+    saved = own[best].outcome.errors() - fused.outcome.errors()
+    kept = sorted({best, *range(min(len(own), _PANELS))}, key=lambda member: (member != best, member))[:_PANELS]
+    shown = [*(own[member] for member in sorted(kept)), fused]
+    parts = []
+    for sign, title in ((1, "Where fusion helped most"), (-1, "Where fusion hurt most")):
+        drawn: list[str] = []
+        for index in np.argsort(-sign * saved, kind="stable").tolist():
+            if sign * saved[index] <= 0 or len(drawn) == _IMAGES:
+                break
+            words = (
+                f"{counted(abs(int(saved[index])), 'error')} {'fewer' if sign > 0 else 'more'} than {own[best].name}"
+            )
+            figure = pictures.panels(index, shown, f"{pictures.name(index)}: {words}")
+            drawn += [figure] if figure else []
+        count = int((sign * saved > 0).sum())
+        told = (
+            f"{counted(count, 'image')} of {len(saved):,}, by objects missed and false boxes against {own[best].name}."
+        )
+        parts.append(f"<h3>{text(title)}</h3>{paragraph(told)}{''.join(drawn)}")
+    return key(KEY) + "".join(parts)
