@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from collections import Counter
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,31 @@ from detection.data.coco_results import Results
 from detection.detections import rounded
 from divdet.engine.errors import UserError
 
+COCO_MAX_DETS, COCO_SIZES = 100, (32.0, 96.0)
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is counted; others' numbers are by the defaults, COCO's.
+
+    Attributes:
+        max_dets: detections of an image and class, the best first; at least 11.
+        sizes: objects with an area below the square of the first are small, those from the square of the second on are
+            large; sides in pixels.
+    """
+
+    max_dets: int = COCO_MAX_DETS
+    sizes: tuple[float, float] = COCO_SIZES
+
+    @property
+    def are_cocos(self) -> bool:
+        return self == Rules()
+
+    def areas(self) -> list[list[float]]:
+        """Ranges in square pixels: all, small, medium, large."""
+        small, large = (side**2 for side in self.sizes)
+        return [[0, 1e10], [0, small], [small, large], [large, 1e10]]
 
 
 class CocoEvaluator:
@@ -64,36 +89,37 @@ class CocoEvaluator:
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return Results(*map(np.concatenate, columns))
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self, rules: Rules = Rules()) -> dict[str, Any]:
         """The COCO numbers of what was added: see ``evaluate``."""
-        return evaluate(self.annotations, self.results())
+        return evaluate(self.annotations, self.results(), rules)
 
 
-def evaluate(annotations: CocoAnnotations, results: Results) -> dict[str, Any]:
+def evaluate(annotations: CocoAnnotations, results: Results, rules: Rules = Rules()) -> dict[str, Any]:
     """Score detections on all images of ``annotations``, empty ones and crowds included.
 
     Returns:
         The 12 numbers of ``METRICS``, 0 to 1, equal to pycocotools' bit for bit; -1 where the ground truth has no
         object (of that size), 0 without detections. ``per_class``: AP by category name, None for a category without
-        ground truth. ``images``: how many were scored.
+        ground truth. ``images``: how many were scored. ``rules``: its arguments. AR100 is of ``max_dets`` detections.
 
     Raises:
         RuntimeError: in a process that was forked after an evaluation, where hotcoco would wait forever.
     """
-    evaluation = evaluation_of(annotations, results)
+    evaluation = evaluation_of(annotations, results, rules)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summary_lines()  # as summarize(), without printing
-    precision = evaluation.eval["precision"][..., 0, -1]  # [IoU, recall, category]: all areas, 100 detections
+    precision = evaluation.eval["precision"][..., 0, -1]  # [IoU, recall, category]: all areas, max_dets
     per_class = {}
-    for label, name in enumerate(_unique_names(annotations)):
+    for label, name in enumerate(unique_names(annotations)):
         defined = precision[..., label][precision[..., label] > -1]
         per_class[name] = float(defined.mean()) if defined.size else None
     numbers = dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
-    return {**numbers, "per_class": per_class, "images": len(annotations.images)}
+    counted = {"images": len(annotations.images), "rules": asdict(rules)}
+    return {**numbers, "per_class": per_class} | counted
 
 
-def evaluation_of(annotations: CocoAnnotations, results: Results) -> Any:
+def evaluation_of(annotations: CocoAnnotations, results: Results, rules: Rules = Rules()) -> Any:
     """hotcoco's ``COCOeval`` of detections, before ``evaluate()``; ids are the rows of either, from 1."""
     from hotcoco import COCO, COCOeval
 
@@ -101,10 +127,15 @@ def evaluation_of(annotations: CocoAnnotations, results: Results) -> Any:
         raise RuntimeError("evaluate() was called before this process was forked; use multiprocessing's spawn method")
     images, categories, (image_ids, category_ids, boxes, area, crowd), rows = _dense(annotations, results)
     truth = COCO.from_arrays(images, categories, image_ids, category_ids, boxes, area=area, iscrowd=crowd)
-    return COCOeval(truth, truth.load_res(rows), "bbox")
+    evaluation = COCOeval(truth, truth.load_res(rows), "bbox")
+    if not rules.are_cocos:
+        params = evaluation.params
+        params.max_dets, params.area_rng = [1, 10, rules.max_dets], rules.areas()
+        evaluation.params = params
+    return evaluation
 
 
-def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, Any]) -> None:
+def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, Any], rules: Rules = Rules()) -> None:
     """Score once more by pycocotools; raise UserError where one of the 12 numbers of ``metrics`` is another."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -118,6 +149,7 @@ def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, An
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(rows) if len(rows) else COCO(), "bbox")
+        evaluation.params.areaRng = rules.areas()
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -129,8 +161,9 @@ def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, An
 
 def format_metrics(metrics: dict[str, Any]) -> str:
     """The 12 numbers as the 12 lines that pycocotools prints."""
-    rows = [("all", 100), ("all", 100), ("all", 100), ("small", 100), ("medium", 100), ("large", 100)]
-    rows += [("all", 1), ("all", 10), ("all", 100), ("small", 100), ("medium", 100), ("large", 100)]
+    most = metrics["rules"]["max_dets"]
+    rows = [("all", most), ("all", most), ("all", most), ("small", most), ("medium", most), ("large", most)]
+    rows += [("all", 1), ("all", 10), ("all", most), ("small", most), ("medium", most), ("large", most)]
     lines = []
     for key, (area, detections) in zip(METRICS, rows, strict=True):
         kind = "Average Precision  (AP)" if key.startswith("AP") else "Average Recall     (AR)"
@@ -139,7 +172,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _unique_names(annotations: CocoAnnotations) -> list[str]:
+def unique_names(annotations: CocoAnnotations) -> list[str]:
     """Category names, followed by the id where several categories have the same."""
     count = Counter(annotations.names)
     return [
