@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from detection.evaluation.analysis import Analysis, Point
-from detection.evaluation.intervals import Comparison
+if TYPE_CHECKING:
+    from detection.evaluation.analysis import Analysis, Point
+    from detection.evaluation.intervals import Comparison
 
 _POINT = f"{'P':>7}{'R':>7}{'F1':>7}"
 _WIDEST = 32  # characters of a class's name

@@ -71,7 +71,7 @@ def test_kinds_of_errors_and_their_cost(tmp_path: Path) -> None:
     for kind, results in without.items():
         gain = reference(picture(), results)[0][1] - base
         assert next(one.AP50 for one in analysis.errors if one.kind == kind) == pytest.approx(gain, abs=1e-9), kind
-    assert sum(one.AP50 for one in analysis.errors) > 0.2
+    assert sum(one.AP50 for one in analysis.errors) > 0.1
 
 
 def test_confusion_counts_objects_by_what_was_found_there(tmp_path: Path) -> None:
