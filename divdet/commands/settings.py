@@ -29,6 +29,7 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
         postprocess: how boxes are made from the outputs.
         batch_size: images per forward pass.
         verify: score once more by pycocotools (a minute for 5,000 images) and fail if one of the 12 numbers differs.
+        report: write report.html as well, a page of classes, members and images.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
     """
 
@@ -38,6 +39,7 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 16
     verify: bool = False
+    report: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
