@@ -102,6 +102,14 @@ def draw_boxes(
     return canvas
 
 
+def shrink(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose longer side has at most ``side`` pixels, and what multiplies its boxes: [4]."""
+    scale = min(1.0, side / max(image.shape[:2]))
+    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    return small, np.tile(np.array(size) / image.shape[1::-1], 2)
+
+
 def covered_pixels(box: Sequence[float], width: int, height: int) -> Rectangle:
     """Returns the pixels that a box covers, at least one, inside the image: x1, y1, x2, y2, exclusive end."""
     x1, y1 = min(max(math.floor(box[0]), 0), width - 1), min(max(math.floor(box[1]), 0), height - 1)

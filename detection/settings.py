@@ -268,6 +268,7 @@ class TrainDetection(CommonSettings):
         train: schedule and optimizer.
         postprocess: how boxes are made from the outputs, in evaluation and prediction.
         resume: auto (continue the run in the folder, if there is one) or a checkpoint file.
+        report: write report.html at the end: curves, classes, members, images.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -275,3 +276,4 @@ class TrainDetection(CommonSettings):
     train: DetectionTrainSettings = field(default_factory=DetectionTrainSettings)
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     resume: str | None = None
+    report: bool = True

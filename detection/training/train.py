@@ -1,7 +1,9 @@
 """Training of a detector with S members."""
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +19,7 @@ from detection.data.dataset import TrainingImages, collate
 from detection.data.prepare import read_splits
 from detection.data.sampling import repeat_factors, take_fraction
 from detection.detector import Detector, create_model
-from detection.evaluation.evaluate import score
+from detection.evaluation.evaluate import Evaluation, score
 from detection.heads import find_head, input_of, title_of
 from detection.models.head import DividedDetector, LossOptions
 from detection.preprocess import Normalize
@@ -25,6 +27,7 @@ from detection.settings import TrainDetection
 from detection.training.class_weights import class_weights
 from detection.training.pretrained import load_pretrained
 from divdet.engine import freezing
+from divdet.engine.best import Best
 from divdet.engine.devices import resolve_precision
 from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
@@ -41,7 +44,11 @@ _MUCH_FOR_A_CPU = 10_000_000  # parameters; SSD300 on WRN-50-2 has 32 million
 
 @dataclass(eq=False)
 class DetectionTask:
-    """What the training loop needs of detection (see ``divdet.engine.task.Task``)."""
+    """What the training loop needs of detection (see ``divdet.engine.task.Task``).
+
+    Attributes:
+        evaluation: the best of this process, complete on the main one; None before the first.
+    """
 
     config: TrainDetection
     detector: Detector
@@ -49,9 +56,11 @@ class DetectionTask:
     ground_truth: CocoAnnotations
     meta: dict[str, Any]
     world: World
+    evaluation: Evaluation | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.best_metric = None if self.ground_truth.truth.crowd.all() else "AP"
+        self._best = Best(self.best_metric)
         self.model = self.network = self.detector.model
         self.weight_decay = self.config.train.weight_decay
         self.lr_factors = {"members.": self.config.train.backbone_lr}
@@ -91,9 +100,12 @@ class DetectionTask:
         """The 12 COCO numbers of the fused boxes, and each member's AP."""
         self.model.eval()
         settings = self.config.train
-        metrics = score(self.detector, self.ground_truth, settings.batch_size, settings.workers, self.world).metrics
-        members = {f"AP_member{i + 1}": member["AP"] for i, member in enumerate(metrics["members"])}
-        return {name: value for name, value in metrics.items() if isinstance(value, float)} | members
+        found = score(self.detector, self.ground_truth, settings.batch_size, settings.workers, self.world)
+        members = {f"AP_member{i + 1}": member["AP"] for i, member in enumerate(found.metrics["members"])}
+        line = {name: value for name, value in found.metrics.items() if isinstance(value, float)} | members
+        if self._best.take(line):
+            self.evaluation = found
+        return line
 
     def name(self, index: int) -> str:
         """What a user calls a training image."""
@@ -127,13 +139,19 @@ def _check_options(config: TrainDetection, model: DividedDetector) -> None:
             raise UserError(f"train.{name} does nothing with model.head {config.model.head}: leave it out")
 
 
-def train(config: TrainDetection) -> dict[str, Any]:
-    """Trains a detector; returns the last epoch's metrics. ``divdet.engine.run_folder`` describes the run's folder."""
+def train(config: TrainDetection, finish: Callable[[DetectionTask, Path], object] | None = None) -> dict[str, Any]:
+    """Trains a detector; returns the last epoch's metrics. ``divdet.engine.run_folder`` describes the run's folder.
+
+    The main process calls ``finish`` with the task and the folder, if it has evaluated anything.
+    """
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
-        return _train(config, world, device)
+        metrics, task, folder = _train(config, world, device)
+        if finish and world.is_main_process and task.evaluation:
+            finish(task, folder)
+        return metrics
 
 
-def _train(config: TrainDetection, world: World, device: torch.device) -> dict[str, Any]:
+def _train(config: TrainDetection, world: World, device: torch.device) -> tuple[dict[str, Any], DetectionTask, Path]:
     if config.model.members * config.train.batch_size < 2:
         raise UserError("train.batch_size is 1 with one member: batch normalization needs at least 2 images a step")
     size = input_of(config.model.head, config.model.input_size).size
@@ -190,4 +208,4 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> dict[s
         training, TrainingAugmentation(data, config.model.members, model.input), config.seed, data.cache
     )
     loader = training_loader(images, config.train, config.seed, device, world, repeats, collate_fn=collate)
-    return fit(task, loader, config.train, folder, device, world)
+    return fit(task, loader, config.train, folder, device, world), task, folder.path

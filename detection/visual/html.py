@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -81,6 +82,11 @@ def text(value: object) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """A number of things, of which ``one`` is the noun: 1 image, 2 images."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def fraction(value: float | None) -> str:
+    """A share of 0…1 with three decimals, – where it is not defined."""
+    return "–" if value is None or value < 0 or math.isnan(value) else f"{value:.3f}"
 
 
 def page(title: str, parts: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,11 +13,12 @@ import numpy as np
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
 from detection.data.dataset import read_record
-from detection.drawing import Color, draw_boxes
-from detection.evaluation.matches import Matches, Outcome
+from detection.drawing import Color, draw_boxes, shrink
 from detection.visual.html import counted, figure, image, text
-from detection.visual.samples import shrink
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.evaluation.matches import Matches, Outcome
 
 # Of Okabe and Ito's color-blind safe palette; what is missed is dashed as well
 FOUND, FALSE, MISSED = (86, 180, 233), (213, 94, 0), (240, 228, 66)

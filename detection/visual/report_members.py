@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,18 +9,13 @@ import numpy as np
 
 from detection.evaluation.matches import IOU, Agreement
 from detection.visual.charts import histogram
-from detection.visual.html import bar, charts, columns, counted, folded, key, paragraph, section, table, text
+from detection.visual.html import bar, charts, columns, counted, folded, fraction, key, paragraph, section, table, text
 from detection.visual.outcomes import KEY, Found, Pictures
 
 _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl")
 _OPEN, _CLASSES = 12, 200  # classes that are shown, and folded
 _IMAGES = 3  # that fusion helped, and as many that it hurt
 _PANELS = 3  # members beside an image
-
-
-def fraction(value: float | None) -> str:
-    """A share of 0…1 with three decimals, – where it is not defined."""
-    return "–" if value is None or value < 0 or math.isnan(value) else f"{value:.3f}"
 
 
 def members(

@@ -12,7 +12,7 @@ import numpy as np
 from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.data.dataset import read_record
 from detection.data.statistics import Smallest, Statistics
-from detection.drawing import draw_boxes
+from detection.drawing import draw_boxes, shrink
 from detection.heads import Input
 from detection.preprocess import seen_share, to_input
 from divdet.engine.errors import UserError
@@ -43,14 +43,6 @@ def samples(annotations: CocoAnnotations, count: int) -> Iterator[Sample]:
         picture = draw_boxes(small, boxes[kept] * ratio, labels, annotations.names, crowd=crowd)
         counts = Counter(annotations.names[label] for label in labels).most_common()
         yield Sample(picture, record, ", ".join(f"{number} {name}" for name, number in counts) or "no object")
-
-
-def shrink(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image whose longer side has at most ``side`` pixels, and what multiplies its boxes: [4]."""
-    scale = min(1.0, side / max(image.shape[:2]))
-    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    return small, np.tile(np.array(size) / image.shape[1::-1], 2)
 
 
 def _choose(annotations: CocoAnnotations, count: int) -> list[ImageRecord]:

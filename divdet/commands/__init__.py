@@ -40,7 +40,7 @@ class Command:
 _SETTINGS = "divdet.commands.settings"
 COMMANDS = {
     "train-det": Command(
-        "trains a detector on COCO-format data", "detection.settings:TrainDetection", "detection.training.train:train"
+        "trains a detector on COCO-format data", "detection.settings:TrainDetection", "divdet.commands.train_det:train"
     ),
     "eval-det": Command(
         "prints the 12 COCO numbers of a detector, or of a results file",

@@ -33,6 +33,7 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
         max_dets: detections of an image and class that count, the best first. COCO's numbers are of 100.
         sizes: sides in pixels of the squares from which on objects are medium and large; default: COCO's 32 and 96.
         compare: a COCO results file of another detector on the same images, to take the difference from.
+        report: write report.html as well, a page of classes, members and images.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
     """
 
@@ -46,6 +47,7 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
     max_dets: int = 100
     sizes: list[float] | None = None
     compare: str | None = None
+    report: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,221 @@
+"""Classes, score thresholds, kinds of errors and doubtful labels, for a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detection.evaluation.matches import IOU
+from detection.visual.charts import Series, lines
+from detection.visual.html import (
+    bar,
+    charts,
+    columns,
+    counted,
+    folded,
+    fraction,
+    heat,
+    paragraph,
+    pictures,
+    section,
+    table,
+    text,
+)
+from detection.visual.outcomes import FALSE, Found, Pictures
+
+if TYPE_CHECKING:
+    from detection.evaluation.analysis import Analysis, Point
+    from detection.evaluation.intervals import Interval
+
+_OPEN, _CLASSES = 12, 500  # classes that are shown, and folded
+_CURVES = 4  # classes in a chart
+_MATRIX = 10  # classes of a confusion matrix; with more, the most frequent confusions
+_PAIRS, _DOUBTFUL = 15, 12
+_MEANINGS = {
+    "AP": "mean over IoU 0.50 to 0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small objects",
+    "APm": "medium objects",
+    "APl": "large objects",
+    "AR1": "recall, 1 box an image and class",
+    "AR10": "10 boxes",
+    "AR100": "most boxes",
+    "ARs": "small objects",
+    "ARm": "medium objects",
+    "ARl": "large objects",
+}
+
+
+def numbers(metrics: dict[str, Any], analysis: Analysis, interval: Interval | None, found: Found) -> str:
+    """COCO's numbers, classes, and curves over score and recall."""
+    told = ""
+    if interval is not None and metrics["AP"] >= 0:
+        told = (
+            f"AP {interval.value:.3f}. Of other images like these it would be from {interval.low:.3f} to "
+            f"{interval.high:.3f} in 95 of 100 draws (bootstrap over the images)."
+        )
+    rows = [[text(name), text(what), bar(fraction(metrics[name]), metrics[name])] for name, what in _MEANINGS.items()]
+    drawn = [_curves(analysis), _thresholds(analysis, found), _calibration(analysis)]
+    return section(
+        "Numbers",
+        paragraph(told) if told else "",
+        columns(table("The 12 COCO numbers", ["", "", "of the final boxes"], rows, "ttb")),
+        _classes(analysis),
+        charts(drawn),
+    )
+
+
+def _classes(analysis: Analysis) -> str:
+    given = analysis.given
+    head = ["Class", "objects", "AP", "AP50", "AR", "best score", "precision", "recall", "F1"]
+    head += [f"{name} from {given.threshold:g}" for name in ("precision", "recall", "F1")] if given else []
+    known = sorted(analysis.classes, key=lambda one: (math.isnan(one.AP), -one.AP if one.objects else 0))
+    rows = [
+        [
+            text(one.name),
+            f"{one.objects:,}",
+            *(bar(fraction(value), 0 if math.isnan(value) else value) for value in (one.AP, one.AP50, one.AR)),
+            *_point(one.best, True),
+            *(_point(one.given, False) if given else ()),
+        ]
+        for one in known[:_CLASSES]
+    ]
+    rows_of_all = ["all classes", f"{sum(one.objects for one in known):,}", "", "", ""]
+    rows_of_all += [*_point(analysis.best, True), *(_point(given, False) if given else ())]
+    styles = "t bbb"
+    more = len(known) - _OPEN
+    first = table("By class, highest AP first", head, [*rows[:_OPEN], rows_of_all], styles)
+    told = (
+        f"Best score: the threshold at which F1 is best, at IoU {IOU}; precision, recall and F1 are there. "
+        "AP is – for a class without objects."
+    )
+    rest = folded(counted(more, "more class", "more classes"), table("Further classes", head, rows[_OPEN:], styles))
+    return first + (rest if more > 0 else "") + paragraph(told, "faint")
+
+
+def _point(point: Point | None, threshold: bool) -> list[str]:
+    values = (None,) * 4 if point is None else point
+    return [("–" if values[0] is None else f"{values[0]:.2f}")] * threshold + [fraction(value) for value in values[1:]]
+
+
+def _curves(analysis: Analysis) -> str:
+    known = [label for label, one in enumerate(analysis.classes) if one.objects]
+    if not known:
+        return ""
+    order = sorted(known, key=lambda label: -analysis.classes[label].AP)
+    if len(order) > _CURVES:  # the mean, and classes from the best to the worst
+        places = np.linspace(0, len(order) - 1, _CURVES).round().astype(int)
+        order = [order[place] for place in places]
+    recall = np.linspace(0, 1, analysis.curves.shape[1])
+    series = [Series(analysis.classes[label].name, recall, analysis.curves[label]) for label in order]
+    if len(known) > 1:
+        series.insert(0, Series("mean of all classes", recall, analysis.curves[known].mean(0)))
+    caption = f"At IoU {IOU}. The area below a line is the class's AP50."
+    if len(known) > _CURVES:
+        caption += f" Shown are the best, the worst and {_CURVES - 2} between them of {len(known)} classes."
+    return lines("Precision over recall", series, ("recall", "precision"), caption, top=1.02)
+
+
+def _thresholds(analysis: Analysis, found: Found) -> str:
+    objects = sum(one.objects for one in analysis.classes)
+    counted_rows = (found.matches.object >= 0) | found.matches.false
+    if not objects or not counted_rows.any():
+        return ""
+    scores = np.linspace(0, 1, 101)
+    right, shown = (
+        np.array([len(kept) - np.searchsorted(kept, score) for score in scores])
+        for kept in (
+            np.sort(found.results.score[found.matches.object >= 0]),
+            np.sort(found.results.score[counted_rows]),
+        )
+    )
+    precision = np.where(shown > 0, right / np.maximum(shown, 1), np.nan)
+    series = [
+        Series("F1", scores, 2 * right / (shown + objects)),
+        Series("precision", scores, precision),
+        Series("recall", scores, right / objects),
+    ]
+    caption = f"All classes together, at IoU {IOU}."
+    if analysis.best:
+        caption += f" F1 is best, {analysis.best.f1:.3f}, from a score of {analysis.best.threshold:.2f}."
+    return lines("Which score to start from", series, ("lowest score that is shown", "share"), caption, top=1.02)
+
+
+def _calibration(analysis: Analysis) -> str:
+    bins = [one for one in analysis.calibration if one.count]
+    if not bins:
+        return ""
+    series = [Series("this detector", [one.score for one in bins], [one.precision for one in bins])]
+    caption = (
+        f"On the thin line, a score says how likely a box is right. The mean distance (ECE) is {analysis.ece:.3f}; "
+        f"{'points below the line: too sure.' if _too_sure(bins) else 'points above the line: too modest.'}"
+    )
+    axes = ("score", "share of right boxes")
+    return lines("Are scores probabilities?", series, axes, caption, top=1.02, diagonal=True)
+
+
+def _too_sure(bins: Sequence[Any]) -> bool:
+    return sum(one.count * (one.score - one.precision) for one in bins) > 0
+
+
+def errors(analysis: Analysis, names: Sequence[str], shown: Pictures) -> str:
+    """Kinds of errors, confusions, and labels that may be wrong."""
+    most = max([one.AP50 for one in analysis.errors] + [1e-9])
+    listed = sorted(analysis.errors, key=lambda one: (-one.AP50, -one.count))
+    rows = [[text(one.kind), f"{one.count:,}", bar(f"{one.AP50:.3f}", one.AP50 / most)] for one in listed]
+    rows.append(["all false boxes", "", bar(f"{analysis.false_positives:.3f}", analysis.false_positives / most)])
+    rows.append(["all objects not found", "", bar(f"{analysis.false_negatives:.3f}", analysis.false_negatives / most)])
+    told = "AP50 that would be gained if there were no errors of one kind, by TIDE; boxes of any score count."
+    kinds = table("Kinds of errors", ["Kind", "boxes or objects", "costs AP50"], rows, "t b")
+    return section(
+        "Errors", paragraph(told), columns(kinds, _confusion(analysis, names)), _labels(analysis, names, shown)
+    )
+
+
+def _confusion(analysis: Analysis, names: Sequence[str]) -> str:
+    matrix, classes = analysis.confusion, len(names)
+    start = f"from score {analysis.confusion_threshold:.2f}"
+    if 1 < classes <= _MATRIX:
+        totals = np.maximum(matrix.sum(1), 1)
+        head = ["Annotated", *names, "missed"]
+        rows = [
+            [text(name), *(heat(f"{count:,}", count / totals[row]) for count in matrix[row])]
+            for row, name in enumerate([*names, "nothing"])
+        ]
+        rows[-1][-1] = "–"
+        return table(f"What was found where an object is annotated, {start}", head, rows)
+    own = matrix[:classes, :classes].copy()
+    np.fill_diagonal(own, 0)
+    order = np.argsort(-own, axis=None, kind="stable")[:_PAIRS]
+    pairs = [(row, column) for row, column in zip(*np.unravel_index(order, own.shape), strict=True) if own[row, column]]
+    if not pairs:
+        return paragraph(f"No object was taken for one of another class, {start}.") if classes > 1 else ""
+    most = own[pairs[0]]
+    rows = [
+        [text(names[row]), text(names[column]), bar(f"{own[row, column]:,}", own[row, column] / most)]
+        for row, column in pairs
+    ]
+    return table(f"Classes that are confused most, {start}", ["Annotated", "found as", "objects"], rows, "ttb")
+
+
+def _labels(analysis: Analysis, names: Sequence[str], shown: Pictures) -> str:
+    found = analysis.label_errors
+    if not found:
+        return ""
+    drawn: list[str] = []
+    for one in found:
+        if len(drawn) == _DOUBTFUL or shown.gave_up:
+            break
+        what = "nothing is annotated" if one.annotated is None else f"annotated as {names[one.annotated]}"
+        caption = f"{names[one.found]} {one.score:.2f}; {what}, in {shown.name(one.image)}"
+        picture = shown.crop(one.image, np.array(one.bbox), FALSE, caption)
+        drawn += [picture] if picture else []
+    told = (
+        f"{counted(len(found), 'box', 'boxes')} with a score from 0.50 where no object of that class is annotated. "
+        "The detector is wrong, or the label: a look decides. The surest:"
+    )
+    return f"<h3>Labels that may be wrong</h3>{paragraph(told)}{pictures(drawn, 'crops')}"
