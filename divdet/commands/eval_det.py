@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from detection.class_rules import ClassRules
 from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
 from detection.data.coco_results import Results, load_results, save_results
@@ -13,11 +14,11 @@ from detection.data.formats.read import read_annotations
 from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
+from detection.evaluation.class_choice import choose_results, choose_truth
 from detection.evaluation.evaluate import score
-from detection.settings import EvalDataSettings
+from detection.settings import EvalDataSettings, ViewSettings
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
-from divdet.engine.cli import flatten
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
@@ -30,7 +31,8 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
         return {}
     saved = checkpoint.load(config.checkpoint, "detection")
     postprocess, data = saved_settings(saved)
-    defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
+    defaults = {f"postprocess.{name}": value for name, value in asdict(postprocess).items()}
+    defaults |= {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
     if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images
@@ -66,13 +68,17 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
 def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
+    if config.several or config.postprocess.class_agnostic:
+        raise UserError("--detections is scored as it is: leave out --tile, --tta and --postprocess.class_agnostic")
     annotations = read_annotations(config.data, "val", need_images=False)
+    rules = ClassRules.of(config.postprocess, annotations.names, annotations.category_ids)
+    annotations = choose_truth(annotations, rules)
     print(f"{annotations.path}: {annotations.describe()}")
-    results = load_results(config.detections, annotations)
+    results = choose_results(load_results(config.detections, annotations), rules)
     covered = len(set(results.image.tolist()))
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
     make_folder(folder)
-    unknown = {"members": [], "postprocess": None, "runtime": None, "precision": None}
+    unknown = {"members": [], "postprocess": None, "views": None, "runtime": None, "precision": None}
     return annotations, results, coco_metrics.evaluate(annotations, results) | unknown
 
 
@@ -81,11 +87,13 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnota
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
     annotations = match_categories(detector.category_ids, detector.names, read_validation(config.data, folder))
+    annotations = choose_truth(annotations, detector.rules)
     print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
-        metrics, evaluator = score(detector, annotations, config.batch_size, workers)
+        metrics, evaluator = score(detector, annotations, config.batch_size, workers, views=config)
     metrics["postprocess"] = asdict(detector.resolved_settings())
+    metrics["views"] = {field.name: getattr(config, field.name) for field in fields(ViewSettings)}
     metrics["runtime"], metrics["precision"] = config.runtime, config.precision
     results = evaluator.results()
     save_results(results, annotations, folder / "detections.json")

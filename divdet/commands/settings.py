@@ -1,6 +1,6 @@
 """What the commands take, but for the training recipes. Nothing here imports torch: arguments are read first."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from detection.heads import find_head
@@ -11,14 +11,30 @@ from detection.settings import (
     PostprocessSettings,
     RuntimeSettings,
     TrainDetection,
+    ViewSettings,
     VocOrigin,
 )
 from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, Precision
 
 
+@dataclass(kw_only=True)
+class _Prediction(ViewSettings, RuntimeSettings, CommonSettings):
+    """How a detector is run, and which of its boxes are kept."""
+
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    classes: list[str | int] | str | None = None
+    class_thresholds: dict[str | int, float] | None = None
+
+    def __post_init__(self) -> None:
+        for part in (CommonSettings, RuntimeSettings, ViewSettings):
+            part.__post_init__(self)
+        given = {"classes": self.classes, "class_thresholds": self.class_thresholds}
+        self.postprocess = replace(self.postprocess, **{k: value for k, value in given.items() if value is not None})
+
+
 @dataclass
-class EvaluateDetection(RuntimeSettings, CommonSettings):
+class EvaluateDetection(_Prediction):
     """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
 
     Attributes:
@@ -27,15 +43,16 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
             file_name where they have one, else by image_id.
         data: ground truth and images.
         postprocess: how boxes are made from the outputs.
-        batch_size: images per forward pass.
+        batch_size: inputs of the network per forward pass: images, or their tiles and other views.
         verify: score once more by pycocotools (a minute for 5,000 images) and fail if one of the 12 numbers differs.
+        classes: names or category ids of the classes to evaluate, separated by commas: postprocess.classes.
+        class_thresholds: lowest scores by class name or category id: postprocess.class_thresholds.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
     """
 
     checkpoint: str | None = None
     detections: str | None = None
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
-    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 16
     verify: bool = False
 
@@ -45,7 +62,7 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
 
 
 @dataclass
-class Detect(RuntimeSettings, CommonSettings):
+class Detect(_Prediction):
     """Draws what a detector finds in images.
 
     Attributes:
@@ -53,8 +70,10 @@ class Detect(RuntimeSettings, CommonSettings):
         sources: image files, folders or globs.
         score_threshold: lowest score that is drawn and written.
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
-        batch_size: images per forward pass.
+        batch_size: inputs of the network per forward pass: images, or their tiles and other views.
         output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
+        classes: names or category ids of the classes to find, separated by commas: postprocess.classes.
+        class_thresholds: by class name or category id, in place of score_threshold: postprocess.class_thresholds.
         data: annotations whose image ids and file names are written (without them an image's id is the number that
             is its file's name, or else the name), and data.orientation, by default the checkpoint's.
         resume: auto continues a stopped run in the output folder, if there is one.
@@ -63,7 +82,6 @@ class Detect(RuntimeSettings, CommonSettings):
     checkpoint: str | None = None
     sources: list[str] = field(default_factory=list)
     score_threshold: float = 0.3
-    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 8
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
     resume: Literal["auto"] | None = None
