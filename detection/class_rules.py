@@ -73,6 +73,10 @@ class ClassRules:
                 thresholds[find_classes([name], names, ids, "postprocess.class_thresholds")] = least
         return cls(kept, thresholds, settings.nms_iou if settings.class_agnostic else None)
 
+    def describe(self, names: Sequence[str]) -> str:
+        """The names of the classes that are kept."""
+        return ", ".join(name for label, name in enumerate(names) if self.kept is None or self.kept[label])
+
     def apply(self, found: Boxes, final: bool = True) -> Boxes:
         """Drops what the rules drop; boxes of members, which are not ``final``, are kept whatever their scores."""
         if self.kept is not None:

@@ -336,3 +336,11 @@ class TrainDetection(CommonSettings):
     train: DetectionTrainSettings = field(default_factory=DetectionTrainSettings)
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     resume: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.postprocess.classes is not None:
+            raise UserError(
+                "postprocess.classes is set: a detector is trained on all classes of the annotations; "
+                "give it to eval-det, detect or predict"
+            )

@@ -64,6 +64,8 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     paths = find_images(config.sources)
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
+    if detector.rules.kept is not None:
+        print(f"classes: {detector.rules.describe(detector.names)}")
     records, category_ids, named = {}, detector.category_ids, False
     if config.data.val_annotations or config.data.path:
         records, annotations = _match_annotations(paths, config.data, detector)

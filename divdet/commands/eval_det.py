@@ -87,6 +87,8 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnota
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
     annotations = match_categories(detector.category_ids, detector.names, read_validation(config.data, folder))
+    if detector.rules.kept is not None:
+        print(f"classes: {detector.rules.describe(detector.names)}")
     annotations = choose_truth(annotations, detector.rules)
     print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4

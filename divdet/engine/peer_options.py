@@ -85,7 +85,7 @@ _LOG = _no("metrics.jsonl in --output has every epoch's losses, and AP every --t
 _PROCESSES = _no("torchrun starts processes: torchrun --nproc_per_node=N tools/train_det.py …", anyway=("1", "none"))
 _EVALUATE = _no("a checkpoint is evaluated by the commands eval-det and eval-cls", anyway=_OFF)
 _FOLDER = _no("give the whole folder as --output")
-_CLASSES = _no("--postprocess.classes names the classes to find", "the classes are those of the annotations")
+_CLASSES = _no("the classes are those of the annotations")
 _COMMAND = _no("training, evaluation and prediction are the commands train-det, eval-det and detect")
 
 OPTIONS: dict[str, Option] = {
