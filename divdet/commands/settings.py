@@ -15,7 +15,7 @@ from detection.settings import (
     VocOrigin,
 )
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, Concurrency, Precision
+from divdet.engine.settings import CommonSettings, Concurrency, Precision, check_range
 
 
 @dataclass(kw_only=True)
@@ -126,12 +126,28 @@ class Convert(_DataSet):
         format: of the data set: coco, yolo or voc; auto recognizes it by content.
         orientation: as data.orientation.
         voc_origin: as data.voc_origin.
+        tile: cut the images into square tiles of so many pixels a side, to train on small objects.
+        overlap: share of a tile that its neighbors have, too, at least.
+        min_share: a box is kept in a tile that holds this share of its area or more.
+        empty_ratio: tiles without objects that are kept for each one with objects, drawn by the seed.
         output: the folder to write, new or empty.
     """
 
     to: Literal["coco", "yolo", "voc"] | None = None
     link: bool = False
     skip_bad: bool = False
+    tile: int | None = None
+    overlap: float = 0.2
+    min_share: float = 0.3
+    empty_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ViewSettings(tile=self.tile, overlap=self.overlap)
+        check_range("min_share", self.min_share, 0, 1)
+        check_range("empty_ratio", self.empty_ratio, 0)
+        if self.tile and self.link:
+            raise UserError("link and tile are both set: tiles are new images, leave link out")
 
 
 @dataclass(kw_only=True)

@@ -241,6 +241,10 @@ OPTIONS: dict[str, Option] = {
     "agnostic_nms": _same("postprocess.class_agnostic"),
     **dict.fromkeys(("slice_height", "slice_width", "slice_size"), _same("tile")),
     **dict.fromkeys(("overlap_height_ratio", "overlap_width_ratio", "overlap_ratio"), _same("overlap")),
+    "min_area_ratio": _same("min_share"),
+    "ignore_negative_samples": Option(
+        ("empty_ratio",), {"true": "0"}, answers=("--empty_ratio says how many tiles without objects are kept",)
+    ),
     "max_det": _MAX_BOXES,
     "detections_per_img": _MAX_BOXES,
     "max_per_img": _MAX_BOXES,
