@@ -14,6 +14,7 @@ from detection.data.formats.items import Item, items_of
 from detection.images import read_image
 from detection.preprocess import Window
 from detection.views import tile_windows
+from divdet.engine.errors import UserError
 from divdet.engine.progress import progress
 
 _QUALITY = 95  # of JPEG, which is written once more
@@ -52,7 +53,10 @@ def cut_data_set(
     """Writes the tiles of all images to ``folder``, upright.
 
     Returns:
-        The tiles' annotations by split, and counts of what was changed or left out. A split may be left without tiles.
+        The tiles' annotations by split, and counts of what was changed or left out.
+
+    Raises:
+        UserError: where no tile of a split is kept.
     """
     items, classes, counts = items_of(splits, one_folder=True, by_stem=False)
     found = {}
@@ -66,6 +70,8 @@ def cut_data_set(
         counts["boxes in no tile: too large, or outside their image"] += lost
         kept = _without_most_empty(tiles, rule, number)
         counts["tiles without objects left out"] += len(tiles) - len(kept)
+        if not kept:
+            raise UserError(f"no tile of {split} holds an object: choose another --tile or --min_share")
         records = _write(kept, folder / str(number), split)
         found[split] = _annotations(kept, records, classes, folder)
     return found, +counts

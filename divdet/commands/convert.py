@@ -78,8 +78,6 @@ def _write_tiles(splits: dict[str, CocoAnnotations], config: Convert) -> _Writte
         for split, annotations in tiles.items():
             before = f"{len(splits[split].images)} images cut into tiles of {config.tile} pixels"
             print(printable(f"{split}: {before}: {annotations.describe()}"))
-            if not annotations.images:
-                raise UserError(f"{splits[split].path}: no tile of {split} holds an object: choose another --tile")
         items, further = write_data_set(tiles, config.to, output, link=True)
     return items, counts + further
 
