@@ -15,14 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detection.boxes import Boxes
 from detection.category_names import category_name
+from detection.class_rules import ClassRules
 from detection.detections import Detections
 from detection.heads import Input
 from detection.images import as_rgb, is_pil
 from detection.models.head import DividedDetector, create_detector
-from detection.postprocess import Boxes, fuse, head_boxes
+from detection.postprocess import fuse, head_boxes
 from detection.preprocess import FromPixels, Network, seen_share, to_input
-from detection.settings import DataSettings, ModelSettings, Orientation, PostprocessSettings, RuntimeSettings
+from detection.settings import (
+    DataSettings,
+    ModelSettings,
+    Orientation,
+    PostprocessSettings,
+    RuntimeSettings,
+    ViewSettings,
+)
+from detection.views import Found, Shown, cut_views, join_views
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
@@ -77,6 +87,7 @@ class Detector:
         self.source: str | None = None  # the checkpoint, for messages
         self.orientation: Orientation = "auto"  # data.orientation of its training
         self.process = os.getpid()
+        _ = self.rules  # refuses classes that it lacks
         one_thread_in_forks()
 
     def __repr__(self) -> str:
@@ -139,20 +150,33 @@ class Detector:
 
     @overload
     def predict(
-        self, images: ImageLike, score_threshold: float = ..., batch_size: int = ..., *, bgr: bool = ...
+        self, images: ImageLike, score_threshold: float = ..., batch_size: int = ..., **options: Any
     ) -> Detections: ...
 
     @overload
     def predict(
-        self, images: Sequence[ImageLike], score_threshold: float = ..., batch_size: int = ..., *, bgr: bool = ...
+        self, images: Sequence[ImageLike], score_threshold: float = ..., batch_size: int = ..., **options: Any
     ) -> list[Detections]: ...
 
     @overload
     def predict(
-        self, images: Iterable[ImageLike], score_threshold: float = ..., batch_size: int = ..., *, bgr: bool = ...
+        self, images: Iterable[ImageLike], score_threshold: float = ..., batch_size: int = ..., **options: Any
     ) -> Iterator[Detections]: ...
 
-    def predict(self, images: Any, score_threshold: float = 0.0, batch_size: int = 8, *, bgr: bool = False) -> Any:
+    def predict(
+        self,
+        images: Any,
+        score_threshold: float = 0.0,
+        batch_size: int = 8,
+        *,
+        bgr: bool = False,
+        tile: int | None = None,
+        overlap: float = 0.2,
+        whole_image: bool = True,
+        tta: str | None = None,
+        classes: Sequence[str | int] | str | None = None,
+        class_thresholds: Mapping[str | int, float] | None = None,
+    ) -> Any:
         """Finds objects in one image or in several; ``detector(images)`` does the same.
 
         Args:
@@ -161,8 +185,12 @@ class Detector:
                 a uint8 array or tensor ``[H, W, 3]``. Files and PIL images are turned upright by their EXIF
                 orientation, unless the detector was trained with ``data.orientation`` "stored".
             score_threshold: lowest score that is returned, 0 to 1.
-            batch_size: images per forward pass.
+            batch_size: inputs of the network per forward pass: images, or their tiles and other views.
             bgr: arrays and tensors are BGR, as OpenCV reads images, instead of RGB. Other images are not affected.
+            tile, overlap, whole_image, tta: how images are seen; see ``ViewSettings``.
+            classes: names or category ids of the classes to find; default: those of ``settings``, or all.
+            class_thresholds: scores by class name or category id in place of ``score_threshold``; default: those of
+                ``settings``.
 
         Returns:
             One ``Detections`` for one image, a list for a sequence or array, and a generator for other iterables.
@@ -182,58 +210,99 @@ class Detector:
             raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
         if not isinstance(bgr, bool):
             raise UserError(f"bgr is {bgr!r}: choose True (arrays are BGR, as OpenCV reads them) or False (RGB)")
+        views = ViewSettings(tile=tile, overlap=overlap, whole_image=whole_image, tta=tta)
+        settings = self.settings
+        if classes is not None:
+            settings = replace(settings, classes=classes if isinstance(classes, str) else list(classes))
+        if class_thresholds is not None:
+            settings = replace(settings, class_thresholds=dict(class_thresholds))
+        rules = ClassRules.of(settings, self.names, self.category_ids, float(score_threshold))
+        named = (("the image", images),) if single else ((f"images[{n}]", image) for n, image in enumerate(images))
+        find = self._predict_views if views.several else self._predict_whole
+        found = find(named, int(batch_size), bgr, rules, views)
         if single:
-            return self._predict_batch([images], ["the image"], score_threshold, bgr)[0]
-        found = self._predict_all(iter(images), score_threshold, batch_size, bgr)
+            return next(found)
         return list(found) if array or isinstance(images, Sequence) else found
 
     __call__ = predict
 
-    def _predict_all(
-        self, images: Iterator[Any], score_threshold: float, batch_size: int, bgr: bool
+    def _predict_whole(
+        self, images: Iterable[tuple[str, Any]], batch_size: int, bgr: bool, rules: ClassRules, views: ViewSettings
     ) -> Iterator[Detections]:
-        done = 0
-        while batch := list(islice(images, batch_size)):
-            names = [f"images[{position}]" for position in range(done, done + len(batch))]
-            yield from self._predict_batch(batch, names, score_threshold, bgr)
-            done += len(batch)
+        orient, left = self.orientation != "stored", iter(images)
+        while batch := list(islice(left, batch_size)):
+            arrays = [as_rgb(image, name, bgr, orient) for name, image in batch]
+            inputs = torch.from_numpy(np.stack([to_input(array, self.input) for array in arrays]))
+            members, fused = self.detect(inputs, rules=rules)
+            for position, ((_, image), array) in enumerate(zip(batch, arrays, strict=True)):
+                own = [member[position] for member in members]
+                yield self._detections(Found(position, array.shape[1::-1], own, fused[position]), image, array)
 
-    def _predict_batch(
-        self, images: list[Any], image_names: list[str], score_threshold: float, bgr: bool
-    ) -> list[Detections]:
-        orient = self.orientation != "stored"
-        arrays = [as_rgb(image, name, bgr, orient) for image, name in zip(images, image_names, strict=True)]
-        members, fused = self.detect(torch.from_numpy(np.stack([to_input(array, self.input) for array in arrays])))
-        found = []
-        for position, (image, array) in enumerate(zip(images, arrays, strict=True)):
-            source, size = image if isinstance(image, str | PathLike | bytes) else array, array.shape[1::-1]
-            own = tuple(self._detections(member[position], size, source) for member in members)
-            found.append(replace(self._detections(fused[position], size, source, score_threshold), members=own))
-        return found
+    def _predict_views(
+        self, images: Iterable[tuple[str, Any]], batch_size: int, bgr: bool, rules: ClassRules, views: ViewSettings
+    ) -> Iterator[Detections]:
+        orient, sources = self.orientation != "stored", {}
 
-    def _detections(self, found: Boxes, size: tuple[int, int], source: Any, score_threshold: float = 0.0) -> Detections:
-        boxes, scores, labels = to_pixels(found, *size, self.input)
-        kept = scores >= score_threshold
-        names = [self.names[label] for label in labels[kept].tolist()]
+        def read() -> Iterator[tuple[int, np.ndarray]]:
+            for number, (name, image) in enumerate(images):
+                array = as_rgb(image, name, bgr, orient)
+                # Only names are kept of files: their pixels may be many
+                sources[number] = image, None if isinstance(image, str | PathLike | bytes) else array
+                yield number, array
+
+        for found in self.detect_views(cut_views(read(), views, self.input, batch_size), rules):
+            yield self._detections(found, *sources.pop(found.image))
+
+    def _detections(self, found: Found, image: Any, array: np.ndarray | None) -> Detections:
+        source = image if isinstance(image, str | PathLike | bytes) else array
         orient = self.orientation != "stored"
-        return Detections(boxes[kept], scores[kept], labels[kept], names, (), self.category_ids, source, orient)
+
+        def of(boxes: Boxes, members: tuple[Detections, ...] = ()) -> Detections:
+            boxes = to_pixels(boxes, *found.size, self.input)
+            names = [self.names[label] for label in boxes.labels.tolist()]
+            return Detections(*boxes, names, members, self.category_ids, source, orient)
+
+        return of(found.fused, tuple(map(of, found.members)))
 
     @property
     def input(self) -> Input:
         """What the network takes, and how images are brought to it."""
         return self.model.input
 
-    @torch.inference_mode()
-    def detect(self, inputs: Tensor, world: World | None = None) -> tuple[list[list[Boxes]], list[Boxes]]:
+    def detect(
+        self, inputs: Tensor, world: World | None = None, rules: ClassRules | None = None
+    ) -> tuple[list[list[Boxes]], list[Boxes]]:
         """Runs the network and its post-processing.
 
         Args:
             inputs: ``[N, size, size, 3]`` uint8 RGB, as ``to_input`` makes them for ``self.input``.
             world: if given, the members are spread over its processes, which all get the same inputs.
+            rules: which boxes to keep; default: as ``settings`` say.
 
         Returns:
             Each member's boxes (S lists of N) and the fused ones (N), as fractions of the input; see ``postprocess``.
         """
+        rules = rules or self.rules
+        members = self._member_boxes(inputs, world)
+        fused = [rules.apply(own) for own in fuse(members, self.settings)]
+        return [[rules.apply(own, final=False) for own in member] for member in members], fused
+
+    def detect_views(
+        self, batches: Iterable[tuple[Tensor, Sequence[Shown]]], rules: ClassRules | None = None
+    ) -> Iterator[Found]:
+        """As ``detect``, of images that are seen in several views (``cut_views``), one after the other."""
+        rules = rules or self.rules
+
+        def vote(votes: list[list[Boxes]]) -> list[Boxes]:
+            return fuse(votes, self.settings)
+
+        for found in join_views(batches, self._member_boxes, vote, self.settings.nms_iou, self.input):
+            members = [rules.apply(own, final=False) for own in found.members]
+            yield found._replace(members=members, fused=rules.apply(found.fused))
+
+    @torch.inference_mode()
+    def _member_boxes(self, inputs: Tensor, world: World | None = None) -> list[list[Boxes]]:
+        """Each member's boxes (S lists of N) on inputs, before the fusion."""
         on_cpu = self.device.type == "cpu" and isinstance(self.network, FromPixels)
         if os.getpid() != self.process and not on_cpu:
             raise UserError(
@@ -246,9 +315,12 @@ class Detector:
             members = head_boxes(self.model, *outputs, settings)
         except UserError as error:
             raise UserError(f"{self.source}: {error}" if self.source else str(error)) from error
-        if world:
-            members = world.gather_member_objects(members)
-        return members, fuse(members, self.settings)
+        return world.gather_member_objects(members) if world else members
+
+    @property
+    def rules(self) -> ClassRules:
+        """What ``settings`` say of classes."""
+        return ClassRules.of(self.settings, self.names, self.category_ids)
 
     def resolved_settings(self) -> PostprocessSettings:
         """Returns the settings with ``max_per_member`` filled in, which depends on S: a process may have one member."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from detection.boxes import Boxes
+from detection.class_rules import ClassRules
 from detection.fusion import fuse_images
 from detection.models.box_coder import CENTER_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
 from detection.settings import PostprocessSettings
@@ -23,21 +25,19 @@ if TYPE_CHECKING:
 BOXES_PER_THREAD, LOGITS_PER_THREAD = 2000, 2_000_000
 
 
-class Boxes(NamedTuple):
-    """The boxes found on one image, on the CPU, by falling score."""
-
-    boxes: Tensor  # [n, 4] float32 (x1, y1, x2, y2) as fractions of the image
-    scores: Tensor  # [n] float32
-    labels: Tensor  # [n] int64, 0-based: background is not counted
-
-
 def postprocess(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings: PostprocessSettings) -> list[Boxes]:
     """Return the final boxes of each image: ``fuse(member_boxes(...))``, see both.
 
     With one member, boxes may extend beyond the image, as those of the released decoder do. With several, fusion clips
     them to [0, 1].
+
+    Raises:
+        ValueError: for settings that name classes, which only a ``Detector`` knows; and as ``member_boxes``.
     """
-    return fuse(member_boxes(deltas, logits, default_boxes, settings), settings)
+    if settings.classes is not None or settings.class_thresholds:
+        raise ValueError("classes and class_thresholds name classes: use them with a Detector")
+    rules = ClassRules.of(settings, (), ())
+    return [rules.apply(found) for found in fuse(member_boxes(deltas, logits, default_boxes, settings), settings)]
 
 
 def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxes]:

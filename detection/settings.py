@@ -34,6 +34,9 @@ class PostprocessSettings:
         fusion_iou: boxes of several members whose IoU is above this are fused; 0 to 1.
         fusion_skip: boxes of lower score are left out of the fusion; 0 to 1.
         fusion_conf: how fused scores are computed, see detection.fusion.
+        class_agnostic: of final boxes whose IoU is above nms_iou, only the best is kept, whatever their classes.
+        classes: names or category ids of the classes to find, as a list or separated by commas; null means all.
+        class_thresholds: lowest final score by class name or category id, in place of the general one; 0 to 1.
     """
 
     score_threshold: float = 0.05
@@ -43,6 +46,9 @@ class PostprocessSettings:
     fusion_iou: float = 0.5
     fusion_skip: float = 1e-4
     fusion_conf: ConfType = "avg"
+    class_agnostic: bool = False
+    classes: list[str | int] | str | None = None
+    class_thresholds: dict[str | int, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
@@ -56,6 +62,17 @@ class PostprocessSettings:
             if type(value) is not int or not 1 <= value < 2**31:
                 raise UserError(f"postprocess.{name} is {value!r}: choose a whole number from 1 to 2^31 - 1{also}")
         _check_choice("postprocess.fusion_conf", self.fusion_conf, ConfType)
+        if not isinstance(self.class_agnostic, bool):
+            raise UserError(f"postprocess.class_agnostic is {self.class_agnostic!r}: choose true or false")
+        if not isinstance(self.classes, list | str | None):
+            raise UserError(f"postprocess.classes is {self.classes!r}: give names or category ids, such as person,dog")
+        if self.classes is not None and not self.classes:
+            raise UserError("postprocess.classes is empty: name at least one class, or leave it out")
+        if not isinstance(self.class_thresholds, dict | None):
+            raise UserError(f"postprocess.class_thresholds is {self.class_thresholds!r}: give scores by class name")
+        for name, value in (self.class_thresholds or {}).items():
+            if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise UserError(f"postprocess.class_thresholds: {name} has {value!r}: choose a value from 0 to 1")
 
 
 @dataclass
@@ -175,6 +192,50 @@ class DataSettings(EvalDataSettings):
             raise UserError("data.different_views needs data.photometric: the views differ in nothing else")
 
 
+Augmentation = Literal["flip", "scales"]
+
+
+@dataclass(kw_only=True)
+class ViewSettings:
+    """How images are shown to the network: whole, or also in parts, mirrored or at other scales.
+
+    Attributes:
+        tile: side in pixels of the square tiles that an image is cut into, for small objects in large images; default:
+            no tiles.
+        overlap: share of a tile that its neighbors see, too, at least: enough for the objects; 0 to 0.9.
+        whole_image: with tiles, also look at the image as a whole, for objects that no tile holds.
+        tta: test-time augmentation, flip, scales or flip,scales: the boxes of all views are fused.
+    """
+
+    tile: int | None = None
+    overlap: float = 0.2
+    whole_image: bool = True
+    tta: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and (type(self.tile) is not int or not 32 <= self.tile <= 2**16):
+            raise UserError(f"tile is {self.tile!r}: choose a whole number of pixels from 32 to 65536")
+        if isinstance(self.overlap, str | bool):
+            raise UserError(f"overlap is {self.overlap!r}: choose a share from 0 to 0.9")
+        check_range("overlap", self.overlap, 0, 0.9)
+        if not isinstance(self.whole_image, bool):
+            raise UserError(f"whole_image is {self.whole_image!r}: choose true or false")
+        if not isinstance(self.tta, str | None):
+            raise UserError(f"tta is {self.tta!r}: choose flip, scales or flip,scales")
+        for name in self.augmentations:
+            _check_choice("tta", name, Augmentation)
+
+    @property
+    def augmentations(self) -> frozenset[str]:
+        """What ``tta`` names."""
+        return frozenset(name.strip() for name in self.tta.split(",")) if self.tta else frozenset()
+
+    @property
+    def several(self) -> bool:
+        """Whether an image is seen other than once and whole."""
+        return self.tile is not None or bool(self.augmentations)
+
+
 Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
 RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
 _OF_TORCH = ("float32", "bf16", "fp16")
@@ -277,3 +338,11 @@ class TrainDetection(CommonSettings):
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     resume: str | None = None
     report: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.postprocess.classes is not None:
+            raise UserError(
+                "postprocess.classes is set: a detector is trained on all classes of the annotations; "
+                "give it to eval-det, detect or predict"
+            )

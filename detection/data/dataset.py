@@ -1,12 +1,12 @@
 """COCO-format images as the network's inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from detection.data.annotations import CocoAnnotations, ImageRecord, clip_boxes
 from detection.data.augmentation import TrainingAugmentation
@@ -15,6 +15,8 @@ from detection.data.user_pipeline import UserPipeline
 from detection.heads import Input
 from detection.images import read_image
 from detection.preprocess import to_input
+from detection.settings import ViewSettings
+from detection.views import Shown, cut_views
 from divdet.engine.progress import progress
 from divdet.engine.sampling import derived_seed
 
@@ -107,13 +109,31 @@ class EvaluationImages(Dataset):
         return to_input(image, self.form), image.shape[1], image.shape[0]
 
 
+class EvaluationViews(IterableDataset):
+    """Evaluation images in tiles and other views: batches of ``cut_views``, of which each data worker cuts its own.
+
+    Images are numbered as the records are. Load it with ``batch_size=None``.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord], views: ViewSettings, form: Input, batch_size: int) -> None:
+        self.records, self.views, self.form, self.batch_size = records, views, form, batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[Shown]]]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        images = ((index, read_record(self.records[index])) for index in range(first, len(self.records), step))
+        for inputs, shown in cut_views(images, self.views, self.form, self.batch_size):
+            yield _shared(inputs), shown
+
+
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     """Stacks: images ``[N, V, size, size, 3]`` uint8, boxes ``[N, M, 4]`` padded by 0, labels ``[N, M]`` by -1."""
     images = torch.from_numpy(np.stack([image for image, _, _ in samples]))
     boxes = pad_sequence([torch.from_numpy(boxes) for _, boxes, _ in samples], batch_first=True)
     labels = pad_sequence([torch.from_numpy(labels) for _, _, labels in samples], batch_first=True, padding_value=-1)
-    if get_worker_info() is not None:
-        # Workers return batches in shared memory. If it is full, only an error raised here reaches the main process.
-        for part in (images, boxes, labels):
-            part.share_memory_()
-    return images, boxes, labels
+    return _shared(images), _shared(boxes), _shared(labels)
+
+
+def _shared(part: Tensor) -> Tensor:
+    """Workers return batches in shared memory. If it is full, only an error raised here reaches the main process."""
+    return part if get_worker_info() is None else part.share_memory_()

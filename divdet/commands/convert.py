@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.check import DataCheck, check_images
@@ -10,10 +11,13 @@ from detection.data.coco_json import read_json
 from detection.data.coco_values import as_list
 from detection.data.faults import SHOWN, DataError, DataFault, write_faults
 from detection.data.formats.folders import Source
+from detection.data.formats.items import Item
 from detection.data.formats.layouts import find_splits
+from detection.data.formats.new_folder import refuse_filled
 from detection.data.formats.read import ImagesNotFound, read_source
 from detection.data.formats.write import write_data_set
 from detection.data.prepare import FAULTS
+from detection.data.tiles import TileRule, cut_data_set
 from divdet.commands.settings import Convert
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import make_folder
@@ -43,7 +47,7 @@ def convert(config: Convert) -> None:
         raise data_error(faults, config.output)
     for split, annotations in splits.items():
         print(printable(f"{split}: {annotations.describe()}"))
-    items, counts = write_data_set(splits, config.to, config.output, config.link)
+    items, counts = _write_tiles(splits, config) if config.tile else _write_images(splits, config)
     if faults:
         written = Path(config.output, FAULTS)
         write_faults(faults, written)
@@ -54,6 +58,28 @@ def convert(config: Convert) -> None:
         print(f"note: {count} {what}")
     written = ", ".join(f"{split} {len(images)}" for split, images in items.items())
     print(f"wrote {config.output} ({config.to}): images of {written}")
+
+
+_Written = tuple[dict[str, list[Item]], Counter[str]]
+
+
+def _write_images(splits: dict[str, CocoAnnotations], config: Convert) -> _Written:
+    return write_data_set(splits, config.to, config.output, config.link)
+
+
+def _write_tiles(splits: dict[str, CocoAnnotations], config: Convert) -> _Written:
+    """Writes tiles of the images; see ``detection.data.tiles``."""
+    output = Path(config.output)
+    refuse_filled(output)
+    rule = TileRule(config.tile, config.overlap, config.min_share, config.empty_ratio, config.seed)
+    make_folder(output.absolute().parent)
+    with TemporaryDirectory(prefix=f".{output.name[:200]}.", dir=output.absolute().parent) as folder:
+        tiles, counts = cut_data_set(splits, rule, Path(folder))
+        for split, annotations in tiles.items():
+            before = f"{len(splits[split].images)} images cut into tiles of {config.tile} pixels"
+            print(printable(f"{split}: {before}: {annotations.describe()}"))
+        items, further = write_data_set(tiles, config.to, output, link=True)
+    return items, counts + further
 
 
 def _read(sources: dict[str, Source], config: Convert) -> tuple[dict[str, CocoAnnotations], list[DataFault]]:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from detection.detections import rounded
 from detection.detector import Detector
 from detection.drawing import draw_boxes, save_image
 from detection.images import find_images, read_image
-from detection.settings import EvalDataSettings
+from detection.settings import EvalDataSettings, ViewSettings
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.settings import Detect
 from divdet.engine.devices import use_device
@@ -64,6 +64,8 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     paths = find_images(config.sources)
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
+    if detector.rules.kept is not None:
+        print(f"classes: {detector.rules.describe(detector.names)}")
     records, category_ids, named = {}, detector.category_ids, False
     if config.data.val_annotations or config.data.path:
         records, annotations = _match_annotations(paths, config.data, detector)
@@ -77,7 +79,8 @@ def detect(config: Detect) -> list[dict[str, Any]]:
         print(f"resuming {partial.path} after {len(partial.batches)} batches")
     elif (folder / "detections.json").exists():
         print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its pictures stay")
-    batches = [sources[start : start + config.batch_size] for start in range(0, len(sources), config.batch_size)]
+    step = 1 if config.tile else config.batch_size  # images that need tiles are large: one in memory at a time
+    batches = [sources[start : start + step] for start in range(0, len(sources), step)]
     batches = batches[len(partial.batches) :]
     for path in [folder / "detections.json", *(source.picture for source in batches[0] if batches)]:
         remove_unfinished(path)  # of a run that was killed while it wrote
@@ -181,7 +184,8 @@ def _detect_batch(
             images.append((source, image))
         except UserError as error:
             unreadable.append(str(error))
-    found = detector.predict([image for _, image in images], config.score_threshold, config.batch_size)
+    views = {field.name: getattr(config, field.name) for field in fields(ViewSettings)}
+    found = detector.predict([image for _, image in images], config.score_threshold, config.batch_size, **views)
     entries: list[dict[str, Any]] = []
     for (source, image), detections in zip(images, found, strict=True):
         boxes, labels, scores = detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy()

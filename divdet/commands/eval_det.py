@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from detection.class_rules import ClassRules
 from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
 from detection.data.coco_results import load_results, save_results
@@ -14,14 +15,14 @@ from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
 from detection.evaluation.analysis import analyze, numbers_of
+from detection.evaluation.class_choice import choose_results, choose_truth
 from detection.evaluation.coco_metrics import COCO_SIZES, Rules
 from detection.evaluation.evaluate import Evaluation, score
 from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
-from detection.settings import EvalDataSettings
+from detection.settings import EvalDataSettings, ViewSettings
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
-from divdet.engine.cli import flatten
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
@@ -34,7 +35,8 @@ def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
         return {}
     saved = checkpoint.load(config.checkpoint, "detection")
     postprocess, data = saved_settings(saved)
-    defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
+    defaults = {f"postprocess.{name}": value for name, value in asdict(postprocess).items()}
+    defaults |= {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
     if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images
@@ -86,13 +88,17 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
 def _score_file(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
+    if config.several or config.postprocess.class_agnostic:
+        raise UserError("--detections is scored as it is: leave out --tile, --tta and --postprocess.class_agnostic")
     annotations = read_annotations(config.data, "val", need_images=False)
+    chosen = ClassRules.of(config.postprocess, annotations.names, annotations.category_ids)
+    annotations = choose_truth(annotations, chosen)
     print(f"{annotations.path}: {annotations.describe()}")
-    results = load_results(config.detections, annotations)
+    results = choose_results(load_results(config.detections, annotations), chosen)
     covered = len(set(results.image.tolist()))
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
     make_folder(folder)
-    unknown = {"members": [], "postprocess": None, "runtime": None, "precision": None}
+    unknown = {"members": [], "postprocess": None, "views": None, "runtime": None, "precision": None}
     return annotations, Evaluation(coco_metrics.evaluate(annotations, results, rules) | unknown, results, [])
 
 
@@ -101,11 +107,15 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path, rules: Rules) -> tu
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
     annotations = match_categories(detector.category_ids, detector.names, read_validation(config.data, folder))
+    if detector.rules.kept is not None:
+        print(f"classes: {detector.rules.describe(detector.names)}")
+    annotations = choose_truth(annotations, detector.rules)
     print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
-        found = score(detector, annotations, config.batch_size, workers, rules=rules)
+        found = score(detector, annotations, config.batch_size, workers, views=config, rules=rules)
     found.metrics["postprocess"] = asdict(detector.resolved_settings())
+    found.metrics["views"] = {field.name: getattr(config, field.name) for field in fields(ViewSettings)}
     found.metrics["runtime"], found.metrics["precision"] = config.runtime, config.precision
     save_results(found.fused, annotations, folder / "detections.json")
     return annotations, found

@@ -1,6 +1,6 @@
 """What the commands take, but for the training recipes. Nothing here imports torch: arguments are read first."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from detection.heads import find_head, input_of
@@ -11,14 +11,30 @@ from detection.settings import (
     PostprocessSettings,
     RuntimeSettings,
     TrainDetection,
+    ViewSettings,
     VocOrigin,
 )
 from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, Precision, check_range
 
 
+@dataclass(kw_only=True)
+class _Prediction(ViewSettings, RuntimeSettings, CommonSettings):
+    """How a detector is run, and which of its boxes are kept."""
+
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    classes: list[str | int] | str | None = None
+    class_thresholds: dict[str | int, float] | None = None
+
+    def __post_init__(self) -> None:
+        for part in (CommonSettings, RuntimeSettings, ViewSettings):
+            part.__post_init__(self)
+        given = {"classes": self.classes, "class_thresholds": self.class_thresholds}
+        self.postprocess = replace(self.postprocess, **{k: value for k, value in given.items() if value is not None})
+
+
 @dataclass
-class EvaluateDetection(RuntimeSettings, CommonSettings):
+class EvaluateDetection(_Prediction):
     """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
 
     Attributes:
@@ -27,20 +43,21 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
             file_name where they have one, else by image_id.
         data: ground truth and images.
         postprocess: how boxes are made from the outputs.
-        batch_size: images per forward pass.
+        batch_size: inputs of the network per forward pass: images, or their tiles and other views.
         verify: score once more by pycocotools (a minute for 5,000 images) and fail if one of the 12 numbers differs.
         score_threshold: a score at which precision, recall and F1 are printed, beside that of the best F1.
         max_dets: detections of an image and class that count, the best first. COCO's numbers are of 100.
         sizes: sides in pixels of the squares from which on objects are medium and large; default: COCO's 32 and 96.
         compare: a COCO results file of another detector on the same images, to take the difference from.
         report: write report.html as well, a page of classes, members and images.
+        classes: names or category ids of the classes to evaluate, separated by commas: postprocess.classes.
+        class_thresholds: lowest scores by class name or category id: postprocess.class_thresholds.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
     """
 
     checkpoint: str | None = None
     detections: str | None = None
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
-    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 16
     verify: bool = False
     score_threshold: float | None = None
@@ -62,7 +79,7 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
 
 
 @dataclass
-class Detect(RuntimeSettings, CommonSettings):
+class Detect(_Prediction):
     """Draws what a detector finds in images.
 
     Attributes:
@@ -70,8 +87,10 @@ class Detect(RuntimeSettings, CommonSettings):
         sources: image files, folders or globs.
         score_threshold: lowest score that is drawn and written.
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
-        batch_size: images per forward pass.
+        batch_size: inputs of the network per forward pass: images, or their tiles and other views.
         output: folder for the pictures and detections.json; default runs/<config name>, or runs/detect.
+        classes: names or category ids of the classes to find, separated by commas: postprocess.classes.
+        class_thresholds: by class name or category id, in place of score_threshold: postprocess.class_thresholds.
         data: annotations whose image ids and file names are written (without them an image's id is the number that
             is its file's name, or else the name), and data.orientation, by default the checkpoint's.
         resume: auto continues a stopped run in the output folder, if there is one.
@@ -80,7 +99,6 @@ class Detect(RuntimeSettings, CommonSettings):
     checkpoint: str | None = None
     sources: list[str] = field(default_factory=list)
     score_threshold: float = 0.3
-    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 8
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
     resume: Literal["auto"] | None = None
@@ -125,12 +143,28 @@ class Convert(_DataSet):
         format: of the data set: coco, yolo or voc; auto recognizes it by content.
         orientation: as data.orientation.
         voc_origin: as data.voc_origin.
+        tile: cut the images into square tiles of so many pixels a side, to train on small objects.
+        overlap: share of a tile that its neighbors have, too, at least.
+        min_share: a box is kept in a tile that holds this share of its area or more.
+        empty_ratio: tiles without objects that are kept for each one with objects, drawn by the seed.
         output: the folder to write, new or empty.
     """
 
     to: Literal["coco", "yolo", "voc"] | None = None
     link: bool = False
     skip_bad: bool = False
+    tile: int | None = None
+    overlap: float = 0.2
+    min_share: float = 0.3
+    empty_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ViewSettings(tile=self.tile, overlap=self.overlap)
+        check_range("min_share", self.min_share, 0, 1)
+        check_range("empty_ratio", self.empty_ratio, 0)
+        if self.tile and self.link:
+            raise UserError("link and tile are both set: tiles are new images, leave link out")
 
 
 @dataclass(kw_only=True)

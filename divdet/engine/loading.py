@@ -23,7 +23,9 @@ class Loader(DataLoader):
     block, also on errors, and at the latest with this process.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, workers: int, device: torch.device, **options: Any) -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int | None, workers: int, device: torch.device, **options: Any
+    ) -> None:
         super().__init__(
             dataset,
             batch_size,

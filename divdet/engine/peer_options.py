@@ -65,7 +65,7 @@ _AUGMENT = _no(
     "training augments by --data.photometric, --data.zoom_out, --data.iou_crop, --data.flip, --data.mosaic, "
     "--data.mixup and --data.albumentations",
     "training augments by --data.crop, --data.flip, --data.auto_augment and --data.erasing",
-    "the network of --checkpoint sees each image once, as it is",
+    "test-time augmentation is --tta flip, scales or flip,scales",
 )
 _OWN_AUGMENTATION = _no("a pipeline of your own, --data.albumentations FILE.yaml, can do that", anyway=_OFF)
 _COLORS = _no("--data.photometric changes colors as in SSD's paper, or not at all")
@@ -85,10 +85,7 @@ _LOG = _no("metrics.jsonl in --output has every epoch's losses, and AP every --t
 _PROCESSES = _no("torchrun starts processes: torchrun --nproc_per_node=N tools/train_det.py …", anyway=("1", "none"))
 _EVALUATE = _no("a checkpoint is evaluated by the commands eval-det and eval-cls", anyway=_OFF)
 _FOLDER = _no("give the whole folder as --output")
-_CLASSES = _no(
-    "all classes above --score_threshold are found; each entry of detections.json names its own",
-    "the classes are those of the annotations",
-)
+_CLASSES = _no("the classes are those of the annotations")
 _COMMAND = _no("training, evaluation and prediction are the commands train-det, eval-det and detect")
 
 OPTIONS: dict[str, Option] = {
@@ -218,7 +215,7 @@ OPTIONS: dict[str, Option] = {
     "launcher": _PROCESSES,
     **dict.fromkeys(("gpus", "n_gpus", "gpu_ids", "rank", "local_rank"), _PROCESSES),
     # Augmentation
-    "augment": _AUGMENT,
+    "augment": Option(("tta",), {"true": "flip,scales", "false": "null"}, answers=_AUGMENT.answers),
     "data_augmentation": _AUGMENT,
     "tta": _AUGMENT,
     "fliplr": _same("data.flip"),
@@ -241,7 +238,13 @@ OPTIONS: dict[str, Option] = {
     "iou_thres": _IOU,
     "iou_thr": _IOU,
     "nms_thresh": _IOU,
-    "agnostic_nms": _no("NMS is for each class by itself, at --postprocess.nms_iou", anyway=_OFF),
+    "agnostic_nms": _same("postprocess.class_agnostic"),
+    **dict.fromkeys(("slice_height", "slice_width", "slice_size"), _same("tile")),
+    **dict.fromkeys(("overlap_height_ratio", "overlap_width_ratio", "overlap_ratio"), _same("overlap")),
+    "min_area_ratio": _same("min_share"),
+    "ignore_negative_samples": Option(
+        ("empty_ratio",), {"true": "0"}, answers=("--empty_ratio says how many tiles without objects are kept",)
+    ),
     "max_det": _MAX_BOXES,
     "detections_per_img": _MAX_BOXES,
     "max_per_img": _MAX_BOXES,

@@ -11,10 +11,15 @@ from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder, reason
 
 
-def into_new_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Calls ``write(temporary folder)`` and moves the folder into place; raises UserError where one holds files."""
+def refuse_filled(folder: Path) -> None:
+    """Raises UserError where the folder holds files."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already and not empty; choose another --output, or remove it")
+
+
+def into_new_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Calls ``write(temporary folder)`` and moves the folder into place; raises UserError where one holds files."""
+    refuse_filled(folder)
     make_folder(folder.absolute().parent)
     temporary = folder.absolute().with_name(f".{folder.absolute().name[:200]}.{os.getpid()}.tmp")
     try:

@@ -96,10 +96,14 @@ def test_a_list_among_other_types(words: str, weights: Any) -> None:
 
 
 def test_source_and_thresholds_of_a_detector() -> None:
-    words = "--weights best.pt --source a.jpg --conf 0.4 --iou=0.6 b.jpg --batch 2"
+    words = "--weights best.pt --source a.jpg --conf 0.4 --iou=0.6 b.jpg --batch 2 --agnostic_nms --augment"
     config = parse(Detect, words.split(), positional="sources")
     assert (config.checkpoint, config.sources, config.score_threshold) == ("best.pt", ["a.jpg", "b.jpg"], 0.4)
     assert (config.postprocess.nms_iou, config.batch_size) == (0.6, 2)
+    assert (config.postprocess.class_agnostic, config.tta) == (True, "flip,scales")
+    words = "a.jpg --slice_height 300 --overlap-height-ratio 0.3 --classes 1 3 --class_thresholds {dog:.6,3:.1}"
+    config = parse(Detect, words.replace(":", ": ").split(" --c")[0].split(), positional="sources")
+    assert (config.tile, config.overlap) == (300, 0.3)
     config = parse(EvaluateDetection, ["--model", "best.pt", "--conf", "0.2"])
     assert (config.checkpoint, config.postprocess.score_threshold) == ("best.pt", 0.2)
 
@@ -172,7 +176,6 @@ def test_a_model_that_is_a_file_is_where_training_starts(tmp_path: Path) -> None
         ("--rect", "model.head"),
         ("--verbose=False", "--output"),
         ("--half", "train.precision"),
-        ("--agnostic_nms", "postprocess.nms_iou"),
         ("--max_det 100", "postprocess.max_per_member.*each member before"),
         ("--cfg-options a=b c=d", "--train.epochs 30"),
         ("--auto-scale-lr", "train.lr"),
@@ -199,9 +202,7 @@ def test_options_without_a_field_are_answered(words: str, answer: str) -> None:
         ("--vid_stride 2", "videos are not read"),
         ("--line_width 2", "--output"),
         ("--dnn", "--runtime"),
-        ("--augment", "--checkpoint"),
         ("--max_det 9", "max_per_member"),
-        ("--classes 0 2", "each entry of detections.json"),
     ],
 )
 def test_options_of_prediction_are_answered(words: str, answer: str) -> None:
