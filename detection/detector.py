@@ -21,18 +21,11 @@ from detection.class_rules import ClassRules
 from detection.detections import Detections
 from detection.heads import Input
 from detection.images import as_rgb, is_pil
-from detection.models.head import DividedDetector, create_detector
+from detection.models.head import DividedDetector
 from detection.postprocess import fuse, head_boxes
-from detection.preprocess import FromPixels, Network, seen_share, to_input
-from detection.settings import (
-    DataSettings,
-    ModelSettings,
-    Orientation,
-    PostprocessSettings,
-    RuntimeSettings,
-    ViewSettings,
-)
-from detection.views import Found, Shown, cut_views, join_views
+from detection.preprocess import FromPixels, Network, to_input, to_pixels
+from detection.saved import create_model, saved_model, saved_settings
+from detection.settings import Orientation, PostprocessSettings, RuntimeSettings, ViewSettings
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
@@ -40,6 +33,7 @@ from divdet.engine.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from detection.views import Found, Shown
     from divdet.engine.distributed import World
 
     ImageLike = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
@@ -210,7 +204,8 @@ class Detector:
             raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
         if not isinstance(bgr, bool):
             raise UserError(f"bgr is {bgr!r}: choose True (arrays are BGR, as OpenCV reads them) or False (RGB)")
-        views = ViewSettings(tile=tile, overlap=overlap, whole_image=whole_image, tta=tta)
+        several = tile is not None or tta is not None
+        views = ViewSettings(tile=tile, overlap=overlap, whole_image=whole_image, tta=tta) if several else None
         settings = self.settings
         if classes is not None:
             settings = replace(settings, classes=classes if isinstance(classes, str) else list(classes))
@@ -218,8 +213,10 @@ class Detector:
             settings = replace(settings, class_thresholds=dict(class_thresholds))
         rules = ClassRules.of(settings, self.names, self.category_ids, float(score_threshold))
         named = (("the image", images),) if single else ((f"images[{n}]", image) for n, image in enumerate(images))
-        find = self._predict_views if views.several else self._predict_whole
-        found = find(named, int(batch_size), bgr, rules, views)
+        if views:
+            found = self._predict_views(named, int(batch_size), bgr, rules, views)
+        else:
+            found = self._predict_whole(named, int(batch_size), bgr, rules)
         if single:
             return next(found)
         return list(found) if array or isinstance(images, Sequence) else found
@@ -227,7 +224,7 @@ class Detector:
     __call__ = predict
 
     def _predict_whole(
-        self, images: Iterable[tuple[str, Any]], batch_size: int, bgr: bool, rules: ClassRules, views: ViewSettings
+        self, images: Iterable[tuple[str, Any]], batch_size: int, bgr: bool, rules: ClassRules
     ) -> Iterator[Detections]:
         orient, left = self.orientation != "stored", iter(images)
         while batch := list(islice(left, batch_size)):
@@ -236,11 +233,13 @@ class Detector:
             members, fused = self.detect(inputs, rules=rules)
             for position, ((_, image), array) in enumerate(zip(batch, arrays, strict=True)):
                 own = [member[position] for member in members]
-                yield self._detections(Found(position, array.shape[1::-1], own, fused[position]), image, array)
+                yield self._detections(fused[position], own, array.shape[1::-1], image, array)
 
     def _predict_views(
         self, images: Iterable[tuple[str, Any]], batch_size: int, bgr: bool, rules: ClassRules, views: ViewSettings
     ) -> Iterator[Detections]:
+        from detection.views import cut_views  # imported here: most detectors see images once, and whole
+
         orient, sources = self.orientation != "stored", {}
 
         def read() -> Iterator[tuple[int, np.ndarray]]:
@@ -251,18 +250,20 @@ class Detector:
                 yield number, array
 
         for found in self.detect_views(cut_views(read(), views, self.input, batch_size), rules):
-            yield self._detections(found, *sources.pop(found.image))
+            yield self._detections(found.fused, found.members, found.size, *sources.pop(found.image))
 
-    def _detections(self, found: Found, image: Any, array: np.ndarray | None) -> Detections:
+    def _detections(
+        self, fused: Boxes, members: list[Boxes], size: tuple[int, int], image: Any, array: np.ndarray | None
+    ) -> Detections:
         source = image if isinstance(image, str | PathLike | bytes) else array
         orient = self.orientation != "stored"
 
         def of(boxes: Boxes, members: tuple[Detections, ...] = ()) -> Detections:
-            boxes = to_pixels(boxes, *found.size, self.input)
+            boxes = to_pixels(boxes, *size, self.input)
             names = [self.names[label] for label in boxes.labels.tolist()]
             return Detections(*boxes, names, members, self.category_ids, source, orient)
 
-        return of(found.fused, tuple(map(of, found.members)))
+        return of(fused, tuple(map(of, members)))
 
     @property
     def input(self) -> Input:
@@ -291,6 +292,8 @@ class Detector:
         self, batches: Iterable[tuple[Tensor, Sequence[Shown]]], rules: ClassRules | None = None
     ) -> Iterator[Found]:
         """As ``detect``, of images that are seen in several views (``cut_views``), one after the other."""
+        from detection.views import join_views
+
         rules = rules or self.rules
 
         def vote(votes: list[list[Boxes]]) -> list[Boxes]:
@@ -326,43 +329,6 @@ class Detector:
         """Returns the settings with ``max_per_member`` filled in, which depends on S: a process may have one member."""
         limit = self.settings.max_per_member or 200 * len(self.model.members)
         return replace(self.settings, max_per_member=limit)
-
-
-def saved_settings(saved: Checkpoint) -> tuple[PostprocessSettings, DataSettings]:
-    """Reads a checkpoint's settings. Raises UserError if they are damaged."""
-    postprocess, data = saved.setting("postprocess", dict), saved.setting("data", dict)
-    try:
-        return PostprocessSettings(**postprocess), DataSettings(**data)
-    except (AttributeError, OverflowError, TypeError, ValueError, UserError) as error:
-        raise UserError(f"{saved.source}: its settings are damaged ({error}); use another checkpoint") from error
-
-
-def saved_model(saved: Checkpoint) -> ModelSettings:
-    """Reads what a checkpoint's detector is; earlier ones are of SSD300. Raises UserError if it is damaged."""
-    backbone, known = saved.setting("model.backbone", str), saved.config["model"]
-    head, size = known.get("head", "ssd300"), known.get("input_size")
-    try:
-        return ModelSettings(backbone, saved.members, head=head, input_size=size)
-    except UserError as error:
-        raise UserError(f"{saved.source}: {error}") from error
-
-
-def create_model(settings: ModelSettings, num_classes: int, pretrained: bool = False) -> DividedDetector:
-    """Creates the detector that a recipe's section names; see ``create_detector``."""
-    shape = (settings.head, settings.backbone, settings.members, num_classes)
-    return create_detector(*shape, settings.input_size, pretrained)
-
-
-def to_pixels(result: Boxes, width: int, height: int, form: Input) -> Boxes:
-    """Converts boxes in fractions of the input to pixels of an image of that size, the inverse of ``to_input``.
-
-    They are clipped to the image; boxes that lie outside are dropped.
-    """
-    share = torch.tensor([*seen_share(width, height, form)] * 2, dtype=result.boxes.dtype)
-    size = torch.tensor([width, height, width, height], dtype=result.boxes.dtype)
-    boxes = (result.boxes / share).clamp(0, 1) * size
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return Boxes(boxes[inside], result.scores[inside], result.labels[inside])
 
 
 def _is_number(value: Any, kind: type) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from classification.data.statistics import IMAGENET_STATISTICS
+from detection.boxes import Boxes
 from detection.heads import Input
 from divdet.engine.normalize import normalize
 
@@ -89,6 +90,18 @@ def seen_share(width: int, height: int, form: Input) -> tuple[float, float]:
     window = input_window(Window(0, 0, width, height), form)
     across, down = _placed(0, width, window.width, form.size)[1], _placed(0, height, window.height, form.size)[1]
     return across / form.size, down / form.size
+
+
+def to_pixels(result: Boxes, width: int, height: int, form: Input) -> Boxes:
+    """Converts boxes in fractions of the input to pixels of an image of that size, the inverse of ``to_input``.
+
+    They are clipped to the image; boxes that lie outside are dropped.
+    """
+    share = torch.tensor([*seen_share(width, height, form)] * 2, dtype=result.boxes.dtype)
+    size = torch.tensor([width, height, width, height], dtype=result.boxes.dtype)
+    boxes = (result.boxes / share).clamp(0, 1) * size
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return Boxes(boxes[inside], result.scores[inside], result.labels[inside])
 
 
 class Normalize(nn.Module):

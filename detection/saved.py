@@ -1,0 +1,31 @@
+"""What a checkpoint says of its detector."""
+
+from detection.models.head import DividedDetector, create_detector
+from detection.settings import DataSettings, ModelSettings, PostprocessSettings
+from divdet.engine.checkpoint import Checkpoint
+from divdet.engine.errors import UserError
+
+
+def saved_settings(saved: Checkpoint) -> tuple[PostprocessSettings, DataSettings]:
+    """Reads a checkpoint's settings. Raises UserError if they are damaged."""
+    postprocess, data = saved.setting("postprocess", dict), saved.setting("data", dict)
+    try:
+        return PostprocessSettings(**postprocess), DataSettings(**data)
+    except (AttributeError, OverflowError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{saved.source}: its settings are damaged ({error}); use another checkpoint") from error
+
+
+def saved_model(saved: Checkpoint) -> ModelSettings:
+    """Reads what a checkpoint's detector is; earlier ones are of SSD300. Raises UserError if it is damaged."""
+    backbone, known = saved.setting("model.backbone", str), saved.config["model"]
+    head, size = known.get("head", "ssd300"), known.get("input_size")
+    try:
+        return ModelSettings(backbone, saved.members, head=head, input_size=size)
+    except UserError as error:
+        raise UserError(f"{saved.source}: {error}") from error
+
+
+def create_model(settings: ModelSettings, num_classes: int, pretrained: bool = False) -> DividedDetector:
+    """Creates the detector that a recipe's section names; see ``create_detector``."""
+    shape = (settings.head, settings.backbone, settings.members, num_classes)
+    return create_detector(*shape, settings.input_size, pretrained)
