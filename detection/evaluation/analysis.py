@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations
-from detection.data.coco_results import Results
-from detection.evaluation.coco_metrics import evaluation_of, unique_names
+from detection.data.coco_results import Results, image_of
+from detection.evaluation.coco_metrics import COCO_RULES, Rules, evaluation_of, unique_names
 from detection.evaluation.matches import IOU, Matches, match
 
 # Kinds of errors of TIDE (Bolya et al., 2020, Sec. 2.2), by hotcoco's names
@@ -124,16 +125,21 @@ class Analysis:
 
 
 def analyze(
-    annotations: CocoAnnotations, results: Results, threshold: float | None = None, matches: Matches | None = None
+    annotations: CocoAnnotations,
+    results: Results,
+    threshold: float | None = None,
+    rules: Rules = COCO_RULES,
+    matches: Matches | None = None,
 ) -> Analysis:
     """Analyzes detections at IoU 0.5 by COCO's matching; objects in crowds are not counted.
 
     Args:
         threshold: a score at which precision, recall and F1 are wanted, too.
+        rules: what is counted.
         matches: what ``match`` gives, where the caller has it.
     """
-    matches = match(annotations, results) if matches is None else matches
-    evaluation = evaluation_of(annotations, results)
+    matches = match(annotations, results, rules) if matches is None else matches
+    evaluation = evaluation_of(annotations, results, rules)
     evaluation.evaluate()
     evaluation.accumulate()
     precision = evaluation.eval["precision"][..., 0, -1]  # [IoU, recall, class]
@@ -213,3 +219,31 @@ def _label_errors(annotations: CocoAnnotations, results: Results, found: list[di
             )
         )
     return listed
+
+
+def numbers_of(analysis: Analysis, annotations: CocoAnnotations) -> dict[str, Any]:
+    """An analysis as plain values for metrics.json, None where something is not defined."""
+    names = [one.name for one in analysis.classes]
+    labels = [
+        image_of(annotations.images[one.image], annotations.named)
+        | {"kind": one.kind, "score": one.score, "found": names[one.found], "bbox": list(one.bbox)}
+        | ({} if one.annotated is None else {"annotated": names[one.annotated]})
+        for one in analysis.label_errors
+    ]
+    return {
+        "classes": {one.name: _plain(vars(one)) for one in analysis.classes},
+        "best": _plain(analysis.best),
+        "given": _plain(analysis.given),
+        "confusion": {"score": analysis.confusion_threshold, "matrix": analysis.confusion.tolist()},
+        "errors": {one.kind: {"count": one.count, "AP50": one.AP50} for one in analysis.errors},
+        "calibration": {"ece": _plain(analysis.ece), "bins": [one._asdict() for one in analysis.calibration]},
+        "label_errors": labels,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Point):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

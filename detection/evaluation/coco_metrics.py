@@ -45,6 +45,9 @@ class Rules:
         return [[0, 1e10], [0, small], [small, large], [large, 1e10]]
 
 
+COCO_RULES = Rules()
+
+
 class CocoEvaluator:
     """Collects detections image by image; every image of ``annotations`` is scored, whether added or not.
 
@@ -89,12 +92,12 @@ class CocoEvaluator:
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return Results(*map(np.concatenate, columns))
 
-    def metrics(self, rules: Rules = Rules()) -> dict[str, Any]:
+    def metrics(self, rules: Rules = COCO_RULES) -> dict[str, Any]:
         """The COCO numbers of what was added: see ``evaluate``."""
         return evaluate(self.annotations, self.results(), rules)
 
 
-def evaluate(annotations: CocoAnnotations, results: Results, rules: Rules = Rules()) -> dict[str, Any]:
+def evaluate(annotations: CocoAnnotations, results: Results, rules: Rules = COCO_RULES) -> dict[str, Any]:
     """Score detections on all images of ``annotations``, empty ones and crowds included.
 
     Returns:
@@ -119,7 +122,7 @@ def evaluate(annotations: CocoAnnotations, results: Results, rules: Rules = Rule
     return {**numbers, "per_class": per_class} | counted
 
 
-def evaluation_of(annotations: CocoAnnotations, results: Results, rules: Rules = Rules()) -> Any:
+def evaluation_of(annotations: CocoAnnotations, results: Results, rules: Rules = COCO_RULES) -> Any:
     """hotcoco's ``COCOeval`` of detections, before ``evaluate()``; ids are the rows of either, from 1."""
     from hotcoco import COCO, COCOeval
 
@@ -135,7 +138,7 @@ def evaluation_of(annotations: CocoAnnotations, results: Results, rules: Rules =
     return evaluation
 
 
-def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, Any], rules: Rules = Rules()) -> None:
+def verify(annotations: CocoAnnotations, results: Results, metrics: dict[str, Any], rules: Rules = COCO_RULES) -> None:
     """Score once more by pycocotools; raise UserError where one of the 12 numbers of ``metrics`` is another."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

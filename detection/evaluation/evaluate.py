@@ -7,7 +7,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
 from detection.data.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
-from detection.evaluation.coco_metrics import METRICS, CocoEvaluator
+from detection.evaluation.coco_metrics import COCO_RULES, METRICS, CocoEvaluator, Rules
 from divdet.engine.distributed import World
 from divdet.engine.loading import Loader
 from divdet.engine.progress import progress
@@ -30,7 +30,12 @@ class Evaluation:
 
 
 def score(
-    detector: Detector, annotations: CocoAnnotations, batch_size: int, workers: int = 0, world: World | None = None
+    detector: Detector,
+    annotations: CocoAnnotations,
+    batch_size: int,
+    workers: int = 0,
+    world: World | None = None,
+    rules: Rules = COCO_RULES,
 ) -> Evaluation:
     """Run a detector over all images of the ground truth, empty ones included; processes of a ``world`` share them."""
     world = world or World()
@@ -53,8 +58,8 @@ def score(
         evaluators[1] = evaluators[0]
 
     def metrics() -> dict[str, Any]:
-        fused = evaluators[0].metrics()
-        by_member = [fused] if len(evaluators) == 2 else [evaluator.metrics() for evaluator in evaluators[1:]]
+        fused = evaluators[0].metrics(rules)
+        by_member = [fused] if len(evaluators) == 2 else [evaluator.metrics(rules) for evaluator in evaluators[1:]]
         return fused | {"members": [{name: own[name] for name in METRICS} for own in by_member]}
 
     fused, *members = [evaluator.results() for evaluator in evaluators]

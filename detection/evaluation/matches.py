@@ -10,7 +10,7 @@ import numpy as np
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
-from detection.evaluation.coco_metrics import evaluation_of
+from detection.evaluation.coco_metrics import COCO_RULES, Rules, evaluation_of
 
 IOU = 0.5  # from which a box finds an object
 _SHOWN = 0.3  # threshold where no detection is right
@@ -38,9 +38,9 @@ class Matches:
     by_class: np.ndarray
 
 
-def match(annotations: CocoAnnotations, results: Results) -> Matches:
+def match(annotations: CocoAnnotations, results: Results, rules: Rules = COCO_RULES) -> Matches:
     """Matches the detections of all images."""
-    evaluation = evaluation_of(annotations, results)
+    evaluation = evaluation_of(annotations, results, rules)
     evaluation.evaluate()
     evaluation.accumulate()
     parts = (

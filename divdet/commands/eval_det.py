@@ -8,13 +8,18 @@ import torch
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.category_match import match_categories
-from detection.data.coco_results import Results, load_results, save_results
+from detection.data.coco_results import load_results, save_results
 from detection.data.formats.read import read_annotations
 from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
-from detection.evaluation.evaluate import score
+from detection.evaluation.analysis import analyze, numbers_of
+from detection.evaluation.coco_metrics import COCO_SIZES, Rules
+from detection.evaluation.evaluate import Evaluation, score
+from detection.evaluation.intervals import compare, interval_of
+from detection.evaluation.tables import class_table, comparison_table, error_lines
 from detection.settings import EvalDataSettings
+from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import flatten
@@ -49,21 +54,39 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")
     source = Path(config.checkpoint or config.detections)
     folder = Path(config.output or source.parent / "eval")
+    rules = Rules(config.max_dets, tuple(config.sizes or COCO_SIZES))
     work = _run_checkpoint if config.checkpoint else _score_file
-    annotations, results, metrics = work(config, folder)
+    annotations, found = work(config, folder, rules)
+    others = load_results(config.compare, annotations) if config.compare else None
+    metrics = found.metrics
     if config.verify:
-        coco_metrics.verify(annotations, results, metrics)
+        coco_metrics.verify(annotations, found.fused, metrics, rules)
         print("verified: pycocotools gives the same 12 numbers")
-    write_json(metrics, folder / "metrics.json")
+    analysis = analyze(annotations, found.fused, config.score_threshold, rules)
+    metrics |= numbers_of(analysis, annotations) | {
+        "interval": interval_of(annotations, found.fused, rules.max_dets)._asdict()
+    }
     print(coco_metrics.format_metrics(metrics))
+    if not rules.are_cocos:
+        print(" not by COCO's rules: not comparable with others' numbers")
+    interval = metrics["interval"]
+    print(f" AP {interval['value']:.3f}, 95 % interval over images {interval['low']:.3f} to {interval['high']:.3f}")
     if len(metrics["members"]) > 1:
         listed = "  ".join(f"{i + 1}: {member['AP']:.3f}" for i, member in enumerate(metrics["members"]))
         print(f" AP of each member  {listed}")
+    print(*class_table(analysis), *error_lines(analysis), sep="\n")
+    if others is not None:
+        comparison = compare(annotations, others, found.fused, rules.max_dets)
+        metrics["comparison"] = {"with": config.compare} | comparison.numbers()
+        print(*comparison_table(comparison, config.compare), sep="\n")
+    write_json(metrics, folder / "metrics.json")
     print(f"wrote {folder / 'metrics.json'}")
+    if config.report:
+        report_evaluation(config, annotations, found, rules, folder)
     return metrics
 
 
-def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
+def _score_file(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
     annotations = read_annotations(config.data, "val", need_images=False)
@@ -73,10 +96,10 @@ def _score_file(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotation
     print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
     make_folder(folder)
     unknown = {"members": [], "postprocess": None, "runtime": None, "precision": None}
-    return annotations, results, coco_metrics.evaluate(annotations, results) | unknown
+    return annotations, Evaluation(coco_metrics.evaluate(annotations, results, rules) | unknown, results, [])
 
 
-def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnotations, Results, dict[str, Any]]:
+def _run_checkpoint(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
@@ -84,9 +107,8 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path) -> tuple[CocoAnnota
     print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
-        found = score(detector, annotations, config.batch_size, workers)
-    metrics, results = found.metrics, found.fused
-    metrics["postprocess"] = asdict(detector.resolved_settings())
-    metrics["runtime"], metrics["precision"] = config.runtime, config.precision
-    save_results(results, annotations, folder / "detections.json")
-    return annotations, results, metrics
+        found = score(detector, annotations, config.batch_size, workers, rules=rules)
+    found.metrics["postprocess"] = asdict(detector.resolved_settings())
+    found.metrics["runtime"], found.metrics["precision"] = config.runtime, config.precision
+    save_results(found.fused, annotations, folder / "detections.json")
+    return annotations, found

@@ -14,7 +14,7 @@ from detection.settings import (
     VocOrigin,
 )
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, Concurrency, Precision
+from divdet.engine.settings import CommonSettings, Concurrency, Precision, check_range
 
 
 @dataclass
@@ -29,6 +29,10 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
         postprocess: how boxes are made from the outputs.
         batch_size: images per forward pass.
         verify: score once more by pycocotools (a minute for 5,000 images) and fail if one of the 12 numbers differs.
+        score_threshold: a score at which precision, recall and F1 are printed, beside that of the best F1.
+        max_dets: detections of an image and class that count, the best first. COCO's numbers are of 100.
+        sizes: sides in pixels of the squares from which on objects are medium and large; default: COCO's 32 and 96.
+        compare: a COCO results file of another detector on the same images, to take the difference from.
         report: write report.html as well, a page of classes, members and images.
         output: folder for metrics.json and detections.json; default: eval/ beside the checkpoint or results file.
     """
@@ -39,11 +43,22 @@ class EvaluateDetection(RuntimeSettings, CommonSettings):
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     batch_size: int = 16
     verify: bool = False
+    score_threshold: float | None = None
+    max_dets: int = 100
+    sizes: list[float] | None = None
+    compare: str | None = None
     report: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_batch_size(self.batch_size)
+        if self.score_threshold is not None:
+            check_range("score_threshold", self.score_threshold, 0, 1)
+        check_range("max_dets", self.max_dets, 11)  # AR1 and AR10 are of fewer
+        if self.sizes is not None and not (len(self.sizes) == 2 and 0 < self.sizes[0] < self.sizes[1]):
+            raise UserError(f"sizes is {self.sizes}: give two sides in pixels, the smaller one first, such as [32,96]")
+        if self.verify and self.max_dets != 100:
+            raise UserError("verify and max_dets are both set, but pycocotools knows AP of 100 detections alone")
 
 
 @dataclass
