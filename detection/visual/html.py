@@ -62,7 +62,8 @@ ul, ol { padding-left: 1.4rem; }
 .legend .sample { width: 26px; height: 8px; margin-right: .35rem; vertical-align: middle; }
 .swatch { display: inline-block; width: .9rem; height: .9rem; margin-right: .35rem; vertical-align: -.1rem; }
 .swatch { border: 1px solid var(--faint); }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13.5rem), 1fr)); gap: .4rem; }
+.stack { display: grid; gap: 1.2rem; grid-template-columns: minmax(0, 1fr); }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13.5rem), 1fr)); gap: .4rem; }
 .panels p { margin: .1rem 0 .3rem; font-size: .875rem; }
 .wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
 .crops { grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
@@ -170,6 +171,12 @@ def pictures(figures: Iterable[str], style: str = "") -> str:
     """Figures in a grid, whose ``style`` may be ``wide`` or ``crops``; empty without any."""
     held = "".join(figures)
     return f'<div class="{f"pictures {style}".strip()}">{held}</div>' if held else ""
+
+
+def stack(figures: Iterable[str]) -> str:
+    """Figures one below the other; empty without any."""
+    held = "".join(figures)
+    return f'<div class="stack">{held}</div>' if held else ""
 
 
 def key(colors: Iterable[tuple[tuple[int, int, int], str]]) -> str:

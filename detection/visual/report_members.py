@@ -7,9 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from detection.evaluation.intervals import Interval
 from detection.evaluation.matches import IOU, Agreement
 from detection.visual.charts import histogram
-from detection.visual.html import bar, charts, columns, counted, folded, fraction, key, paragraph, section, table, text
+from detection.visual.html import (
+    bar,
+    charts,
+    columns,
+    counted,
+    folded,
+    fraction,
+    key,
+    paragraph,
+    section,
+    stack,
+    table,
+    text,
+)
 from detection.visual.outcomes import KEY, Found, Pictures
 
 _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl")
@@ -24,15 +38,16 @@ def members(
     fused: Found,
     own: Sequence[Found],
     shared: Agreement,
+    gain: Interval | None,
     pictures: Pictures,
 ) -> str:
-    """The section; empty with one member."""
-    if len(own) < 2:
-        return ""
+    """The section, for at least two members; ``gain`` is fusion's in AP over the best one."""
     best = best_member(metrics)
-    gain = metrics["AP"] - metrics["members"][best]["AP"]
-    verb = "adds {:.3f} AP to" if gain >= 0 else "takes {:.3f} AP from"
-    told = f"Fusion {verb.format(abs(gain))} the best member, number {best + 1}."
+    told = ""
+    if gain is not None:
+        verb = "adds {:.3f} AP to" if gain.value >= 0 else "takes {:.3f} AP from"
+        told = f"Fusion {verb.format(abs(gain.value))} the best member, number {best + 1}"
+        told += f" (95 % interval over images {gain.low:+.3f} to {gain.high:+.3f})."
     rows = [[text("fused"), *(_cell(metrics, name, 0) for name in _NUMBERS)]]
     rows += [
         [text(f"member {number + 1}"), *(_cell(line, name, 1) for name in _NUMBERS)]
@@ -41,7 +56,7 @@ def members(
     caption = "AP and AR, all sizes and small, medium, large objects"
     return section(
         "Members against fusion",
-        paragraph(told) if metrics["AP"] >= 0 else "",
+        paragraph(told) if told else "",
         table(caption, ["", *_NUMBERS], rows, "t" + "b" * len(_NUMBERS)),
         _by_class(names, fused, own),
         _agreement(shared, own, fused),
@@ -124,5 +139,5 @@ def _changed(fused: Found, own: Sequence[Found], best: int, pictures: Pictures) 
         told = (
             f"{counted(count, 'image')} of {len(saved):,}, by objects missed and false boxes against {own[best].name}."
         )
-        parts.append(f"<h3>{text(title)}</h3>{paragraph(told)}{''.join(drawn)}")
+        parts.append(f"<h3>{text(title)}</h3>{paragraph(told)}{stack(drawn)}")
     return key(KEY) + "".join(parts)

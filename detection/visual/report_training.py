@@ -38,7 +38,7 @@ def training(history: Sequence[dict[str, Any]]) -> str:
     if "lr" in names:
         caption = "At the end of each epoch."
         drawn.append(_chart("Learning rate", history, [("lr", "")], "learning rate", caption))
-    if any(line.get("AP", -1) >= 0 for line in history):
+    if sum(line.get("AP", -1) >= 0 for line in history) > 1:
         several = len(members) > 1
         parts = [("AP", "fused" if several else "AP")]
         parts += [(name, f"member {name.removeprefix('AP_member')}") for name in members[:_MEMBERS]] if several else []

@@ -21,6 +21,7 @@ from detection.evaluation.evaluate import Evaluation, score
 from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
 from detection.settings import EvalDataSettings, ViewSettings
+from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.devices import use_device
@@ -82,6 +83,8 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         print(*comparison_table(comparison, config.compare), sep="\n")
     write_json(metrics, folder / "metrics.json")
     print(f"wrote {folder / 'metrics.json'}")
+    if config.report:
+        report_evaluation(config, annotations, found, rules, folder)
     return metrics
 
 

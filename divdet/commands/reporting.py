@@ -1,43 +1,68 @@
-"""Writes report.html, for the commands that evaluate."""
+"""Writes report.html, for the commands that train and evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from detection.data.annotations import CocoAnnotations
-from detection.detector import Detector
+from detection.evaluation.coco_metrics import COCO_RULES, Rules
 from detection.evaluation.evaluate import Evaluation
 from detection.heads import title_of
+from detection.training.train import DetectionTask
 from detection.visual.report import Report, write_report
+from divdet.commands.settings import EvaluateDetection
+from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 
 
-def describe_model(detector: Detector) -> dict[str, object]:
-    """The detector, in words."""
-    model, settings = detector.model, asdict(detector.resolved_settings())
-    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    title = title_of(model.head, model.input.size)
-    return {
-        "Model": f"{title}, {len(model.members)} member{'s' * (len(model.members) > 1)}, {parameters:.2f} M parameters",
-        "Postprocess": ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None),
-    }
+def report_training(task: DetectionTask, folder: Path) -> None:
+    """Writes the page of a run's best evaluation."""
+    found = task.evaluation
+    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    scored = [line for line in history if "AP" in line]
+    best = max(scored, key=lambda line: line["AP"])
+    epoch = [line["epoch"] for line in scored if line["AP"] == found.metrics["AP"]][-1]
+    shown = f"{folder / 'best.pt'}, epoch {epoch} of {history[-1]['epoch']}"
+    if best["AP"] > found.metrics["AP"]:  # resumed after its best epoch
+        shown = f"epoch {epoch}; best.pt is of epoch {best['epoch']}, whose page eval_det.py --report makes"
+    config = task.config
+    about = {"Checkpoint": shown, **_describe(vars(config.model), vars(task.detector.resolved_settings()))}
+    _save(Report(task.ground_truth, found, about=about, history=history, rules=COCO_RULES), folder)
 
 
-def save_report(
-    annotations: CocoAnnotations,
-    found: Evaluation,
-    about: Mapping[str, object],
-    history: Sequence[dict[str, Any]],
-    folder: Path,
+def report_evaluation(
+    config: EvaluateDetection, annotations: CocoAnnotations, found: Evaluation, rules: Rules, folder: Path
 ) -> None:
-    """Writes the page into a folder. Where that fails, says so: everything else is written."""
+    """Writes the page of a checkpoint, or of a results file."""
+    about: dict[str, object] = {"Results": config.detections}
+    history = []
+    if config.checkpoint:
+        saved = checkpoint.load(config.checkpoint, "detection")
+        history = saved.history
+        about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}
+        about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
+        about["Runtime"] = f"{config.runtime}, {config.precision}"
+    _save(Report(annotations, found, rules, config.score_threshold, about, history), folder)
+
+
+def _describe(model: Mapping[str, Any], postprocess: Mapping[str, Any]) -> dict[str, str]:
+    size = model.get("input_size")
+    members = f"S={model.get('members')}"
+    words = [title_of(model["head"], size)] if model.get("head") else []
+    words += [str(model.get("backbone")), members]
+    words += [f"from {model['pretrained']}"] if model.get("pretrained") else []
+    listed = ", ".join(f"{name} {value}" for name, value in postprocess.items() if value is not None)
+    return {"Model": ", ".join(words), "Postprocess": listed}
+
+
+def _save(report: Report, folder: Path) -> None:
     path = folder / "report.html"
     try:
-        write_report(Report(annotations, found.metrics, found.fused, found.members, about, history), path)
-    except UserError as error:
+        write_report(report, path)
+    except UserError as error:  # all else is written
         print(f"note: there is no report: {error}")
     else:
         print(f"wrote {path}")
