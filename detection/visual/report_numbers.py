@@ -100,7 +100,8 @@ def _classes(analysis: Analysis) -> str:
     rows_of_all += [*_point(analysis.best, True), *(_point(given, False) if given else ())]
     styles = "t bbb"
     more = len(known) - _OPEN
-    first = table("By class, highest AP first", head, [*rows[:_OPEN], rows_of_all], styles)
+    last = [rows_of_all] if len(known) > 1 else []
+    first = table("By class, highest AP first", head, [*rows[:_OPEN], *last], styles)
     told = (
         f"Best score: the threshold at which F1 is best, at IoU {IOU}; precision, recall and F1 are there. "
         "AP is – for a class without objects."
