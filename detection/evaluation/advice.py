@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations
-from detection.evaluation.analysis import Analysis
-from detection.evaluation.intervals import Interval
-from detection.evaluation.matches import Outcome
+
+if TYPE_CHECKING:
+    from detection.evaluation.analysis import Analysis
+    from detection.evaluation.intervals import Interval
+    from detection.evaluation.matches import Outcome
 
 _FEW = 20  # objects, or epochs' worth of figures, below which nothing is said of a group
 _WIDE = 0.05  # of an interval, on either side

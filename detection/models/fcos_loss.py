@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import box_area, generalized_box_iou_loss, sigmoid_focal_loss
 
 from classification.losses import js_divergence
-from detection.models.matcher import rows_of
+from detection.models.matcher import losses_of_members, rows_of
 
 RADIUS = 1.5  # of the square around a box's center whose points are positive, in strides
 REACH = (4, 8)  # range of a level's largest distance to a side, in strides; from 0 in the first, to any in the last
@@ -65,7 +65,8 @@ def fcos_loss(
 
     Returns:
         Scalars, summed over the members: ``loss`` (for backward), ``localization``, ``classification``, ``centerness``,
-        and ``cot`` (without λ) if ``cot_weight`` is given.
+        and ``cot`` (without λ) if ``cot_weight`` is given. Of several members also ``loss_member1`` …, each one's
+        without ``cot``.
     """
     if not labels.shape[1]:
         boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
@@ -88,12 +89,14 @@ def fcos_loss(
     found, centerness = regressions.flatten(1, 2)[:, rows].float().split([4, 1], dim=-1)
 
     distance = generalized_box_iou_loss(_around(found * step[:, None]), _around(sides).expand_as(found))
-    localization = (distance * share).sum()
+    localized = distance * share
+    localization = localized.sum()
 
     shorter, longer = (side(sides.unflatten(-1, (2, 2)), dim=-2) for side in (torch.amin, torch.amax))
     ideal = (shorter / longer).prod(-1).sqrt().expand(len(logits), -1)
     entropy = F.binary_cross_entropy_with_logits(centerness[..., 0], ideal, reduction="none")
-    centered = (entropy * share).sum()
+    entropy = entropy * share
+    centered = entropy.sum()
 
     losses = {
         "loss": localization + classification + centered,
@@ -101,6 +104,8 @@ def fcos_loss(
         "classification": classification,
         "centerness": centered,
     }
+    own = focal.detach().flatten(1).sum(1) / divisor + (localized + entropy).detach().sum(1)
+    losses |= losses_of_members(own)
     if cot_weight is None:
         return losses
     own_logits = logits.flatten(1, 2)[:, rows]

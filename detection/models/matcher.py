@@ -12,6 +12,19 @@ def rows_of(mask: Tensor) -> Tensor | slice:
     return mask.flatten().nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)
 
 
+def sums_of_members(values: Tensor, rows: Tensor | slice, members: int, size: int) -> Tensor:
+    """Sums ``[S]`` of values at ``rows`` (see ``rows_of``) of S members' flattened masks of ``size`` entries each."""
+    if isinstance(rows, slice):
+        return values.unflatten(0, (members, size)).sum(1)
+    return values.new_zeros(members).index_add(0, rows // size, values)
+
+
+def losses_of_members(values: Tensor) -> dict[str, Tensor]:
+    """The members' own losses, ``[S]``, by the names under which they are logged; none for a single member."""
+    own = values.detach()
+    return {f"loss_member{number + 1}": own[number] for number in range(len(own))} if len(own) > 1 else {}
+
+
 class Matcher:
     """SSD's matching rule (Liu et al. 2016, Sec. 2.2).
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classification.losses import js_divergence
-from detection.models.matcher import rows_of
+from detection.models.matcher import losses_of_members, rows_of, sums_of_members
 
 
 def multibox_loss(
@@ -38,7 +38,7 @@ def multibox_loss(
 
     Returns:
         Scalars, summed over the members: ``loss`` (for backward), ``localization``, ``classification``, and ``cot``
-        (without λ) if ``cot_weight`` is given.
+        (without λ) if ``cot_weight`` is given. Of several members also ``loss_member1`` …, each one's without ``cot``.
     """
     members, images, anchors, _ = logits.shape
     positive = target_classes > 0
@@ -49,7 +49,8 @@ def multibox_loss(
     rows = rows_of(positive)
     found, wanted_deltas = deltas.flatten(1, 2)[:, rows].float(), target_deltas.flatten(0, 1)[rows].float()
     distance = F.smooth_l1_loss(found, wanted_deltas.expand_as(found), reduction="none")
-    localization = (distance.sum(-1) * share[rows]).sum()
+    localized = distance.sum(-1) * share[rows]  # [S, rows]
+    localization = localized.sum()
 
     values = logits.detach().float()
     background = (values.logsumexp(-1) - values[..., 0]).masked_fill(positive, -torch.inf).flatten(0, 1)  # [S * N, A]
@@ -63,8 +64,11 @@ def multibox_loss(
     share = (used * weight[:, None]).flatten()
     classes = target_classes.expand_as(used).flatten()
     entropy = F.cross_entropy(logits.flatten(0, 2)[rows].float(), classes[rows], class_weights, reduction="none")
-    classification = (entropy * share[rows]).sum()
+    entropy = entropy * share[rows]
+    classification = entropy.sum()
     losses = {"loss": localization + classification, "localization": localization, "classification": classification}
+    parts = localized.detach().sum(1), sums_of_members(entropy.detach(), rows, members, images * anchors)
+    losses |= losses_of_members(sum(parts))
     if cot_weight is None:
         return losses
     used_by_any = used.any(dim=0)

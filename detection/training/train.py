@@ -22,6 +22,7 @@ from detection.detector import Detector, create_model
 from detection.evaluation.evaluate import Evaluation, score
 from detection.heads import find_head, input_of, title_of
 from detection.models.head import DividedDetector, LossOptions
+from detection.models.matcher import losses_of_members
 from detection.preprocess import Normalize
 from detection.settings import TrainDetection
 from detection.training.class_weights import class_weights
@@ -93,8 +94,9 @@ class DetectionTask:
         own = self.model.loss(*outputs, boxes, labels, options)
         if self.world.members == 1:
             return own
-        total = self.world.gather_members(torch.stack(list(own.values()))[None]).sum(0)
-        return dict(zip(own, total, strict=True))
+        gathered = self.world.gather_members(torch.stack(list(own.values()))[None])  # [S, losses]
+        total = dict(zip(own, gathered.sum(0), strict=True))
+        return total | losses_of_members(gathered[:, list(own).index("loss")])
 
     def evaluate(self) -> dict[str, Any]:
         """The 12 COCO numbers of the fused boxes, and each member's AP."""

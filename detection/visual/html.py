@@ -216,6 +216,7 @@ def image(rgb: np.ndarray, alt: str, most: float = float("inf")) -> str:
     return f'<img src="{source}" width="{width}" height="{height}" alt="{text(alt)}">'
 
 
-def figure(content: str, caption: object) -> str:
-    """HTML pictures with a text below."""
-    return f"<figure>{content}<figcaption>{text(caption)}</figcaption></figure>"
+def figure(content: str, caption: object, above: bool = False) -> str:
+    """HTML pictures with a text below, or ``above``."""
+    words = f"<figcaption>{text(caption)}</figcaption>"
+    return f"<figure>{words + content if above else content + words}</figure>"

@@ -26,7 +26,7 @@ KEY = ((FOUND, "found"), (FALSE, "false"), (MISSED, "missed (dashed: as annotate
 _BACK = (0, 0, 0)  # between dashes
 _SIDE = 420  # pixels of a panel's longer side
 _CROP = 240
-_NAMED = 12  # boxes of an image whose names are readable
+_NAMED = 15  # boxes of an image whose names are readable
 _TRIED = 12  # images that cannot be read
 _BYTES = 36_000  # of a panel
 
@@ -91,7 +91,7 @@ class Pictures:
             parts.append(
                 _panel(self._outcome(small, ratio, index, one), one.name, _words(one, index), self.name(index))
             )
-        return figure(f'<div class="panels">{"".join(parts)}</div>', caption)
+        return figure(f'<div class="panels">{"".join(parts)}</div>', caption, above=True)
 
     def _outcome(self, small: np.ndarray, ratio: np.ndarray, index: int, one: Found) -> np.ndarray:
         truth, results, names = self.annotations.truth, one.results, self.annotations.names
@@ -103,7 +103,7 @@ class Pictures:
         errors = len(false) + len(missed)
         texts = [f"{names[results.label[row]]} {results.score[row]:.2f}" for row in [*right, *false]]
         texts += [names[truth.label[row]] for row in missed]
-        named = [len(right) + errors <= _NAMED] * len(right) + [errors <= 2 * _NAMED] * errors
+        named = [len(right) + errors <= _NAMED] * len(right) + [errors <= _NAMED] * errors
         texts = [name if readable else "" for name, readable in zip(texts, named, strict=True)]
         colors = [FOUND] * len(right) + [FALSE] * len(false) + [MISSED] * len(missed)
         boxes = np.concatenate([results.bbox[right], results.bbox[false], truth.bbox[missed]])

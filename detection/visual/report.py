@@ -15,7 +15,7 @@ from detection.data.coco_results import Results
 from detection.evaluation.advice import advice
 from detection.evaluation.analysis import Analysis, analyze
 from detection.evaluation.coco_metrics import COCO_RULES, Rules
-from detection.evaluation.intervals import compare, interval_of
+from detection.evaluation.intervals import Interval, compare, interval_of
 from detection.evaluation.matches import IOU, agreement, match, outcome
 from detection.visual.html import bullets, cards, counted, facts, fraction, page, paragraph, section
 from detection.visual.outcomes import Found, Pictures
@@ -66,7 +66,8 @@ def _page(report: Report) -> str:
     analysis = analyze(annotations, fused.results, report.threshold, rules, fused.matches)
     interval = gain = None
     if metrics["AP"] >= 0:
-        interval = interval_of(annotations, fused.results, rules.max_dets)
+        known = metrics.get("interval")  # of eval-det, which took a while
+        interval = Interval(**known) if known else interval_of(annotations, fused.results, rules.max_dets)
         if several:
             gain = compare(annotations, own[best_member(metrics)].results, fused.results, rules.max_dets).AP
     lines = advice(annotations, metrics, analysis, fused.outcome, interval, gain, report.history, rules.sizes)

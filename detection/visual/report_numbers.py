@@ -35,35 +35,47 @@ _CURVES = 4  # classes in a chart
 _MATRIX = 10  # classes of a confusion matrix; with more, the most frequent confusions
 _PAIRS, _DOUBTFUL = 15, 12
 _MEANINGS = {
-    "AP": "mean over IoU 0.50 to 0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "small objects",
-    "APm": "medium objects",
-    "APl": "large objects",
-    "AR1": "recall, 1 box an image and class",
-    "AR10": "10 boxes",
-    "AR100": "most boxes",
-    "ARs": "small objects",
-    "ARm": "medium objects",
-    "ARl": "large objects",
+    "AP": {
+        "AP": "mean over IoU 0.50 to 0.95",
+        "AP50": "IoU 0.50",
+        "AP75": "IoU 0.75",
+        "APs": "small objects",
+        "APm": "medium objects",
+        "APl": "large objects",
+    },
+    "AR": {
+        "AR1": "1 box an image and class",
+        "AR10": "10 boxes",
+        "AR100": "100 boxes",
+        "ARs": "small objects",
+        "ARm": "medium objects",
+        "ARl": "large objects",
+    },
 }
 
 
 def numbers(metrics: dict[str, Any], analysis: Analysis, interval: Interval | None, found: Found) -> str:
     """COCO's numbers, classes, and curves over score and recall."""
     told = ""
-    if interval is not None and metrics["AP"] >= 0:
+    if interval is not None:
         told = (
-            f"AP {interval.value:.3f}. Of other images like these it would be from {interval.low:.3f} to "
-            f"{interval.high:.3f} in 95 of 100 draws (bootstrap over the images)."
+            f"AP {interval.value:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}: what as many other "
+            "images of the kind may give (bootstrap over the images)."
         )
-    rows = [[text(name), text(what), bar(fraction(metrics[name]), metrics[name])] for name, what in _MEANINGS.items()]
+    halves = [
+        table(
+            f"COCO's numbers: {'average precision' if half == 'AP' else 'average recall'}",
+            ["", "counts", half],
+            [[text(name), text(what), bar(fraction(metrics[name]), metrics[name])] for name, what in held.items()],
+            "ttb",
+        )
+        for half, held in _MEANINGS.items()
+    ]
     drawn = [_curves(analysis), _thresholds(analysis, found), _calibration(analysis)]
     return section(
         "Numbers",
         paragraph(told) if told else "",
-        columns(table("The 12 COCO numbers", ["", "", "of the final boxes"], rows, "ttb")),
+        columns(*halves),
         _classes(analysis),
         charts(drawn),
     )
@@ -88,7 +100,8 @@ def _classes(analysis: Analysis) -> str:
     rows_of_all += [*_point(analysis.best, True), *(_point(given, False) if given else ())]
     styles = "t bbb"
     more = len(known) - _OPEN
-    first = table("By class, highest AP first", head, [*rows[:_OPEN], rows_of_all], styles)
+    last = [rows_of_all] if len(known) > 1 else []
+    first = table("By class, highest AP first", head, [*rows[:_OPEN], *last], styles)
     told = (
         f"Best score: the threshold at which F1 is best, at IoU {IOU}; precision, recall and F1 are there. "
         "AP is – for a class without objects."

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detection.data.annotations import CocoAnnotations
 from detection.evaluation.coco_metrics import COCO_RULES, Rules
 from detection.evaluation.evaluate import Evaluation
 from detection.heads import title_of
-from detection.training.train import DetectionTask
 from detection.visual.report import Report, write_report
 from divdet.commands.settings import EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.training.train import DetectionTask
 
 
 def report_training(task: DetectionTask, folder: Path) -> None:

@@ -151,8 +151,12 @@ def test_members_add_up_and_images_without_objects_have_a_loss() -> None:
     boxes, labels = objects(2, 4, 3)
     regressions, logits = torch.rand(2, 2, len(model.points), 5), torch.randn(2, 2, len(model.points), 3)
     parts = [model.loss(regressions[s : s + 1], logits[s : s + 1], boxes, labels, LossOptions()) for s in (0, 1)]
-    for name, value in model.loss(regressions, logits, boxes, labels, LossOptions()).items():
-        torch.testing.assert_close(value, parts[0][name] + parts[1][name])
+    whole = model.loss(regressions, logits, boxes, labels, LossOptions())
+    for name in parts[0]:
+        torch.testing.assert_close(whole[name], parts[0][name] + parts[1][name])
+    own = [whole.pop(f"loss_member{number}") for number in (1, 2)]
+    torch.testing.assert_close(own, [part["loss"] for part in parts])
+    assert whole.keys() == parts[0].keys()
     none = model.loss(regressions, logits, boxes[:, :0], labels[:, :0], LossOptions())
     padded = model.loss(regressions, logits, boxes, torch.full_like(labels, -1), LossOptions())
     assert none == padded

@@ -99,13 +99,16 @@ def test_loss_is_the_mean_of_images_and_the_sum_of_members() -> None:
     deltas, logits = torch.randn(2, 3, 8732, 4, generator=generator), torch.randn(2, 3, 8732, 6, generator=generator)
     truths = [random_truth(generator, count) for count in (5, 5, 5)]
     boxes, labels = (torch.stack(part) for part in zip(*truths, strict=True))
-    whole = multibox_loss(deltas, logits, *matcher(boxes, labels))["loss"]
-    single = 0
+    whole = multibox_loss(deltas, logits, *matcher(boxes, labels))
+    single = [0, 0]
     for n in range(3):
         targets = matcher(boxes[n : n + 1], labels[n : n + 1])
         for s in range(2):
-            single += multibox_loss(deltas[s : s + 1, n : n + 1], logits[s : s + 1, n : n + 1], *targets)["loss"]
-    torch.testing.assert_close(whole, single / 3)
+            one = multibox_loss(deltas[s : s + 1, n : n + 1], logits[s : s + 1, n : n + 1], *targets)
+            assert "loss_member1" not in one
+            single[s] += one["loss"] / 3
+    torch.testing.assert_close(whole["loss"], sum(single))
+    torch.testing.assert_close([whole["loss_member1"], whole["loss_member2"]], single)
 
 
 def test_an_image_without_objects_supervises_its_three_hardest_negatives() -> None:

@@ -68,6 +68,8 @@ def test_run_folder_holds_what_the_contract_says(run_folder: Path) -> None:
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"AP", "ARl", "AP_member1", "AP_member2", "train_loss", "lr"} <= lines[-1].keys()
+    own = sum(lines[-1][f"train_loss_member{number}"] for number in (1, 2))
+    assert own == pytest.approx(lines[-1]["train_loss"], rel=1e-5)
 
 
 def test_resumed_run_equals_the_whole_one(data: DataSettings, run_folder: Path, tmp_path: Path) -> None:
