@@ -67,8 +67,8 @@ def evaluate(name: str, checkpoint: Path, data: Path, folder: Path) -> dict[str,
         output = folder / f"{name} {way}".replace(" ", "_")
         metrics = output / "metrics.json"
         if not metrics.exists():
-            where = ["--data.path", data] if data.is_dir() else ["--data.val_annotations", data]
-            run("eval_det.py", "--checkpoint", checkpoint, *where, *options, "--device", "cpu", "--output", output)
+            words = ["--checkpoint", checkpoint, "--data.val_annotations", data, *options, "--device", "cpu"]
+            run("eval_det.py", *words, "--output", output)
         found[way] = json.loads(metrics.read_text())["AP"]
     return found
 
@@ -119,7 +119,9 @@ def main() -> None:
         (options.output / "minutes.json").write_text(json.dumps(minutes))
     checkpoint = trained / "best.pt"
     report = {"machine": machine(), "minutes": json.loads((options.output / "minutes.json").read_text()), "AP": {}}
-    report["AP"]["photos"] = evaluate("photos", checkpoint, photos, options.output)
+    report["AP"]["photos"] = evaluate(
+        "photos", checkpoint, photos / "annotations" / "instances_val.json", options.output
+    )
     if options.case:
         options.case = options.case.absolute()
         report["AP"][options.case.name] = evaluate(options.case.name, checkpoint, options.case, options.output)

@@ -47,7 +47,7 @@ class ClassRules:
 
     Attributes:
         kept: bool [C], the classes to find; None: all.
-        thresholds: float32 [C], lowest scores; None: none.
+        thresholds: float64 [C], lowest scores; None: none.
         agnostic_iou: of boxes that overlap by more, whatever their classes, only the best is kept; None: all are.
     """
 
@@ -68,7 +68,7 @@ class ClassRules:
             kept = torch.zeros(len(names), dtype=torch.bool)
             kept[find_classes(settings.classes, names, ids, "postprocess.classes")] = True
         if score_threshold > 0 or settings.class_thresholds:
-            thresholds = torch.full((len(names),), score_threshold, dtype=torch.float32)
+            thresholds = torch.full((len(names),), score_threshold, dtype=torch.float64)
             for name, least in (settings.class_thresholds or {}).items():
                 thresholds[find_classes([name], names, ids, "postprocess.class_thresholds")] = least
         return cls(kept, thresholds, settings.nms_iou if settings.class_agnostic else None)
@@ -82,7 +82,7 @@ class ClassRules:
         if self.kept is not None:
             found = _select(found, self.kept[found.labels])
         if self.thresholds is not None and final:
-            found = _select(found, found.scores >= self.thresholds[found.labels])
+            found = _select(found, found.scores >= self.thresholds.to(found.scores.dtype)[found.labels])
         if self.agnostic_iou is not None:
             from torchvision.ops import nms  # imported here, because torchvision takes long to import
 

@@ -13,12 +13,13 @@ Table = TypeVar("Table", Columns, Results)
 
 
 def choose_truth(annotations: CocoAnnotations, rules: ClassRules) -> CocoAnnotations:
-    """The same images, with the objects of classes that are kept: the other classes have no ground truth then."""
+    """The same images, with the objects of classes that are kept: the other classes have no ground truth then.
+
+    ``rules`` are of the annotations' labels, which ``match_categories`` makes a detector's.
+    """
     if rules.kept is None:
         return annotations
-    # A detector's rules know its own classes, after which the annotations may have others.
-    kept = np.zeros(len(annotations.names), bool)
-    kept[: len(rules.kept)] = rules.kept.numpy()[: len(kept)]
+    kept = rules.kept.numpy()
     images = []
     for record in annotations.images:
         rows = kept[record.labels]
@@ -33,7 +34,7 @@ def choose_results(results: Results, rules: ClassRules) -> Results:
     if rules.kept is not None:
         rows &= rules.kept.numpy()[results.label]
     if rules.thresholds is not None:
-        rows &= results.score >= rules.thresholds.double().numpy()[results.label]
+        rows &= results.score >= rules.thresholds.numpy()[results.label]
     return results if rows.all() else _rows(results, rows)
 
 
