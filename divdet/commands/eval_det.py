@@ -14,8 +14,9 @@ from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.evaluation import coco_metrics
 from detection.evaluation.evaluate import score
+from detection.runtimes.exported import is_exported, run_defaults, saved_of
 from detection.settings import EvalDataSettings
-from divdet.commands.settings import Detect, EvaluateDetection
+from divdet.commands.settings import Detect, EvaluateDetection, Export
 from divdet.engine import checkpoint
 from divdet.engine.cli import flatten
 from divdet.engine.devices import use_device
@@ -24,13 +25,15 @@ from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
 
 
-def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
+def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str, Any]:
     """A checkpoint's settings as defaults; without its annotations for detect.py, which runs on other images."""
     if not config.checkpoint:
         return {}
-    saved = checkpoint.load(config.checkpoint, "detection")
+    exported = is_exported(config.checkpoint)
+    saved = saved_of(config.checkpoint) if exported else checkpoint.load(config.checkpoint, "detection")
     postprocess, data = saved_settings(saved)
     defaults = flatten(asdict(postprocess), "postprocess.") | {"data.orientation": data.orientation}
+    defaults |= run_defaults(config.checkpoint) if exported else {}
     if isinstance(config, Detect):
         return defaults
     if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images
