@@ -72,11 +72,12 @@ class Detector:
         category_ids: list[int],
         settings: PostprocessSettings,
         device: torch.device,
+        network: Network | None = None,
     ) -> None:
         from divdet.engine.concurrency import one_thread_in_forks
 
         self.model = model.to(device).eval()
-        self.network: Network = FromPixels(self.model)
+        self.network: Network = network or FromPixels(self.model)
         self.names, self.category_ids, self.settings, self.device = names, category_ids, settings, device
         self.source: str | None = None  # the checkpoint, for messages
         self.orientation: Orientation = "auto"  # data.orientation of its training
@@ -96,10 +97,10 @@ class Detector:
         settings: PostprocessSettings | None = None,
         run: RuntimeSettings | None = None,
     ) -> Detector:
-        """Loads a ``train_det.py`` checkpoint.
+        """Loads a ``train_det.py`` checkpoint, or what ``divdet export`` made of one.
 
         Args:
-            path: the checkpoint.
+            path: the checkpoint, or an exported .onnx, .xml or .pt2.
             device: auto, cpu, cuda or cuda:N.
             settings: post-processing; default: the checkpoint's.
             run: runtime, precision and concurrency; default: PyTorch, one after the other.
@@ -110,6 +111,10 @@ class Detector:
         """
         from detection.runtimes.backends import create_network, runtime_device
 
+        if Path(path).suffix in (".onnx", ".xml", ".pt2"):
+            from detection.runtimes.exported import load_exported
+
+            return load_exported(path, device, settings, run)
         run = run or RuntimeSettings()
         place = runtime_device(run, device)
         saved = checkpoint.load(path, "detection")
@@ -315,7 +320,7 @@ class Detector:
         outputs = self.network(inputs.to(self.device, non_blocking=True))
         settings = self.resolved_settings() if world else self.settings
         try:
-            members = head_boxes(self.model, *outputs, settings)
+            members = self._head_boxes(outputs, settings)
         except UserError as error:
             raise UserError(f"{self.source}: {error}" if self.source else str(error)) from error
         return world.gather_member_objects(members) if world else members
@@ -324,6 +329,9 @@ class Detector:
     def rules(self) -> ClassRules:
         """What ``settings`` say of classes."""
         return ClassRules.of(self.settings, self.names, self.category_ids)
+
+    def _head_boxes(self, outputs: tuple[Tensor, ...], settings: PostprocessSettings) -> list[list[Boxes]]:
+        return head_boxes(self.model, *outputs, settings)
 
     def resolved_settings(self) -> PostprocessSettings:
         """Returns the settings with ``max_per_member`` filled in, which depends on S: a process may have one member."""

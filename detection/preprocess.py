@@ -18,7 +18,7 @@ MEAN, STD = (tuple(255 * value for value in channels) for channels in IMAGENET_S
 _FILL = [round(value) for value in MEAN]
 
 # [N, size, size, 3] uint8 RGB on the detector's device -> what ``DividedDetector.forward`` returns for it
-Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+Network = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass

@@ -37,7 +37,7 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
     """Evaluates a checkpoint on its own validation data, or on that of ``settings``.
 
     Args:
-        checkpoint: of a detector or of classifiers.
+        checkpoint: of a detector or of classifiers, or an exported detector.
         settings: fields of ``divdet eval-det`` or ``divdet eval-cls``; sections are dicts.
 
     Returns:
@@ -50,9 +50,11 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
 
         divdet.evaluate("runs/mine/best.pt", postprocess={"fusion_conf": "max"})["AP50"]
     """
+    from detection.runtimes.exported import is_exported
     from divdet.engine.checkpoint import load
 
-    task = "cls" if load(checkpoint).kind == "classification" else "det"
+    classifier = not is_exported(checkpoint) and load(checkpoint).kind == "classification"
+    task = "cls" if classifier else "det"
     return _run(f"eval-{task}", settings, "--checkpoint", str(checkpoint))
 
 

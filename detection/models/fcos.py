@@ -53,8 +53,8 @@ class FCOS(DividedDetector):
         self.fpn = FeaturePyramidNetwork(channels, width, LastLevelP6P7(width, width))
         self.classification = FCOSClassificationHead(width, 1, self.num_classes, norm_layer=norm)
         self.regression = FCOSRegressionHead(width, 1, norm_layer=norm)
-        # torchvision's 0 starts half of the distances behind their ReLU, where a few large steps can hold all of them: by
-        # it one of three runs on bccd never learned boxes (AP 0.007)
+        # torchvision's 0 starts half of the distances behind their ReLU, where a few large steps can hold all of them:
+        # by it one of three runs on bccd never learned boxes (AP 0.007)
         nn.init.ones_(self.regression.bbox_reg.bias)
         points, steps = _points(self.input.size)
         self.register_buffer("points", points, persistent=False)

@@ -80,16 +80,20 @@ def _compile(pixels: FromPixels, device: torch.device) -> Network:
 
 
 def _run_onnx(pixels: FromPixels) -> Network:
+    return run_onnx(to_onnx(pixels))
+
+
+def run_onnx(model: bytes) -> Network:
+    """Runs a serialized ONNX model, whose input is ``images``, on as many threads as torch has."""
     onnxruntime = library("onnxruntime", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Otherwise its threads spin while they wait for the next image, on the cores that post-processing needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(to_onnx(pixels), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        deltas, logits = session.run(None, {"images": images.numpy()})
-        return torch.from_numpy(deltas), torch.from_numpy(logits)
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
 
     return run
 
@@ -103,9 +107,9 @@ def run_openvino(graph: Any) -> Network:
         compiled = openvino.compile_model(graph, "CPU", options)
     lock = threading.Lock()  # a second call while the first one runs would fail
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+    def run(images: Tensor) -> tuple[Tensor, ...]:
         with lock:
             found = compiled(images.numpy(), share_inputs=True)
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        return tuple(torch.from_numpy(found[number]) for number in range(len(found)))
 
     return run

@@ -23,8 +23,8 @@ def to_onnx(pixels: FromPixels) -> bytes:
     library("onnxscript", "onnxruntime")
     names = {"input_names": ["images"], "output_names": ["deltas", "logits"]}
     shapes = ({0: torch.export.Dim.DYNAMIC},)
-    with _exporting("onnxruntime"):
-        example = (_example(pixels),)
+    with exporting("--runtime onnxruntime"):
+        example = (example_of(pixels),)
         program = torch.onnx.export(pixels, example, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
         return program.model_proto.SerializeToString()
 
@@ -32,34 +32,37 @@ def to_onnx(pixels: FromPixels) -> bytes:
 def to_openvino(pixels: FromPixels) -> Any:
     """Converts to an OpenVINO model for any batch size."""
     openvino = library("openvino", "openvino")
-    example = _example(pixels)
+    example = example_of(pixels)
     shape = openvino.PartialShape([-1, *example.shape[1:]])
-    with _exporting("openvino"):
+    with exporting("--runtime openvino"):
         return openvino.convert_model(pixels, example_input=example, input=[shape])
 
 
-def library(name: str, extra: str) -> Any:
-    """Imports a package of one of divdet's extras; raises UserError if it is not installed."""
+def library(name: str, extra: str, option: str = "") -> Any:
+    """Imports a package of one of divdet's extras, for ``option``; raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"--runtime {extra} needs {name}: pip install 'divdet[{extra}]'") from error
+        raise UserError(f"{option or f'--runtime {extra}'} needs {name}: pip install 'divdet[{extra}]'") from error
 
 
-def _example(pixels: FromPixels) -> Tensor:
-    # Two images: exporters make a batch size of 1 a constant.
+def example_of(pixels: FromPixels) -> Tensor:
+    """Images to export a network with: two, since exporters make a batch size of 1 a constant."""
     side = pixels.network.input.size
     return torch.zeros(2, side, side, 3, dtype=torch.uint8)
 
 
 @contextmanager
-def _exporting(runtime: str) -> Iterator[None]:
+def exporting(option: str, instead: str = "--runtime torch") -> Iterator[None]:
+    """Turns an exporter's errors into a UserError that names the ``option`` and another one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn about their own code
             yield
+    except UserError:
+        raise
     except Exception as error:  # the exporters do not document their exceptions
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"--runtime {runtime} cannot take this network ({type(error).__name__}: {reason}); use --runtime torch"
+            f"{option} cannot take this network ({type(error).__name__}: {reason}); use {instead}"
         ) from error

@@ -55,6 +55,12 @@ COMMANDS = {
         defaults="divdet.commands.eval_det:checkpoint_defaults",
         positional="sources",
     ),
+    "export": Command(
+        "writes a detector as ONNX, OpenVINO or torch.export",
+        f"{_SETTINGS}:Export",
+        "divdet.commands.export:export",
+        defaults="divdet.commands.export:checkpoint_defaults",
+    ),
     "inspect-data": Command(
         "checks a data set and says what it is like",
         f"{_SETTINGS}:InspectData",

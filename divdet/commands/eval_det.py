@@ -20,9 +20,10 @@ from detection.evaluation.coco_metrics import COCO_SIZES, Rules
 from detection.evaluation.evaluate import Evaluation, score
 from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
+from detection.runtimes.exported import is_exported, run_defaults, saved_of
 from detection.settings import EvalDataSettings, ViewSettings
 from divdet.commands.reporting import report_evaluation
-from divdet.commands.settings import Detect, EvaluateDetection
+from divdet.commands.settings import Detect, EvaluateDetection, Export
 from divdet.engine import checkpoint
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
@@ -30,14 +31,15 @@ from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
 
 
-def checkpoint_defaults(config: EvaluateDetection | Detect) -> dict[str, Any]:
+def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str, Any]:
     """A checkpoint's settings as defaults; without its annotations for detect.py, which runs on other images."""
     if not config.checkpoint:
         return {}
-    saved = checkpoint.load(config.checkpoint, "detection")
+    exported = is_exported(config.checkpoint)
+    saved = saved_of(config.checkpoint) if exported else checkpoint.load(config.checkpoint, "detection")
     postprocess, data = saved_settings(saved)
     defaults = {f"postprocess.{name}": value for name, value in asdict(postprocess).items()}
-    defaults |= {"data.orientation": data.orientation}
+    defaults |= {"data.orientation": data.orientation} | (run_defaults(config.checkpoint) if exported else {})
     if isinstance(config, Detect):
         return defaults
     if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images

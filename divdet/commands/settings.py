@@ -1,6 +1,7 @@
 """What the commands take, but for the training recipes. Nothing here imports torch: arguments are read first."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from detection.heads import find_head, input_of
@@ -33,12 +34,16 @@ class _Prediction(ViewSettings, RuntimeSettings, CommonSettings):
         self.postprocess = replace(self.postprocess, **{k: value for k, value in given.items() if value is not None})
 
 
+ExportFormat = Literal["onnx", "openvino", "torch"]
+EXPORT_ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+
+
 @dataclass
 class EvaluateDetection(_Prediction):
     """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
+        checkpoint: a train_det.py checkpoint, or what export.py made of one; data and postprocess default to its own.
         detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
             file_name where they have one, else by image_id.
         data: ground truth and images.
@@ -83,7 +88,7 @@ class Detect(_Prediction):
     """Draws what a detector finds in images.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint.
+        checkpoint: a train_det.py checkpoint, or what export.py made of one.
         sources: image files, folders or globs.
         score_threshold: lowest score that is drawn and written.
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
@@ -117,6 +122,42 @@ class Detect(_Prediction):
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+
+
+@dataclass
+class Export(CommonSettings):
+    """Writes a detector as one file that holds all of it but the fusion, for other libraries and machines.
+
+    Attributes:
+        checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
+        format: onnx; openvino, which writes a .bin beside its .xml; or torch (torch.export); default: by the output's
+            ending, or onnx.
+        precision: float32; int8 of openvino, which costs some accuracy: how much is measured on the validation data.
+        calibration: folder of images on which int8 measures the ranges of values, at most 100 of them; default: the
+            training images of the checkpoint.
+        data: what int8 is evaluated on.
+        postprocess: how boxes are made from the outputs. Thresholds and suppression become part of the file.
+        output: the file, .onnx, .xml or .pt2; default: beside the checkpoint.
+    """
+
+    checkpoint: str | None = None
+    format: ExportFormat | None = None
+    precision: Literal["float32", "int8"] = "float32"
+    calibration: str | None = None
+    data: EvalDataSettings = field(default_factory=EvalDataSettings)
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named = {ending: name for name, ending in EXPORT_ENDINGS.items()}
+        ending = Path(self.output).suffix if self.output else ""
+        self.format = self.format or named.get(ending) or "onnx"
+        if ending and named.get(ending) != self.format:
+            raise UserError(f"output is {self.output}: --format {self.format} ends in {EXPORT_ENDINGS[self.format]}")
+        if self.precision == "int8" and self.format != "openvino":
+            raise UserError(f"precision is int8: that takes --format openvino, not {self.format}")
+        if self.calibration and self.precision != "int8":
+            raise UserError("calibration is for --precision int8: leave it out")
 
 
 @dataclass(kw_only=True)

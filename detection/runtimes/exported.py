@@ -1,0 +1,169 @@
+"""Detectors in exported files: .onnx, .xml (OpenVINO) and .pt2 (torch.export)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detection.category_names import category_name
+from detection.detector import Boxes, Detector, saved_settings
+from detection.heads import Input, input_of
+from detection.preprocess import Network
+from detection.runtimes.backends import run_onnx, run_openvino, runtime_device
+from detection.runtimes.exporting import library
+from detection.runtimes.safe_program import read_known
+from detection.runtimes.sealed import read_onnx, read_openvino
+from detection.settings import PostprocessSettings, RuntimeSettings
+from divdet.engine.checkpoint import Checkpoint
+from divdet.engine.errors import UserError
+
+# What runs each format
+RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
+# Settings that are part of the network
+_FIXED = ("score_threshold", "candidates_per_class", "nms_iou", "max_per_member")
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a file's name ends as those of exported files do."""
+    return Path(path).suffix in RUNTIMES
+
+
+class ExportedModel(nn.Module):
+    """Stands for a detector's model where there is none: what is known of it, without weights.
+
+    Attributes:
+        members: S empty modules.
+        head, num_classes, input: see ``DividedDetector``.
+    """
+
+    def __init__(self, head: str, members: int, num_classes: int, input: Input) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(nn.Identity() for _ in range(members))
+        self.head, self.num_classes, self.input = head, num_classes, input
+
+
+class ExportedDetector(Detector):
+    """A detector whose network includes decoding and the members' suppression.
+
+    Attributes:
+        known: what the file says of itself.
+    """
+
+    known: dict[str, Any]
+
+    def _head_boxes(self, outputs: tuple[Tensor, ...], settings: PostprocessSettings) -> list[list[Boxes]]:
+        boxes, scores, labels = outputs
+        if not (scores.isfinite().all() and boxes[scores > 0].isfinite().all()):
+            raise UserError("the network's outputs are not finite: train with a lower rate, or use another checkpoint")
+        counts = (scores > 0).sum(-1).tolist()  # [N][S]
+        return [
+            [
+                Boxes(*(part[image, member, : counts[image][member]].clone() for part in (boxes, scores, labels)))
+                for image in range(len(scores))
+            ]
+            for member in range(len(self.model.members))
+        ]
+
+
+def saved_of(path: str | Path) -> Checkpoint:
+    """What an exported file says of itself, as a checkpoint without weights.
+
+    Raises:
+        UserError: where it is missing, damaged or another file, or its library is not installed.
+    """
+    known = _open(Path(path))[0]
+    config, meta = known.get("config"), {"categories": known.get("categories"), "exported": known}
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: what it says of itself is damaged; export it again")
+    return Checkpoint("detection", {}, config, meta, source=str(path))
+
+
+def run_defaults(path: str | Path) -> dict[str, str]:
+    """Runtime and precision of an exported file, as fields of ``RuntimeSettings``."""
+    return {"runtime": RUNTIMES[Path(path).suffix], "precision": saved_of(path).meta["exported"]["precision"]}
+
+
+def load_exported(
+    path: str | Path, device: str, settings: PostprocessSettings | None, run: RuntimeSettings | None
+) -> ExportedDetector:
+    """Loads an exported detector; see ``Detector.load``.
+
+    Raises:
+        UserError: as ``saved_of``; for another device than the CPU, another runtime than the file's, or settings that
+            differ in what is part of the network.
+    """
+    path = Path(path)
+    runtime = RUNTIMES[path.suffix]
+    if run and (run.runtime != runtime or run.precision in ("bf16", "fp16") or run.concurrency != "sequential"):
+        raise UserError(f"{path}: runs by {runtime} as it is: leave out --runtime, --precision and --concurrency")
+    if runtime_device(RuntimeSettings(), "cpu" if device == "auto" else device).type != "cpu":
+        raise UserError(f"{path}: exported files run on the CPU here: use --device cpu, or the checkpoint on a GPU")
+    known, load = _open(path)
+    saved = saved_of(path)
+    own, data = saved_settings(saved)
+    try:
+        head, members, size = (known["config"]["model"][key] for key in ("head", "members", "input_size"))
+        names = [category_name(category["name"]) for category in known["categories"]]
+        ids = [int(category["id"]) for category in known["categories"]]
+        if None in names or type(members) is not int or not 1 <= members <= 2**10:
+            raise ValueError("names or members")
+        model = ExportedModel(head, members, len(names), input_of(head, size))
+        network = load()
+        _check_outputs(network, model)
+    except UserError:
+        raise
+    except Exception as error:  # the runtimes do not document their exceptions
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: cannot be run ({type(error).__name__}: {reason:.200}); export it again") from error
+    if settings:
+        _refuse_others(path, own, settings, members)
+    detector = ExportedDetector(model, names, ids, settings or own, torch.device("cpu"), network)
+    detector.source, detector.orientation, detector.known = str(path), data.orientation, known
+    return detector
+
+
+def _open(path: Path) -> tuple[dict[str, Any], Any]:
+    """Checks a file; returns what it says of itself, and a function that loads its network."""
+    match path.suffix:
+        case ".onnx":
+            content = read_onnx(path)
+            onnxruntime = library("onnxruntime", "onnxruntime", f"{path}:")
+            quick = onnxruntime.SessionOptions()
+            quick.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            session = onnxruntime.InferenceSession(content, quick, providers=["CPUExecutionProvider"])
+            text = session.get_modelmeta().custom_metadata_map["divdet"]
+            load = lambda: run_onnx(content)  # noqa: E731
+        case ".xml":
+            xml, weights = read_openvino(path)
+            openvino = library("openvino", "openvino", f"{path}:")
+            graph = openvino.Core().read_model(xml, weights)
+            text = graph.get_rt_info(["divdet"]).astype(str)
+            load = lambda: run_openvino(graph)  # noqa: E731
+        case _:
+            text = read_known(path)
+            load = lambda: torch.export.load(path).module()  # noqa: E731
+    return json.loads(text), load
+
+
+def _check_outputs(network: Network, model: ExportedModel) -> None:
+    side, members = model.input.size, len(model.members)
+    with torch.inference_mode():
+        boxes, scores, labels = network(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    shape = (1, members, scores.shape[-1])
+    if not (boxes.shape == (*shape, 4) and scores.shape == labels.shape == shape):
+        raise ValueError(f"its outputs are not of {members} members")
+
+
+def _refuse_others(path: Path, own: PostprocessSettings, wanted: PostprocessSettings, members: int) -> None:
+    own, wanted = (replace(one, max_per_member=one.max_per_member or 200 * members) for one in (own, wanted))
+    for name in _FIXED:
+        if getattr(own, name) != getattr(wanted, name):
+            raise UserError(
+                f"{path}: postprocess.{name} is {getattr(own, name)} in the network itself, not "
+                f"{getattr(wanted, name)}: export it with --postprocess.{name} {getattr(wanted, name)}"
+            )
