@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detection.settings import ConfType
+from detection.settings import ConfType, FusionRule
 
 
 def weighted_boxes_fusion(
@@ -123,6 +123,33 @@ def fuse_images(
         order = np.argsort(-scores, kind="stable")
         results.append((boxes[order], scores[order], labels[order]))
     return results
+
+
+def fuse_by_rule(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    rule: FusionRule,
+    threads: int = 1,
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]]:
+    """Fuse a batch of images, like ``fuse_images``, by any method.
+
+    Scores are ensemble-boxes': with weights, those of nms and soft_nms are times w / Σw, those of nmw times w / max w.
+
+    Raises:
+        UserError: if the weights are not one for each member.
+    """
+    num_members = counts.shape[1]
+    rule.check_members(num_members)
+    if rule.method != "wbf":
+        from detection.library_fusion import fuse_by_library  # seldom used
+
+        return fuse_by_library(boxes, scores, labels, counts, rule)
+    weights = np.ones(num_members) if rule.weights is None else np.array(rule.weights, np.float64)
+    thresholds = np.full(num_members, rule.skip_box_thr, np.float64)
+    options = {"iou_thr": rule.iou_thr, "conf_type": rule.conf_type, "threads": threads}
+    return fuse_images(boxes, scores, labels, counts, weights, thresholds, **options)
 
 
 def _check_values(boxes: NDArray, scores: NDArray, members: NDArray, thresholds: NDArray) -> None:

@@ -1,5 +1,7 @@
 """What a detector's recipe consists of. Nothing here imports torch: command lines read their arguments first."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -8,6 +10,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, TrainSettings, check_not_negative, check_range
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
+FusionMethod = Literal["wbf", "nms", "soft_nms", "nmw"]
 Orientation = Literal["auto", "upright", "stored"]
 DataFormat = Literal["auto", "coco", "yolo", "voc"]
 VocOrigin = Literal["auto", "0", "1"]
@@ -16,6 +19,48 @@ VocOrigin = Literal["auto", "0", "1"]
 def _check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in get_args(choices):
         raise UserError(f"{name} is {value!r}: choose one of {', '.join(get_args(choices))}")
+
+
+@dataclass(kw_only=True)
+class FusionRule:
+    """How boxes of several detectors become one set.
+
+    Attributes:
+        method: wbf (weighted boxes fusion), nms, soft_nms (Gaussian, sigma 0.5) or nmw (non-maximum weighted).
+        weights: one for each detector; None means equal.
+        iou_thr: boxes whose IoU is above this belong together; 0 to 1. soft_nms takes none.
+        skip_box_thr: boxes of lower score are left out; 0 to 1.
+        conf_type: how wbf scores, see ``detection.fusion``.
+    """
+
+    method: FusionMethod = "wbf"
+    weights: Sequence[float] | None = None
+    iou_thr: float = 0.55
+    skip_box_thr: float = 0.0
+    conf_type: ConfType = "avg"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, FusionMethod)
+        _check_choice("conf_type", self.conf_type, ConfType)
+        _check_weights("weights", self.weights)
+        for name in ("iou_thr", "skip_box_thr"):
+            check_range(name, getattr(self, name), 0, 1)
+
+    def check_members(self, count: int) -> None:
+        """Raises UserError if the weights are not one for each of so many detectors."""
+        if self.weights is not None and len(self.weights) != count:
+            raise UserError(f"{len(self.weights)} weights for {count} detectors: give one for each")
+
+
+def _check_weights(name: str, weights: Any) -> None:
+    if weights is None:
+        return
+    if not isinstance(weights, Sequence) or not all(_is_weight(weight) for weight in weights) or not any(weights):
+        raise UserError(f"{name} is {weights!r}: give numbers that are not negative, one of them above 0")
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 @dataclass
@@ -34,6 +79,8 @@ class PostprocessSettings:
         fusion_iou: boxes of several members whose IoU is above this are fused; 0 to 1.
         fusion_skip: boxes of lower score are left out of the fusion; 0 to 1.
         fusion_conf: how fused scores are computed, see detection.fusion.
+        fusion_method: wbf (weighted boxes fusion), nms, soft_nms or nmw, see docs/fusion.md.
+        member_weights: how much each member counts in the fusion; null means equally.
     """
 
     score_threshold: float = 0.05
@@ -43,6 +90,8 @@ class PostprocessSettings:
     fusion_iou: float = 0.5
     fusion_skip: float = 1e-4
     fusion_conf: ConfType = "avg"
+    fusion_method: FusionMethod = "wbf"
+    member_weights: list[float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
@@ -56,6 +105,24 @@ class PostprocessSettings:
             if type(value) is not int or not 1 <= value < 2**31:
                 raise UserError(f"postprocess.{name} is {value!r}: choose a whole number from 1 to 2^31 - 1{also}")
         _check_choice("postprocess.fusion_conf", self.fusion_conf, ConfType)
+        _check_choice("postprocess.fusion_method", self.fusion_method, FusionMethod)
+        _check_weights("postprocess.member_weights", self.member_weights)
+
+    @property
+    def fusion_rule(self) -> FusionRule:
+        """The settings of the fusion."""
+        return FusionRule(
+            method=self.fusion_method,
+            weights=self.member_weights,
+            iou_thr=self.fusion_iou,
+            skip_box_thr=self.fusion_skip,
+            conf_type=self.fusion_conf,
+        )
+
+    def check_members(self, count: int) -> None:
+        """Raises UserError if ``member_weights`` are not one for each of so many members."""
+        if self.member_weights is not None and len(self.member_weights) != count:
+            raise UserError(f"postprocess.member_weights has {len(self.member_weights)} weights for {count} members")
 
 
 @dataclass
@@ -275,3 +342,7 @@ class TrainDetection(CommonSettings):
     train: DetectionTrainSettings = field(default_factory=DetectionTrainSettings)
     postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
     resume: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.postprocess.check_members(self.model.members)
