@@ -1,16 +1,10 @@
 """NMS, soft-NMS and non-maximum weighted fusion of many images, by ensemble-boxes."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from detection.settings import FusionRule
 
 Fused = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
@@ -22,15 +16,18 @@ def fuse_by_library(
     scores: NDArray[np.float64],
     labels: NDArray[np.int64],
     counts: NDArray[np.int64],
-    rule: FusionRule,
+    method: str,
+    weights: Sequence[float] | None,
+    iou_thr: float,
+    skip_box_thr: float,
 ) -> list[Fused]:
-    """Fuse a batch of images as ``detection.fusion.fuse_by_rule`` does, by any method but wbf."""
-    method = _method(rule)
+    """Fuse a batch of images as ``detection.fusion.fuse_by_method`` does, by any method but wbf."""
+    fuse = _function(method, weights, iou_thr)
     num_members = counts.shape[1]
     members = np.tile(np.arange(num_members), len(counts)).repeat(counts.ravel())
     ends = counts.sum(1).cumsum()
     boxes = boxes.clip(0, 1)
-    usable = (boxes[:, 2:] > boxes[:, :2]).all(1) & (scores >= rule.skip_box_thr)
+    usable = (boxes[:, 2:] > boxes[:, :2]).all(1) & (scores >= skip_box_thr)
     results = []
     for start, end in zip(ends - counts.sum(1), ends, strict=True):
         rows = start + np.flatnonzero(usable[start:end])
@@ -38,23 +35,23 @@ def fuse_by_library(
             results.append((np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)))
             continue
         own = [rows[members[rows] == member] for member in range(num_members)]
-        found = method(*([column[part] for part in own] for column in (boxes, scores, labels)))
+        found = fuse(*([column[part] for part in own] for column in (boxes, scores, labels)))
         order = np.argsort(-found[1], kind="stable")
         fused_boxes, fused_scores, fused_labels = (np.asarray(column)[order] for column in found)
         results.append((fused_boxes.astype(np.float64), fused_scores.astype(np.float64), fused_labels.astype(np.int64)))
     return results
 
 
-def _method(rule: FusionRule) -> Callable[..., tuple[NDArray, NDArray, NDArray]]:
-    """The function of three lists (boxes, scores, labels by member) that fuses one image."""
+def _function(
+    method: str, weights: Sequence[float] | None, iou_thr: float
+) -> Callable[..., tuple[NDArray, NDArray, NDArray]]:
+    """What fuses the lists of an image: boxes, scores and labels by member."""
     from ensemble_boxes import nms, non_maximum_weighted  # imported here, because numba takes long to import
 
-    weights = None if rule.weights is None else list(rule.weights)
-    if rule.method == "nms":
-        return partial(nms, iou_thr=rule.iou_thr, weights=weights)
-    if rule.method == "nmw":
-        return partial(non_maximum_weighted, iou_thr=rule.iou_thr, weights=weights)
-    return partial(_soft_nms, weights=weights)
+    weights = None if weights is None else list(weights)
+    if method == "soft_nms":
+        return partial(_soft_nms, weights=weights)
+    return partial(nms if method == "nms" else non_maximum_weighted, iou_thr=iou_thr, weights=weights)
 
 
 def _soft_nms(boxes: list[NDArray], scores: list[NDArray], labels: list[NDArray], weights: list[float] | None) -> Fused:

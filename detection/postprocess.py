@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.fusion import fuse_by_rule
+from detection.fusion import fuse_by_method
 from detection.models.box_coder import CENTER_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
 from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
@@ -53,21 +53,25 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
     Raises:
         UserError: if ``member_weights`` are not one for each member.
     """
-    settings.check_members(len(members))
+    weights = settings.member_weights
+    if weights is not None and len(weights) != len(members):
+        raise UserError(f"postprocess.member_weights has {len(weights)} weights for {len(members)} members")
     if len(members) == 1:
         return members[0]
     images = list(zip(*members, strict=True))
     if not images:
         return []
     boxes, scores, labels = (torch.cat(column) for column in zip(*chain(*images), strict=True))
-    rule = settings.fusion_rule
-    rule.skip_box_thr = float(np.float32(rule.skip_box_thr))  # in the scores' precision
-    fused = fuse_by_rule(
+    fused = fuse_by_method(
         boxes.clamp(0, 1).double().numpy(),
         scores.double().numpy(),
         labels.numpy(),
         np.array([[len(found.scores) for found in image] for image in images]),
-        rule,
+        method=settings.fusion_method,
+        weights=weights,
+        iou_thr=settings.fusion_iou,
+        skip_box_thr=float(np.float32(settings.fusion_skip)),  # in the scores' precision
+        conf_type=settings.fusion_conf,
         threads=min(torch.get_num_threads(), 1 + len(scores) // BOXES_PER_THREAD),
     )
     columns = ((boxes.astype(np.float32), scores.astype(np.float32), labels) for boxes, scores, labels in fused)

@@ -46,11 +46,6 @@ class FusionRule:
         for name in ("iou_thr", "skip_box_thr"):
             check_range(name, getattr(self, name), 0, 1)
 
-    def check_members(self, count: int) -> None:
-        """Raises UserError if the weights are not one for each of so many detectors."""
-        if self.weights is not None and len(self.weights) != count:
-            raise UserError(f"{len(self.weights)} weights for {count} detectors: give one for each")
-
 
 def _check_weights(name: str, weights: Any) -> None:
     if weights is None:
@@ -107,22 +102,6 @@ class PostprocessSettings:
         _check_choice("postprocess.fusion_conf", self.fusion_conf, ConfType)
         _check_choice("postprocess.fusion_method", self.fusion_method, FusionMethod)
         _check_weights("postprocess.member_weights", self.member_weights)
-
-    @property
-    def fusion_rule(self) -> FusionRule:
-        """The settings of the fusion."""
-        return FusionRule(
-            method=self.fusion_method,
-            weights=self.member_weights,
-            iou_thr=self.fusion_iou,
-            skip_box_thr=self.fusion_skip,
-            conf_type=self.fusion_conf,
-        )
-
-    def check_members(self, count: int) -> None:
-        """Raises UserError if ``member_weights`` are not one for each of so many members."""
-        if self.member_weights is not None and len(self.member_weights) != count:
-            raise UserError(f"postprocess.member_weights has {len(self.member_weights)} weights for {count} members")
 
 
 @dataclass
@@ -345,4 +324,6 @@ class TrainDetection(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.postprocess.check_members(self.model.members)
+        weights, members = self.postprocess.member_weights, self.model.members
+        if weights is not None and len(weights) != members:
+            raise UserError(f"postprocess.member_weights has {len(weights)} weights for {members} members")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from detection.fusion import fuse_by_rule
+from detection.fusion import fuse_by_method
 from detection.postprocess import Boxes, fuse
 from detection.settings import FusionRule, PostprocessSettings
 from divdet.engine.errors import UserError
@@ -45,7 +45,7 @@ def by_library(columns: tuple[np.ndarray, ...], counts: np.ndarray, method: str,
 def test_equals_ensemble_boxes(method: str, weights: list[float] | None) -> None:
     counts = np.array([[30, 20], [1, 40], [25, 2]])
     columns = random_images(counts)
-    ours = fuse_by_rule(*columns, counts, FusionRule(method=method, weights=weights, iou_thr=0.45))
+    ours = fuse_by_method(*columns, counts, **vars(FusionRule(method=method, weights=weights, iou_thr=0.45)))
     theirs = by_library(columns, counts, method, weights=weights, iou_thr=0.45)
     for own, other in zip(ours, theirs, strict=True):
         assert 1 < len(own[1]) < 50
@@ -59,8 +59,8 @@ def test_soft_nms_lowers_scores(weights: list[float] | None) -> None:
     """The lowered scores by their definition (Bodla et al., 2017, Eq. 3); the boxes are ensemble-boxes'."""
     counts = np.array([[30, 20]])
     boxes, scores, labels = random_images(counts)
-    ((found_boxes, found_scores, found_labels),) = fuse_by_rule(
-        boxes, scores, labels, counts, FusionRule(method="soft_nms", weights=weights)
+    ((found_boxes, found_scores, found_labels),) = fuse_by_method(
+        boxes, scores, labels, counts, **vars(FusionRule(method="soft_nms", weights=weights))
     )
     boxes = boxes.clip(0, 1)
     if weights:
@@ -88,7 +88,7 @@ def test_images_without_boxes(method: str) -> None:
     counts = np.array([[0, 0], [0, 2], [1, 0], [0, 0]])
     boxes = np.array([[0.1, 0.1, 0.4, 0.4], [0.6, 0.6, 0.6, 0.9], [0.2, 0.2, 0.3, 0.3]])  # the second has no area
     scores, labels = np.array([0.9, 0.8, 0.01]), np.array([2, 0, 1])
-    found = fuse_by_rule(boxes, scores, labels, counts, FusionRule(method=method, skip_box_thr=0.05))
+    found = fuse_by_method(boxes, scores, labels, counts, **vars(FusionRule(method=method, skip_box_thr=0.05)))
     assert [len(own[1]) for own in found] == [0, 1, 0, 0]
     assert found[1][2].tolist() == [2]
     assert [own[0].shape[1] for own in found] == [4] * 4
