@@ -55,6 +55,12 @@ COMMANDS = {
         defaults="divdet.commands.eval_det:checkpoint_defaults",
         positional="sources",
     ),
+    "fuse": Command(
+        "fuses results files of any detectors",
+        f"{_SETTINGS}:Fuse",
+        "divdet.commands.fuse:fuse",
+        positional="results",
+    ),
     "inspect-data": Command(
         "checks a data set and says what it is like",
         f"{_SETTINGS}:InspectData",
