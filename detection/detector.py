@@ -301,8 +301,10 @@ class Detector:
 
         rules = rules or self.rules
 
-        def vote(votes: list[list[Boxes]]) -> list[Boxes]:
-            return fuse(votes, self.settings)
+        def vote(votes: list[list[Boxes]], members: int) -> list[Boxes]:
+            weights = self.settings.member_weights if members > 1 else None
+            weights = weights and [weight for weight in weights for _ in range(len(votes) // members)]
+            return fuse(votes, replace(self.settings, member_weights=weights))
 
         for found in join_views(batches, self._member_boxes, vote, self.settings.nms_iou, self.input):
             members = [rules.apply(own, final=False) for own in found.members]

@@ -11,7 +11,8 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detection.settings import ConfType
+from detection.settings import ConfType, FusionMethod
+from divdet.engine.errors import UserError
 
 
 def weighted_boxes_fusion(
@@ -123,6 +124,38 @@ def fuse_images(
         order = np.argsort(-scores, kind="stable")
         results.append((boxes[order], scores[order], labels[order]))
     return results
+
+
+def fuse_by_method(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    *,
+    method: FusionMethod,
+    weights: Sequence[float] | None,
+    iou_thr: float,
+    skip_box_thr: float,
+    conf_type: ConfType,
+    threads: int = 1,
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]]:
+    """Fuse a batch of images, like ``fuse_images``, by any method: see ``detection.settings.FusionRule``.
+
+    Scores are ensemble-boxes': with weights, those of nms and soft_nms are times w / Σw, those of nmw times w / max w.
+
+    Raises:
+        UserError: if the weights are not one for each member.
+    """
+    num_members = counts.shape[1]
+    if weights is not None and len(weights) != num_members:
+        raise UserError(f"{len(weights)} weights for {num_members} members: give one for each")
+    if method != "wbf":
+        from detection.library_fusion import fuse_by_library  # seldom used
+
+        return fuse_by_library(boxes, scores, labels, counts, method, weights, iou_thr, skip_box_thr)
+    own = np.ones(num_members) if weights is None else np.array(weights, np.float64)
+    thresholds = np.full(num_members, skip_box_thr, np.float64)
+    return fuse_images(boxes, scores, labels, counts, own, thresholds, iou_thr, conf_type, threads=threads)
 
 
 def _check_values(boxes: NDArray, scores: NDArray, members: NDArray, thresholds: NDArray) -> None:

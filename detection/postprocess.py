@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detection.boxes import Boxes
 from detection.class_rules import ClassRules
-from detection.fusion import fuse_images
+from detection.fusion import fuse_by_method
 from detection.models.box_coder import CENTER_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
 from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
@@ -41,29 +41,36 @@ def postprocess(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings:
 
 
 def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxes]:
-    """Fuse the members' boxes of each image by weighted boxes fusion.
+    """Fuse the members' boxes of each image.
 
     Boxes are clipped to the image first; those without area inside it are dropped. A single member's boxes are returned
     unchanged: fusing them would average boxes of one member that overlap, and so change their scores.
 
     Args:
         members: boxes indexed [member][image].
-        settings: ``fusion_iou``, ``fusion_skip`` and ``fusion_conf``.
+        settings: ``member_weights`` and those that begin with ``fusion_``.
+
+    Raises:
+        UserError: if ``member_weights`` are not one for each member.
     """
+    weights = settings.member_weights
+    if weights is not None and len(weights) != len(members):
+        raise UserError(f"postprocess.member_weights has {len(weights)} weights for {len(members)} members")
     if len(members) == 1:
         return members[0]
     images = list(zip(*members, strict=True))
     if not images:
         return []
     boxes, scores, labels = (torch.cat(column) for column in zip(*chain(*images), strict=True))
-    fused = fuse_images(
+    fused = fuse_by_method(
         boxes.clamp(0, 1).double().numpy(),
         scores.double().numpy(),
         labels.numpy(),
         np.array([[len(found.scores) for found in image] for image in images]),
-        weights=np.ones(len(members)),
-        thresholds=np.full(len(members), np.float32(settings.fusion_skip), np.float64),  # in the scores' precision
+        method=settings.fusion_method,
+        weights=weights,
         iou_thr=settings.fusion_iou,
+        skip_box_thr=float(np.float32(settings.fusion_skip)),  # in the scores' precision
         conf_type=settings.fusion_conf,
         threads=min(torch.get_num_threads(), 1 + len(scores) // BOXES_PER_THREAD),
     )

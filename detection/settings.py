@@ -1,5 +1,7 @@
 """What a detector's recipe consists of. Nothing here imports torch: command lines read their arguments first."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -8,6 +10,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, TrainSettings, check_not_negative, check_range
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
+FusionMethod = Literal["wbf", "nms", "soft_nms", "nmw"]
 Orientation = Literal["auto", "upright", "stored"]
 DataFormat = Literal["auto", "coco", "yolo", "voc"]
 VocOrigin = Literal["auto", "0", "1"]
@@ -16,6 +19,43 @@ VocOrigin = Literal["auto", "0", "1"]
 def _check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in get_args(choices):
         raise UserError(f"{name} is {value!r}: choose one of {', '.join(get_args(choices))}")
+
+
+@dataclass(kw_only=True)
+class FusionRule:
+    """How boxes of several detectors become one set.
+
+    Attributes:
+        method: wbf (weighted boxes fusion), nms, soft_nms (Gaussian, sigma 0.5) or nmw (non-maximum weighted).
+        weights: one for each detector; None means equal.
+        iou_thr: boxes whose IoU is above this belong together; 0 to 1. soft_nms takes none.
+        skip_box_thr: boxes of lower score are left out; 0 to 1.
+        conf_type: how wbf scores, see ``detection.fusion``.
+    """
+
+    method: FusionMethod = "wbf"
+    weights: Sequence[float] | None = None
+    iou_thr: float = 0.55
+    skip_box_thr: float = 0.0
+    conf_type: ConfType = "avg"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, FusionMethod)
+        _check_choice("conf_type", self.conf_type, ConfType)
+        _check_weights("weights", self.weights)
+        for name in ("iou_thr", "skip_box_thr"):
+            check_range(name, getattr(self, name), 0, 1)
+
+
+def _check_weights(name: str, weights: Any) -> None:
+    if weights is None:
+        return
+    if not isinstance(weights, Sequence) or not all(_is_weight(weight) for weight in weights) or not any(weights):
+        raise UserError(f"{name} is {weights!r}: give numbers that are not negative, one of them above 0")
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 @dataclass
@@ -37,6 +77,8 @@ class PostprocessSettings:
         class_agnostic: of final boxes whose IoU is above nms_iou, only the best is kept, whatever their classes.
         classes: names or category ids of the classes to find, as a list or separated by commas; null means all.
         class_thresholds: lowest final score by class name or category id, in place of the general one; 0 to 1.
+        fusion_method: wbf (weighted boxes fusion), nms, soft_nms or nmw, see docs/fusion.md.
+        member_weights: how much each member counts in the fusion; null means equally.
     """
 
     score_threshold: float = 0.05
@@ -49,6 +91,8 @@ class PostprocessSettings:
     class_agnostic: bool = False
     classes: list[str | int] | str | None = None
     class_thresholds: dict[str | int, float] | None = None
+    fusion_method: FusionMethod = "wbf"
+    member_weights: list[float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
@@ -73,6 +117,8 @@ class PostprocessSettings:
         for name, value in (self.class_thresholds or {}).items():
             if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise UserError(f"postprocess.class_thresholds: {name} has {value!r}: choose a value from 0 to 1")
+        _check_choice("postprocess.fusion_method", self.fusion_method, FusionMethod)
+        _check_weights("postprocess.member_weights", self.member_weights)
 
 
 @dataclass
@@ -346,3 +392,6 @@ class TrainDetection(CommonSettings):
                 "postprocess.classes is set: a detector is trained on all classes of the annotations; "
                 "give it to eval-det, detect or predict"
             )
+        weights, members = self.postprocess.member_weights, self.model.members
+        if weights is not None and len(weights) != members:
+            raise UserError(f"postprocess.member_weights has {len(weights)} weights for {members} members")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from detection.detector import Detector
     from detection.fusion import weighted_boxes_fusion
     from detection.models.ssd import create_ssd
-    from divdet.api import evaluate, train
+    from divdet.api import evaluate, fuse_results, train
     from divdet.engine.errors import UserError
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "create_ensemble",
     "create_ssd",
     "evaluate",
+    "fuse_results",
     "train",
     "weighted_boxes_fusion",
 ]
@@ -35,6 +36,7 @@ _HOMES = {
     "create_ensemble": "classification.ensemble",
     "create_ssd": "detection.models.ssd",
     "evaluate": "divdet.api",
+    "fuse_results": "divdet.api",
     "train": "divdet.api",
     "weighted_boxes_fusion": "detection.fusion",
 }

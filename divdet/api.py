@@ -1,6 +1,7 @@
 """Training and evaluation from Python: what the commands of these names do."""
 
 import json
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,36 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
     classifier = not is_exported(checkpoint) and load(checkpoint).kind == "classification"
     task = "cls" if classifier else "det"
     return _run(f"eval-{task}", settings, "--checkpoint", str(checkpoint))
+
+
+def fuse_results(
+    annotations: str | Path,
+    results: Sequence[str | Path],
+    *,
+    weights: Sequence[float] | str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Fuses COCO results files of any detectors.
+
+    Args:
+        annotations: ground truth of the images.
+        results: the files.
+        weights: one for each file, or "ap"; default: equal.
+        settings: fields of ``divdet fuse``, such as ``method``, ``iou_thr`` and ``output``.
+
+    Returns:
+        What the command writes as metrics.json.
+
+    Raises:
+        UserError: for files or settings that cannot be used.
+
+    Example::
+
+        divdet.fuse_results("val.json", ["yolo.json", "rcnn.json"], weights=[2, 1], output="runs/both")["AP"]
+    """
+    if weights is not None:
+        settings["weights"] = weights if isinstance(weights, str) else ",".join(map(str, weights))
+    return _run("fuse", settings | {"annotations": annotations}, *map(str, results))
 
 
 def _run(name: str, settings: dict[str, Any], *words: str) -> dict[str, Any]:

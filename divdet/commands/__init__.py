@@ -61,6 +61,12 @@ COMMANDS = {
         "divdet.commands.export:export",
         defaults="divdet.commands.export:checkpoint_defaults",
     ),
+    "fuse": Command(
+        "fuses results files of any detectors",
+        f"{_SETTINGS}:Fuse",
+        "divdet.commands.fuse:fuse",
+        positional="results",
+    ),
     "inspect-data": Command(
         "checks a data set and says what it is like",
         f"{_SETTINGS}:InspectData",

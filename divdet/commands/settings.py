@@ -6,8 +6,11 @@ from typing import Literal
 
 from detection.heads import find_head, input_of
 from detection.settings import (
+    ConfType,
     DataFormat,
     EvalDataSettings,
+    FusionMethod,
+    FusionRule,
     Orientation,
     PostprocessSettings,
     RuntimeSettings,
@@ -117,6 +120,55 @@ class Detect(_Prediction):
             raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
         if not 0 <= self.score_threshold <= 1:
             raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")
+
+
+@dataclass
+class Fuse(CommonSettings):
+    """Fuses COCO results files of any detectors, and says what it brings.
+
+    Attributes:
+        annotations: ground truth of the images; its sizes of images are needed.
+        results: two or more COCO results files.
+        method: wbf (weighted boxes fusion), nms, soft_nms or nmw (non-maximum weighted).
+        weights: one for each file, such as 2,1; or ap, by the AP that each has on these annotations; default: equal.
+        iou_thr: boxes of a class whose IoU is above this belong together; soft_nms takes none.
+        skip_box_thr: boxes of lower score are left out.
+        conf_type: how wbf scores: avg, max, box_and_model_avg or absent_model_aware_avg.
+        calibrate: bring the scores of all files to one scale before: rank (by their order alone) or precision (how many
+            detections of that score are right on these annotations); default: scores must be 0 to 1.
+        images: folder of the images, to be read in their annotated layout; seldom needed.
+        output: folder for fused.json and metrics.json.
+    """
+
+    annotations: str | None = None
+    results: list[str] = field(default_factory=list)
+    method: FusionMethod = "wbf"
+    weights: str | None = None
+    iou_thr: float = 0.55
+    skip_box_thr: float = 0.0
+    conf_type: ConfType = "avg"
+    calibrate: Literal["rank", "precision"] | None = None
+    images: str | None = None
+    output: str = "runs/fuse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights != "ap":
+            self.weights_by_hand(len(self.results))
+        FusionRule(iou_thr=self.iou_thr, skip_box_thr=self.skip_box_thr)
+
+    def weights_by_hand(self, files: int) -> list[float] | None:
+        """The numbers that ``weights`` lists. Raises UserError if they are not one for each file."""
+        if self.weights is None:
+            return None
+        try:
+            weights = [float(word) for word in self.weights.strip("[] ").split(",")]
+        except ValueError:
+            raise UserError(f"weights is {self.weights!r}: give numbers such as 2,1, or ap") from None
+        FusionRule(weights=weights)
+        if len(weights) != files:
+            raise UserError(f"weights is {self.weights!r}: {len(weights)} for {files} results files: give one for each")
+        return weights
 
 
 def _check_batch_size(batch_size: int) -> None:
