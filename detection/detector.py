@@ -296,8 +296,12 @@ class Detector:
 
         rules = rules or self.rules
 
-        def vote(votes: list[list[Boxes]]) -> list[Boxes]:
-            return fuse(votes, self.settings)
+        def vote(votes: list[list[Boxes]], members: int) -> list[Boxes]:
+            weights = getattr(self.settings, "member_weights", None)
+            if not weights:
+                return fuse(votes, self.settings)
+            repeated = [weight for weight in weights for _ in range(len(votes) // members)] if members > 1 else None
+            return fuse(votes, replace(self.settings, member_weights=repeated))
 
         for found in join_views(batches, self._member_boxes, vote, self.settings.nms_iou, self.input):
             members = [rules.apply(own, final=False) for own in found.members]

@@ -139,7 +139,7 @@ def cut_views(
 def join_views(
     batches: Iterable[tuple[Tensor, Sequence[Shown]]],
     find: Callable[[Tensor], list[list[Boxes]]],
-    fuse: Callable[[list[list[Boxes]]], list[Boxes]],
+    fuse: Callable[[list[list[Boxes]], int], list[Boxes]],
     nms_iou: float,
     form: Input,
 ) -> Iterator[Found]:
@@ -148,7 +148,7 @@ def join_views(
     Args:
         batches: as ``cut_views`` gives them; those of several images may be mixed.
         find: from inputs to boxes indexed [member][input], as fractions of the input.
-        fuse: from boxes indexed [voter][image] to those of each image.
+        fuse: from boxes indexed [voter][image], member by member, and the number of members, to those of each image.
         nms_iou: of suppression within a voter.
         form: what the network takes.
     """
@@ -161,8 +161,8 @@ def join_views(
             if len(seen) == one.views:
                 del waiting[one.image]
                 votes = _votes(seen, nms_iou, form)
-                own = [fuse([[vote] for vote in member])[0] for member in votes]
-                fused = fuse([[vote] for member in votes for vote in member])[0]
+                own = [fuse([[vote] for vote in member], 1)[0] for member in votes]
+                fused = fuse([[vote] for member in votes for vote in member], len(votes))[0]
                 yield Found(one.image, (one.width, one.height), own, fused)
 
 
