@@ -148,7 +148,7 @@ def join_views(
     Args:
         batches: as ``cut_views`` gives them; those of several images may be mixed.
         find: from inputs to boxes indexed [member][input], as fractions of the input.
-        fuse: from boxes indexed [voter][image], of so many members one after the other, to those of each image.
+        fuse: from boxes indexed [voter][image], member by member, and the number of members, to those of each image.
         nms_iou: of suppression within a voter.
         form: what the network takes.
     """

@@ -172,7 +172,7 @@ def test_boxes_come_back_from_inputs_of_either_fit(finder: Finder, fit: str, tta
     boxes = [[14, 22, 40, 60], [302, 222, 334, 240], [350, 10, 400, 46]]
     form = Input(300, fit)
     batches = cut_views([(0, photo(400, 270, boxes))], ViewSettings(tile=150, tta=tta), form, 8)
-    (found,) = join_views(batches, finder._member_boxes, lambda votes, _: fuse(votes, finder.settings), 0.5, form)
+    (found,) = join_views(batches, finder._member_boxes, lambda votes, members: fuse(votes, finder.settings), 0.5, form)
     np.testing.assert_allclose(rows(to_pixels(found.fused, 400, 270, form).boxes), boxes, atol=1)
 
 
@@ -182,7 +182,7 @@ def test_boxes_end_where_their_view_does(finder: Finder) -> None:
 
     settings = ViewSettings(tile=300, overlap=0, whole_image=False)
     batches = cut_views([(0, photo(600, 300, []))], settings, finder.input, 8)
-    (found,) = join_views(batches, find, lambda votes, _: votes[0], 0.5, finder.input)
+    (found,) = join_views(batches, find, lambda votes, members: votes[0], 0.5, finder.input)
     assert rows(to_pixels(found.fused, 600, 300, finder.input).boxes) == [[0, 60, 300, 120], [300, 60, 600, 120]]
 
 
@@ -211,7 +211,7 @@ def test_results_of_mixed_images_are_kept_apart(finder: Finder) -> None:
     streams = [list(cut_views([(number, image)], plan, finder.input, 2)) for number, image in enumerate(images)]
     mixed = [batch for step in zip(*streams, strict=True) for batch in step]
 
-    def vote(votes: list[list[Boxes]], _: int) -> list[Boxes]:
+    def vote(votes: list[list[Boxes]], members: int) -> list[Boxes]:
         return votes[0]
 
     found = list(join_views(mixed, finder._member_boxes, vote, 0.5, finder.input))
@@ -250,7 +250,7 @@ def test_predict_detect_and_evaluation_agree(
     annotations = load_annotations(truth, path.parent)
     annotations.images[0].upright = True
     evaluated = score(finder, annotations, 4, workers, views=ViewSettings(tile=300))
-    metrics, results = evaluated.metrics, evaluated.fused
+    metrics, results = evaluated[0], evaluated[1].results()
     assert metrics["AP"] == 1
     assert metrics["members"][0]["AR100"] == 1
     expected_entries = [(entry["bbox"], entry["score"]) for entry in expected.to_coco(1)]
