@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from detection.evaluation.intervals import Interval
     from detection.evaluation.matches import Outcome
 
-_FEW = 20  # objects, or epochs' worth of figures, below which nothing is said of a group
+_FEW = 20  # objects of a group, below which nothing is said of it
 _WIDE = 0.05  # of an interval, on either side
 _CALIBRATED = 0.1
 _COSTLY = 0.05  # AP50
+_LEARNT = 0.1  # AP50
 _KINDS = {
     "background": "false boxes on background: add images without objects that look like them, train longer, or show "
     "boxes from a higher score",
@@ -52,6 +53,12 @@ def advice(
     """
     if not outcome.found.size or metrics["AP"] < 0:
         return ["The ground truth has no object: nothing can be measured. Evaluate on images with objects."]
+    if metrics["AP50"] < _LEARNT:
+        return [
+            *_training(history),
+            f"AP50 is {metrics['AP50']:.3f}: the detector has hardly learned these classes, and no other figure says "
+            "much. Train longer, or check by inspect-data that boxes and classes are right.",
+        ]
     lines = [*_training(history), *_errors(analysis), *_small(annotations, outcome, sizes)]
     lines += [*_classes(analysis), *_fusion(gain), *_scores(analysis), *_labels(analysis), *_interval(interval)]
     return lines
