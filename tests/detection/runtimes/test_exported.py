@@ -1,0 +1,180 @@
+"""Exported files hold the detector: the same boxes, what it is, and nothing that runs code."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import divdet
+from detection import Detector
+from detection.models.head import create_detector
+from detection.settings import ModelSettings, PostprocessSettings, RuntimeSettings, TrainDetection
+from divdet.commands import COMMANDS
+from divdet.engine.cli import to_dict
+from divdet.engine.errors import UserError
+
+EXAMPLE = Path(__file__).parents[3] / "examples/detect_onnx.py"
+NAMES = ["cat", "dog", "hen"]
+ENDINGS = ["onnx", "xml", "pt2"]
+
+
+def call(name: str, *words: object) -> object:
+    return COMMANDS[name].call(COMMANDS[name].parse(list(map(str, words)), name))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of two small members that find something, in all formats; images beside them."""
+    for package in ("onnx", "onnxruntime", "onnxscript", "openvino"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported")
+    network = create_detector("ssdlite", "resnet10_16", 2, len(NAMES), 128)
+    for name, weight in network.named_parameters():
+        if name.startswith("conf.") and weight.ndim == 4:
+            nn.init.normal_(weight, std=0.3)
+    categories = [{"id": 10 * number + 3, "name": name} for number, name in enumerate(NAMES)]
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(300, 400), (90, 70), (60, 200)]):
+        coarse = random.integers(0, 256, (12, 16, 3), np.uint8)
+        image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"images/{number}.png"), image)
+    images = [{"id": 1, "file_name": "0.png", "width": 400, "height": 300}]
+    truth = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 100, 100], "area": 10000, "iscrowd": 0}
+    annotations = {"images": images, "annotations": [truth], "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(annotations))
+    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 2, head="ssdlite", input_size=128)))
+    config["data"] |= {"val_images": str(folder / "images"), "val_annotations": str(folder / "annotations.json")}
+    config["postprocess"] |= {"score_threshold": 0.4, "max_per_member": 60}
+    saved = {"kind": "detection", "model": network.state_dict(), "config": config, "meta": {"categories": categories}}
+    torch.save(saved, folder / "best.pt")
+    for ending in ENDINGS:
+        call("export", "--checkpoint", folder / "best.pt", "--output", folder / f"model.{ending}")
+    return folder
+
+
+def images(folder: Path) -> list[str]:
+    return sorted(map(str, (folder / "images").glob("*")))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_boxes_are_the_checkpoints(ending: str, folder: Path) -> None:
+    wanted, found = (Detector.load(folder / name, "cpu") for name in ("best.pt", f"model.{ending}"))
+    assert (found.names, found.category_ids, found.input) == (wanted.names, wanted.category_ids, wanted.input)
+    assert found.settings == wanted.settings
+    total = 0
+    for batch in (images(folder), images(folder)[:1]):  # of any size
+        for own, other in zip(found(batch), wanted(batch), strict=True):
+            for a, b in zip([own, *own.members], [other, *other.members], strict=True):
+                rows = [torch.cat((r.boxes, 100 * r.scores[:, None], 1e3 * r.labels[:, None]), 1) for r in (a, b)]
+                distance, counterpart = torch.cdist(*rows, p=torch.inf).min(1)  # rounding may change places
+                assert len(a) == len(b) == len(counterpart.unique())
+                assert distance.max() < 0.01
+                total += len(a)
+    assert total > 100
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_commands_take_it(ending: str, folder: Path, tmp_path: Path) -> None:
+    wanted = divdet.evaluate(folder / "best.pt", output=str(tmp_path / "a"), device="cpu")
+    found = divdet.evaluate(folder / f"model.{ending}", output=str(tmp_path / "b"))
+    assert found["AP"] == pytest.approx(wanted["AP"], abs=1e-6)
+    assert found["runtime"] == {"onnx": "onnxruntime", "xml": "openvino", "pt2": "torch"}[ending]
+    call("detect", "--checkpoint", folder / f"model.{ending}", "--output", tmp_path / "c", folder / "images")
+    assert json.loads((tmp_path / "c/detections.json").read_text())
+
+
+def test_what_is_in_the_network_stays_and_the_fusion_may_change(folder: Path) -> None:
+    own = Detector.load(folder / "best.pt").settings
+    with pytest.raises(UserError, match=r"score_threshold is 0.4 in the network itself, not 0.3: export"):
+        Detector.load(folder / "model.onnx", settings=PostprocessSettings(score_threshold=0.3))
+    changed = PostprocessSettings(**vars(own) | {"fusion_conf": "max"})
+    assert Detector.load(folder / "model.onnx", settings=changed)(images(folder)[0]).scores[0] >= 0.4
+    for run in (RuntimeSettings(runtime="openvino"), RuntimeSettings(precision="bf16")):
+        with pytest.raises(UserError, match="runs by onnxruntime as it is"):
+            Detector.load(folder / "model.onnx", run=run)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.bin", "model.pt2"])
+def test_damage_is_seen(name: str, folder: Path, tmp_path: Path) -> None:
+    for file in folder.glob("model.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    loaded = tmp_path / name.replace(".bin", ".xml")
+    for damaged in (content, content[: len(content) // 2], b"", b"<xml/>"):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=r"damaged|cut off"):
+            Detector.load(loaded)
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="no such file"):
+        Detector.load(loaded)
+
+
+def repacked(folder: Path, target: Path, record: str, change: object) -> Path:
+    with zipfile.ZipFile(folder / "model.pt2") as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, change(content) if name.endswith(record) else content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("record", "old", "new"),
+    [
+        ("weights_config.json", b'"use_pickle": false', b'"use_pickle": true'),
+        ("constants_config.json", b'"path_name": "tensor_0"', b'"path_name": "custom_obj_0"'),
+        ("sample_inputs/model.pt", b"", b"\x80\x04."),
+        ("model.json", b"torch.ops.aten.cat.default", b"torch.os.system"),
+        ("model.json", b"Symbol(", b"__import__('os').system("),
+        ("model.json", b'"guards_code": []', b'"guards_code": ["1"]'),
+    ],
+)
+def test_a_program_that_could_run_code_is_refused(
+    record: str, old: bytes, new: bytes, folder: Path, tmp_path: Path
+) -> None:
+    path = repacked(folder, tmp_path / "evil.pt2", record, lambda content: content.replace(old, new, 1))
+    assert Detector.load(repacked(folder, tmp_path / "same.pt2", record, lambda content: content)).names == NAMES
+    with pytest.raises(UserError, match="refused, since divdet export does not write"):
+        Detector.load(path)
+
+
+def test_the_example_needs_neither_torch_nor_divdet(folder: Path) -> None:
+    guard = "import sys, runpy\n" + "\n".join(
+        f"sys.modules[{name!r}] = None" for name in ("torch", "torchvision", "divdet", "detection", "classification")
+    )
+    run = f"{guard}\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    words = [sys.executable, "-c", run, str(EXAMPLE), str(folder / "model.onnx"), *images(folder)]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [[word.split() for word in lines if word.startswith(file)] for file in images(folder)]
+    for own, wanted in zip(found, Detector.load(folder / "best.pt", "cpu")(images(folder)), strict=True):
+        assert len(own) == len(wanted) > 0
+        rows = torch.tensor([[float(v) for v in words[2:]] for words in own])
+        expected = torch.cat((wanted.scores[:, None], wanted.boxes), 1)
+        torch.testing.assert_close(rows, expected, atol=0.01, rtol=0)
+        assert [words[1] for words in own] == wanted.names
+    assert len(EXAMPLE.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output", "a.onnx", "--format", "torch"], "--format torch ends in .pt2"),
+        (["--output", "a.engine"], "ends in .onnx"),
+        (["--precision", "int8"], "takes --format openvino"),
+        (["--calibration", "images"], "is for --precision int8"),
+        (["--checkpoint", "a.onnx"], "is exported already"),
+        ([], "--checkpoint is missing"),
+    ],
+)
+def test_mistakes_are_named(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call("export", *words)
