@@ -105,9 +105,9 @@ class Analysis:
         confusion_threshold: score from which detections count there: the given one, else the best F1's.
         errors: by kind.
         false_positives, false_negatives: AP50 that would be gained without any box that is wrong, or object missed.
-        calibration: bins of scores; ``ece`` is the mean distance of score and precision over the detections; NaN
-            without detections.
-        label_errors: the surest first.
+        calibration: bins of scores; ``ece`` is the mean distance of score and precision over the detections. Empty and
+            NaN without detections, and where scores are not from 0 to 1.
+        label_errors: the surest first; none where scores are not from 0 to 1.
     """
 
     classes: list[ClassNumbers]
@@ -153,11 +153,15 @@ def analyze(
         numbers = (*matches.by_class[label].tolist(), float(curves[label].mean()))
         classes.append(ClassNumbers(name, int(objects[label]), numbers[0], numbers[2], numbers[1], *points))
     shown = threshold if threshold is not None else matches.threshold
-    tide, calibration = evaluation.tide_errors(pos_thr=IOU), evaluation.calibration(BINS, IOU)
-    bins = [
-        Bin(one["bin_lower"], one["bin_upper"], one["count"], one["avg_confidence"], one["avg_accuracy"])
-        for one in calibration["bins"]
-    ]
+    tide, bins, ece, doubtful = evaluation.tide_errors(pos_thr=IOU), [], math.nan, []
+    if len(results) and results.score.min() >= 0 and results.score.max() <= 1:
+        calibration = evaluation.calibration(BINS, IOU)
+        bins = [
+            Bin(one["bin_lower"], one["bin_upper"], one["count"], one["avg_confidence"], one["avg_accuracy"])
+            for one in calibration["bins"]
+        ]
+        ece = calibration["ece"] if calibration["num_detections"] else math.nan
+        doubtful = _label_errors(annotations, results, evaluation.image_diagnostics(IOU)["label_errors"])
     return Analysis(
         classes,
         best,
@@ -169,8 +173,8 @@ def analyze(
         tide["delta_ap"]["FP"],
         tide["delta_ap"]["FN"],
         bins,
-        calibration["ece"] if calibration["num_detections"] else float("nan"),
-        _label_errors(annotations, results, evaluation.image_diagnostics(IOU)["label_errors"]),
+        ece,
+        doubtful,
     )
 
 
@@ -200,7 +204,8 @@ def _confusion(annotations: CocoAnnotations, results: Results, matches: Matches,
     """hotcoco's matrix. It does not know that boxes in a crowd are neither right nor wrong, so they are left out."""
     kept = ((matches.object >= 0) | matches.false) & (results.score >= threshold)
     shown = Results(*(column[kept] for column in vars(results).values()))
-    return evaluation_of(annotations, shown).confusion_matrix(IOU)["matrix"].astype(np.int64)
+    found = evaluation_of(annotations, shown).confusion_matrix(IOU, max_det=max(1, len(shown)))  # default: 100 an image
+    return found["matrix"].astype(np.int64)
 
 
 def _label_errors(annotations: CocoAnnotations, results: Results, found: list[dict]) -> list[LabelError]:

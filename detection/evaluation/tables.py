@@ -38,7 +38,9 @@ def error_lines(analysis: Analysis) -> Iterator[str]:
     listed = sorted(analysis.errors, key=lambda one: (-one.AP50, -one.count))
     parts = ", ".join(f"{one.kind} {one.AP50:.3f} ({one.count})" for one in listed if one.count)
     yield f" errors, by the AP50 that each costs (and how many): {parts or 'none'}"
-    if not math.isnan(analysis.ece):
+    if math.isnan(analysis.ece):
+        yield " calibration: not known without detections with scores from 0 to 1"
+    else:
         yield f" calibration: scores and precision differ by {analysis.ece:.3f} on average"
     if analysis.label_errors:
         kinds = [one.kind for one in analysis.label_errors]
@@ -48,12 +50,15 @@ def error_lines(analysis: Analysis) -> Iterator[str]:
 
 def comparison_table(comparison: Comparison, name: str) -> Iterator[str]:
     """The differences to another detector's results, overall and of each class, largest gain first."""
+    if not comparison.per_class:
+        yield f" compared with {name}: nothing, without objects"
+        return
     yield f" compared with {name}: AP {comparison.AP}, AP50 {comparison.AP50}, 95 % intervals over images"
     width = min(_WIDEST, max([len(one) for one in comparison.per_class] + [len("class")]))
-    yield f" {'class':<{width}}{'theirs':>8}{'own':>8}{'AP':>9}"
-    rows = sorted(comparison.per_class.items(), key=lambda row: row[1][0] - row[1][1])
-    for one, (theirs, own) in rows:
-        yield f" {_cut(one, width):<{width}}{theirs:>8.3f}{own:>8.3f}{own - theirs:>+9.3f}"
+    yield f" {'class':<{width}}{'theirs':>8}{'own':>8}   AP"
+    for one, gain in sorted(comparison.differences.items(), key=lambda row: -row[1].value):
+        theirs, own = comparison.per_class[one]
+        yield f" {_cut(one, width):<{width}}{theirs:>8.3f}{own:>8.3f}   {gain}"
 
 
 def _points(best: Point | None, given: Point | None) -> str:

@@ -56,6 +56,8 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
     """
     if bool(config.checkpoint) == bool(config.detections):
         raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")
+    if config.compare and not Path(config.compare).is_file():  # said before the detector runs
+        raise UserError(f"compare is {config.compare}, which is no file: give a COCO results file")
     source = Path(config.checkpoint or config.detections)
     folder = Path(config.output or source.parent / "eval")
     rules = Rules(config.max_dets, tuple(config.sizes or COCO_SIZES))
@@ -67,14 +69,13 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         coco_metrics.verify(annotations, found.fused, metrics, rules)
         print("verified: pycocotools gives the same 12 numbers")
     analysis = analyze(annotations, found.fused, config.score_threshold, rules)
-    metrics |= numbers_of(analysis, annotations) | {
-        "interval": interval_of(annotations, found.fused, rules.max_dets)._asdict()
-    }
+    interval = interval_of(annotations, found.fused, rules.max_dets)
+    metrics |= numbers_of(analysis, annotations) | {"interval": interval.numbers()}
     print(coco_metrics.format_metrics(metrics))
     if not rules.are_cocos:
         print(" not by COCO's rules: not comparable with others' numbers")
-    interval = metrics["interval"]
-    print(f" AP {interval['value']:.3f}, 95 % interval over images {interval['low']:.3f} to {interval['high']:.3f}")
+    if metrics["AP"] >= 0 and len(annotations.images) > 1:  # there are objects, and images to draw from
+        print(f" AP {interval.value:.3f}, 95 % interval over images {interval.low:.3f} to {interval.high:.3f}")
     if len(metrics["members"]) > 1:
         listed = "  ".join(f"{i + 1}: {member['AP']:.3f}" for i, member in enumerate(metrics["members"]))
         print(f" AP of each member  {listed}")

@@ -1,5 +1,6 @@
 """What the commands take, but for the training recipes. Nothing here imports torch: arguments are read first."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -78,7 +79,7 @@ class EvaluateDetection(_Prediction):
         super().__post_init__()
         _check_batch_size(self.batch_size)
         if self.score_threshold is not None:
-            check_range("score_threshold", self.score_threshold, 0, 1)
+            check_range("score_threshold", self.score_threshold, 0, 1 if self.checkpoint else math.inf)
         check_range("max_dets", self.max_dets, 11)  # AR1 and AR10 are of fewer
         if self.sizes is not None and not (len(self.sizes) == 2 and 0 < self.sizes[0] < self.sizes[1]):
             raise UserError(f"sizes is {self.sizes}: give two sides in pixels, the smaller one first, such as [32,96]")

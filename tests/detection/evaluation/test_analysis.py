@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.evaluation.analysis import Point, analyze, numbers_of
 from detection.evaluation.coco_metrics import Rules, evaluate
-from detection.evaluation.intervals import compare, interval_of
+from detection.evaluation.intervals import compare, drawn_aps, interval_of, random_draws
 from detection.evaluation.tables import class_table, comparison_table, error_lines
 from tests.detection.evaluation.cases import columns, load, random_set, reference
 
@@ -175,34 +175,84 @@ def test_rules_change_what_is_small_and_how_many_count(tmp_path: Path) -> None:
     assert evaluate(annotations, results, Rules(max_dets=101))["AP50"] > 0
 
 
-def test_interval_is_that_of_a_plain_bootstrap(tmp_path: Path) -> None:
+def test_confusion_counts_more_than_100_detections_of_an_image(tmp_path: Path) -> None:
+    entries = [(label, [10 * x, 100 * label, 9, 9]) for label in (1, 2) for x in range(80)]
+    truth = picture() | {
+        "annotations": [
+            {"id": i, "image_id": 7, "category_id": label, "bbox": box, "area": 81, "iscrowd": 0}
+            for i, (label, box) in enumerate(entries)
+        ]
+    }
+    annotations = load(tmp_path, truth)
+    results = columns(tmp_path, [found(*entry, 0.9) for entry in entries], annotations)
+    assert analyze(annotations, results).confusion.tolist() == [[80, 0, 0], [0, 80, 0], [0, 0, 0]]
+
+
+def test_scores_of_another_scale_have_no_calibration(tmp_path: Path) -> None:
+    annotations = load(tmp_path, picture())
+    own = analyze(annotations, columns(tmp_path, ALL, annotations))
+    hundredfold = [{**one, "score": 100 * one["score"]} for one in ALL]
+    analysis = analyze(annotations, columns(tmp_path, hundredfold, annotations))
+    assert np.isnan(analysis.ece)
+    assert (analysis.calibration, analysis.label_errors) == ([], [])
+    assert [one.AP for one in analysis.classes] == [one.AP for one in own.classes]
+    assert (analysis.errors, analysis.confusion.tolist()) == (own.errors, own.confusion.tolist())
+    assert "calibration: not known" in "".join(error_lines(analysis))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ap_of_drawn_images_is_that_of_a_data_set_that_repeats_them(tmp_path: Path, seed: int) -> None:
+    truth, results = random_set(seed)
+    for number, entry in enumerate(results):
+        entry["score"] += number * 1e-4  # equal scores of an image's detections would be ranked otherwise
+    annotations = load(tmp_path, truth)
+    draws = random_draws(len(truth["images"]))[:5]
+    assert draws[0].tolist() == [1] * 41
+    assert (draws.sum(1) == 41).all()
+    assert (draws[1:] > 1).any(1).all()
+    aps = drawn_aps(annotations, columns(tmp_path, results, annotations), draws, 100).mean(2)
+    for times, own in zip(draws, aps, strict=True):
+        copies = [(image["id"], copy) for image, n in zip(truth["images"], times, strict=True) for copy in range(n)]
+        numbers = {pair: number for number, pair in enumerate(sorted(copies), 1)}
+        boxes, found_there = (
+            [{**one, "image_id": numbers[pair]} for pair in copies for one in entries if one["image_id"] == pair[0]]
+            for entries in (truth["annotations"], results)
+        )
+        images = [{"id": number} for number in numbers.values()]
+        expected = reference({**truth, "images": images, "annotations": boxes}, found_there)[1]
+        np.testing.assert_allclose(own, np.array(expected, float), rtol=1e-12)
+
+
+def test_interval(tmp_path: Path) -> None:
+    """The mean of the classes in each draw, of which 2.5 % lie on either side."""
     truth, results = random_set(5)
     annotations = load(tmp_path, truth)
-    interval = interval_of(annotations, columns(tmp_path, results, annotations))
-    rng, drawn = np.random.default_rng(1), []
-    by_image = {image["id"]: ([], []) for image in truth["images"]}
-    for part, entries in enumerate((truth["annotations"], results)):
-        for entry in entries:
-            by_image[entry["image_id"]][part].append(entry)
-    for _ in range(300):
-        ids = rng.choice([image["id"] for image in truth["images"]], len(truth["images"]))
-        parts: tuple[list, list] = ([], [])
-        for number, image_id in enumerate(ids.tolist(), 1):
-            for part in (0, 1):
-                parts[part].extend({**entry, "image_id": number} for entry in by_image[image_id][part])
-        images = [{"id": i, "file_name": f"{i}.jpg", "width": 800, "height": 800} for i in range(1, len(ids) + 1)]
-        own = load(
-            tmp_path, {**truth, "images": images, "annotations": [{**e, "id": i} for i, e in enumerate(parts[0])]}
-        )
-        drawn.append(evaluate(own, columns(tmp_path, parts[1], own))["AP"])
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    assert interval.low == pytest.approx(low, abs=0.02)
-    assert interval.high == pytest.approx(high, abs=0.02)
-    assert (
-        interval.low
-        < interval.value
-        == pytest.approx(evaluate(annotations, columns(tmp_path, results, annotations))["AP"])
-    )
+    own = columns(tmp_path, results, annotations)
+    draws = random_draws(41)
+    means = np.nanmean(drawn_aps(annotations, own, draws, 11), (1, 2))
+    interval = interval_of(annotations, own, 11)
+    assert interval.value == pytest.approx(evaluate(annotations, own, Rules(max_dets=11))["AP"])
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(means[1:], (0.025, 0.975))))
+    assert interval.low < interval.value < interval.high
+    # An object in each of three images, one found: the AP is the share of draws that have it
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 99, "height": 99} for i in (1, 2, 3)]
+    objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [9, 9, 9, 9], "area": 81} for i in (1, 2, 3)]
+    annotations = load(tmp_path, {**picture(), "images": images, "annotations": objects})
+    own = columns(tmp_path, [{**found(1, [9, 9, 9, 9], 0.5), "image_id": 2}], annotations)
+    draws = random_draws(3)
+    recalls = np.floor(100 * draws[:, 1] / 3) + (draws[:, 1] > 0)  # hundredths of recall that are reached, with 0
+    np.testing.assert_allclose(drawn_aps(annotations, own, draws, 100)[:, 0, 0], recalls / 101)
+
+
+def test_interval_without_objects_or_detections(tmp_path: Path) -> None:
+    annotations = load(tmp_path, picture())
+    nothing = columns(tmp_path, [], annotations)
+    assert interval_of(annotations, nothing) == (0, 0, 0)
+    annotations = load(tmp_path, {**picture(), "annotations": []})
+    assert interval_of(annotations, nothing).numbers() == {"value": None, "low": None, "high": None}
+    comparison = compare(annotations, nothing, columns(tmp_path, ALL, annotations))
+    assert comparison.numbers()["differences"] == {}
+    assert list(comparison_table(comparison, "theirs.json")) == [" compared with theirs.json: nothing, without objects"]
 
 
 def test_comparison(tmp_path: Path) -> None:
@@ -211,6 +261,7 @@ def test_comparison(tmp_path: Path) -> None:
     own = columns(tmp_path, results, annotations)
     same = compare(annotations, own, own)
     assert same.AP == same.AP50 == (0, 0, 0)
+    assert set(same.differences.values()) == {(0, 0, 0)}
     half = columns(tmp_path, results[::2], annotations)
     other = compare(annotations, half, own)
     expected = evaluate(annotations, own)["AP"] - evaluate(annotations, half)["AP"]
@@ -220,4 +271,11 @@ def test_comparison(tmp_path: Path) -> None:
     assert {name: pair[0] for name, pair in other.per_class.items()} == pytest.approx(
         {name: ap for name, ap in per_class.items() if ap is not None}
     )
+    draws = random_draws(41)
+    parts = [drawn_aps(annotations, one, draws, 100).mean(2) for one in (half, own)]
+    assert set(other.differences) == set(other.per_class)
+    for name in other.differences:
+        gain = (parts[1] - parts[0])[:, annotations.names.index(name)]
+        interval = (gain[0], *np.nanquantile(gain[1:], (0.025, 0.975)))
+        np.testing.assert_allclose(other.differences[name], interval, atol=1e-12)
     assert len(list(comparison_table(other, "theirs.json"))) == 2 + len(other.per_class)
