@@ -20,21 +20,19 @@ for file in sys.argv[2:]:
     pixels = np.full((size, size, 3), (124, 116, 104), np.uint8)  # the mean color
     pixels[: filled[1], : filled[0]] = image
     boxes, scores, labels = (found[0] for found in session.run(None, {"images": pixels[None]}))  # [S, L]
-    members, fused = len(scores), []
+    members, k = len(scores), 0
     kept = np.nonzero((scores > 0) & (scores >= (rule["fusion_skip"] if members > 1 else 0)))
     boxes, scores, labels = boxes[kept].astype(float).clip(0, 1), scores[kept].astype(float), labels[kept]
+    mean, total, count, of = np.zeros((len(boxes), 4)), np.zeros(len(boxes)), np.zeros(len(boxes)), labels.copy()
     for i in np.argsort(-scores, kind="stable"):  # weighted boxes fusion: each joins the cluster that it overlaps most
-        best, cluster = rule["fusion_iou"], None
-        for other in fused if members > 1 else []:
-            sides = np.minimum(boxes[i, 2:], other["box"][2:]) - np.maximum(boxes[i, :2], other["box"][:2])
-            shared, areas = np.prod(sides.clip(0)), [np.prod(box[2:] - box[:2]) for box in (boxes[i], other["box"])]
-            if other["label"] == labels[i] and shared > best * (sum(areas) - shared):
-                best, cluster = shared / (sum(areas) - shared), other
-        if cluster is None:
-            fused.append(cluster := {"label": labels[i], "of": []})
-        cluster["of"].append(i)
-        cluster["box"] = np.average(boxes[cluster["of"]], axis=0, weights=scores[cluster["of"]])
-        cluster["score"] = scores[cluster["of"]].mean() * min(1, len(cluster["of"]) / members)  # fusion_conf: avg
-    for found in sorted(fused, key=lambda found: -found["score"]):
-        box = np.clip(found["box"] * np.tile(size / filled, 2), 0, 1) * [width, height, width, height]
-        print(file, known["categories"][found["label"]]["name"], f"{found['score']:.6f}", *(f"{v:.3f}" for v in box))
+        sides = np.minimum(mean[:k, 2:], boxes[i, 2:]) - np.maximum(mean[:k, :2], boxes[i, :2])
+        shared, area = sides.clip(0).prod(1), np.prod(boxes[i, 2:] - boxes[i, :2])
+        areas = (mean[:k, 2:] - mean[:k, :2]).prod(1) + area
+        iou = np.where(of[:k] == labels[i], shared / (areas - shared + 1e-12), 0)
+        c = iou.argmax() if members > 1 and iou.max(initial=0) > rule["fusion_iou"] else k
+        mean[c] = (mean[c] * total[c] + boxes[i] * scores[i]) / (total[c] + scores[i])
+        total[c], count[c], of[c], k = total[c] + scores[i], count[c] + 1, labels[i], max(k, c + 1)
+    score = total[:k] / count[:k] * np.minimum(1, count[:k] / members)  # fusion_conf avg
+    for c in np.argsort(-score, kind="stable"):
+        box = np.clip(mean[c] * np.tile(size / filled, 2), 0, 1) * [width, height, width, height]
+        print(file, known["categories"][of[c]]["name"], f"{score[c]:.6f}", *(f"{value:.3f}" for value in box))

@@ -15,6 +15,7 @@ from torch import nn
 import divdet
 from detection import Detector
 from detection.models.head import create_detector
+from detection.runtimes.safe_program import read_known
 from detection.settings import ModelSettings, PostprocessSettings, RuntimeSettings, TrainDetection
 from divdet.commands import COMMANDS
 from divdet.engine.cli import to_dict
@@ -36,10 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.importorskip(package, reason=f"{package} is not installed")
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("exported")
-    network = create_detector("ssdlite", "resnet10_16", 2, len(NAMES), 128)
+    network = create_detector("ssd300", "resnet10_16", 2, len(NAMES), 257)
     for name, weight in network.named_parameters():
         if name.startswith("conf.") and weight.ndim == 4:
-            nn.init.normal_(weight, std=0.3)
+            nn.init.normal_(weight, std=0.1)
     categories = [{"id": 10 * number + 3, "name": name} for number, name in enumerate(NAMES)]
     (folder / "images").mkdir()
     random = np.random.default_rng(0)
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     truth = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 100, 100], "area": 10000, "iscrowd": 0}
     annotations = {"images": images, "annotations": [truth], "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(annotations))
-    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 2, head="ssdlite", input_size=128)))
+    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 2, input_size=257)))
     config["data"] |= {"val_images": str(folder / "images"), "val_annotations": str(folder / "annotations.json")}
     config["postprocess"] |= {"score_threshold": 0.4, "max_per_member": 60}
     saved = {"kind": "detection", "model": network.state_dict(), "config": config, "meta": {"categories": categories}}
@@ -142,7 +143,8 @@ def test_a_program_that_could_run_code_is_refused(
     record: str, old: bytes, new: bytes, folder: Path, tmp_path: Path
 ) -> None:
     path = repacked(folder, tmp_path / "evil.pt2", record, lambda content: content.replace(old, new, 1))
-    assert Detector.load(repacked(folder, tmp_path / "same.pt2", record, lambda content: content)).names == NAMES
+    same = repacked(folder, tmp_path / "same.pt2", record, lambda content: content)
+    assert json.loads(read_known(same))["precision"] == "float32"  # as it is, it is taken
     with pytest.raises(UserError, match="refused, since divdet export does not write"):
         Detector.load(path)
 
