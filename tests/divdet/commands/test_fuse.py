@@ -73,7 +73,7 @@ def test_by_hand(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         ["good.json", "1.000", "1.000"], ["moved.json", "0.350", "0.500"], ["fused", "0.950", "1.000"]
     ]  # fmt: skip
     assert metrics["gain"]["over"].endswith("good.json")
-    assert metrics["gain"]["difference"] == pytest.approx(-0.05)
+    assert metrics["gain"]["value"] == pytest.approx(-0.05)
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
 
 
