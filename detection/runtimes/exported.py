@@ -145,6 +145,8 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
             text = graph.get_rt_info(["divdet"]).astype(str)
             load = lambda: run_openvino(graph)  # noqa: E731
         case _:
+            import detection.runtimes.whole  # noqa: F401 - defines the operator in it
+
             text = read_known(path)
             load = lambda: torch.export.load(path).module()  # noqa: E731
     return json.loads(text), load

@@ -120,6 +120,13 @@ def test_damage_is_seen(name: str, folder: Path, tmp_path: Path) -> None:
         Detector.load(loaded)
 
 
+def test_another_process_loads_it(folder: Path) -> None:
+    """Where nothing was exported, and so no operator is defined yet."""
+    run = "import sys; from detection import Detector; print(*Detector.load(sys.argv[1]).names)"
+    words = [sys.executable, "-c", run, str(folder / "model.pt2")]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.split() == NAMES
+
+
 def repacked(folder: Path, target: Path, record: str, change: object) -> Path:
     with zipfile.ZipFile(folder / "model.pt2") as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
