@@ -33,6 +33,7 @@ from divdet.engine.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from detection.runtimes.exported import ExportedModel
     from detection.views import Found, Shown
     from divdet.engine.distributed import World
 
@@ -43,7 +44,7 @@ class Detector:
     """A detector with its classes and post-processing.
 
     Attributes:
-        model: the network (an ``SSD``, say), in evaluation mode.
+        model: the network (an ``SSD``, say), in evaluation mode; of an exported file an ``ExportedModel``.
         names: class names by label.
         category_ids: category ids of the training data by label.
         network: what runs, from images to raw outputs: ``model`` itself or, in a detector that was loaded, a copy of it
@@ -67,7 +68,7 @@ class Detector:
 
     def __init__(
         self,
-        model: DividedDetector,
+        model: DividedDetector | ExportedModel,
         names: list[str],
         category_ids: list[int],
         settings: PostprocessSettings,
@@ -114,7 +115,10 @@ class Detector:
         if Path(path).suffix in (".onnx", ".xml", ".pt2"):
             from detection.runtimes.exported import load_exported
 
-            return load_exported(path, device, settings, run)
+            model, *known, data, network = load_exported(path, device, settings, run)
+            detector = cls(model, *known, torch.device("cpu"), network)
+            detector.source, detector.orientation = str(path), data.orientation
+            return detector
         run = run or RuntimeSettings()
         place = runtime_device(run, device)
         saved = checkpoint.load(path, "detection")
@@ -321,8 +325,9 @@ class Detector:
             )
         outputs = self.network(inputs.to(self.device, non_blocking=True))
         settings = self.resolved_settings() if world else self.settings
+        exported = not isinstance(self.model, DividedDetector)
         try:
-            members = self._head_boxes(outputs, settings)
+            members = self.model.boxes(*outputs) if exported else head_boxes(self.model, *outputs, settings)
         except UserError as error:
             raise UserError(f"{self.source}: {error}" if self.source else str(error)) from error
         return world.gather_member_objects(members) if world else members
@@ -331,9 +336,6 @@ class Detector:
     def rules(self) -> ClassRules:
         """What ``settings`` say of classes."""
         return ClassRules.of(self.settings, self.names, self.category_ids)
-
-    def _head_boxes(self, outputs: tuple[Tensor, ...], settings: PostprocessSettings) -> list[list[Boxes]]:
-        return head_boxes(self.model, *outputs, settings)
 
     def resolved_settings(self) -> PostprocessSettings:
         """Returns the settings with ``max_per_member`` filled in, which depends on S: a process may have one member."""

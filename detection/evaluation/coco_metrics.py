@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -118,7 +118,7 @@ def evaluate(annotations: CocoAnnotations, results: Results, rules: Rules = COCO
         defined = precision[..., label][precision[..., label] > -1]
         per_class[name] = float(defined.mean()) if defined.size else None
     numbers = dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
-    counted = {"images": len(annotations.images), "rules": asdict(rules)}
+    counted = {"images": len(annotations.images), "rules": {"max_dets": rules.max_dets, "sizes": list(rules.sizes)}}
     return {**numbers, "per_class": per_class} | counted
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from detection.boxes import Boxes
 from detection.category_names import category_name
-from detection.detector import Boxes, Detector, saved_settings
 from detection.heads import Input, input_of
 from detection.preprocess import Network
 from detection.runtimes.backends import run_onnx, run_openvino, runtime_device
 from detection.runtimes.exporting import library
 from detection.runtimes.safe_program import read_known
 from detection.runtimes.sealed import read_onnx, read_openvino
-from detection.settings import PostprocessSettings, RuntimeSettings
+from detection.saved import saved_settings
+from detection.settings import DataSettings, PostprocessSettings, RuntimeSettings
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 
@@ -36,6 +37,8 @@ def is_exported(path: str | Path) -> bool:
 class ExportedModel(nn.Module):
     """Stands for a detector's model where there is none: what is known of it, without weights.
 
+    Decoding and the members' suppression are part of the network.
+
     Attributes:
         members: S empty modules.
         head, num_classes, input: see ``DividedDetector``.
@@ -46,18 +49,8 @@ class ExportedModel(nn.Module):
         self.members = nn.ModuleList(nn.Identity() for _ in range(members))
         self.head, self.num_classes, self.input = head, num_classes, input
 
-
-class ExportedDetector(Detector):
-    """A detector whose network includes decoding and the members' suppression.
-
-    Attributes:
-        known: what the file says of itself.
-    """
-
-    known: dict[str, Any]
-
-    def _head_boxes(self, outputs: tuple[Tensor, ...], settings: PostprocessSettings) -> list[list[Boxes]]:
-        boxes, scores, labels = outputs
+    def boxes(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[list[Boxes]]:
+        """From the network's outputs (see ``WholeDetector``) to boxes indexed [member][image]."""
         if not (scores.isfinite().all() and boxes[scores > 0].isfinite().all()):
             raise UserError("the network's outputs are not finite: train with a lower rate, or use another checkpoint")
         counts = (scores > 0).sum(-1).tolist()  # [N][S]
@@ -66,8 +59,19 @@ class ExportedDetector(Detector):
                 Boxes(*(part[image, member, : counts[image][member]].clone() for part in (boxes, scores, labels)))
                 for image in range(len(scores))
             ]
-            for member in range(len(self.model.members))
+            for member in range(len(self.members))
         ]
+
+
+class Exported(NamedTuple):
+    """What a file holds of a detector."""
+
+    model: ExportedModel
+    names: list[str]
+    category_ids: list[int]
+    settings: PostprocessSettings
+    data: DataSettings
+    network: Network
 
 
 def saved_of(path: str | Path) -> Checkpoint:
@@ -90,8 +94,8 @@ def run_defaults(path: str | Path) -> dict[str, str]:
 
 def load_exported(
     path: str | Path, device: str, settings: PostprocessSettings | None, run: RuntimeSettings | None
-) -> ExportedDetector:
-    """Loads an exported detector; see ``Detector.load``.
+) -> Exported:
+    """Loads what ``Detector.load`` makes a detector of, with its arguments.
 
     Raises:
         UserError: as ``saved_of``; for another device than the CPU, another runtime than the file's, or settings that
@@ -122,9 +126,7 @@ def load_exported(
         raise UserError(f"{path}: cannot be run ({type(error).__name__}: {reason:.200}); export it again") from error
     if settings:
         _refuse_others(path, own, settings, members)
-    detector = ExportedDetector(model, names, ids, settings or own, torch.device("cpu"), network)
-    detector.source, detector.orientation, detector.known = str(path), data.orientation, known
-    return detector
+    return Exported(model, names, ids, settings or own, data, network)
 
 
 def _open(path: Path) -> tuple[dict[str, Any], Any]:
