@@ -88,7 +88,7 @@ def _tiles_of(item: Item, rule: TileRule) -> tuple[list[_Tile], int]:
         sides = np.minimum(end, corner + np.array([window.width, window.height])) - low
         inside = (sides > 0).all(axis=1)
         share = np.divide(sides.prod(axis=1), area, out=np.zeros_like(area), where=inside)
-        kept = np.flatnonzero(inside & (share >= rule.min_share))
+        kept = np.flatnonzero(inside & ((share >= rule.min_share) | item.crowd))  # a crowd is ignored wherever it is
         dropped += int(inside.sum()) - len(kept)
         boxes = np.concatenate([low - corner, sides], axis=1)[kept]
         tiles.append(_Tile(item, window, kept, boxes, item.area[kept] * share[kept]))

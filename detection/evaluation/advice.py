@@ -21,12 +21,12 @@ _CALIBRATED = 0.1
 _COSTLY = 0.05  # AP50
 _LEARNT = 0.1  # AP50
 _KINDS = {
-    "background": "false boxes on background: add images without objects that look like them, train longer, or show "
-    "boxes from a higher score",
+    "background": "false boxes on background: add images without objects that look like them, train longer, or raise "
+    "the score threshold",
     "badly placed": "boxes badly placed (IoU 0.1 to 0.5): look whether the annotated boxes are tight and consistent; a "
     "larger input or longer training helps to place them",
-    "wrong class": "objects taken for another class: see which are confused below; merge classes that people confuse, "
-    "too, or add examples of both",
+    "wrong class": "objects taken for another class: see which are confused below; merge classes that annotators "
+    "confuse as well, or add examples of both",
     "missed": "objects without any box on them: see their sizes below; more images of such objects, a larger input or "
     "tiles (--tile) help",
     "found twice": "objects found twice: lower postprocess.nms_iou, or postprocess.fusion_iou with several members",
@@ -78,8 +78,8 @@ def _training(history: Sequence[dict[str, Any]]) -> Iterator[str]:
         )
     elif best["AP"] - last["AP"] > 0.02:
         yield (
-            f"AP fell from {best['AP']:.3f} in epoch {best['epoch']} to {last['AP']:.3f} in the last: the detector "
-            "learns its training images by heart. Fewer epochs, stronger augmentation or more images; best.pt holds "
+            f"AP fell from {best['AP']:.3f} in epoch {best['epoch']} to {last['AP']:.3f} in the last: it "
+            "overfits. Fewer epochs, stronger augmentation or more images; best.pt holds "
             "the better epoch."
         )
 
@@ -87,7 +87,7 @@ def _training(history: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _errors(analysis: Analysis) -> Iterator[str]:
     worst = max(analysis.errors, key=lambda one: one.AP50)
     if worst.AP50 >= _COSTLY:
-        yield f"What costs most, {worst.AP50:.3f} AP50 ({worst.count:,} cases): {_KINDS[worst.kind]}."
+        yield f"The costliest kind of error ({worst.AP50:.3f} AP50, {worst.count:,} cases): {_KINDS[worst.kind]}."
 
 
 def _small(annotations: CocoAnnotations, outcome: Outcome, sizes: tuple[float, float]) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _classes(analysis: Analysis) -> Iterator[str]:
     worst, median = min(known, key=lambda one: one.AP), float(np.median([one.AP for one in known]))
     if 0.75 * median <= worst.AP:
         return
-    found = f"{worst.name} has AP {worst.AP:.3f}, the middle class {median:.3f}"
+    found = f"{worst.name} has AP {worst.AP:.3f}, the median is {median:.3f}"
     if worst.objects < 0.5 * np.median([one.objects for one in known]):
         yield f"{found}, and with {worst.objects:,} objects few examples: add some, or set data.class_balanced."
     else:

@@ -86,11 +86,13 @@ class CocoEvaluator:
         self.detections[image_id] = Results(index, labels, *rounded(boxes, scores))
 
     def results(self) -> Results:
-        """The detections, in the order of the annotations' images."""
+        """The detections, in the order of the annotations' images; of the classes that the annotations list."""
         nothing = Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
         parts = [nothing, *(self.detections[i] for i in self._indices if i in self.detections)]
         columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return Results(*map(np.concatenate, columns))
+        found = Results(*map(np.concatenate, columns))
+        listed = np.array([number is not None for number in self.annotations.category_ids], bool)[found.label]
+        return found if listed.all() else Results(*(column[listed] for column in vars(found).values()))
 
     def metrics(self, rules: Rules = COCO_RULES) -> dict[str, Any]:
         """The COCO numbers of what was added: see ``evaluate``."""

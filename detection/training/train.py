@@ -148,9 +148,9 @@ def train(config: TrainDetection, finish: Callable[[DetectionTask, Path], object
     """
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         metrics, task, folder = _train(config, world, device)
-        if finish and world.is_main_process and task.evaluation:
-            finish(task, folder)
-        return metrics
+    if finish and world.is_main_process and task.evaluation:  # the other processes need not wait
+        finish(task, folder)
+    return metrics
 
 
 def _train(config: TrainDetection, world: World, device: torch.device) -> tuple[dict[str, Any], DetectionTask, Path]:

@@ -84,7 +84,7 @@ class Pictures:
         rows = np.flatnonzero(truth.image == index)
         names = self.annotations.names if len(rows) <= _NAMED else [""] * len(self.annotations.names)
         boxes = _corners(truth.bbox[rows]) * ratio
-        drawn = draw_boxes(small, boxes, truth.label[rows], names, crowd=truth.crowd[rows] & (len(rows) <= _NAMED))
+        drawn = draw_boxes(small, boxes, truth.label[rows], names, crowd=truth.crowd[rows])
         objects = counted(int((~truth.crowd[rows]).sum()), "object")
         parts = [_panel(drawn, "ground truth", objects, self.name(index))]
         for one in shown:

@@ -43,6 +43,7 @@ class Report:
         threshold: a score at which precision, recall and F1 are wanted, too.
         about: what was evaluated, by what it is called.
         history: lines of metrics.jsonl; empty where there are none.
+        complete: whether the history reaches the end of the training.
     """
 
     annotations: CocoAnnotations
@@ -51,6 +52,7 @@ class Report:
     threshold: float | None = None
     about: Mapping[str, object] = field(default_factory=dict)
     history: Sequence[dict[str, Any]] = ()
+    complete: bool = True
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -70,7 +72,8 @@ def _page(report: Report) -> str:
         interval = Interval(**known) if known else interval_of(annotations, fused.results, rules.max_dets)
         if several:
             gain = compare(annotations, own[best_member(metrics)].results, fused.results, rules.max_dets).AP
-    lines = advice(annotations, metrics, analysis, fused.outcome, interval, gain, report.history, rules.sizes)
+    told = report.history if report.complete else []
+    lines = advice(annotations, metrics, analysis, fused.outcome, interval, gain, told, rules.sizes)
     shown = Pictures(annotations)
     columns = [[getattr(one, name) for one in own] for name in ("results", "matches", "outcome")]
     shared = agreement(annotations, *columns, fused.outcome) if several else None
@@ -88,7 +91,7 @@ def _page(report: Report) -> str:
         files = [f"{name}: {why}" for name, why in list(shown.unread.items())[:_UNREAD]]
         told = f"{counted(len(shown.unread), 'image')} could not be read" + ", and no more were tried" * shown.gave_up
         parts.append(section("Images that could not be read", paragraph(f"{told}.", "bad"), bullets(files)))
-    return page("What the detector does", parts)
+    return page("Evaluation report", parts)
 
 
 def _found(name: str, report: Report, results: Results) -> Found:
@@ -102,13 +105,13 @@ def _summary(report: Report, fused: Found, analysis: Analysis) -> str:
     values = [
         ("AP", fraction(metrics["AP"])),
         ("AP50", fraction(metrics["AP50"])),
-        ("objects found", _percent(best and best.recall)),
-        ("boxes right", _percent(best and best.precision)),
+        ("recall", _percent(best and best.recall)),
+        ("precision", _percent(best and best.precision)),
         ("images", f"{len(annotations.images):,}"),
         ("objects", f"{sum(one.objects for one in analysis.classes):,}"),
         ("classes", f"{len(annotations.names):,}"),
     ]
-    told = f"Found, and right: from a score of {fused.outcome.threshold:.2f}, where F1 is best, at IoU {IOU}."
+    told = f"Recall and precision at the threshold of the best F1, {fused.outcome.threshold:.2f}, and IoU {IOU}."
     versions = {name: value for name, value in machine("numpy", "hotcoco").items() if value}
     hardware = [str(versions.pop(name)) for name in ("gpu", "cpu") if name in versions]
     hardware.append(counted(versions.pop("cores"), "core"))

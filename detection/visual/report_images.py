@@ -31,7 +31,7 @@ def missed(annotations: CocoAnnotations, fused: Found, sizes: tuple[float, float
     drawn = _some(annotations, lost, shown)
     return section(
         "Missed objects",
-        paragraph(f"{counted(int(lost.sum()), 'object')} of {count:,}, at a score from {score:.2f}."),
+        paragraph(f"{lost.sum():,} of {counted(count, 'object')}, at a score threshold of {score:.2f}."),
         columns(
             table("By area in pixels", head, _shares(by_area, lost), "t b"),
             table("By side (square root of the box's area) in pixels", head, _shares(by_side, lost), "t b"),

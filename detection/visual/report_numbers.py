@@ -39,14 +39,14 @@ _MEANINGS = {
         "AP": "mean over IoU 0.50 to 0.95",
         "AP50": "IoU 0.50",
         "AP75": "IoU 0.75",
-        "APs": "small objects",
+        "APs": "small objects: below {sizes[0]:g} × {sizes[0]:g} pixels",
         "APm": "medium objects",
-        "APl": "large objects",
+        "APl": "large objects: from {sizes[1]:g} × {sizes[1]:g} pixels on",
     },
     "AR": {
         "AR1": "1 box an image and class",
         "AR10": "10 boxes",
-        "AR100": "100 boxes",
+        "AR100": "{max_dets} boxes",
         "ARs": "small objects",
         "ARm": "medium objects",
         "ARl": "large objects",
@@ -59,14 +59,17 @@ def numbers(metrics: dict[str, Any], analysis: Analysis, interval: Interval | No
     told = ""
     if interval is not None:
         told = (
-            f"AP {interval.value:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}: what as many other "
-            "images of the kind may give (bootstrap over the images)."
+            f"AP {interval.value:.3f}; 95 % bootstrap interval over the images: {interval.low:.3f} to "
+            f"{interval.high:.3f}."
         )
     halves = [
         table(
             f"COCO's numbers: {'average precision' if half == 'AP' else 'average recall'}",
             ["", "counts", half],
-            [[text(name), text(what), bar(fraction(metrics[name]), metrics[name])] for name, what in held.items()],
+            [
+                [text(name), text(what.format(**metrics["rules"])), bar(fraction(metrics[name]), metrics[name])]
+                for name, what in held.items()
+            ],
             "ttb",
         )
         for half, held in _MEANINGS.items()
@@ -83,7 +86,7 @@ def numbers(metrics: dict[str, Any], analysis: Analysis, interval: Interval | No
 
 def _classes(analysis: Analysis) -> str:
     given = analysis.given
-    head = ["Class", "objects", "AP", "AP50", "AR", "best score", "precision", "recall", "F1"]
+    head = ["Class", "objects", "AP", "AP50", "AR", "threshold", "precision", "recall", "F1"]
     head += [f"{name} from {given.threshold:g}" for name in ("precision", "recall", "F1")] if given else []
     known = sorted(analysis.classes, key=lambda one: (math.isnan(one.AP), -one.AP if one.objects else 0))
     rows = [
@@ -103,7 +106,7 @@ def _classes(analysis: Analysis) -> str:
     last = [rows_of_all] if len(known) > 1 else []
     first = table("By class, highest AP first", head, [*rows[:_OPEN], *last], styles)
     told = (
-        f"Best score: the threshold at which F1 is best, at IoU {IOU}; precision, recall and F1 are there. "
+        f"Precision, recall and F1 are those at the threshold of the best F1, at IoU {IOU}. "
         "AP is – for a class without objects."
     )
     rest = folded(counted(more, "more class", "more classes"), table("Further classes", head, rows[_OPEN:], styles))
@@ -165,7 +168,7 @@ def _calibration(analysis: Analysis) -> str:
     series = [Series("this detector", [one.score for one in bins], [one.precision for one in bins])]
     caption = (
         f"On the thin line, a score says how likely a box is right. The mean distance (ECE) is {analysis.ece:.3f}; "
-        f"{'points below the line: too sure.' if _too_sure(bins) else 'points above the line: too modest.'}"
+        f"{'points below the line: overconfident.' if _too_sure(bins) else 'points above the line: underconfident.'}"
     )
     axes = ("score", "share of right boxes")
     return lines("Are scores probabilities?", series, axes, caption, top=1.02, diagonal=True)
@@ -183,7 +186,7 @@ def errors(analysis: Analysis, names: Sequence[str], shown: Pictures) -> str:
     rows.append(["all false boxes", "", bar(f"{analysis.false_positives:.3f}", analysis.false_positives / most)])
     rows.append(["all objects not found", "", bar(f"{analysis.false_negatives:.3f}", analysis.false_negatives / most)])
     told = "AP50 that would be gained if there were no errors of one kind, by TIDE; boxes of any score count."
-    kinds = table("Kinds of errors", ["Kind", "boxes or objects", "costs AP50"], rows, "t b")
+    kinds = table("Kinds of errors", ["Kind", "boxes or objects", "AP50 lost"], rows, "t b")
     return section(
         "Errors", paragraph(told), columns(kinds, _confusion(analysis, names)), _labels(analysis, names, shown)
     )

@@ -95,7 +95,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
                     f"stopped, {left} of {len(paths)} images are left; {partial.path} holds what was found: continue "
                     "with --resume auto",
                 )
-    return _finish(partial, folder, config.score_threshold)
+    return _finish(partial, folder, config)
 
 
 def _match_annotations(
@@ -201,14 +201,15 @@ def _detect_batch(
     return {"images": len(images), "empty": empty, "entries": entries, "unreadable": unreadable}
 
 
-def _finish(partial: PartialResults, folder: Path, score_threshold: float) -> list[dict[str, Any]]:
+def _finish(partial: PartialResults, folder: Path, config: Detect) -> list[dict[str, Any]]:
     """Write detections.json of all batches; raise UserError for images that could not be read."""
     images, empty = (sum(batch[key] for batch in partial.batches) for key in ("images", "empty"))
     entries = [entry for batch in partial.batches for entry in batch["entries"]]
     unreadable = [message for batch in partial.batches for message in batch["unreadable"]]
     if images:
         write_json(entries, folder / "detections.json")
-        found = f"{len(entries)} objects at score ≥ {score_threshold:g} in {images} images"
+        apart = " (class_thresholds apart)" if config.postprocess.class_thresholds else ""
+        found = f"{len(entries)} objects at score ≥ {config.score_threshold:g}{apart} in {images} images"
         print(f"{found} ({empty} without any); wrote {folder}")
     partial.remove()
     if len(unreadable) > 1:

@@ -48,6 +48,8 @@ def fuse(config: Fuse) -> dict[str, Any]:
     _say_what_is_missing(files, results, annotations)
     own = [evaluate(annotations, member) for member in results]
     weights = _weights(config, own)
+    if config.calibrate == "precision":
+        print("note: scores are calibrated on the images that the table is about, so the fused numbers are optimistic")
     for path, member in zip(files, results, strict=True):
         member.score = _on_one_scale(path, member, annotations, config)
     rule = FusionRule(
@@ -66,7 +68,9 @@ def fuse(config: Fuse) -> dict[str, Any]:
         {"file": path, "weight": weight}
         | {name: numbers[name] for name in METRICS}
         | {"AP_interval": interval.numbers()}
-        for path, weight, numbers, interval in zip(files, weights or [1.0] * len(files), own, intervals, strict=False)
+        for path, weight, numbers, interval in zip(
+            files, weights or [1.0] * len(files), own, intervals[:-1], strict=True
+        )
     ]
     metrics = evaluate(annotations, fused) | {"AP_interval": intervals[-1].numbers(), "members": members}
     metrics["gain"] = {"over": files[best], **gain.numbers()}

@@ -26,7 +26,8 @@ def report_training(task: DetectionTask, folder: Path) -> None:
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     scored = [line for line in history if "AP" in line]
     best = max(scored, key=lambda line: line["AP"])
-    epoch = [line["epoch"] for line in scored if line["AP"] == found.metrics["AP"]][-1]
+    epoch = [line["epoch"] for line in scored if line["AP"] == found.metrics["AP"]]
+    epoch = epoch[0 if task.best_metric else -1]  # as best.pt
     shown = f"{folder / 'best.pt'}, epoch {epoch} of {history[-1]['epoch']}"
     if best["AP"] > found.metrics["AP"]:  # resumed after its best epoch
         shown = f"epoch {epoch}; best.pt is of epoch {best['epoch']}, whose page eval_det.py --report makes"
@@ -40,14 +41,15 @@ def report_evaluation(
 ) -> None:
     """Writes the page of a checkpoint, or of a results file."""
     about: dict[str, object] = {"Results": config.detections}
-    history = []
+    history, complete = [], False
     if config.checkpoint:
         saved = checkpoint.load(config.checkpoint, "detection")
         history = saved.history
+        complete = saved.epoch == saved.config.get("train", {}).get("epochs")  # best.pt may end before
         about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}
         about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
         about["Runtime"] = f"{config.runtime}, {config.precision}"
-    _save(Report(annotations, found, rules, config.score_threshold, about, history), folder)
+    _save(Report(annotations, found, rules, config.score_threshold, about, history, complete), folder)
 
 
 def _describe(model: Mapping[str, Any], postprocess: Mapping[str, Any]) -> dict[str, str]:

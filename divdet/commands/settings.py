@@ -157,6 +157,9 @@ class Fuse(CommonSettings):
         if self.weights != "ap":
             self.weights_by_hand(len(self.results))
         FusionRule(iou_thr=self.iou_thr, skip_box_thr=self.skip_box_thr)
+        for name in ["conf_type"] * (self.method != "wbf") + ["iou_thr"] * (self.method == "soft_nms"):
+            if getattr(self, name) != getattr(Fuse, name):
+                raise UserError(f"{name} is set, but method {self.method} has none: leave it out")
 
     def weights_by_hand(self, files: int) -> list[float] | None:
         """The numbers that ``weights`` lists. Raises UserError if they are not one for each file."""
