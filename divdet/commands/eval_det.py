@@ -68,7 +68,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
     if config.verify:
         coco_metrics.verify(annotations, found.fused, metrics, rules)
         print("verified: pycocotools gives the same 12 numbers")
-    analysis = analyze(annotations, found.fused, config.score_threshold, rules)
+    analysis = analyze(annotations, found.fused, config.at_score, rules)
     interval = interval_of(annotations, found.fused, rules.max_dets)
     metrics |= numbers_of(analysis, annotations) | {"interval": interval.numbers()}
     print(coco_metrics.format_metrics(metrics))

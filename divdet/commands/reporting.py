@@ -49,7 +49,7 @@ def report_evaluation(
         about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}
         about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
         about["Runtime"] = f"{config.runtime}, {config.precision}"
-    _save(Report(annotations, found, rules, config.score_threshold, about, history, complete), folder)
+    _save(Report(annotations, found, rules, config.at_score, about, history, complete), folder)
 
 
 def _describe(model: Mapping[str, Any], postprocess: Mapping[str, Any]) -> dict[str, str]:

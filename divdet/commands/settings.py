@@ -54,7 +54,7 @@ class EvaluateDetection(_Prediction):
         postprocess: how boxes are made from the outputs.
         batch_size: inputs of the network per forward pass: images, or their tiles and other views.
         verify: score once more by pycocotools (a minute for 5,000 images) and fail if one of the 12 numbers differs.
-        score_threshold: a score at which precision, recall and F1 are printed, beside that of the best F1.
+        at_score: a score at which precision, recall and F1 are printed, beside that of the best F1.
         max_dets: detections of an image and class that count, the best first. COCO's numbers are of 100.
         sizes: sides in pixels of the squares from which on objects are medium and large; default: COCO's 32 and 96.
         compare: a COCO results file of another detector on the same images, to take the difference from.
@@ -69,7 +69,7 @@ class EvaluateDetection(_Prediction):
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
     batch_size: int = 16
     verify: bool = False
-    score_threshold: float | None = None
+    at_score: float | None = None
     max_dets: int = 100
     sizes: list[float] | None = None
     compare: str | None = None
@@ -78,8 +78,8 @@ class EvaluateDetection(_Prediction):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_batch_size(self.batch_size)
-        if self.score_threshold is not None:
-            check_range("score_threshold", self.score_threshold, 0, 1 if self.checkpoint else math.inf)
+        if self.at_score is not None:
+            check_range("at_score", self.at_score, 0, 1 if self.checkpoint else math.inf)
         check_range("max_dets", self.max_dets, 11)  # AR1 and AR10 are of fewer
         if self.sizes is not None and not (len(self.sizes) == 2 and 0 < self.sizes[0] < self.sizes[1]):
             raise UserError(f"sizes is {self.sizes}: give two sides in pixels, the smaller one first, such as [32,96]")

@@ -250,7 +250,7 @@ def test_predict_detect_and_evaluation_agree(
     annotations = load_annotations(truth, path.parent)
     annotations.images[0].upright = True
     evaluated = score(finder, annotations, 4, workers, views=ViewSettings(tile=300))
-    metrics, results = evaluated[0], evaluated[1].results()
+    metrics, results = evaluated.metrics, evaluated.fused
     assert metrics["AP"] == 1
     assert metrics["members"][0]["AR100"] == 1
     expected_entries = [(entry["bbox"], entry["score"]) for entry in expected.to_coco(1)]

@@ -76,8 +76,14 @@ def test_tiles_in_other_formats(data: Path, tmp_path: Path, format: str) -> None
 
 
 def test_what_no_tile_holds_is_counted(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    convert(data / "truth.json", "--to", "coco", "--tile", 16, "--min_share", 1, "--output", tmp_path / "out")
-    assert "3 boxes in no tile" in capsys.readouterr().out  # but the crowd is in every tile that shows a part of it
+    words = ["--to", "coco", "--tile", 250, "--min_share", 0.6, "--output"]
+    convert(data / "truth.json", *words, tmp_path / "crowd")
+    assert "boxes in no tile" not in capsys.readouterr().out  # a crowd is in every tile that shows a part of it
+    truth = json.loads((data / "truth.json").read_text())
+    truth["annotations"][3]["iscrowd"] = 0
+    (data / "large.json").write_text(json.dumps(truth))
+    convert(data / "large.json", *words, tmp_path / "large")
+    assert "1 boxes in no tile" in capsys.readouterr().out  # a tile of 250 holds 0.42 of it
 
 
 @pytest.mark.parametrize(

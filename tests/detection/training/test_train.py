@@ -146,7 +146,9 @@ def test_detect_draws_every_image_that_can_be_read(run_folder: Path, data: DataS
         shutil.copy(Path(data.val_images) / f"{number}.png", tmp_path / f"more/{copy}.png")
     (tmp_path / "more/broken.png").write_bytes(b"no image")
     sources = [str(Path(data.val_images) / "1.png"), str(tmp_path / "more")]
-    config = Detect(str(run_folder / "last.pt"), sources, 0.0, PostprocessSettings(score_threshold=1e-4), device="cpu")
+    config = Detect(
+        str(run_folder / "last.pt"), sources, 0.0, postprocess=PostprocessSettings(score_threshold=1e-4), device="cpu"
+    )
     with pytest.raises(UserError, match=r"1 of 5 images could not be read.*broken\.png"):
         detect(replace(config, output=str(tmp_path / "out")))
     names = {path.name for path in (tmp_path / "out").iterdir()}
