@@ -27,6 +27,8 @@ def find_classes(
     Raises:
         UserError: for a class that is not among them.
     """
+    if not isinstance(wanted, str | Sequence):
+        raise UserError(f"{key} is {wanted!r}: give names or category ids, such as person,dog")
     if isinstance(wanted, str):
         wanted = [wanted] if wanted in names else [part.strip() for part in wanted.split(",")]
     labels: set[int] = set()

@@ -270,6 +270,8 @@ class ViewSettings:
             raise UserError(f"tta is {self.tta!r}: choose flip, scales or flip,scales")
         for name in self.augmentations:
             _check_choice("tta", name, Augmentation)
+        if self.tile is None and (self.overlap, self.whole_image) != (ViewSettings.overlap, ViewSettings.whole_image):
+            raise UserError("overlap and whole_image are of tiles: give tile, too, or leave them out")
 
     @property
     def augmentations(self) -> frozenset[str]:

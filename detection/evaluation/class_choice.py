@@ -1,5 +1,6 @@
 """Evaluation of some classes of many: ground truth and results without the others."""
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from typing import TypeVar
 
@@ -26,6 +27,26 @@ def choose_truth(annotations: CocoAnnotations, rules: ClassRules) -> CocoAnnotat
         columns = {"boxes": record.boxes[rows], "labels": record.labels[rows], "crowd": record.crowd[rows]}
         images.append(replace(record, **columns))
     return replace(annotations, images=images, truth=_rows(annotations.truth, kept[annotations.truth.label]))
+
+
+def keep_categories(annotations: CocoAnnotations, names: Collection[str]) -> CocoAnnotations:
+    """The same images, with the categories of these names alone and their objects."""
+    labels = [label for label, name in enumerate(annotations.names) if name in names]
+    new = np.full(len(annotations.names), -1)
+    new[labels] = np.arange(len(labels))
+    images = []
+    for record in annotations.images:
+        rows = new[record.labels] >= 0
+        columns = {"boxes": record.boxes[rows], "labels": new[record.labels[rows]], "crowd": record.crowd[rows]}
+        images.append(replace(record, **columns))
+    truth = _rows(annotations.truth, new[annotations.truth.label] >= 0)
+    return replace(
+        annotations,
+        images=images,
+        names=[annotations.names[label] for label in labels],
+        category_ids=[annotations.category_ids[label] for label in labels],
+        truth=replace(truth, label=new[truth.label]),
+    )
 
 
 def choose_results(results: Results, rules: ClassRules) -> Results:

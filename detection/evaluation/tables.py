@@ -27,8 +27,12 @@ def class_table(analysis: Analysis) -> Iterator[str]:
     yield f" {'':<{width}}{'':>9}{'':>21}  at the best F1{'':<13}{over}".rstrip()
     yield f" {'class':<{width}}{'objects':>9}{'AP':>7}{'AP50':>7}{'AR':>7}  {'score':>6}{_POINT}" + _POINT * bool(given)
     for one in analysis.classes:
+        if not one.objects:
+            continue
         numbers = "".join(number(value) for value in (one.AP, one.AP50, one.AR))
         yield f" {_cut(one.name, width):<{width}}{one.objects:>9}{numbers}  {_points(one.best, one.given)}"
+    if none := sum(not one.objects for one in analysis.classes):
+        yield f" {none} {'class' if none == 1 else 'classes'} without objects not listed"
     objects = sum(one.objects for one in analysis.classes)
     yield f" {'all classes':<{width}}{objects:>9}{'':>21}  {_points(analysis.best, given)}"
 
