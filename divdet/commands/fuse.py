@@ -63,7 +63,9 @@ def fuse(config: Fuse) -> dict[str, Any]:
     best = max(range(len(own)), key=lambda i: own[i]["AP"])
     gain = compare(annotations, results[best], fused).AP
     members = [
-        {"file": path, "weight": weight} | {name: numbers[name] for name in METRICS} | {"AP_interval": interval.numbers()}
+        {"file": path, "weight": weight}
+        | {name: numbers[name] for name in METRICS}
+        | {"AP_interval": interval.numbers()}
         for path, weight, numbers, interval in zip(files, weights or [1.0] * len(files), own, intervals, strict=False)
     ]
     metrics = evaluate(annotations, fused) | {"AP_interval": intervals[-1].numbers(), "members": members}
