@@ -167,9 +167,8 @@ def _run_fusion(
     if folder:
         make_folder(folder)
     annotations = read_validation(config.data, folder)
-    if fusion.complete:  # all classes are known: those that are missing are said before the work
-        by_name = dict(zip(annotations.names, annotations.category_ids, strict=True))
-        annotations = match_categories([by_name.get(name) for name in fusion.names], fusion.names, annotations)
+    if fusion.complete:  # all classes are known: those that are missing are refused before the work
+        match_categories([None] * len(fusion.names), fusion.names, annotations)
     chosen = ClassRules.of(config.postprocess, annotations.names, annotations.category_ids)
     annotations = choose_truth(annotations, chosen)
     print(f"{annotations.path}: {annotations.describe()}")

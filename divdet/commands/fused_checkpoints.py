@@ -59,6 +59,11 @@ def load_fusion(config: EvaluateDetection | Detect) -> Fusion:
         skip_box_thr=chosen.fusion_skip,
         conf_type=chosen.fusion_conf,
     )
+    if not fusion.category_ids:
+        raise UserError(
+            f"{', '.join(paths)}: they give a class of one name other category ids, so results would be ambiguous: "
+            "train them on files that agree"
+        )
     print(f"fusing {', '.join(paths)}: {len(fusion.names)} classes")
     return fusion
 
