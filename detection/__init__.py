@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detection.detections import Detections
     from detection.detector import Detector
+    from detection.ensembles import Fusion
     from detection.models.ssd import SSD, create_ssd
 
-__all__ = ["SSD", "Detections", "Detector", "create_ssd"]
-_HOMES = {"Detections": "detections", "Detector": "detector", "SSD": "models.ssd", "create_ssd": "models.ssd"}
+__all__ = ["SSD", "Detections", "Detector", "Fusion", "create_ssd"]
+_HOMES = {
+    "Detections": "detections",
+    "Detector": "detector",
+    "Fusion": "ensembles",
+    "SSD": "models.ssd",
+    "create_ssd": "models.ssd",
+}
 
 
 def __getattr__(name: str) -> Any:  # on first use: settings are read without torch

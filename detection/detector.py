@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from numbers import Integral, Real
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -20,7 +20,7 @@ from detection.category_names import category_name
 from detection.class_rules import ClassRules
 from detection.detections import Detections
 from detection.heads import Input
-from detection.images import as_rgb, is_pil
+from detection.images import as_rgb, check_bgr, check_threshold, named_images
 from detection.models.head import DividedDetector
 from detection.postprocess import fuse, head_boxes
 from detection.preprocess import FromPixels, Network, to_input, to_pixels
@@ -202,17 +202,11 @@ class Detector:
             UserError: for an argument out of range; for an image that cannot be read or has another form, which in a
                 generator comes when its batch is reached.
         """
-        array = isinstance(images, np.ndarray | Tensor)
-        single = isinstance(images, str | bytes | PathLike) or is_pil(images) or hasattr(images, "read")
-        single = single or (array and images.ndim in (0, 2, 3))
-        if not single and (not isinstance(images, Iterable) or isinstance(images, Mapping)):
-            raise UserError(f"predict takes an image or a list of images, not {type(images).__name__}")
-        if not _is_number(score_threshold, Real) or not 0 <= score_threshold <= 1:
-            raise UserError(f"score_threshold is {score_threshold!r}: choose a number from 0 to 1")
-        if not _is_number(batch_size, Integral) or batch_size < 1:
+        named, single, listed = named_images(images)
+        check_threshold(score_threshold)
+        if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
-        if not isinstance(bgr, bool):
-            raise UserError(f"bgr is {bgr!r}: choose True (arrays are BGR, as OpenCV reads them) or False (RGB)")
+        check_bgr(bgr)
         several = tile is not None or tta is not None
         views = ViewSettings(tile=tile, overlap=overlap, whole_image=whole_image, tta=tta) if several else None
         settings = self.settings
@@ -221,14 +215,13 @@ class Detector:
         if class_thresholds is not None:
             settings = replace(settings, class_thresholds=dict(class_thresholds))
         rules = ClassRules.of(settings, self.names, self.category_ids, float(score_threshold))
-        named = (("the image", images),) if single else ((f"images[{n}]", image) for n, image in enumerate(images))
         if views:
             found = self._predict_views(named, int(batch_size), bgr, rules, views)
         else:
             found = self._predict_whole(named, int(batch_size), bgr, rules)
         if single:
             return next(found)
-        return list(found) if array or isinstance(images, Sequence) else found
+        return list(found) if listed else found
 
     __call__ = predict
 
@@ -341,7 +334,3 @@ class Detector:
         """Returns the settings with ``max_per_member`` filled in, which depends on S: a process may have one member."""
         limit = self.settings.max_per_member or 200 * len(self.model.members)
         return replace(self.settings, max_per_member=limit)
-
-
-def _is_number(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

@@ -6,7 +6,8 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,34 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
         f"{name} is {kind}: give a path, encoded bytes, a PIL image, or an RGB uint8 array or tensor [H, W, 3] "
         "(bgr=True for OpenCV's BGR)"
     )
+
+
+def named_images(images: Any) -> tuple[Iterator[tuple[str, Any]], bool, bool]:
+    """What ``predict`` was given: each image with its name for messages; whether it is one; whether a list is due.
+
+    Raises:
+        UserError: for what is neither an image nor several.
+    """
+    array = isinstance(images, np.ndarray | Tensor)
+    single = isinstance(images, str | bytes | os.PathLike) or is_pil(images) or hasattr(images, "read")
+    single = single or (array and images.ndim in (0, 2, 3))
+    if not single and (not isinstance(images, Iterable) or isinstance(images, Mapping)):
+        raise UserError(f"predict takes an image or a list of images, not {type(images).__name__}")
+    named = [("the image", images)] if single else ((f"images[{n}]", image) for n, image in enumerate(images))
+    return iter(named), single, array or isinstance(images, Sequence)
+
+
+def check_threshold(score_threshold: Any) -> None:
+    """Raises UserError for an argument of ``predict`` that is not 0 to 1."""
+    number = isinstance(score_threshold, Real) and not isinstance(score_threshold, bool)
+    if not number or not 0 <= score_threshold <= 1:
+        raise UserError(f"score_threshold is {score_threshold!r}: choose a number from 0 to 1")
+
+
+def check_bgr(bgr: Any) -> None:
+    """The same of ``bgr``."""
+    if not isinstance(bgr, bool):
+        raise UserError(f"bgr is {bgr!r}: choose True (arrays are BGR, as OpenCV reads them) or False (RGB)")
 
 
 def is_pil(image: Any) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from classification.ensemble import combine, create_ensemble
     from detection.detections import Detections
     from detection.detector import Detector
+    from detection.ensembles import Fusion
     from detection.fusion import weighted_boxes_fusion
     from detection.models.ssd import create_ssd
     from divdet.api import evaluate, fuse_results, train
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Detections",
     "Detector",
+    "Fusion",
     "UserError",
     "combine",
     "create_ensemble",
@@ -31,6 +33,7 @@ __all__ = [
 _HOMES = {
     "Detections": "detection.detections",
     "Detector": "detection.detector",
+    "Fusion": "detection.ensembles",
     "UserError": "divdet.engine.errors",
     "combine": "classification.ensemble",
     "create_ensemble": "classification.ensemble",

@@ -1,13 +1,14 @@
 """Training and evaluation from Python: what the commands of these names do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 from divdet.commands import COMMANDS
 from divdet.engine.cli import flatten
+from divdet.engine.errors import UserError
 
 
 def train(recipe: str | Path | None = None, *, task: Literal["det", "cls"] = "det", **settings: Any) -> dict[str, Any]:
@@ -34,12 +35,17 @@ def train(recipe: str | Path | None = None, *, task: Literal["det", "cls"] = "de
     return _run(f"train-{task}", settings, *(["--config", str(recipe)] if recipe else []))
 
 
-def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
-    """Evaluates a checkpoint on its own validation data, or on that of ``settings``.
+def evaluate(
+    checkpoint: str | Path | Callable[..., Any], *, names: Sequence[str] | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Evaluates a checkpoint on its own validation data, or on that of ``settings``; or a detector of any library.
 
     Args:
-        checkpoint: of a detector or of classifiers, or an exported detector.
-        settings: fields of ``divdet eval-det`` or ``divdet eval-cls``; sections are dicts.
+        checkpoint: of a detector or of classifiers, or an exported detector; or what is called with an image: a
+            ``Fusion``, or a detector such as ``Fusion`` takes, whose boxes then stay as they are.
+        names: class names by label, for a detector that returns labels alone; see ``Fusion``.
+        settings: fields of ``divdet eval-det`` or ``divdet eval-cls``; sections are dicts. For what is called,
+            ``data`` is needed, and files are written only if ``output`` is given.
 
     Returns:
         What the command writes as metrics.json.
@@ -50,13 +56,30 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> dict[str, Any]:
     Example::
 
         divdet.evaluate("runs/mine/best.pt", postprocess={"fusion_conf": "max"})["AP50"]
+        data = {"val_annotations": "val.json", "val_images": "images"}
+        divdet.evaluate(divdet.Fusion([mine, theirs]), data=data)["AP"]
     """
+    if callable(checkpoint):
+        return _evaluate_calls(checkpoint, names, settings)
+    if names is not None:
+        raise UserError("names is for detectors that are called: a checkpoint has its own; leave it out")
     from detection.runtimes.exported import is_exported
     from divdet.engine.checkpoint import load
 
-    classifier = not is_exported(checkpoint) and load(checkpoint).kind == "classification"
-    task = "cls" if classifier else "det"
+    several = "," in str(checkpoint) and not Path(checkpoint).is_file()  # of detectors, to be fused
+    detector = several or is_exported(checkpoint)
+    task = "det" if detector or load(checkpoint).kind != "classification" else "cls"
     return _run(f"eval-{task}", settings, "--checkpoint", str(checkpoint))
+
+
+def _evaluate_calls(detector: Callable[..., Any], names: Sequence[str] | None, settings: dict[str, Any]) -> dict:
+    from detection.ensembles import Fusion
+    from divdet.commands.eval_det import evaluate_calls
+
+    if isinstance(detector, Fusion) and names is not None:
+        raise UserError("names is given for a Fusion: give it to Fusion(..., names=…)")
+    fusion = detector if isinstance(detector, Fusion) else Fusion([detector], names=names)
+    return evaluate_calls(fusion, _settings("eval-det", settings))
 
 
 def fuse_results(
@@ -90,6 +113,10 @@ def fuse_results(
 
 
 def _run(name: str, settings: dict[str, Any], *words: str) -> dict[str, Any]:
+    return COMMANDS[name].call(_settings(name, settings, *words))
+
+
+def _settings(name: str, settings: dict[str, Any], *words: str) -> Any:
     texts = {k: v if isinstance(v, str | PathLike) else json.dumps(v) for k, v in flatten(settings).items()}
     options = [f"--{key}={text}" for key, text in texts.items()]
-    return COMMANDS[name].call(COMMANDS[name].parse([*words, *options], f"divdet {name}"))
+    return COMMANDS[name].parse([*words, *options], f"divdet {name}")

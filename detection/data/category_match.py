@@ -60,7 +60,7 @@ def _means_nothing(categories: list[dict[str, Any]], label: int) -> bool:
 
 
 def match_categories(
-    category_ids: Sequence[int], names: Sequence[str], annotations: CocoAnnotations
+    category_ids: Sequence[int | None], names: Sequence[str], annotations: CocoAnnotations
 ) -> CocoAnnotations:
     """Give annotations the labels of a model, matching categories by name (and id, where names repeat).
 

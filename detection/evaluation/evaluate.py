@@ -1,18 +1,22 @@
 """A detector's COCO numbers on annotated images, fused and by member."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from detection.data.annotations import CocoAnnotations, ImageRecord
+from detection.data.category_match import named
 from detection.data.coco_results import Results
-from detection.data.dataset import EvaluationImages, EvaluationViews
+from detection.data.dataset import EvaluationImages, EvaluationViews, read_record
 from detection.detector import Detector, to_pixels
+from detection.ensembles import Fusion
 from detection.evaluation.coco_metrics import COCO_RULES, METRICS, CocoEvaluator, Rules
 from detection.settings import ViewSettings
 from detection.views import Found
 from divdet.engine.distributed import World
+from divdet.engine.errors import UserError
 from divdet.engine.loading import Loader
 from divdet.engine.progress import progress
 
@@ -83,6 +87,52 @@ def score(
         for part in world.gather(evaluator.detections)[1:]:
             evaluator.detections |= part
     alone = len(evaluators) == 2 and not several  # then the member's boxes are the final ones
+    return _evaluation(evaluators, alone, rules, world)
+
+
+def score_fusion(fusion: Fusion, annotations: CocoAnnotations, rules: Rules = COCO_RULES) -> Evaluation:
+    """Run detectors of any libraries over all images of the ground truth; classes are matched by name.
+
+    What they find of classes that the ground truth does not list is left out; a line says how much.
+
+    Raises:
+        UserError: for results that do not fit, naming the image; and if they know no class of the ground truth.
+    """
+    labels = {name: label for label, name in enumerate(annotations.names)}
+    if len(labels) < len(annotations.names):
+        raise UserError(f"{annotations.path}: two categories have one name, by which detectors are matched: rename one")
+    evaluators = [CocoEvaluator(annotations) for _ in range(1 + len(fusion.detectors))]
+    foreign: Counter[str] = Counter()
+    for record in progress(annotations.images, "evaluating", unit="image"):
+        image = read_record(record)
+        try:
+            found = fusion.predict(image)
+        except UserError as error:
+            raise UserError(f"{record.path}: {error}") from error
+        foreign.update(name for name in found.names if name not in labels)
+        for evaluator, own in zip(evaluators, [found, *found.members], strict=True):
+            known = own[[name in labels for name in own.names]]
+            evaluator.add(record.id, known.boxes, known.scores, [labels[name] for name in known.names])
+    _say_what_differs(fusion, annotations, foreign)
+    return _evaluation(evaluators, len(fusion.detectors) == 1, rules, World())
+
+
+def _say_what_differs(fusion: Fusion, annotations: CocoAnnotations, foreign: Counter[str]) -> None:
+    lacking = [name for name in annotations.names if name not in fusion.names]
+    if len(lacking) == len(annotations.names):
+        raise UserError(
+            f"{annotations.path}: its classes ({named(annotations.names)}) are none of the detectors' "
+            f"({named(fusion.names) or 'which found nothing'}): rename them"
+        )
+    if foreign:
+        listed = named([name for name, _ in foreign.most_common()])
+        print(f"note: {foreign.total()} detections of classes that the ground truth does not list ({listed}) left out")
+    if lacking:
+        print(f"note: no detector has or found {len(lacking)} classes of the ground truth ({named(lacking)})")
+
+
+def _evaluation(evaluators: list[CocoEvaluator], alone: bool, rules: Rules, world: World) -> Evaluation:
+    """What evaluators hold: the fused boxes, then each member's; ``alone``: there is one member, with final boxes."""
     if alone:
         evaluators[1] = evaluators[0]
 

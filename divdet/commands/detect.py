@@ -20,8 +20,10 @@ from detection.data.orientation import set_layouts
 from detection.detections import rounded
 from detection.detector import Detector
 from detection.drawing import draw_boxes, save_image
+from detection.ensembles import Fusion
 from detection.images import find_images, read_image
 from detection.settings import EvalDataSettings, ViewSettings
+from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.settings import Detect
 from divdet.engine.devices import use_device
@@ -62,10 +64,7 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
     paths = find_images(config.sources)
-    use_device(config.device)
-    detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
-    if detector.rules.kept is not None:
-        print(f"classes: {detector.rules.describe(detector.names)}")
+    detector = _load(config)
     records, category_ids, named = {}, detector.category_ids, False
     if config.data.val_annotations or config.data.path:
         records, annotations = _match_annotations(paths, config.data, detector)
@@ -98,8 +97,18 @@ def detect(config: Detect) -> list[dict[str, Any]]:
     return _finish(partial, folder, config)
 
 
+def _load(config: Detect) -> Detector | Fusion:
+    if len(checkpoints_of(config)) > 1:
+        return load_fusion(config)
+    use_device(config.device)
+    detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
+    if detector.rules.kept is not None:
+        print(f"classes: {detector.rules.describe(detector.names)}")
+    return detector
+
+
 def _match_annotations(
-    paths: list[Path], data: EvalDataSettings, detector: Detector
+    paths: list[Path], data: EvalDataSettings, detector: Detector | Fusion
 ) -> tuple[dict[Path, ImageRecord], CocoAnnotations]:
     """Return the record of each image in the annotations, with the image as its file; and the annotations."""
     annotations = read_annotations(data, "val", need_images=bool(data.val_images))
@@ -162,7 +171,8 @@ def _run_settings(
     """What the results depend on: settings, and digests of the checkpoint, the annotations and the images' names."""
     left_out = ("output", "device", "seed", "resume")
     settings = {key: value for key, value in asdict(config).items() if key not in left_out}
-    settings["checkpoint"], settings["sources"] = digest_file(config.checkpoint), digest(list(map(str, paths)))
+    digests = ",".join(digest_file(path) for path in checkpoints_of(config))
+    settings["checkpoint"], settings["sources"] = digests, digest(list(map(str, paths)))
     if records:
         named = [
             (record.id, record.file_name, record.width, record.height, record.upright) for record in records.values()
@@ -172,7 +182,7 @@ def _run_settings(
 
 
 def _detect_batch(
-    batch: Sequence[_Source], detector: Detector, category_ids: Sequence[int | None], config: Detect
+    batch: Sequence[_Source], detector: Detector | Fusion, category_ids: Sequence[int | None], config: Detect
 ) -> dict[str, Any]:
     """Detect and draw; return a batch of ``PartialResults``, without the classes that annotations do not list."""
     images: list[tuple[_Source, np.ndarray]] = []
@@ -184,8 +194,10 @@ def _detect_batch(
             images.append((source, image))
         except UserError as error:
             unreadable.append(str(error))
-    views = {field.name: getattr(config, field.name) for field in fields(ViewSettings)}
-    found = detector.predict([image for _, image in images], config.score_threshold, config.batch_size, **views)
+    how: dict[str, Any] = {}
+    if isinstance(detector, Detector):  # a fusion calls its detectors with one whole image at a time
+        how = {"batch_size": config.batch_size} | {one.name: getattr(config, one.name) for one in fields(ViewSettings)}
+    found = detector.predict([image for _, image in images], config.score_threshold, **how)
     entries: list[dict[str, Any]] = []
     for (source, image), detections in zip(images, found, strict=True):
         boxes, labels, scores = detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy()

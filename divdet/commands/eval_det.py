@@ -1,5 +1,6 @@
 """The eval_det command: a detector's COCO numbers, or those of a results file."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from detection.data.coco_results import load_results, save_results
 from detection.data.formats.read import read_annotations
 from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
+from detection.ensembles import Fusion
 from detection.evaluation import coco_metrics
 from detection.evaluation.analysis import analyze, numbers_of
 from detection.evaluation.class_choice import choose_results, choose_truth
 from detection.evaluation.coco_metrics import COCO_SIZES, Rules
-from detection.evaluation.evaluate import Evaluation, score
+from detection.evaluation.evaluate import Evaluation, score, score_fusion
 from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
 from detection.runtimes.exported import is_exported, run_defaults, saved_of
 from detection.settings import EvalDataSettings, ViewSettings
+from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection, Export
 from divdet.engine import checkpoint
@@ -30,16 +33,20 @@ from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
 
+Work = Callable[[EvaluateDetection, Path | None, Rules], tuple[CocoAnnotations, Evaluation]]
+_OF_CHECKPOINTS = ("postprocess", "batch_size", "tile", "tta", "runtime", "precision", "concurrency", "devices")
+
 
 def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str, Any]:
-    """A checkpoint's settings as defaults; without its annotations for detect.py, which runs on other images."""
+    """The settings of a checkpoint, the first of several, as defaults; for detect.py without its annotations."""
     if not config.checkpoint:
         return {}
-    exported = is_exported(config.checkpoint)
-    saved = saved_of(config.checkpoint) if exported else checkpoint.load(config.checkpoint, "detection")
+    first = checkpoints_of(config)[0]
+    exported = is_exported(first)
+    saved = saved_of(first) if exported else checkpoint.load(first, "detection")
     postprocess, data = saved_settings(saved)
     defaults = {f"postprocess.{name}": value for name, value in asdict(postprocess).items()}
-    defaults |= {"data.orientation": data.orientation} | (run_defaults(config.checkpoint) if exported else {})
+    defaults |= {"data.orientation": data.orientation} | (run_defaults(first) if exported else {})
     if isinstance(config, Detect):
         return defaults
     if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images
@@ -50,18 +57,40 @@ def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str
 
 
 def evaluate(config: EvaluateDetection) -> dict[str, Any]:
-    """Evaluate a checkpoint or score a results file.
+    """Evaluate a checkpoint, or the fusion of several, or score a results file.
 
-    Prints the numbers; writes metrics.json and, for a checkpoint, detections.json.
+    Prints the numbers; writes metrics.json and, for checkpoints, detections.json.
     """
     if bool(config.checkpoint) == bool(config.detections):
         raise UserError("give either --checkpoint (a detector to run) or --detections (a results file to score)")
+    paths = checkpoints_of(config)
+    source = Path(paths[0] if paths else config.detections)
+    folder = Path(config.output or source.parent / ("eval" if len(paths) < 2 else "eval_fusion"))
+    work = _score_file
+    if paths:
+        work = _run_checkpoint if len(paths) == 1 else _run_checkpoints
+    return _evaluate(config, work, folder)
+
+
+def evaluate_calls(detectors: Fusion, config: EvaluateDetection) -> dict[str, Any]:
+    """The same of detectors that are called from Python; files are written only where ``output`` is given."""
+    asked = [name for name in _OF_CHECKPOINTS if getattr(config, name) != getattr(EvaluateDetection(), name)]
+    if asked:
+        raise UserError(f"{asked[0]} is for checkpoints: detectors from Python are called as they are; leave it out")
+    if config.report and not config.output:
+        raise UserError("report is set without output: give the folder to write report.html into")
+
+    def run(config: EvaluateDetection, folder: Path | None, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
+        return _run_fusion(detectors, config, folder, rules)
+
+    return _evaluate(config, run, Path(config.output) if config.output else None)
+
+
+def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dict[str, Any]:
+    """Runs ``work``, prints what it found, and writes it into ``folder``."""
     if config.compare and not Path(config.compare).is_file():  # said before the detector runs
         raise UserError(f"compare is {config.compare}, which is no file: give a COCO results file")
-    source = Path(config.checkpoint or config.detections)
-    folder = Path(config.output or source.parent / "eval")
     rules = Rules(config.max_dets, tuple(config.sizes or COCO_SIZES))
-    work = _run_checkpoint if config.checkpoint else _score_file
     annotations, found = work(config, folder, rules)
     others = load_results(config.compare, annotations) if config.compare else None
     metrics = found.metrics
@@ -84,9 +113,10 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
         comparison = compare(annotations, others, found.fused, rules.max_dets)
         metrics["comparison"] = {"with": config.compare} | comparison.numbers()
         print(*comparison_table(comparison, config.compare), sep="\n")
-    write_json(metrics, folder / "metrics.json")
-    print(f"wrote {folder / 'metrics.json'}")
-    if config.report:
+    if folder:
+        write_json(metrics, folder / "metrics.json")
+        print(f"wrote {folder / 'metrics.json'}")
+    if folder and config.report:
         report_evaluation(config, annotations, found, rules, folder)
     return metrics
 
@@ -124,4 +154,28 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path, rules: Rules) -> tu
     found.metrics["views"] = {field.name: getattr(config, field.name) for field in fields(ViewSettings)}
     found.metrics["runtime"], found.metrics["precision"] = config.runtime, config.precision
     save_results(found.fused, annotations, folder / "detections.json")
+    return annotations, found
+
+
+def _run_checkpoints(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
+    return _run_fusion(load_fusion(config), config, folder, rules)
+
+
+def _run_fusion(
+    fusion: Fusion, config: EvaluateDetection, folder: Path | None, rules: Rules
+) -> tuple[CocoAnnotations, Evaluation]:
+    if folder:
+        make_folder(folder)
+    annotations = read_validation(config.data, folder)
+    if fusion.complete:  # all classes are known: those that are missing are refused before the work
+        match_categories([None] * len(fusion.names), fusion.names, annotations)
+    chosen = ClassRules.of(config.postprocess, annotations.names, annotations.category_ids)
+    annotations = choose_truth(annotations, chosen)
+    print(f"{annotations.path}: {annotations.describe()}")
+    with explained(config.batch_size, None, "nothing was written", section=""):
+        found = score_fusion(fusion, annotations, rules)
+    found.metrics |= {"postprocess": None, "views": None, "fusion": asdict(fusion.rule)}
+    found.metrics |= {"runtime": config.runtime, "precision": config.precision}
+    if folder:
+        save_results(found.fused, annotations, folder / "detections.json")
     return annotations, found

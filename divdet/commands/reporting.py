@@ -42,7 +42,10 @@ def report_evaluation(
     """Writes the page of a checkpoint, or of a results file."""
     about: dict[str, object] = {"Results": config.detections}
     history, complete = [], False
-    if config.checkpoint:
+    if rule := found.metrics.get("fusion"):
+        about = {"Detectors": config.checkpoint or f"{len(found.members)}, called from Python"}
+        about["Fusion"] = ", ".join(f"{name} {value}" for name, value in rule.items() if value is not None)
+    elif config.checkpoint:
         saved = checkpoint.load(config.checkpoint, "detection")
         history = saved.history
         complete = saved.epoch == saved.config.get("train", {}).get("epochs")  # best.pt may end before

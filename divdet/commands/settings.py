@@ -48,6 +48,7 @@ class EvaluateDetection(_Prediction):
 
     Attributes:
         checkpoint: a train_det.py checkpoint, or what export.py made of one; data and postprocess default to its own.
+            Several, separated by commas, are fused; see docs/fusion.md.
         detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
             file_name where they have one, else by image_id.
         data: ground truth and images.
@@ -92,7 +93,7 @@ class Detect(_Prediction):
     """Draws what a detector finds in images.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint, or what export.py made of one.
+        checkpoint: a train_det.py checkpoint, or what export.py made of one; several, separated by commas, are fused.
         sources: image files, folders or globs.
         score_threshold: lowest score that is drawn and written.
         postprocess: how boxes are made from the outputs; default: the checkpoint's.

@@ -1,0 +1,73 @@
+"""Several checkpoints as one detector."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from detection.detector import Detector, saved_settings
+from detection.ensembles import Fusion
+from detection.runtimes.exported import is_exported, saved_of
+from detection.settings import PostprocessSettings
+from divdet.commands.settings import Detect, EvaluateDetection, Export
+from divdet.engine import checkpoint
+from divdet.engine.devices import use_device
+from divdet.engine.errors import UserError
+
+_AFTER_FUSION = ("class_agnostic", "class_thresholds")
+_OF_FUSION = ("fusion_iou", "fusion_skip", "fusion_conf", "fusion_method", "member_weights")
+
+
+def checkpoints_of(config: EvaluateDetection | Detect | Export) -> list[str]:
+    """The files that ``checkpoint`` names, separated by commas."""
+    if not config.checkpoint:
+        return []
+    if Path(config.checkpoint).is_file():  # whose own name may have a comma
+        return [config.checkpoint]
+    return [part for part in (part.strip() for part in config.checkpoint.split(",")) if part] or [config.checkpoint]
+
+
+def load_fusion(config: EvaluateDetection | Detect) -> Fusion:
+    """The detectors of several checkpoints, fused by ``config.postprocess``, which defaults to the first one's.
+
+    Each keeps the post-processing of its own checkpoint, but for what the user asks to be otherwise (what differs from
+    the first one's); what is asked of the fusion is of the detectors' boxes, not of those of each one's members.
+    """
+    if config.several:
+        raise UserError("--tile and --tta take one checkpoint: leave them out, or name one")
+    paths = checkpoints_of(config)
+    own = [_postprocess(path) for path in paths]
+    asked = {
+        field.name: getattr(config.postprocess, field.name)
+        for field in fields(PostprocessSettings)
+        if getattr(config.postprocess, field.name) != getattr(own[0], field.name)
+    }
+    for name in _AFTER_FUSION:
+        if asked.get(name) or any(getattr(settings, name) for settings in own):
+            raise UserError(f"postprocess.{name} takes one checkpoint: leave it out, or name one")
+    use_device(config.device)
+    common = {name: value for name, value in asked.items() if name not in _OF_FUSION}
+    detectors = [
+        Detector.load(path, config.device, replace(settings, **common), config)
+        for path, settings in zip(paths, own, strict=True)
+    ]
+    chosen = config.postprocess
+    fusion = Fusion(
+        detectors,
+        weights=asked.get("member_weights"),  # a checkpoint's own are those of its members
+        method=chosen.fusion_method,
+        iou_thr=chosen.fusion_iou,
+        skip_box_thr=chosen.fusion_skip,
+        conf_type=chosen.fusion_conf,
+    )
+    if not fusion.category_ids:
+        raise UserError(
+            f"{', '.join(paths)}: they give a class of one name other category ids, so results would be ambiguous: "
+            "train them on files that agree"
+        )
+    print(f"fusing {', '.join(paths)}: {len(fusion.names)} classes")
+    return fusion
+
+
+def _postprocess(path: str) -> PostprocessSettings:
+    saved: Any = saved_of(path) if is_exported(path) else checkpoint.load(path, "detection")
+    return saved_settings(saved)[0]
