@@ -46,10 +46,12 @@ class Pictures:
     """Draws images of a ground truth; counts those that cannot be read.
 
     Attributes:
+        known: whether it is known where the images are.
         unread: why, by file.
     """
 
     annotations: CocoAnnotations
+    known: bool = True
     unread: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Pictures:
 
     def _load(self, index: int) -> np.ndarray | None:
         record = self.annotations.images[index]
-        if self.gave_up:
+        if self.gave_up or not self.known:
             return None
         try:
             return read_record(record)

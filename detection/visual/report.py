@@ -44,6 +44,7 @@ class Report:
         about: what was evaluated, by what it is called.
         history: lines of metrics.jsonl; empty where there are none.
         complete: whether the history reaches the end of the training.
+        images: whether it is known where the images are.
     """
 
     annotations: CocoAnnotations
@@ -53,6 +54,7 @@ class Report:
     about: Mapping[str, object] = field(default_factory=dict)
     history: Sequence[dict[str, Any]] = ()
     complete: bool = True
+    images: bool = True
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -74,7 +76,7 @@ def _page(report: Report) -> str:
             gain = compare(annotations, own[best_member(metrics)].results, fused.results, rules.max_dets).AP
     told = report.history if report.complete else []
     lines = advice(annotations, metrics, analysis, fused.outcome, interval, gain, told, rules.sizes)
-    shown = Pictures(annotations)
+    shown = Pictures(annotations, report.images)
     columns = [[getattr(one, name) for one in own] for name in ("results", "matches", "outcome")]
     shared = agreement(annotations, *columns, fused.outcome) if several else None
     parts = [

@@ -9,21 +9,22 @@ import torch
 
 from detection.class_rules import ClassRules
 from detection.data.annotations import CocoAnnotations
+from detection.data.box_forms import wrong_form
 from detection.data.category_match import match_categories
-from detection.data.coco_results import load_results, save_results
+from detection.data.coco_results import Results, load_results, save_results
 from detection.data.formats.read import read_annotations
 from detection.data.prepare import read_validation
 from detection.detector import Detector, saved_settings
 from detection.ensembles import Fusion
 from detection.evaluation import coco_metrics
 from detection.evaluation.analysis import analyze, numbers_of
-from detection.evaluation.class_choice import choose_results, choose_truth
+from detection.evaluation.class_choice import choose_results, choose_truth, keep_categories
 from detection.evaluation.coco_metrics import COCO_SIZES, Rules
 from detection.evaluation.evaluate import Evaluation, score, score_fusion
 from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
 from detection.runtimes.exported import is_exported, run_defaults, saved_of
-from detection.settings import EvalDataSettings, ViewSettings
+from detection.settings import EvalDataSettings, PostprocessSettings, ViewSettings
 from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection, Export
@@ -92,7 +93,7 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
         raise UserError(f"compare is {config.compare}, which is no file: give a COCO results file")
     rules = Rules(config.max_dets, tuple(config.sizes or COCO_SIZES))
     annotations, found = work(config, folder, rules)
-    others = load_results(config.compare, annotations) if config.compare else None
+    others = _read_results(config.compare, annotations) if config.compare else None
     metrics = found.metrics
     if config.verify:
         coco_metrics.verify(annotations, found.fused, metrics, rules)
@@ -124,27 +125,41 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
 def _score_file(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
-    if config.several or config.postprocess.class_agnostic:
-        raise UserError("--detections is scored as it is: leave out --tile, --tta and --postprocess.class_agnostic")
+    if config.several:
+        raise UserError("--detections is scored as it is: leave out --tile and --tta")
+    for name, default in asdict(PostprocessSettings()).items():
+        if name not in ("classes", "class_thresholds") and getattr(config.postprocess, name) != default:
+            raise UserError(f"--detections is scored as it is: leave out --postprocess.{name}")
     annotations = read_annotations(config.data, "val", need_images=False)
     chosen = ClassRules.of(config.postprocess, annotations.names, annotations.category_ids)
     annotations = choose_truth(annotations, chosen)
     print(f"{annotations.path}: {annotations.describe()}")
-    results = choose_results(load_results(config.detections, annotations), chosen)
-    covered = len(set(results.image.tolist()))
-    print(f"{config.detections}: {len(results)} detections in {covered} of {len(annotations.images)} images")
+    results = choose_results(_read_results(config.detections, annotations), chosen)
     make_folder(folder)
     unknown = {"members": [], "postprocess": None, "views": None, "runtime": None, "precision": None}
     return annotations, Evaluation(coco_metrics.evaluate(annotations, results, rules) | unknown, results, [])
+
+
+def _read_results(path: str, annotations: CocoAnnotations) -> Results:
+    """Reads a results file and says what it holds, also where its boxes do not look like x, y, width, height."""
+    results = load_results(path, annotations)
+    covered = len(set(results.image.tolist()))
+    print(f"{path}: {len(results)} detections in {covered} of {len(annotations.images)} images")
+    if form := wrong_form(annotations.images, results):
+        print(f"note: {path} {form}")
+    return results
 
 
 def _run_checkpoint(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
     use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
-    annotations = match_categories(detector.category_ids, detector.names, read_validation(config.data, folder))
-    if detector.rules.kept is not None:
+    annotations = read_validation(config.data, folder)
+    if detector.rules.kept is not None:  # a detector of some of the annotations' classes can be evaluated on them
         print(f"classes: {detector.rules.describe(detector.names)}")
+        wanted = {name for name, kept in zip(detector.names, detector.rules.kept.tolist(), strict=True) if kept}
+        annotations = keep_categories(annotations, wanted)
+    annotations = match_categories(detector.category_ids, detector.names, annotations)
     annotations = choose_truth(annotations, detector.rules)
     print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4

@@ -52,7 +52,8 @@ def report_evaluation(
         about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}
         about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
         about["Runtime"] = f"{config.runtime}, {config.precision}"
-    _save(Report(annotations, found, rules, config.at_score, about, history, complete), folder)
+    images = not config.detections or any(record.path.is_file() for record in annotations.images[:1])
+    _save(Report(annotations, found, rules, config.at_score, about, history, complete, images), folder)
 
 
 def _describe(model: Mapping[str, Any], postprocess: Mapping[str, Any]) -> dict[str, str]:
