@@ -21,13 +21,18 @@ def fuse_by_library(
     iou_thr: float,
     skip_box_thr: float,
 ) -> list[Fused]:
-    """Fuse a batch of images as ``detection.fusion.fuse_by_method`` does, by any method but wbf."""
+    """Fuse a batch of images as ``detection.fusion.fuse_by_method`` does, by any method but wbf.
+
+    For nmw, boxes of no score (times weight) are left out: the library divides by their sum.
+    """
     fuse = _function(method, weights, iou_thr)
     num_members = counts.shape[1]
     members = np.tile(np.arange(num_members), len(counts)).repeat(counts.ravel())
     ends = counts.sum(1).cumsum()
     boxes = boxes.clip(0, 1)
     usable = (boxes[:, 2:] > boxes[:, :2]).all(1) & (scores >= skip_box_thr)
+    if method == "nmw":
+        usable &= (scores if weights is None else scores * np.asarray(weights)[members]) > 0
     results = []
     for start, end in zip(ends - counts.sum(1), ends, strict=True):
         rows = start + np.flatnonzero(usable[start:end])

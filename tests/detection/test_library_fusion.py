@@ -123,3 +123,18 @@ def test_settings_of_a_detector() -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         PostprocessSettings(**settings)
+
+
+@pytest.mark.parametrize("method", ["wbf", "nms", "soft_nms", "nmw"])
+def test_scores_and_weights_of_zero(method: str) -> None:
+    boxes = np.array([[0.1, 0.1, 0.4, 0.4], [0.6, 0.6, 0.9, 0.9], [0.6, 0.1, 0.9, 0.3]])
+    counts, scores, labels = np.array([[2, 1]]), np.array([0.8, 0.0, 0.6]), np.array([0, 0, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ((found, fused, _),) = fuse_by_method(
+            boxes, scores, labels, counts, **vars(FusionRule(method=method, weights=[1, 0]))
+        )
+    assert np.isfinite(found).all()
+    assert np.isfinite(fused).all()
+    np.testing.assert_allclose(found[0], boxes[0])
+    assert (fused[1:] == 0).all()
