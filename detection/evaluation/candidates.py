@@ -81,7 +81,7 @@ class Candidates:
             boxes, scores, labels = (column[kept] for column in (self.boxes, self.scores, self.labels))
             pictures = np.arange(self.counts.size).repeat(self.counts.ravel())[kept]
             counts = np.bincount(pictures, minlength=self.counts.size).reshape(self.counts.shape)
-        with self.timed("fusion"):
+        with self.timed("fusion" if members == 1 else settings.fusion_method):
             if members > 1:
                 boxes, scores, labels, totals = _fuse(boxes, scores, labels, counts, settings)
             else:

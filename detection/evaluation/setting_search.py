@@ -123,7 +123,7 @@ def variations(
     if option == "member_weights":
         weights = np.array(present or [1.0] * members)
         values = []
-        for member in range(members):
+        for member in range(members if members > 2 else 1):  # of two, the ratio alone counts
             others = np.delete(weights, member).mean()
             for factor in grids[option] if others else ():
                 other = weights.copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from detection.detector import Detector
 from detection.evaluation.candidates import Candidates, collect
 from detection.evaluation.class_choice import choose_truth
 from detection.evaluation.intervals import Interval
-from detection.evaluation.setting_search import OPTIONS, Search, difference, search
+from detection.evaluation.setting_search import OPTIONS, Search, difference, measure, search
 from detection.runtimes.exported import is_exported
 from detection.settings import PostprocessSettings
 from divdet.commands import eval_det
@@ -66,12 +66,11 @@ def sweep(config: Sweep) -> dict[str, Any]:
     with explained(config.batch_size, None, "nothing was written", section=""):
         candidates = collect(detector, annotations, lowest, config.batch_size, workers)
     network = time.perf_counter() - started
+    compiling = _compile(candidates, annotations, config)
     print(
         f"network once: {len(candidates.scores)} boxes of {candidates.counts.shape[1]} members "
-        f"with scores above {lowest:g} in {network:.1f} s"
+        f"with scores above {lowest:g} in {network:.1f} s; compiled in {compiling:.1f} s"
     )
-    candidates.results(config.postprocess)  # compiles, before time counts
-    candidates.seconds.clear()
     started = time.perf_counter()
     grids = {option: getattr(config, "weights" if option == "member_weights" else option) for option in OPTIONS}
     found = search(candidates.part(halves[0]), annotations, config.postprocess, grids, config.metric, config.rounds)
@@ -89,7 +88,7 @@ def sweep(config: Sweep) -> dict[str, Any]:
         "today": _trial(found.start, today) | {"held_out": before},
         "best": _trial(best, chosen) | {"held_out": after},
         "gain": gain.numbers(),
-        "seconds": {"network": network, "settings": seconds} | dict(candidates.seconds),
+        "seconds": {"network": network, "compiling": compiling, "settings": seconds} | dict(candidates.seconds),
         "tried": [_trial(*trial) for trial in found.tried],
     }
     write_json(content, folder / "sweep.json")
@@ -136,6 +135,16 @@ def _halves(annotations: CocoAnnotations, seed: int) -> list[np.ndarray]:
                 "give more images, or another --seed"
             )
     return [first, ~first]
+
+
+def _compile(candidates: Candidates, annotations: CocoAnnotations, config: Sweep) -> float:
+    """Applies each way of fusion once, since the first call of each compiles; returns the seconds."""
+    started, images = time.perf_counter(), np.arange(len(annotations.images)) < 1
+    for method in {config.postprocess.fusion_method, *config.fusion_method}:
+        results = candidates.part(images).results(replace(config.postprocess, fusion_method=method))
+        measure(annotations, results, images, config.metric)
+    candidates.seconds.clear()
+    return time.perf_counter() - started
 
 
 def _speed(settings: int, images: int, seconds: float, candidates: Candidates) -> str:
