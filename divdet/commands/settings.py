@@ -187,7 +187,7 @@ class Sweep(CommonSettings):
         metric: AP, AP50, or F1 at IoU 0.5 and at the best score.
         nms_iou: values of postprocess.nms_iou.
         score_threshold: values of postprocess.score_threshold; the lowest decides what is kept in memory.
-        fusion_method: values of postprocess.fusion_method.
+        fusion_method: values of postprocess.fusion_method. nmw is not compiled: 8 s for 150 photos instead of 0.02 s.
         fusion_iou: values of postprocess.fusion_iou.
         fusion_conf: values of postprocess.fusion_conf.
         weights: factors: each member in turn gets so many times the mean weight of the others.
@@ -205,7 +205,7 @@ class Sweep(CommonSettings):
     metric: Literal["AP", "AP50", "F1"] = "AP"
     nms_iou: list[float] | str = "0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.65,0.7"
     score_threshold: list[float] | str = "0.01,0.02,0.05,0.1"
-    fusion_method: list[FusionMethod] | str = "wbf,nms,soft_nms,nmw"
+    fusion_method: list[FusionMethod] | str = "wbf,nms,soft_nms"
     fusion_iou: list[float] | str = "0.4,0.45,0.5,0.55,0.6,0.65,0.7,0.75,0.8"
     fusion_conf: list[ConfType] | str = "avg,max,box_and_model_avg,absent_model_aware_avg"
     weights: list[float] | str = "0.5,0.7,1,1.4,2"
