@@ -54,10 +54,21 @@ class Comparison:
 
 
 def compare(
-    annotations: CocoAnnotations, first: Results, second: Results, max_dets: int = COCO_RULES.max_dets
+    annotations: CocoAnnotations,
+    first: Results,
+    second: Results,
+    max_dets: int = COCO_RULES.max_dets,
+    images: np.ndarray | None = None,
 ) -> Comparison:
-    """Compares two detectors' results by a paired bootstrap; ``max_dets`` as in ``Rules``."""
-    draws = random_draws(len(annotations.images))
+    """Compares two detectors' results by a paired bootstrap.
+
+    Args:
+        annotations: the ground truth.
+        first, second: what is compared.
+        max_dets: as in ``Rules``.
+        images: bool [images], those that count; default: all.
+    """
+    draws = random_draws(len(annotations.images)) if images is None else draws_of(images)
     aps = [drawn_aps(annotations, results, draws, max_dets) for results in (first, second)]
     gain = aps[1] - aps[0]
     names = unique_names(annotations)
@@ -83,16 +94,57 @@ def random_draws(images: int) -> np.ndarray:
     return np.stack([np.ones(images, np.int64), *drawn])
 
 
+def draws_of(images: np.ndarray) -> np.ndarray:
+    """The same of some images, bool [images]: the others are never drawn."""
+    draws = np.zeros((1 + RESAMPLES, len(images)), np.int64)
+    draws[:, images] = random_draws(int(images.sum()))
+    return draws
+
+
 def drawn_aps(annotations: CocoAnnotations, results: Results, draws: np.ndarray, max_dets: int) -> np.ndarray:
     """COCO's AP where image i counts ``draws[d, i]`` times: float64 [D, C, 10 thresholds], NaN without objects.
 
     hotcoco 1.3.0 has a bootstrap, but counts an image once however often it is drawn: its intervals are a quarter too
     narrow.
     """
-    from torch import get_num_threads
+    return match_results(annotations, results, max_dets).aps(draws)
 
-    from detection.kernels.average_precision import average_precisions, match
-    from detection.kernels.compiled import in_threads
+
+@dataclass
+class Matched:
+    """n detections, class by class and by falling score, matched to their objects at T thresholds of IoU.
+
+    Attributes:
+        image: int64 [n].
+        score: float64 [n].
+        ends: int64 [C], where each class ends.
+        right, counted: bool [T, n]; see ``detection.kernels.average_precision.match``.
+        objects: int64 [C, images], crowds not counted.
+    """
+
+    image: np.ndarray
+    score: np.ndarray
+    ends: np.ndarray
+    right: np.ndarray
+    counted: np.ndarray
+    objects: np.ndarray
+
+    def aps(self, draws: np.ndarray) -> np.ndarray:
+        """As ``drawn_aps``."""
+        from torch import get_num_threads
+
+        from detection.kernels.average_precision import average_precisions
+        from detection.kernels.compiled import in_threads
+
+        inputs = draws, self.image, self.ends, self.right, self.counted, self.objects
+        aps = np.empty((len(draws), len(self.ends), len(_THRESHOLDS)))
+        in_threads(lambda first, end: average_precisions(first, end, *inputs, aps), len(draws), get_num_threads())
+        return aps
+
+
+def match_results(annotations: CocoAnnotations, results: Results, max_dets: int = COCO_RULES.max_dets) -> Matched:
+    """Matches detections to objects as COCO does, the best ``max_dets`` of each image and class."""
+    from detection.kernels.average_precision import match
 
     truth, images, classes = annotations.truth, len(annotations.images), len(annotations.names)
     group, object_group = results.label * images + results.image, truth.label * images + truth.image
@@ -114,17 +166,14 @@ def drawn_aps(annotations: CocoAnnotations, results: Results, draws: np.ndarray,
     position = np.argsort(np.argsort([image.id for image in annotations.images]))  # decides between equal scores
     order = np.lexsort((position[results.image[rows]], -results.score[rows], results.label[rows]))
     present = np.bincount(object_group[~truth.crowd], minlength=classes * images).reshape(classes, images)
-    inputs = (
-        draws,
+    return Matched(
         results.image[rows][order],
+        results.score[rows][order],
         np.searchsorted(results.label[rows][order], np.arange(classes), side="right"),
         right[:, order],
         counted[:, order],
         present,
     )
-    aps = np.empty((len(draws), classes, len(_THRESHOLDS)))
-    in_threads(lambda first, end: average_precisions(first, end, *inputs, aps), len(draws), get_num_threads())
-    return aps
 
 
 def _interval(aps: np.ndarray) -> Interval:

@@ -116,3 +116,30 @@ def best_boxes(
                 previous[kept], last[label] = last[label], kept
                 kept += 1
         out_counts[picture] = kept
+
+
+@compiled
+def suppress(first, end, starts, boxes, scores, labels, num_classes, threshold, iou_threshold, limit, out_kept):
+    """Suppress boxes of pictures first..end that overlap a better one of their class by more than ``iou_threshold``.
+
+    Picture p has the rows starts[p] to starts[p + 1] - 1, by falling score, of boxes [n, 4], scores [n] and labels [n].
+    IoU is computed in the boxes' precision. Writes out_kept, bool [n]: of scores above ``threshold``, at most ``limit``
+    of each picture.
+    """
+    last = np.empty(num_classes, np.int64)
+    for picture in range(first, end):
+        start, n = starts[picture], starts[picture + 1] - starts[picture]
+        kept, previous = 0, np.empty(n, np.int64)  # linked lists, as above
+        last[:] = -1
+        for i in range(n):
+            row = start + i
+            if kept == limit or scores[row] <= threshold:
+                out_kept[row : start + n] = False
+                break
+            other = last[labels[row]]
+            while other >= 0 and _iou(boxes[start + other], boxes[row]) <= iou_threshold:
+                other = previous[other]
+            out_kept[row] = other < 0
+            if other < 0:
+                previous[i], last[labels[row]] = last[labels[row]], i
+                kept += 1

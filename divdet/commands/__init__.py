@@ -67,6 +67,12 @@ COMMANDS = {
         "divdet.commands.fuse:fuse",
         positional="results",
     ),
+    "sweep": Command(
+        "finds a detector's thresholds and way of fusion",
+        f"{_SETTINGS}:Sweep",
+        "divdet.commands.sweep:sweep",
+        defaults="divdet.commands.sweep:checkpoint_defaults",
+    ),
     "inspect-data": Command(
         "checks a data set and says what it is like",
         f"{_SETTINGS}:InspectData",
