@@ -30,7 +30,7 @@ _FUNCTION = re.compile(
 _EXPRESSION = re.compile(
     r"(?:\b(?:Add|Mul|Pow|Min|Max|FloorDiv|Mod|Integer|Symbol|positive=True|integer=True|s\d+)\b|'s\d+'|[-+*/(), \d])*"
 )
-_SPEC_TYPES = {"null", '"builtins.tuple"', '"builtins.list"', '"builtins.dict"'}
+_SPEC_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 # Functions, graphs and objects as arguments
 _FOREIGN = {"as_operator", "as_graph", "as_custom_obj", "as_opaque_obj"}
 
@@ -88,8 +88,18 @@ def _check(names: list[str], read: Any) -> None:
         if "expr_str" in part and not _is(_EXPRESSION, part["expr_str"]):
             raise _Unsafe(f"an expression {part['expr_str']!s:.100}")
         for key in ("in_spec", "out_spec"):
-            if not set(re.findall(r'"type": ("[^"]*"|\w+)', str(part.get(key)))) <= _SPEC_TYPES:
-                raise _Unsafe(f"an {key} of other things than tuples")
+            if key in part:
+                _check_spec(part[key])
+
+
+def _check_spec(spec: Any) -> None:
+    """Checks how arguments are nested: torch imports the modules that other types and contexts name."""
+    left = [json.loads(spec)[1]]
+    while left:
+        part = left.pop()
+        if part["type"] not in _SPEC_TYPES or part["context"] not in (None, "null", "[]"):
+            raise _Unsafe("arguments of other types than tuples")
+        left += part["children_spec"]
 
 
 def _is(pattern: re.Pattern[str], text: Any) -> bool:

@@ -144,6 +144,9 @@ def repacked(folder: Path, target: Path, record: str, change: object) -> Path:
         ("model.json", b"torch.ops.aten.cat.default", b"torch.os.system"),
         ("model.json", b"Symbol(", b"__import__('os').system("),
         ("model.json", b'"guards_code": []', b'"guards_code": ["1"]'),
+        ("model.json", rb"\"type\": \"builtins.tuple\"", rb"\"type\":\"collections.defaultdict\""),
+        ("model.json", rb"\"type\": \"builtins.tuple\"", rb"\"\u0074ype\": \"collections.OrderedDict\""),
+        ("model.json", rb"\"context\": \"[]\"", rb"\"context\": \"[{\\\"__enum__\\\": true}]\""),
     ],
 )
 def test_a_program_that_could_run_code_is_refused(
