@@ -81,10 +81,8 @@ def saved_of(path: str | Path) -> Checkpoint:
         UserError: where it is missing, damaged or another file, or its library is not installed.
     """
     known = _open(Path(path))[0]
-    config, meta = known.get("config"), {"categories": known.get("categories"), "exported": known}
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: what it says of itself is damaged; export it again")
-    return Checkpoint("detection", {}, config, meta, source=str(path))
+    meta = {"categories": known.get("categories"), "exported": known}
+    return Checkpoint("detection", {}, known["config"], meta, source=str(path))
 
 
 def run_defaults(path: str | Path) -> dict[str, str]:
@@ -103,11 +101,13 @@ def load_exported(
     """
     path = Path(path)
     runtime = RUNTIMES[path.suffix]
-    if run and (run.runtime != runtime or run.precision in ("bf16", "fp16") or run.concurrency != "sequential"):
-        raise UserError(f"{path}: runs by {runtime} as it is: leave out --runtime, --precision and --concurrency")
+    if run and (run.runtime != runtime or run.calibration or run.concurrency != "sequential"):
+        raise UserError(f"{path}: runs by {runtime} as it is: leave out --runtime, --calibration and --concurrency")
     if runtime_device(RuntimeSettings(), "cpu" if device == "auto" else device).type != "cpu":
         raise UserError(f"{path}: exported files run on the CPU here: use --device cpu, or the checkpoint on a GPU")
     known, load = _open(path)
+    if run and run.precision != known["precision"]:
+        raise UserError(f"{path}: is in {known['precision']}: leave out --precision")
     saved = saved_of(path)
     own, data = saved_settings(saved)
     try:
@@ -122,15 +122,33 @@ def load_exported(
     except UserError:
         raise
     except Exception as error:  # the runtimes do not document their exceptions
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path}: cannot be run ({type(error).__name__}: {reason:.200}); export it again") from error
+        raise _unusable(path, error) from error
     if settings:
         _refuse_others(path, own, settings, members)
     return Exported(model, names, ids, settings or own, data, network)
 
 
+def _unusable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().partition("\n")[0]
+    return UserError(f"{path}: cannot be run ({type(error).__name__}: {reason:.200}); export it again")
+
+
 def _open(path: Path) -> tuple[dict[str, Any], Any]:
     """Checks a file; returns what it says of itself, and a function that loads its network."""
+    try:
+        text, load = _read(path)
+        known = json.loads(text)
+        if not (isinstance(known["config"], dict) and isinstance(known["precision"], str)):
+            raise ValueError("what it says of itself is damaged")
+    except UserError:
+        raise
+    except Exception as error:  # the runtimes do not document their exceptions
+        raise _unusable(path, error) from error
+    return known, load
+
+
+def _read(path: Path) -> tuple[str, Any]:
+    """As ``_open``, without looking at what it says."""
     match path.suffix:
         case ".onnx":
             content = read_onnx(path)
@@ -151,7 +169,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
 
             text = read_known(path)
             load = lambda: torch.export.load(path).module()  # noqa: E731
-    return json.loads(text), load
+    return text, load
 
 
 def _check_outputs(network: Network, model: ExportedModel) -> None:

@@ -11,6 +11,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.evaluation.coco_metrics import COCO_RULES, Rules
 from detection.evaluation.evaluate import Evaluation
 from detection.heads import title_of
+from detection.runtimes.exported import is_exported, saved_of
 from detection.visual.report import Report, write_report
 from divdet.commands.settings import EvaluateDetection
 from divdet.engine import checkpoint
@@ -46,10 +47,11 @@ def report_evaluation(
         about = {"Detectors": config.checkpoint or f"{len(found.members)}, called from Python"}
         about["Fusion"] = ", ".join(f"{name} {value}" for name, value in rule.items() if value is not None)
     elif config.checkpoint:
-        saved = checkpoint.load(config.checkpoint, "detection")
+        exported = is_exported(config.checkpoint)
+        saved = saved_of(config.checkpoint) if exported else checkpoint.load(config.checkpoint, "detection")
         history = saved.history
         complete = saved.epoch == saved.config.get("train", {}).get("epochs")  # best.pt may end before
-        about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}
+        about = {"Checkpoint": str(config.checkpoint) if exported else f"{config.checkpoint}, epoch {saved.epoch}"}
         about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
         about["Runtime"] = f"{config.runtime}, {config.precision}"
     images = not config.detections or any(record.path.is_file() for record in annotations.images[:1])

@@ -86,7 +86,8 @@ def test_the_boxes_are_the_checkpoints(ending: str, folder: Path) -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_commands_take_it(ending: str, folder: Path, tmp_path: Path) -> None:
     wanted = divdet.evaluate(folder / "best.pt", output=str(tmp_path / "a"), device="cpu")
-    found = divdet.evaluate(folder / f"model.{ending}", output=str(tmp_path / "b"))
+    found = divdet.evaluate(folder / f"model.{ending}", output=str(tmp_path / "b"), report=True)
+    assert f"model.{ending}" in (tmp_path / "b/report.html").read_text()
     assert found["AP"] == pytest.approx(wanted["AP"], abs=1e-6)
     assert found["runtime"] == {"onnx": "onnxruntime", "xml": "openvino", "pt2": "torch"}[ending]
     call("detect", "--checkpoint", folder / f"model.{ending}", "--output", tmp_path / "c", folder / "images")
@@ -102,6 +103,8 @@ def test_what_is_in_the_network_stays_and_the_fusion_may_change(folder: Path) ->
     for run in (RuntimeSettings(runtime="openvino"), RuntimeSettings(precision="bf16")):
         with pytest.raises(UserError, match="runs by onnxruntime as it is"):
             Detector.load(folder / "model.onnx", run=run)
+    with pytest.raises(UserError, match="is in float32: leave out --precision"):
+        Detector.load(folder / "model.xml", run=RuntimeSettings(runtime="openvino", precision="int8"))
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.bin", "model.pt2"])
