@@ -127,6 +127,12 @@ def test_another_process_loads_it(folder: Path) -> None:
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.split() == NAMES
 
 
+# Of the tree specs in a program, which are JSON in strings of JSON
+TUPLE = rb"\"type\": \"builtins.tuple\""
+ENUM = json.dumps([{"__enum__": True, "fqn": "mod:A", "name": "b"}])
+DICT = json.dumps(json.dumps({"type": "builtins.dict", "context": ENUM})[1:-1])[1:-1].encode()
+
+
 def repacked(folder: Path, target: Path, record: str, change: object) -> Path:
     with zipfile.ZipFile(folder / "model.pt2") as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
@@ -144,12 +150,24 @@ def repacked(folder: Path, target: Path, record: str, change: object) -> Path:
         ("model.json", b"torch.ops.aten.cat.default", b"torch.os.system"),
         ("model.json", b"Symbol(", b"__import__('os').system("),
         ("model.json", b'"guards_code": []', b'"guards_code": ["1"]'),
+        ("model.json", b"torch.ops.aten.cat.default", b"torch.ops.aten.__class__.__init__"),
+        ("model.json", TUPLE, TUPLE.replace(b': \\"builtins.tuple', b':\\"collections.defaultdict')),
+        (
+            "model.json",
+            TUPLE,
+            TUPLE.replace(b"type", rb"\\u0074ype").replace(b"builtins.tuple", b"collections.defaultdict"),
+        ),
+        ("model.json", TUPLE + rb", \"context\": \"null\"", DICT),
     ],
 )
 def test_a_program_that_could_run_code_is_refused(
     record: str, old: bytes, new: bytes, folder: Path, tmp_path: Path
 ) -> None:
-    path = repacked(folder, tmp_path / "evil.pt2", record, lambda content: content.replace(old, new, 1))
+    def change(content: bytes) -> bytes:
+        assert old in content
+        return content.replace(old, new, 1)
+
+    path = repacked(folder, tmp_path / "evil.pt2", record, change)
     same = repacked(folder, tmp_path / "same.pt2", record, lambda content: content)
     assert json.loads(read_known(same))["precision"] == "float32"  # as it is, it is taken
     with pytest.raises(UserError, match="refused, since divdet export does not write"):
