@@ -11,6 +11,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.evaluation.coco_metrics import COCO_RULES, Rules
 from detection.evaluation.evaluate import Evaluation
 from detection.heads import title_of
+from detection.runtimes.exported import is_exported, saved_of
 from detection.visual.report import Report, write_report
 from divdet.commands.settings import EvaluateDetection
 from divdet.engine import checkpoint
@@ -42,7 +43,8 @@ def report_evaluation(
     about: dict[str, object] = {"Results": config.detections}
     history = []
     if config.checkpoint:
-        saved = checkpoint.load(config.checkpoint, "detection")
+        exported = is_exported(config.checkpoint)
+        saved = saved_of(config.checkpoint) if exported else checkpoint.load(config.checkpoint, "detection")
         history = saved.history
         about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}
         about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
