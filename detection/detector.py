@@ -25,7 +25,7 @@ from detection.models.head import DividedDetector
 from detection.postprocess import fuse, head_boxes
 from detection.preprocess import FromPixels, Network, to_input, to_pixels
 from detection.saved import create_model, saved_model, saved_settings
-from detection.settings import Orientation, PostprocessSettings, RuntimeSettings, ViewSettings
+from detection.settings import EXPORT_ENDINGS, Orientation, PostprocessSettings, RuntimeSettings, ViewSettings
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
@@ -112,7 +112,7 @@ class Detector:
         """
         from detection.runtimes.backends import create_network, runtime_device
 
-        if Path(path).suffix in (".onnx", ".xml", ".pt2"):
+        if Path(path).suffix in EXPORT_ENDINGS.values():
             from detection.runtimes.exported import load_exported
 
             model, *known, data, network = load_exported(path, device, settings, run)

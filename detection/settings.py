@@ -14,6 +14,8 @@ FusionMethod = Literal["wbf", "nms", "soft_nms", "nmw"]
 Orientation = Literal["auto", "upright", "stored"]
 DataFormat = Literal["auto", "coco", "yolo", "voc"]
 VocOrigin = Literal["auto", "0", "1"]
+# Of the files of ``divdet export``, by format
+EXPORT_ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

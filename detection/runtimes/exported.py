@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,13 @@ from detection.runtimes.exporting import library
 from detection.runtimes.safe_program import read_known
 from detection.runtimes.sealed import read_onnx, read_openvino
 from detection.saved import saved_settings
-from detection.settings import DataSettings, PostprocessSettings, RuntimeSettings
+from detection.settings import EXPORT_ENDINGS, DataSettings, PostprocessSettings, RuntimeSettings
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 
 # What runs each format
-RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}
+RUNTIMES = dict(zip(EXPORT_ENDINGS.values(), ("onnxruntime", "openvino", "torch"), strict=True))
+_PRECISIONS = ("float32", "int8")
 # Settings that are part of the network
 _FIXED = ("score_threshold", "candidates_per_class", "nms_iou", "max_per_member")
 
@@ -80,14 +83,17 @@ def saved_of(path: str | Path) -> Checkpoint:
     Raises:
         UserError: where it is missing, damaged or another file, or its library is not installed.
     """
-    known = _open(Path(path))[0]
+    return _saved(Path(path), _open(Path(path))[0])
+
+
+def _saved(path: Path, known: dict[str, Any]) -> Checkpoint:
     meta = {"categories": known.get("categories"), "exported": known}
-    return Checkpoint("detection", {}, known["config"], meta, source=str(path))
+    return Checkpoint("detection", {}, known["config"], meta, source=str(path), epoch=known["checkpoint"]["epoch"])
 
 
-def run_defaults(path: str | Path) -> dict[str, str]:
-    """Runtime and precision of an exported file, as fields of ``RuntimeSettings``."""
-    return {"runtime": RUNTIMES[Path(path).suffix], "precision": saved_of(path).meta["exported"]["precision"]}
+def run_defaults(saved: Checkpoint) -> dict[str, str]:
+    """Runtime and precision of an exported file, as fields of ``RuntimeSettings``; from what ``saved_of`` returns."""
+    return {"runtime": RUNTIMES[Path(saved.source).suffix], "precision": saved.meta["exported"]["precision"]}
 
 
 def load_exported(
@@ -101,16 +107,16 @@ def load_exported(
     """
     path = Path(path)
     runtime = RUNTIMES[path.suffix]
-    if run and (run.runtime != runtime or run.calibration or run.concurrency != "sequential"):
-        raise UserError(f"{path}: runs by {runtime} as it is: leave out --runtime, --calibration and --concurrency")
+    if run and (run.runtime != runtime or run.concurrency != "sequential"):
+        raise UserError(f"{path}: runs by {runtime} as it is: leave out --runtime and --concurrency")
     if runtime_device(RuntimeSettings(), "cpu" if device == "auto" else device).type != "cpu":
         raise UserError(f"{path}: exported files run on the CPU here: use --device cpu, or the checkpoint on a GPU")
     known, load = _open(path)
-    if run and run.precision != known["precision"]:
-        raise UserError(f"{path}: is in {known['precision']}: leave out --precision")
-    saved = saved_of(path)
-    own, data = saved_settings(saved)
-    try:
+    precision = known["precision"]
+    if run and (run.calibration or run.precision != precision):
+        raise UserError(f"{path}: is in {precision} as it is: leave out --precision and --calibration")
+    own, data = saved_settings(_saved(path, known))
+    with _explained(path):
         head, members, size = (known["config"]["model"][key] for key in ("head", "members", "input_size"))
         names = [category_name(category["name"]) for category in known["categories"]]
         ids = [int(category["id"]) for category in known["categories"]]
@@ -119,36 +125,34 @@ def load_exported(
         model = ExportedModel(head, members, len(names), input_of(head, size))
         network = load()
         _check_outputs(network, model)
-    except UserError:
-        raise
-    except Exception as error:  # the runtimes do not document their exceptions
-        raise _unusable(path, error) from error
     if settings:
         _refuse_others(path, own, settings, members)
     return Exported(model, names, ids, settings or own, data, network)
 
 
-def _unusable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().partition("\n")[0]
-    return UserError(f"{path}: cannot be run ({type(error).__name__}: {reason:.200}); export it again")
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the runtimes do not document their exceptions
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: cannot be run ({type(error).__name__}: {reason:.200}); export it again") from error
 
 
 def _open(path: Path) -> tuple[dict[str, Any], Any]:
     """Checks a file; returns what it says of itself, and a function that loads its network."""
-    try:
+    with _explained(path):
         text, load = _read(path)
         known = json.loads(text)
-        if not (isinstance(known["config"], dict) and isinstance(known["precision"], str)):
-            raise ValueError("what it says of itself is damaged")
-    except UserError:
-        raise
-    except Exception as error:  # the runtimes do not document their exceptions
-        raise _unusable(path, error) from error
+        config, precision, epoch = known["config"], known["precision"], known["checkpoint"]["epoch"]
+    if not (isinstance(config, dict) and precision in _PRECISIONS and type(epoch) is int):
+        raise UserError(f"{path}: what it says of itself is damaged; export it again")
     return known, load
 
 
 def _read(path: Path) -> tuple[str, Any]:
-    """As ``_open``, without looking at what it says."""
     match path.suffix:
         case ".onnx":
             content = read_onnx(path)

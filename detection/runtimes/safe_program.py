@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from divdet.engine.archive import check_archive
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
@@ -25,12 +27,12 @@ _RECORDS = re.compile(
     + r"|archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id"
 )
 _FUNCTION = re.compile(
-    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.ops\.divdet\.kept_boxes\.default|_operator\.(?:mul|getitem)"
+    r"torch\.ops\.aten\.(?!from_file)(\w+)\.(\w+)|torch\.ops\.divdet\.kept_boxes\.default|_operator\.(?:mul|getitem)"
 )
 _EXPRESSION = re.compile(
     r"(?:\b(?:Add|Mul|Pow|Min|Max|FloorDiv|Mod|Integer|Symbol|positive=True|integer=True|s\d+)\b|'s\d+'|[-+*/(), \d])*"
 )
-_SPEC_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+_SPEC_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 # Functions, graphs and objects as arguments
 _FOREIGN = {"as_operator", "as_graph", "as_custom_obj", "as_opaque_obj"}
 
@@ -83,23 +85,30 @@ def _check(names: list[str], read: Any) -> None:
             continue
         if found := _FOREIGN & part.keys():
             raise _Unsafe(f"an argument {found.pop()}")
-        if "target" in part and "inputs" in part and not (_is(_FUNCTION, part["target"]) and not part["metadata"]):
+        if "target" in part and "inputs" in part and (part["metadata"] or not _is_function(part["target"])):
             raise _Unsafe(f"a node {part['target']!s:.100}")
         if "expr_str" in part and not _is(_EXPRESSION, part["expr_str"]):
             raise _Unsafe(f"an expression {part['expr_str']!s:.100}")
         for key in ("in_spec", "out_spec"):
             if key in part:
-                _check_spec(part[key])
+                _check_spec(key, json.loads(part[key])[1])
 
 
-def _check_spec(spec: Any) -> None:
-    """Checks how arguments are nested: torch imports the modules that other types and contexts name."""
-    left = [json.loads(spec)[1]]
-    while left:
-        part = left.pop()
-        if part["type"] not in _SPEC_TYPES or part["context"] not in (None, "null", "[]"):
-            raise _Unsafe("arguments of other types than tuples")
-        left += part["children_spec"]
+def _check_spec(key: str, spec: dict[str, Any]) -> None:
+    """Refuses what torch would look up or import: types by name, and enumerations in a type's context."""
+    kind, context = spec["type"], spec["context"]
+    if not (kind is None or isinstance(kind, str)) or kind not in _SPEC_TYPES or context not in (None, "null", "[]"):
+        raise _Unsafe(f"an {key} of {kind!s:.100} with context {context!s:.100}")
+    for child in spec["children_spec"]:
+        _check_spec(key, child)
+
+
+def _is_function(target: Any) -> bool:
+    """Whether a name is that of an operator; others below ``torch.ops.aten`` are Python's (``__class__``, say)."""
+    found = isinstance(target, str) and _FUNCTION.fullmatch(target)
+    if not found or found[1] is None:
+        return bool(found)
+    return isinstance(getattr(getattr(torch.ops.aten, found[1], None), found[2], None), torch._ops.OpOverload)
 
 
 def _is(pattern: re.Pattern[str], text: Any) -> bool:

@@ -47,7 +47,7 @@ def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str
     saved = saved_of(first) if exported else checkpoint.load(first, "detection")
     postprocess, data = saved_settings(saved)
     defaults = {f"postprocess.{name}": value for name, value in asdict(postprocess).items()}
-    defaults |= {"data.orientation": data.orientation} | (run_defaults(first) if exported else {})
+    defaults |= {"data.orientation": data.orientation} | (run_defaults(saved) if exported else {})
     if isinstance(config, Detect):
         return defaults
     if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images

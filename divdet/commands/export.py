@@ -19,9 +19,9 @@ from detection.runtimes.exporting import to_openvino
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn
 from detection.runtimes.int8 import quantize
 from detection.runtimes.whole_formats import write_onnx, write_openvino, write_torch
-from detection.settings import EvalDataSettings
+from detection.settings import EXPORT_ENDINGS, EvalDataSettings
 from divdet.commands import eval_det
-from divdet.commands.settings import EXPORT_ENDINGS, EvaluateDetection, Export
+from divdet.commands.settings import EvaluateDetection, Export
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder
@@ -71,17 +71,22 @@ def export(config: Export) -> Path:
         "versions": _versions(),
         "commit": _commit(),
     }
-    match config.format:
-        case "onnx":
-            write_onnx(pixels, settings, known, path)
-        case "torch":
-            write_torch(pixels, settings, known, path)
-        case "openvino":
-            int8 = config.precision == "int8"
-            graph = quantize(pixels, config.calibration or data.train_images) if int8 else to_openvino(pixels)
-            write_openvino(graph, pixels, settings, known, path)
-    found = Detector.load(path)  # as anybody will
-    files = [path, path.with_suffix(".bin")] if config.format == "openvino" else [path]
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as beside:
+        made = Path(beside) / path.name
+        match config.format:
+            case "onnx":
+                write_onnx(pixels, settings, known, made)
+            case "torch":
+                write_torch(pixels, settings, known, made)
+            case "openvino":
+                int8 = config.precision == "int8"
+                graph = quantize(pixels, config.calibration or data.train_images) if int8 else to_openvino(pixels)
+                write_openvino(graph, pixels, settings, known, made)
+        found = Detector.load(made)  # as anybody will
+        found.source = str(path)
+        files = [path.with_suffix(".bin"), path] if config.format == "openvino" else [path]
+        for file in files:
+            (made.parent / file.name).replace(file)
     size = sum(file.stat().st_size for file in files) / 1e6
     print(f"wrote {' and '.join(map(str, files))}: {size:.1f} MB, {found!r}")
     if config.precision == "int8":

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from detection.heads import find_head, input_of
 from detection.settings import (
+    EXPORT_ENDINGS,
     ConfType,
     DataFormat,
     EvalDataSettings,
@@ -39,7 +40,6 @@ class _Prediction(ViewSettings, RuntimeSettings, CommonSettings):
 
 
 ExportFormat = Literal["onnx", "openvino", "torch"]
-EXPORT_ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Exported files hold the detector: the same boxes, what it is, and nothing that runs code."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
+from html import escape
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,9 @@ from torch import nn
 import divdet
 from detection import Detector
 from detection.models.head import create_detector
+from detection.runtimes.exported import saved_of
 from detection.runtimes.safe_program import read_known
+from detection.runtimes.sealed import onnx_entry, read_onnx, read_openvino, sealed_onnx, sealed_xml
 from detection.settings import ModelSettings, PostprocessSettings, RuntimeSettings, TrainDetection
 from divdet.commands import COMMANDS
 from divdet.engine.cli import to_dict
@@ -55,11 +59,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 2, input_size=257)))
     config["data"] |= {"val_images": str(folder / "images"), "val_annotations": str(folder / "annotations.json")}
     config["postprocess"] |= {"score_threshold": 0.4, "max_per_member": 60}
-    saved = {"kind": "detection", "model": network.state_dict(), "config": config, "meta": {"categories": categories}}
+    saved = {
+        "kind": "detection",
+        "model": network.state_dict(),
+        "config": config,
+        "meta": {"categories": categories},
+        "epoch": 7,
+    }
     torch.save(saved, folder / "best.pt")
     for ending in ENDINGS:
         call("export", "--checkpoint", folder / "best.pt", "--output", folder / f"model.{ending}")
     return folder
+
+
+@pytest.mark.parametrize("ending", ["onnx", "xml"])
+def test_what_does_not_load_is_not_left(
+    ending: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("cannot be run")
+
+    monkeypatch.setattr(Detector, "load", fail)
+    old = tmp_path / f"a.{ending}"
+    old.write_text("old")
+    with pytest.raises(UserError, match="cannot be run"):
+        call("export", "--checkpoint", folder / "best.pt", "--output", old)
+    assert old.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [old]
 
 
 def images(folder: Path) -> list[str]:
@@ -86,8 +112,9 @@ def test_the_boxes_are_the_checkpoints(ending: str, folder: Path) -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_commands_take_it(ending: str, folder: Path, tmp_path: Path) -> None:
     wanted = divdet.evaluate(folder / "best.pt", output=str(tmp_path / "a"), device="cpu")
-    found = divdet.evaluate(folder / f"model.{ending}", output=str(tmp_path / "b"), report=True)
-    assert f"model.{ending}" in (tmp_path / "b/report.html").read_text()
+    found = divdet.evaluate(folder / f"model.{ending}", output=str(tmp_path / "b"), report=ending == "onnx")
+    if ending == "onnx":
+        assert "model.onnx, epoch 7" in (tmp_path / "b/report.html").read_text()
     assert found["AP"] == pytest.approx(wanted["AP"], abs=1e-6)
     assert found["runtime"] == {"onnx": "onnxruntime", "xml": "openvino", "pt2": "torch"}[ending]
     call("detect", "--checkpoint", folder / f"model.{ending}", "--output", tmp_path / "c", folder / "images")
@@ -100,11 +127,47 @@ def test_what_is_in_the_network_stays_and_the_fusion_may_change(folder: Path) ->
         Detector.load(folder / "model.onnx", settings=PostprocessSettings(score_threshold=0.3))
     changed = PostprocessSettings(**vars(own) | {"fusion_conf": "max"})
     assert Detector.load(folder / "model.onnx", settings=changed)(images(folder)[0]).scores[0] >= 0.4
-    for run in (RuntimeSettings(runtime="openvino"), RuntimeSettings(precision="bf16")):
-        with pytest.raises(UserError, match="runs by onnxruntime as it is"):
-            Detector.load(folder / "model.onnx", run=run)
-    with pytest.raises(UserError, match="is in float32: leave out --precision"):
-        Detector.load(folder / "model.xml", run=RuntimeSettings(runtime="openvino", precision="int8"))
+    with pytest.raises(UserError, match="runs by onnxruntime as it is"):
+        Detector.load(folder / "model.onnx", run=RuntimeSettings(runtime="openvino"))
+
+
+def test_the_precision_is_the_files(folder: Path, tmp_path: Path) -> None:
+    int8 = tmp_path / "int8.xml"
+    xml, weights = read_openvino(folder / "model.xml")
+    int8.write_bytes(
+        sealed_xml(xml.replace(b"precision&quot;: &quot;float32", b"precision&quot;: &quot;int8"), weights)
+    )
+    int8.with_suffix(".bin").write_bytes(weights)
+    own = ("--calibration", folder / "images")
+    for file, words in ((folder / "model.xml", ["int8"]), (int8, ["float32"]), (int8, ["int8", *own])):
+        given = ("--runtime", "openvino", "--precision", *words)
+        with pytest.raises(UserError, match=r"as it is: leave out --precision and --calibration"):
+            call("eval-det", "--checkpoint", file, "--output", tmp_path / "eval", *given)
+
+
+@pytest.mark.parametrize("said", [None, "[1]", "{", "{}", '{"config": {}, "precision": "fp7"}'])
+def test_sealed_files_that_say_nothing_are_refused(said: str | None, folder: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_model_from_string(read_onnx(folder / "model.onnx"))
+    del model.metadata_props[:]
+    entry = onnx_entry("divdet", said) if said else b""
+    (tmp_path / "a.onnx").write_bytes(sealed_onnx(model.SerializeToString() + entry))
+    xml, weights = read_openvino(folder / "model.xml")
+    xml = re.sub(rb"<divdet .*/>", b'<divdet value="%s" />' % escape(said).encode() if said else b"", xml)
+    (tmp_path / "a.xml").write_bytes(sealed_xml(xml, weights))
+    (tmp_path / "a.bin").write_bytes(weights)
+    for name in ("a.onnx", "a.xml"):
+        with pytest.raises(UserError, match=r"export it again$"):
+            call("detect", "--checkpoint", tmp_path / name, folder / "images")
+
+
+def test_sealed_files_that_runtimes_cannot_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(sealed_onnx(b"no model"))
+    (tmp_path / "a.xml").write_bytes(sealed_xml(b"<net/>", b""))
+    (tmp_path / "a.bin").write_bytes(b"")
+    for name in ("a.onnx", "a.xml"):
+        with pytest.raises(UserError, match=r"cannot be run \(.*export it again$"):
+            saved_of(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.bin", "model.pt2"])
@@ -130,6 +193,12 @@ def test_another_process_loads_it(folder: Path) -> None:
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.split() == NAMES
 
 
+# Of the tree specs in a program, which are JSON in strings of JSON
+TUPLE = rb"\"type\": \"builtins.tuple\""
+ENUM = json.dumps([{"__enum__": True, "fqn": "mod:A", "name": "b"}])
+DICT = json.dumps(json.dumps({"type": "builtins.dict", "context": ENUM})[1:-1])[1:-1].encode()
+
+
 def repacked(folder: Path, target: Path, record: str, change: object) -> Path:
     with zipfile.ZipFile(folder / "model.pt2") as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
@@ -147,15 +216,24 @@ def repacked(folder: Path, target: Path, record: str, change: object) -> Path:
         ("model.json", b"torch.ops.aten.cat.default", b"torch.os.system"),
         ("model.json", b"Symbol(", b"__import__('os').system("),
         ("model.json", b'"guards_code": []', b'"guards_code": ["1"]'),
-        ("model.json", rb"\"type\": \"builtins.tuple\"", rb"\"type\":\"collections.defaultdict\""),
-        ("model.json", rb"\"type\": \"builtins.tuple\"", rb"\"\u0074ype\": \"collections.OrderedDict\""),
-        ("model.json", rb"\"context\": \"[]\"", rb"\"context\": \"[{\\\"__enum__\\\": true}]\""),
+        ("model.json", b"torch.ops.aten.cat.default", b"torch.ops.aten.__class__.__init__"),
+        ("model.json", TUPLE, TUPLE.replace(b': \\"builtins.tuple', b':\\"collections.defaultdict')),
+        (
+            "model.json",
+            TUPLE,
+            TUPLE.replace(b"type", rb"\\u0074ype").replace(b"builtins.tuple", b"collections.defaultdict"),
+        ),
+        ("model.json", TUPLE + rb", \"context\": \"null\"", DICT),
     ],
 )
 def test_a_program_that_could_run_code_is_refused(
     record: str, old: bytes, new: bytes, folder: Path, tmp_path: Path
 ) -> None:
-    path = repacked(folder, tmp_path / "evil.pt2", record, lambda content: content.replace(old, new, 1))
+    def change(content: bytes) -> bytes:
+        assert old in content
+        return content.replace(old, new, 1)
+
+    path = repacked(folder, tmp_path / "evil.pt2", record, change)
     same = repacked(folder, tmp_path / "same.pt2", record, lambda content: content)
     assert json.loads(read_known(same))["precision"] == "float32"  # as it is, it is taken
     with pytest.raises(UserError, match="refused, since divdet export does not write"):
