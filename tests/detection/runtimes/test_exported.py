@@ -88,6 +88,12 @@ def test_what_does_not_load_is_not_left(
     assert list(tmp_path.iterdir()) == [old]
 
 
+def test_an_output_that_is_a_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(UserError, match=r"a\.onnx: cannot be written"):
+        call("export", "--checkpoint", folder / "best.pt", "--output", tmp_path / "a.onnx")
+
+
 def images(folder: Path) -> list[str]:
     return sorted(map(str, (folder / "images").glob("*")))
 
