@@ -263,6 +263,16 @@ def test_the_example_needs_neither_torch_nor_divdet(folder: Path) -> None:
     assert len(EXAMPLE.read_text().splitlines()) <= 40
 
 
+def test_the_example_refuses_other_fusions(folder: Path, tmp_path: Path) -> None:
+    model = (folder / "model.onnx").read_bytes()
+    (tmp_path / "a.onnx").write_bytes(model.replace(b'"fusion_conf": "avg"', b'"fusion_conf": "max"'))
+    words = [sys.executable, str(EXAMPLE), str(tmp_path / "a.onnx"), *images(folder)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "fusion_conf avg" in run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
