@@ -10,6 +10,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 known = json.loads(session.get_modelmeta().custom_metadata_map["divdet"])
 size, letterbox, rule = known["input"]["size"], known["input"]["fit"] == "letterbox", known["config"]["postprocess"]
+if (rule["fusion_method"], rule["fusion_conf"], rule["member_weights"]) != ("wbf", "avg", None):
+    sys.exit("detect_onnx.py fuses by fusion_method wbf and fusion_conf avg, without member_weights: export with these")
 for file in sys.argv[2:]:
     image = cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB)  # turned upright by its EXIF orientation
     height, width = image.shape[:2]

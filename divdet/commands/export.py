@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import tempfile
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,7 @@ from divdet.commands import eval_det
 from divdet.commands.settings import EvaluateDetection, Export
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
-from divdet.engine.files import make_folder
+from divdet.engine.files import make_folder, reason
 from divdet.engine.fingerprint import digest_file
 
 _PACKAGES = ("divdet", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf")
@@ -71,8 +72,8 @@ def export(config: Export) -> Path:
         "versions": _versions(),
         "commit": _commit(),
     }
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as beside:
-        made = Path(beside) / path.name
+    files = [path.with_suffix(".bin"), path] if config.format == "openvino" else [path]
+    with _beside(files) as made:
         match config.format:
             case "onnx":
                 write_onnx(pixels, settings, known, made)
@@ -83,15 +84,25 @@ def export(config: Export) -> Path:
                 graph = quantize(pixels, config.calibration or data.train_images) if int8 else to_openvino(pixels)
                 write_openvino(graph, pixels, settings, known, made)
         found = Detector.load(made)  # as anybody will
-        found.source = str(path)
-        files = [path.with_suffix(".bin"), path] if config.format == "openvino" else [path]
-        for file in files:
-            (made.parent / file.name).replace(file)
+    found.source = str(path)
     size = sum(file.stat().st_size for file in files) / 1e6
     print(f"wrote {' and '.join(map(str, files))}: {size:.1f} MB, {found!r}")
     if config.precision == "int8":
         print(_cost(config, path))
     return path
+
+
+@contextmanager
+def _beside(files: list[Path]) -> Iterator[Path]:
+    """Where to make ``files``, in a folder beside them: the last one's path. They move if no error occurs."""
+    path = files[-1]
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            yield Path(folder) / path.name
+            for file in files:
+                (Path(folder) / file.name).replace(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({reason(error)})") from error
 
 
 def _refuse_exported(config: Export) -> None:

@@ -88,6 +88,12 @@ def test_what_does_not_load_is_not_left(
     assert list(tmp_path.iterdir()) == [old]
 
 
+def test_an_output_that_is_a_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(UserError, match=r"a\.onnx: cannot be written"):
+        call("export", "--checkpoint", folder / "best.pt", "--output", tmp_path / "a.onnx")
+
+
 def images(folder: Path) -> list[str]:
     return sorted(map(str, (folder / "images").glob("*")))
 
@@ -255,6 +261,16 @@ def test_the_example_needs_neither_torch_nor_divdet(folder: Path) -> None:
         torch.testing.assert_close(rows, expected, atol=0.01, rtol=0)
         assert [words[1] for words in own] == wanted.names
     assert len(EXAMPLE.read_text().splitlines()) <= 40
+
+
+def test_the_example_refuses_other_fusions(folder: Path, tmp_path: Path) -> None:
+    model = (folder / "model.onnx").read_bytes()
+    (tmp_path / "a.onnx").write_bytes(model.replace(b'"fusion_conf": "avg"', b'"fusion_conf": "max"'))
+    words = [sys.executable, str(EXAMPLE), str(tmp_path / "a.onnx"), *images(folder)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "fusion_conf avg" in run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
 
 
 @pytest.mark.parametrize(
