@@ -51,7 +51,7 @@ def report_evaluation(
         saved = saved_of(config.checkpoint) if exported else checkpoint.load(config.checkpoint, "detection")
         history = saved.history
         complete = saved.epoch == saved.config.get("train", {}).get("epochs")  # best.pt may end before
-        about = {"Checkpoint": str(config.checkpoint) if exported else f"{config.checkpoint}, epoch {saved.epoch}"}
+        about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}
         about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
         about["Runtime"] = f"{config.runtime}, {config.precision}"
     images = not config.detections or any(record.path.is_file() for record in annotations.images[:1])
