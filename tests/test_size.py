@@ -60,4 +60,4 @@ def test_the_path_of_an_image_to_its_boxes(tmp_path: Path) -> None:
     ours = {file for file in entered if file.startswith(PACKAGES) and "/kernels/" not in file}
     files, lines = size(ours, "predict")
     assert files <= 14  # what all heads have, and the head
-    assert lines <= 2200
+    assert lines <= 2300
