@@ -1,6 +1,7 @@
-"""Pages in headless Chromium."""
+"""Pages as tests read them, and in headless Chromium."""
 
 import html
+import html.parser
 import re
 import shutil
 import subprocess
@@ -41,3 +42,25 @@ def width(page: Path, frame: int) -> int:
     assert found
     assert found[2] == "0"
     return int(found[1])
+
+
+class Tags(html.parser.HTMLParser):
+    """The tags of a page; each that is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag

@@ -11,7 +11,7 @@ import numpy as np
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results, image_of
 from detection.evaluation.coco_metrics import COCO_RULES, Rules, evaluation_of, unique_names
-from detection.evaluation.matches import IOU, Matches, match
+from detection.evaluation.matches import IOU, Matches, best_count, match
 
 # Kinds of errors of TIDE (Bolya et al., 2020, Sec. 2.2), by hotcoco's names
 ERRORS = {
@@ -139,9 +139,7 @@ def analyze(
         matches: what ``match`` gives, where the caller has it.
     """
     matches = match(annotations, results, rules) if matches is None else matches
-    evaluation = evaluation_of(annotations, results, rules)
-    evaluation.evaluate()
-    evaluation.accumulate()
+    evaluation = matches.evaluation
     precision = evaluation.eval["precision"][..., 0, -1]  # [IoU, recall, class]
     curves = np.where(precision[0].T > -1, precision[0].T, np.nan)
     objects = np.bincount(annotations.truth.label[~annotations.truth.crowd], minlength=len(annotations.names))
@@ -150,8 +148,8 @@ def analyze(
     classes = []
     for label, name in enumerate(unique_names(annotations)):
         points = _points(results, matches, np.flatnonzero(results.label == label), int(objects[label]), threshold)
-        numbers = (*matches.by_class[label].tolist(), float(curves[label].mean()))
-        classes.append(ClassNumbers(name, int(objects[label]), numbers[0], numbers[2], numbers[1], *points))
+        ap, ar = matches.by_class[label].tolist()
+        classes.append(ClassNumbers(name, int(objects[label]), ap, float(curves[label].mean()), ar, *points))
     shown = threshold if threshold is not None else matches.threshold
     tide, bins, ece, doubtful = evaluation.tide_errors(pos_thr=IOU), [], math.nan, []
     if len(results) and results.score.min() >= 0 and results.score.max() <= 1:
@@ -182,9 +180,7 @@ def _points(
     results: Results, matches: Matches, rows: np.ndarray, objects: int, threshold: float | None
 ) -> tuple[Point | None, Point | None]:
     """Precision, recall and F1 of the detections ``rows`` at the best score, and at the given one."""
-    rows = rows[(matches.object[rows] >= 0) | matches.false[rows]]
-    rows = rows[np.argsort(-results.score[rows], kind="stable")]
-    scores, right = results.score[rows], np.cumsum(matches.object[rows] >= 0)
+    scores, right = matches.ranked(results.score, rows)
 
     def point(count: int, score: float) -> Point:
         found = int(right[count - 1]) if count else 0
@@ -193,11 +189,8 @@ def _points(
         return Point(score, precision, recall, 2 * found / (count + objects) if count + objects else float("nan"))
 
     given = None if threshold is None else point(int((scores >= threshold).sum()), threshold)
-    if not len(rows) or not right[-1]:
-        return None, given
-    last = np.append(np.diff(scores) != 0, True)  # of those with the same score
-    count = int(np.argmax(np.where(last, 2 * right / (np.arange(1, len(rows) + 1) + objects), -1))) + 1
-    return point(count, float(scores[count - 1])), given
+    count = best_count(scores, right, objects)
+    return (point(count, float(scores[count - 1])) if count else None), given
 
 
 def _confusion(annotations: CocoAnnotations, results: Results, matches: Matches, threshold: float) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +26,11 @@ class Matches:
 
     Attributes:
         object: int64 [n], row of the annotations' ``truth``, or -1.
-        false: bool [n]. A detection may be neither: in a crowd, or beyond the 100 of an image and class.
+        false: bool [n]. A detection may be neither: in a crowd, or beyond ``max_dets`` of an image and class.
         detection: int64 [m], row of the results, or -1.
         threshold: the score from which on F1, over all classes together, is best.
-        by_class: float64 [C, 2], AP and AR (of 100 detections an image) of each class; NaN without objects.
+        by_class: float64 [C, 2], AP and AR (of ``max_dets`` detections an image) of each class; NaN without objects.
+        evaluation: hotcoco's ``COCOeval``, accumulated.
     """
 
     object: np.ndarray
@@ -36,6 +38,13 @@ class Matches:
     detection: np.ndarray
     threshold: float
     by_class: np.ndarray
+    evaluation: Any = field(repr=False)
+
+    def ranked(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Falling scores of those of the detections ``rows`` that count, and how many are right so far."""
+        rows = rows[(self.object[rows] >= 0) | self.false[rows]]
+        rows = rows[np.argsort(-scores[rows], kind="stable")]
+        return scores[rows], np.cumsum(self.object[rows] >= 0)
 
 
 def match(annotations: CocoAnnotations, results: Results, rules: Rules = COCO_RULES) -> Matches:
@@ -57,18 +66,19 @@ def match(annotations: CocoAnnotations, results: Results, rules: Rules = COCO_RU
     pairs = pairs[~annotations.truth.crowd[pairs[:, 1]]]
     objects[pairs[:, 0]], detections[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
     counted = int((~annotations.truth.crowd).sum())
-    threshold = _best_threshold(results.score, objects >= 0, false, counted)
-    return Matches(objects, false, detections, threshold, by_class)
+    matches = Matches(objects, false, detections, _SHOWN, by_class, evaluation)
+    scores, right = matches.ranked(results.score, np.arange(len(results)))
+    if count := best_count(scores, right, counted):
+        matches.threshold = float(scores[count - 1])
+    return matches
 
 
-def _best_threshold(scores: np.ndarray, right: np.ndarray, false: np.ndarray, objects: int) -> float:
-    rows = np.flatnonzero(right | false)
-    rows = rows[np.argsort(-scores[rows], kind="stable")]
-    if not right.any():
-        return _SHOWN
-    last = np.append(np.diff(scores[rows]) != 0, True)  # of those with the same score
-    f1 = 2 * np.cumsum(right[rows]) / (np.arange(1, len(rows) + 1) + objects)
-    return float(scores[rows][np.argmax(np.where(last, f1, -1))])
+def best_count(scores: np.ndarray, right: np.ndarray, objects: int) -> int:
+    """How many of the best detections have the highest F1; 0 where none is right. Arguments as ``Matches.ranked``."""
+    if not len(right) or not right[-1]:
+        return 0
+    last = np.append(np.diff(scores) != 0, True)  # of those with the same score
+    return int(np.argmax(np.where(last, 2 * right / (np.arange(1, len(right) + 1) + objects), -1))) + 1
 
 
 @dataclass

@@ -4,9 +4,8 @@ import numpy as np
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
-from detection.evaluation.coco_metrics import _dense
-
-_IOU = 0.5  # above which a detection is right
+from detection.evaluation.coco_metrics import Rules
+from detection.evaluation.matches import match
 
 
 def scale_fault(scores: np.ndarray) -> str:
@@ -43,32 +42,15 @@ def by_precision(annotations: CocoAnnotations, results: Results) -> np.ndarray:
     Returns:
         float64 [n] in 0..1.
     """
-    right, counted = _right(annotations, results)
+    found = match(annotations, results, Rules(max_dets=max(len(results), 11)))
+    right = found.object >= 0
+    counted = right | found.false  # the others are in crowds
     values, place = np.unique(results.score, return_inverse=True)
     place = place.reshape(-1)
-    hits = np.bincount(place, weights=right & counted, minlength=len(values))
+    hits = np.bincount(place, weights=right, minlength=len(values))
     precision = _isotonic(hits, np.bincount(place, weights=counted, minlength=len(values)))
     # A thousandth of the order keeps apart what the steps of the regression make equal.
     return (0.999 * precision + 0.001 * np.arange(1, len(values) + 1) / max(len(values), 1))[place]
-
-
-def _right(annotations: CocoAnnotations, results: Results) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections are right, and which count at all (not those in crowds): bool [n] each."""
-    from hotcoco import COCO, COCOeval
-
-    images, categories, (image_ids, category_ids, boxes, area, crowd), rows = _dense(annotations, results)
-    truth = COCO.from_arrays(images, categories, image_ids, category_ids, boxes, area=area, iscrowd=crowd)
-    evaluation = COCOeval(truth, truth.load_res(rows), "bbox")
-    settings = evaluation.params
-    settings.iou_thrs, settings.max_dets = [_IOU], [max(len(rows), 1)]
-    settings.area_rng, settings.area_rng_lbl = [[0, 1e10]], ["all"]
-    evaluation.params = settings
-    evaluation.evaluate()
-    right, counted = np.zeros(len(rows), bool), np.ones(len(rows), bool)
-    for found in filter(None, evaluation.eval_imgs):
-        own = np.array(found["dtIds"], np.int64) - 1  # numbered from 1 in the rows' order
-        right[own], counted[own] = found["dtMatched"][0], ~np.array(found["dtIgnore"][0], bool)
-    return right, counted
 
 
 def _isotonic(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import json
 import re
 from pathlib import Path
@@ -19,7 +18,7 @@ from detection.evaluation.evaluate import Evaluation
 from detection.evaluation.matches import agreement, match, outcome
 from detection.visual.report import Report, write_report
 from divdet.engine.errors import UserError
-from tests.browser import CHROMIUM, console, width
+from tests.browser import CHROMIUM, Tags, console, width
 
 LONG = "a_rather_long_name_without_any_place_to_break_it_<b>&"
 SIDE = 40.0
@@ -64,28 +63,6 @@ def results(*rows: tuple[int, int, float, float, float]) -> Results:
 def evaluation(annotations: CocoAnnotations, fused: Results, members: list[Results]) -> Evaluation:
     scored = [{name: evaluate(annotations, one)[name] for name in METRICS} for one in members]
     return Evaluation(evaluate(annotations, fused) | {"members": scored}, fused, members)
-
-
-class Tags(html.parser.HTMLParser):
-    """The tags of a page; each that is opened is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def written(report: Report, folder: Path) -> str:

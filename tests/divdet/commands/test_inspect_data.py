@@ -1,7 +1,5 @@
 """inspect-data: the files it writes, its exit code, and its page in a browser."""
 
-import html
-import html.parser
 import json
 import re
 from dataclasses import replace
@@ -18,7 +16,7 @@ from divdet.commands import COMMANDS
 from divdet.commands.inspect_data import inspect_data
 from divdet.commands.settings import InspectData
 from divdet.engine.errors import UserError
-from tests.browser import CHROMIUM, console, width
+from tests.browser import CHROMIUM, Tags, console, width
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 
@@ -55,28 +53,9 @@ def make(folder: Path, images: int, classes: list[str], seed: int = 0) -> DataSe
     return DataSettings(train_annotations=str(file), train_images=str(folder))
 
 
-class Page(html.parser.HTMLParser):
-    """What the tests look for in a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def inspected(data: DataSettings, folder: Path) -> Page:
+def inspected(data: DataSettings, folder: Path) -> Tags:
     inspect_data(InspectData(data=data, output=str(folder)))
-    return Page((folder / "inspect.html").read_text(encoding="utf-8"))
+    return Tags((folder / "inspect.html").read_text(encoding="utf-8"))
 
 
 def test_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
