@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import describe, machine
 from detection.fusion import fuse_images, weighted_boxes_fusion
-from detection.settings import ConfType
+from detection.prediction_settings import ConfType
 from divdet.engine.timing import side_by_side
 
 LABELS = {

@@ -27,7 +27,7 @@ from benchmarks.machine import describe, machine, table
 from detection.default_boxes import ssd300_default_boxes
 from detection.models.box_coder import decode, encode
 from detection.postprocess import Boxes, postprocess
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from divdet.engine.timing import side_by_side
 
 DEFAULT_BOXES = ssd300_default_boxes()

@@ -77,7 +77,7 @@ def timed(checkpoint: Path, photo: Path) -> dict[str, float]:
     """Seconds of a photo by tiles, and of as many inputs alone: network and post-processing; the best of 3 rounds."""
     from detection import Detector
     from detection.images import read_image
-    from detection.settings import ViewSettings
+    from detection.prediction_settings import ViewSettings
     from detection.views import cut_views, plan_views
 
     detector = Detector.load(checkpoint, "cpu")

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.boxes import Boxes
+from detection.boxes import Boxes, ClassRules
 from detection.category_names import category_name
-from detection.class_rules import ClassRules
 from detection.detections import Detections
 from detection.heads import Input
 from detection.images import as_rgb, check_bgr, check_threshold, named_images
 from detection.models.head import DividedDetector
 from detection.postprocess import fuse, head_boxes
+from detection.prediction_settings import EXPORT_ENDINGS, PostprocessSettings, RuntimeSettings, ViewSettings
 from detection.preprocess import FromPixels, Network, to_input, to_pixels
 from detection.saved import create_model, saved_model, saved_settings
-from detection.settings import EXPORT_ENDINGS, Orientation, PostprocessSettings, RuntimeSettings, ViewSettings
+from detection.settings import Orientation
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError

@@ -15,7 +15,7 @@ from detection.detections import Detections
 from detection.foreign import Found, as_call, classes_of, names_of, read_found
 from detection.fusion import fuse_by_method
 from detection.images import as_rgb, check_bgr, check_threshold, named_images
-from detection.settings import ConfType, FusionMethod, FusionRule
+from detection.prediction_settings import ConfType, FusionMethod, FusionRule
 from divdet.engine.errors import UserError
 
 if TYPE_CHECKING:

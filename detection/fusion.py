@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detection.settings import ConfType, FusionMethod
+from detection.prediction_settings import ConfType, FusionMethod
 from divdet.engine.errors import UserError
 
 
@@ -139,7 +139,7 @@ def fuse_by_method(
     conf_type: ConfType,
     threads: int = 1,
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]]:
-    """Fuse a batch of images, like ``fuse_images``, by any method: see ``detection.settings.FusionRule``.
+    """Fuse a batch of images, like ``fuse_images``, by any method: see ``detection.prediction_settings.FusionRule``.
 
     Scores are ensemble-boxes': with weights, those of nms and soft_nms are times w / Σw, those of nmw times w / max w.
 

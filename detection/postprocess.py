@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.boxes import Boxes
-from detection.class_rules import ClassRules
+from detection.boxes import Boxes, ClassRules
 from detection.fusion import fuse_by_method
 from detection.models.box_coder import CENTER_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from divdet.engine.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What a checkpoint says of its detector."""
 
 from detection.models.head import DividedDetector, create_detector
-from detection.settings import DataSettings, ModelSettings, PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
+from detection.settings import DataSettings, ModelSettings
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 

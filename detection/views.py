@@ -18,8 +18,8 @@ from torch import Tensor
 
 from detection.boxes import Boxes
 from detection.heads import Input
+from detection.prediction_settings import ViewSettings
 from detection.preprocess import Window, input_window, resize_window, seen_share
-from detection.settings import ViewSettings
 
 # Sides of windows with tta scales, relative to those without: objects as they are, smaller, and larger
 ZOOMS = (1.0, 1.25, 0.8)

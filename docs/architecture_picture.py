@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from classification.backbones.resnet import DETECTION_INPUT
 from detection.default_boxes import BOXES_PER_CELL, MAP_SIZES, ssd300_default_boxes
 from detection.models.ssd import create_ssd
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from divdet.engine.files import write_atomically
 
 _INK, _MUTED = "#22262b", "#5c6670"

@@ -57,7 +57,7 @@ FORKING = """
 import os, signal, sys, warnings
 import cv2, torch
 from detection import Detector
-from detection.settings import RuntimeSettings
+from detection.prediction_settings import RuntimeSettings
 from detection.images import find_images
 
 warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from benchmarks.evidence.rows import PROTOCOLS, Row
 from classification.backbones.registry import member_specs
 from classification.settings import EvaluateClassification, TrainClassification
 from detection.settings import TrainDetection
-from divdet.commands.settings import Benchmark, ImportCheckpoint, Summary
+from divdet.commands.network_settings import Benchmark, ImportCheckpoint, Summary
 from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
 

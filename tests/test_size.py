@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detection import Detector, create_ssd
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = tuple(str(ROOT / name) for name in ("detection", "classification", "divdet"))

@@ -36,8 +36,8 @@ from detection.data.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
 from detection.evaluation.coco_metrics import CocoEvaluator
 from detection.postprocess import fuse, member_boxes
+from detection.prediction_settings import ConfType
 from detection.preprocess import Normalize
-from detection.settings import ConfType
 from divdet.engine.cli import run
 from divdet.engine.files import make_folder, write_json
 

@@ -14,8 +14,8 @@ from detection.data.mixing import Labelled, mixup, mosaic
 from detection.data.user_pipeline import UserPipeline
 from detection.heads import Input
 from detection.images import read_image
+from detection.prediction_settings import ViewSettings
 from detection.preprocess import to_input
-from detection.settings import ViewSettings
 from detection.views import Shown, cut_views
 from divdet.engine.progress import progress
 from divdet.engine.sampling import derived_seed

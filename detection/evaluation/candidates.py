@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from detection.class_rules import ClassRules
+from detection.boxes import ClassRules
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
 from detection.data.dataset import EvaluationImages
@@ -20,8 +20,8 @@ from detection.detections import rounded
 from detection.detector import Detector
 from detection.fusion import fuse_by_method
 from detection.postprocess import head_boxes
+from detection.prediction_settings import PostprocessSettings
 from detection.preprocess import seen_share
-from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
 from divdet.engine.loading import Loader
 from divdet.engine.progress import progress

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from detection.class_rules import ClassRules
+from detection.boxes import ClassRules
 from detection.data.annotations import CocoAnnotations, Columns
 from detection.data.coco_results import Results
 

@@ -13,7 +13,7 @@ from detection.data.dataset import EvaluationImages, EvaluationViews, read_recor
 from detection.detector import Detector, to_pixels
 from detection.ensembles import Fusion
 from detection.evaluation.coco_metrics import COCO_RULES, METRICS, CocoEvaluator, Rules
-from detection.settings import ViewSettings
+from detection.prediction_settings import ViewSettings
 from detection.views import Found
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError

@@ -7,7 +7,7 @@ import numpy as np
 from detection.data.annotations import CocoAnnotations, sizes_of
 from detection.data.coco_results import Results
 from detection.fusion import fuse_by_method
-from detection.settings import FusionRule
+from detection.prediction_settings import FusionRule
 from divdet.engine.errors import UserError
 
 

@@ -12,7 +12,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
 from detection.evaluation.candidates import Candidates
 from detection.evaluation.intervals import Interval, Matched, compare, draws_of, match_results
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 
 Metric = Literal["AP", "AP50", "F1"]
 Grids = Mapping[str, Sequence[Any]]

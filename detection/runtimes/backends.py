@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from detection.models.head import DividedDetector
+from detection.prediction_settings import RuntimeSettings
 from detection.preprocess import FromPixels, Network
 from detection.runtimes.exporting import library, to_onnx, to_openvino
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn
-from detection.settings import RuntimeSettings
 from divdet.engine.concurrency import concurrent
 from divdet.engine.devices import check_compiler, resolve_device
 from divdet.engine.errors import UserError

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from detection.models.head import DividedDetector
+from detection.prediction_settings import PostprocessSettings
 from detection.preprocess import FromPixels
-from detection.settings import PostprocessSettings
 
 
 @torch.library.custom_op("divdet::kept_boxes", mutates_args=())

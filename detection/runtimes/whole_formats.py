@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detection.prediction_settings import PostprocessSettings
 from detection.preprocess import FromPixels
 from detection.runtimes.exporting import example_of, exporting, library
 from detection.runtimes.sealed import onnx_entry, sealed_onnx, sealed_xml
 from detection.runtimes.whole import Suppression, WholeDetector
-from detection.settings import PostprocessSettings
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
 

@@ -38,6 +38,7 @@ class Command:
 
 
 _SETTINGS = "divdet.commands.settings"
+_DATA, _NETWORK = "divdet.commands.data_settings", "divdet.commands.network_settings"
 COMMANDS = {
     "train-det": Command(
         "trains a detector on COCO-format data", "detection.settings:TrainDetection", "divdet.commands.train_det:train"
@@ -75,7 +76,7 @@ COMMANDS = {
     ),
     "inspect-data": Command(
         "checks a data set and says what it is like",
-        f"{_SETTINGS}:InspectData",
+        f"{_DATA}:InspectData",
         "divdet.commands.inspect_data:inspect_data",
     ),
     "train-cls": Command(
@@ -89,32 +90,32 @@ COMMANDS = {
     ),
     "convert": Command(
         "writes a data set as COCO, YOLO or Pascal VOC",
-        f"{_SETTINGS}:Convert",
+        f"{_DATA}:Convert",
         "divdet.commands.convert:convert",
         positional="sources",
     ),
     "split": Command(
         "divides a data set into training and validation",
-        f"{_SETTINGS}:Split",
+        f"{_DATA}:Split",
         "divdet.commands.split:split",
         positional="sources",
     ),
     "summary": Command(
-        "counts what a divided network costs", f"{_SETTINGS}:Summary", "divdet.commands.summary:print_summary"
+        "counts what a divided network costs", f"{_NETWORK}:Summary", "divdet.commands.summary:print_summary"
     ),
     "benchmark": Command(
         "times a network against its members, in sequence and at once",
-        f"{_SETTINGS}:Benchmark",
+        f"{_NETWORK}:Benchmark",
         "divdet.commands.benchmark:print_benchmark",
     ),
     "quickstart": Command(
         "runs the whole pipeline on generated images",
-        f"{_SETTINGS}:Quickstart",
+        f"{_NETWORK}:Quickstart",
         "divdet.commands.quickstart:quickstart",
     ),
     "import-checkpoint": Command(
         "imports the paper's published weights",
-        f"{_SETTINGS}:ImportCheckpoint",
+        f"{_NETWORK}:ImportCheckpoint",
         "divdet.commands.import_checkpoint:import_checkpoint",
     ),
 }

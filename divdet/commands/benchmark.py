@@ -19,9 +19,9 @@ from detection.heads import input_of
 from detection.models.cost import foreground_classes
 from detection.models.head import DividedDetector, create_detector
 from detection.postprocess import fuse, head_boxes
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from divdet.commands.benchmark_table import POSTPROCESSED, describe, draw
-from divdet.commands.settings import Benchmark
+from divdet.commands.network_settings import Benchmark
 from divdet.engine.concurrency import Graphs, concurrent, threads_of
 from divdet.engine.devices import autocast, precision_dtype, resolve_precision, use_device
 from divdet.engine.errors import UserError

@@ -18,7 +18,7 @@ from detection.data.formats.read import ImagesNotFound, read_source
 from detection.data.formats.write import write_data_set
 from detection.data.prepare import FAULTS
 from detection.data.tiles import TileRule, cut_data_set
-from divdet.commands.settings import Convert
+from divdet.commands.data_settings import Convert
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import make_folder
 

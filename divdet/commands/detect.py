@@ -22,7 +22,8 @@ from detection.detector import Detector
 from detection.drawing import draw_boxes, save_image
 from detection.ensembles import Fusion
 from detection.images import find_images, read_image
-from detection.settings import EvalDataSettings, ViewSettings
+from detection.prediction_settings import ViewSettings
+from detection.settings import EvalDataSettings
 from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.settings import Detect

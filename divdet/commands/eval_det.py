@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from detection.class_rules import ClassRules
+from detection.boxes import ClassRules
 from detection.data.annotations import CocoAnnotations
 from detection.data.box_forms import wrong_form
 from detection.data.category_match import match_categories
@@ -23,8 +23,9 @@ from detection.evaluation.coco_metrics import COCO_SIZES, Rules
 from detection.evaluation.evaluate import Evaluation, score, score_fusion
 from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
+from detection.prediction_settings import PostprocessSettings, ViewSettings
 from detection.runtimes.exported import is_exported, run_defaults, saved_of
-from detection.settings import EvalDataSettings, PostprocessSettings, ViewSettings
+from detection.settings import EvalDataSettings
 from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection, Export

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from detection.detector import Detector, saved_model, saved_settings
+from detection.prediction_settings import EXPORT_ENDINGS
 from detection.preprocess import FromPixels
 from detection.runtimes.exporting import to_openvino
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn
 from detection.runtimes.int8 import quantize
 from detection.runtimes.whole_formats import write_onnx, write_openvino, write_torch
-from detection.settings import EXPORT_ENDINGS, EvalDataSettings
+from detection.settings import EvalDataSettings
 from divdet.commands import eval_det
 from divdet.commands.settings import EvaluateDetection, Export
 from divdet.engine import checkpoint

@@ -16,7 +16,8 @@ from detection.evaluation.coco_metrics import METRICS, evaluate
 from detection.evaluation.intervals import Interval, compare, interval_of
 from detection.evaluation.result_fusion import fuse_results
 from detection.evaluation.score_scales import by_precision, by_rank, scale_fault
-from detection.settings import EvalDataSettings, FusionRule
+from detection.prediction_settings import FusionRule
+from detection.settings import EvalDataSettings
 from divdet.commands.settings import Fuse
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder, write_json

@@ -6,8 +6,8 @@ from typing import Any
 
 from detection.detector import Detector, saved_settings
 from detection.ensembles import Fusion
+from detection.prediction_settings import PostprocessSettings
 from detection.runtimes.exported import is_exported, saved_of
-from detection.settings import PostprocessSettings
 from divdet.commands.settings import Detect, EvaluateDetection, Export
 from divdet.engine import checkpoint
 from divdet.engine.devices import use_device

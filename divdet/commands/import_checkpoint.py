@@ -7,7 +7,7 @@ from classification.backbones.dividing import check_members
 from classification.backbones.registry import BACKBONES
 from classification.importing import import_classifier
 from detection.models.released import import_detector
-from divdet.commands.settings import ImportCheckpoint
+from divdet.commands.network_settings import ImportCheckpoint
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder

@@ -13,7 +13,7 @@ from detection.data.remarks import enough, remarks, unmet_at
 from detection.data.statistics import SIZES, Statistics, describe, span
 from detection.heads import find_head, input_of
 from detection.visual.data_page import data_page
-from divdet.commands.settings import InspectData
+from divdet.commands.data_settings import InspectData
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import make_folder, write_text
 

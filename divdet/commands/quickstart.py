@@ -11,7 +11,7 @@ from detection.data.synthetic import generate
 from detection.detector import Detector
 from detection.visual.comparison import draw_comparisons
 from divdet.api import evaluate, train
-from divdet.commands.settings import Quickstart
+from divdet.commands.network_settings import Quickstart
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 

@@ -18,7 +18,7 @@ from detection.data.formats.read import ImagesNotFound, read_source, validation_
 from detection.data.formats.write import coco_truth
 from detection.data.formats.yolo import description_of, image_files, lists_suffice, place_of
 from divdet.commands.convert import data_error, one_source
-from divdet.commands.settings import Split
+from divdet.commands.data_settings import Split
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import write_json, write_text
 

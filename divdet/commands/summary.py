@@ -8,7 +8,7 @@ from classification.backbones.registry import BACKBONES, default_dataset
 from detection.heads import input_of, title_of
 from detection.models.cost import foreground_classes
 from detection.models.cost import summarize as summarize_detector
-from divdet.commands.settings import Summary
+from divdet.commands.network_settings import Summary
 from divdet.engine.errors import UserError
 
 DIVISIONS = (1, 2, 4, 8)  # the paper's S, and one more

@@ -20,8 +20,8 @@ from detection.evaluation.candidates import Candidates, collect
 from detection.evaluation.class_choice import choose_truth
 from detection.evaluation.intervals import Interval
 from detection.evaluation.setting_search import OPTIONS, Search, difference, measure, search
+from detection.prediction_settings import PostprocessSettings
 from detection.runtimes.exported import is_exported
-from detection.settings import PostprocessSettings
 from divdet.commands import eval_det
 from divdet.commands.settings import Sweep
 from divdet.engine import checkpoint

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from divdet.engine.errors import UserError
 
@@ -128,6 +128,12 @@ def check_not_negative(settings: TrainSettings, *names: str) -> None:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises UserError, which names the field, for a value that is none of a ``Literal``'s."""
+    if value not in get_args(choices):
+        raise UserError(f"{name} is {value!r}: choose one of {', '.join(get_args(choices))}")
 
 
 def check_range(name: str, value: float | None, least: float, most: float = math.inf, *, below: bool = False) -> None:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from detection import Detections, Detector, create_ssd
 from detection.detector import to_pixels
+from detection.prediction_settings import PostprocessSettings
 from detection.preprocess import to_input
-from detection.settings import ModelSettings, PostprocessSettings, TrainDetection
+from detection.settings import ModelSettings, TrainDetection
 from divdet.commands.eval_det import checkpoint_defaults
 from divdet.commands.settings import EvaluateDetection
 from divdet.engine.cli import to_dict

@@ -13,8 +13,9 @@ from PIL import Image
 
 import divdet
 from detection import Detections, Detector, Fusion
+from detection.prediction_settings import PostprocessSettings
 from detection.saved import create_model
-from detection.settings import ModelSettings, PostprocessSettings
+from detection.settings import ModelSettings
 from divdet.engine.errors import UserError
 
 WIDTH, HEIGHT = 80, 60

@@ -10,7 +10,7 @@ import torch
 
 from detection.fusion import fuse_by_method
 from detection.postprocess import Boxes, fuse
-from detection.settings import FusionRule, PostprocessSettings
+from detection.prediction_settings import FusionRule, PostprocessSettings
 from divdet.engine.errors import UserError
 
 LIBRARY = {"wbf": ensemble_boxes.weighted_boxes_fusion, "nms": ensemble_boxes.nms,

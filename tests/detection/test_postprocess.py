@@ -26,7 +26,7 @@ from detection.postprocess import (
     member_boxes,
     postprocess,
 )
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from divdet.engine.errors import UserError
 
 

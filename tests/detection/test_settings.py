@@ -2,7 +2,8 @@
 
 import pytest
 
-from detection.settings import DataSettings, DetectionTrainSettings, PostprocessSettings, TrainDetection
+from detection.prediction_settings import PostprocessSettings
+from detection.settings import DataSettings, DetectionTrainSettings, TrainDetection
 from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
 

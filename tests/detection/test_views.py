@@ -19,8 +19,8 @@ from detection.evaluation.evaluate import score
 from detection.heads import Input
 from detection.models.head import DividedDetector
 from detection.postprocess import fuse
+from detection.prediction_settings import PostprocessSettings, ViewSettings
 from detection.preprocess import to_pixels
-from detection.settings import PostprocessSettings, ViewSettings
 from detection.views import Shown, cut_views, join_views, plan_views, tile_windows
 from divdet.commands import detect as command
 from divdet.commands.settings import Detect

@@ -28,7 +28,8 @@ from detection.settings import TrainDetection
 from divdet.commands import eval_cls
 from divdet.commands.eval_det import checkpoint_defaults
 from divdet.commands.import_checkpoint import import_checkpoint
-from divdet.commands.settings import EvaluateDetection, ImportCheckpoint
+from divdet.commands.network_settings import ImportCheckpoint
+from divdet.commands.settings import EvaluateDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import parse, to_dict
 from divdet.engine.files import write_json

@@ -24,7 +24,8 @@ from detection.postprocess import postprocess
 from detection.settings import TrainDetection
 from divdet.commands import eval_cls
 from divdet.commands.eval_det import checkpoint_defaults, evaluate
-from divdet.commands.settings import Detect, EvaluateDetection, ImportCheckpoint, Quickstart, Summary
+from divdet.commands.network_settings import ImportCheckpoint, Quickstart, Summary
+from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.commands.summary import print_summary
 from divdet.engine import cli
 from divdet.engine.cli import parse, to_yaml

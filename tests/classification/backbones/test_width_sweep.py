@@ -13,7 +13,7 @@ from classification.backbones.registry import (
     find_backbone,
 )
 from detection.models.ssd import create_ssd
-from divdet.commands.settings import Summary
+from divdet.commands.network_settings import Summary
 from divdet.commands.summary import print_summary
 from divdet.engine.errors import UserError
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from detection.class_rules import ClassRules
+from detection.boxes import ClassRules
 from detection.data.category_match import match_categories
 from detection.data.coco import load_annotations
 from detection.data.coco_results import load_results
 from detection.evaluation.class_choice import choose_results, choose_truth
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from divdet.commands import COMMANDS
 from divdet.engine.errors import UserError
 

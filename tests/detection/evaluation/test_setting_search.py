@@ -22,7 +22,7 @@ from detection.evaluation.intervals import compare
 from detection.evaluation.setting_search import difference, measure, search, variations
 from detection.kernels import nms
 from detection.models.head import create_detector
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from tests.detection.evaluation import cases
 from tests.detection.generated import shapes
 

@@ -15,9 +15,9 @@ from detection.models.coco_classes import COCO
 from detection.models.fcos_loss import match
 from detection.models.head import DividedDetector, LossOptions, create_detector
 from detection.postprocess import head_boxes
+from detection.prediction_settings import PostprocessSettings, RuntimeSettings
 from detection.preprocess import FromPixels
 from detection.runtimes.backends import create_network
-from detection.settings import PostprocessSettings, RuntimeSettings
 from detection.training.pretrained import load_pretrained
 from divdet.engine.checkpoint import check_weights
 from divdet.engine.errors import UserError

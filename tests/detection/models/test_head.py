@@ -16,8 +16,9 @@ from detection.drawing import save_image
 from detection.heads import HEADS, HeadSpec, Input
 from detection.models.head import DividedDetector, LossOptions, create_detector
 from detection.postprocess import Boxes, head_boxes
+from detection.prediction_settings import PostprocessSettings
 from detection.preprocess import to_input
-from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, PostprocessSettings, TrainDetection
+from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, TrainDetection
 from detection.training.train import train
 from divdet.commands.eval_det import evaluate
 from divdet.commands.settings import EvaluateDetection

@@ -13,7 +13,7 @@ from detection import Detector, create_ssd
 from detection.training.train import load_pretrained
 from divdet.commands.eval_cls import checkpoint_defaults
 from divdet.commands.import_checkpoint import import_checkpoint
-from divdet.commands.settings import ImportCheckpoint
+from divdet.commands.network_settings import ImportCheckpoint
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 from tests.reference import assert_probe, deterministic_images, deterministic_weights, released

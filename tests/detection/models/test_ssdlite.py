@@ -15,10 +15,10 @@ from classification.data.statistics import IMAGENET_STATISTICS
 from detection import Detector
 from detection.models.coco_classes import COCO
 from detection.models.head import DividedDetector, create_detector
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from detection.training.pretrained import load_pretrained
 from divdet.commands.import_checkpoint import import_checkpoint
-from divdet.commands.settings import ImportCheckpoint
+from divdet.commands.network_settings import ImportCheckpoint
 from divdet.engine.errors import UserError
 from tests.reference import deterministic_weight
 

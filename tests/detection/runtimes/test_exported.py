@@ -17,10 +17,11 @@ from torch import nn
 import divdet
 from detection import Detector
 from detection.models.head import create_detector
+from detection.prediction_settings import PostprocessSettings, RuntimeSettings
 from detection.runtimes.exported import saved_of
 from detection.runtimes.safe_program import read_known
 from detection.runtimes.sealed import onnx_entry, read_onnx, read_openvino, sealed_onnx, sealed_xml
-from detection.settings import ModelSettings, PostprocessSettings, RuntimeSettings, TrainDetection
+from detection.settings import ModelSettings, TrainDetection
 from divdet.commands import COMMANDS
 from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError

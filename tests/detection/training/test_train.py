@@ -15,7 +15,8 @@ from detection.detector import to_pixels
 from detection.drawing import save_image
 from detection.heads import Input
 from detection.postprocess import Boxes
-from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, PostprocessSettings, TrainDetection
+from detection.prediction_settings import PostprocessSettings
+from detection.settings import DataSettings, DetectionTrainSettings, ModelSettings, TrainDetection
 from detection.training.train import load_pretrained, train
 from divdet.commands.detect import detect
 from divdet.commands.eval_det import evaluate

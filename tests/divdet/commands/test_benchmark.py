@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from detection.models.head import DividedDetector
-from detection.settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings
 from divdet.commands import benchmark as benchmark_command
 from divdet.commands.benchmark import CANDIDATES, print_benchmark
-from divdet.commands.settings import Benchmark
+from divdet.commands.network_settings import Benchmark
 from divdet.engine.errors import UserError
 from divdet.engine.timing import side_by_side
 

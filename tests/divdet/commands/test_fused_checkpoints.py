@@ -11,8 +11,9 @@ import torch
 
 import divdet
 from detection import Detector
+from detection.prediction_settings import PostprocessSettings
 from detection.saved import create_model
-from detection.settings import ModelSettings, PostprocessSettings, TrainDetection
+from detection.settings import ModelSettings, TrainDetection
 from divdet.commands import COMMANDS
 from divdet.engine.checkpoint import Checkpoint, save
 from divdet.engine.cli import to_dict

@@ -13,8 +13,8 @@ from detection.data.faults import DataError
 from detection.data.prepare import read_splits
 from detection.settings import DataSettings
 from divdet.commands import COMMANDS
+from divdet.commands.data_settings import InspectData
 from divdet.commands.inspect_data import inspect_data
-from divdet.commands.settings import InspectData
 from divdet.engine.errors import UserError
 from tests.browser import CHROMIUM, Tags, console, width
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from divdet.commands.network_settings import Quickstart
 from divdet.commands.quickstart import quickstart
-from divdet.commands.settings import Quickstart
 from divdet.engine.errors import UserError
 
 

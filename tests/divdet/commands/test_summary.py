@@ -7,7 +7,7 @@ import pytest
 
 from classification.backbones.cost import summarize
 from divdet.commands import summary as summary_command
-from divdet.commands.settings import Summary
+from divdet.commands.network_settings import Summary
 from divdet.commands.summary import print_summary
 from divdet.engine.errors import UserError
 

@@ -11,8 +11,9 @@ import torch
 
 from detection import create_ssd
 from detection.evaluation.setting_search import Measured, Search, search
+from detection.prediction_settings import PostprocessSettings
 from detection.saved import saved_settings
-from detection.settings import ModelSettings, PostprocessSettings, TrainDetection
+from detection.settings import ModelSettings, TrainDetection
 from divdet.commands import COMMANDS
 from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict

@@ -9,7 +9,8 @@ from classification.settings import EvaluateClassification
 from divdet.commands import detect as prediction
 from divdet.commands import eval_cls, eval_det, quickstart
 from divdet.commands.benchmark import print_benchmark
-from divdet.commands.settings import Benchmark, Detect, EvaluateDetection
+from divdet.commands.network_settings import Benchmark
+from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.launch import processes
