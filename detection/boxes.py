@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from detection.prediction_settings import PostprocessSettings
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.prediction_settings import PostprocessSettings
 
 
 class Boxes(NamedTuple):

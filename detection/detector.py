@@ -110,7 +110,8 @@ class Detector:
             UserError: if the checkpoint is unreadable, foreign or inconsistent, the device does not exist, or the
                 runtime is not installed or cannot take the network.
         """
-        from detection.runtimes.backends import create_network, runtime_device
+        from detection.runtimes.backends import create_network
+        from detection.runtimes.running import runtime_device
 
         if Path(path).suffix in EXPORT_ENDINGS.values():
             from detection.runtimes.exported import load_exported

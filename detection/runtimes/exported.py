@@ -17,8 +17,8 @@ from detection.category_names import category_name
 from detection.heads import Input, input_of
 from detection.prediction_settings import EXPORT_ENDINGS, PostprocessSettings, RuntimeSettings
 from detection.preprocess import Network
-from detection.runtimes.backends import run_onnx, run_openvino, runtime_device
 from detection.runtimes.exporting import library
+from detection.runtimes.running import run_onnx, run_openvino, runtime_device
 from detection.runtimes.safe_program import read_known
 from detection.runtimes.sealed import read_onnx, read_openvino
 from detection.saved import saved_settings

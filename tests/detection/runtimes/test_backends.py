@@ -18,8 +18,9 @@ from detection.heads import Input
 from detection.images import read_image
 from detection.prediction_settings import RuntimeSettings
 from detection.preprocess import FromPixels, Normalize, to_input
-from detection.runtimes.backends import create_network, runtime_device
+from detection.runtimes.backends import create_network
 from detection.runtimes.fuse_conv_bn import fuse_conv_bn, fusible
+from detection.runtimes.running import runtime_device
 from detection.settings import ModelSettings, TrainDetection
 from divdet.commands.eval_det import evaluate
 from divdet.commands.settings import EvaluateDetection
