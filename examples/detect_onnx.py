@@ -10,17 +10,16 @@ import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 known = json.loads(session.get_modelmeta().custom_metadata_map["divdet"])
 size, letterbox, rule = known["input"]["size"], known["input"]["fit"] == "letterbox", known["config"]["postprocess"]
-if (rule["fusion_method"], rule["fusion_conf"], rule["member_weights"]) != ("wbf", "avg", None):
-    sys.exit("detect_onnx.py fuses by fusion_method wbf and fusion_conf avg, without member_weights: export with these")
+if other := [k for k, v in rule.items() if type(v) not in (int, float) and v not in ("wbf", "avg", None, False)]:
+    sys.exit(f"detect_onnx.py does weighted boxes fusion alone: export with the defaults of {', '.join(other)}")
 for file in sys.argv[2:]:
     image = cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB)  # turned upright by its EXIF orientation
     height, width = image.shape[:2]
     scale = size / (max(width, height) if letterbox else np.array([width, height]))
     filled = np.clip(np.round(scale * np.array([width, height])).astype(int), 1, size)  # pixels of the input
     image = cv2.resize(image, np.minimum(filled, [width, height]).tolist(), interpolation=cv2.INTER_AREA)
-    image = cv2.resize(image, filled.tolist(), interpolation=cv2.INTER_LINEAR)
     pixels = np.full((size, size, 3), (124, 116, 104), np.uint8)  # the mean color
-    pixels[: filled[1], : filled[0]] = image
+    pixels[: filled[1], : filled[0]] = cv2.resize(image, filled.tolist(), interpolation=cv2.INTER_LINEAR)
     boxes, scores, labels = (found[0] for found in session.run(None, {"images": pixels[None]}))  # [S, L]
     members, k = len(scores), 0
     kept = np.nonzero((scores > 0) & (scores >= (rule["fusion_skip"] if members > 1 else 0)))
@@ -37,4 +36,5 @@ for file in sys.argv[2:]:
     score = total[:k] / count[:k] * np.minimum(1, count[:k] / members)  # fusion_conf avg
     for c in np.argsort(-score, kind="stable"):
         box = np.clip(mean[c] * np.tile(size / filled, 2), 0, 1) * [width, height, width, height]
-        print(file, known["categories"][of[c]]["name"], f"{score[c]:.6f}", *(f"{value:.3f}" for value in box))
+        if (box[2:] > box[:2]).all():  # else it lies outside the image
+            print(file, known["categories"][of[c]]["name"], f"{score[c]:.6f}", *(f"{value:.3f}" for value in box))

@@ -16,6 +16,7 @@ from torch import nn
 
 import divdet
 from detection import Detector
+from detection.heads import Input
 from detection.models.head import create_detector
 from detection.prediction_settings import PostprocessSettings, RuntimeSettings
 from detection.runtimes.exported import saved_of
@@ -247,15 +248,24 @@ def test_a_program_that_could_run_code_is_refused(
         Detector.load(path)
 
 
-def test_the_example_needs_neither_torch_nor_divdet(folder: Path) -> None:
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_the_example_needs_neither_torch_nor_divdet(fit: str, folder: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_model_from_string(read_onnx(folder / "model.onnx"))
+    entry = next(entry for entry in model.metadata_props if entry.key == "divdet")
+    entry.value = entry.value.replace('"fit": "stretch"', f'"fit": "{fit}"')
+    file = tmp_path / "a.onnx"
+    file.write_bytes(sealed_onnx(model.SerializeToString()))
     guard = "import sys, runpy\n" + "\n".join(
         f"sys.modules[{name!r}] = None" for name in ("torch", "torchvision", "divdet", "detection", "classification")
     )
     run = f"{guard}\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
-    words = [sys.executable, "-c", run, str(EXAMPLE), str(folder / "model.onnx"), *images(folder)]
+    words = [sys.executable, "-c", run, str(EXAMPLE), str(file), *images(folder)]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     found = [[word.split() for word in lines if word.startswith(file)] for file in images(folder)]
-    for own, wanted in zip(found, Detector.load(folder / "best.pt", "cpu")(images(folder)), strict=True):
+    detector = Detector.load(file)
+    detector.model.input = Input(detector.input.size, fit)
+    for own, wanted in zip(found, detector(images(folder)), strict=True):
         assert len(own) == len(wanted) > 0
         rows = torch.tensor([[float(v) for v in words[2:]] for words in own])
         expected = torch.cat((wanted.scores[:, None], wanted.boxes), 1)
@@ -264,13 +274,22 @@ def test_the_example_needs_neither_torch_nor_divdet(folder: Path) -> None:
     assert len(EXAMPLE.read_text().splitlines()) <= 40
 
 
-def test_the_example_refuses_other_fusions(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"fusion_conf": "avg"', b'"fusion_conf": "max"'),
+        (b'"class_agnostic": false', b'"class_agnostic":  true'),
+        (b'"class_thresholds": null', b'"class_thresholds": [{}]'),
+    ],
+)
+def test_the_example_refuses_what_it_does_not_do(old: bytes, new: bytes, folder: Path, tmp_path: Path) -> None:
     model = (folder / "model.onnx").read_bytes()
-    (tmp_path / "a.onnx").write_bytes(model.replace(b'"fusion_conf": "avg"', b'"fusion_conf": "max"'))
+    (tmp_path / "a.onnx").write_bytes(model.replace(old, new))
     words = [sys.executable, str(EXAMPLE), str(tmp_path / "a.onnx"), *images(folder)]
     run = subprocess.run(words, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "fusion_conf avg" in run.stderr
+    key = old.decode().split('"')[1]
+    assert f"defaults of {key}" in run.stderr
     assert "Traceback" not in run.stderr + run.stdout
 
 
