@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from benchmarks.machine import describe, machine, table
 from detection import Detections, Detector, create_ssd
 from detection.heads import Input
-from detection.images import find_images, read_image
+from detection.images import read_image
 from detection.prediction_settings import PostprocessSettings, RuntimeSettings
 from detection.preprocess import Normalize, to_input
 from detection.runtimes.backends import create_network
+from detection.sources import find_images
 from divdet.engine.timing import side_by_side
 from divdet.engine.tuning import keep_freed_memory
 

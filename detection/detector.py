@@ -9,7 +9,7 @@ from itertools import islice
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -38,6 +38,25 @@ if TYPE_CHECKING:
     from divdet.engine.distributed import World
 
     ImageLike = str | PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+
+
+class Seen(NamedTuple):
+    """An image as the network sees it.
+
+    Attributes:
+        input: uint8 RGB ``[size, size, 3]``, see ``to_input``.
+        size: width and height of the image.
+        source: what ``Detections.source`` will be.
+    """
+
+    input: np.ndarray
+    size: tuple[int, int]
+    source: np.ndarray | str | Path | bytes | None
+
+
+def _source(image: Any, array: np.ndarray) -> np.ndarray | str | Path | bytes:
+    """What a result keeps of an image; of files their names alone, since their pixels may be many."""
+    return image if isinstance(image, str | PathLike | bytes) else array
 
 
 class Detector:
@@ -232,11 +251,25 @@ class Detector:
         orient, left = self.orientation != "stored", iter(images)
         while batch := list(islice(left, batch_size)):
             arrays = [as_rgb(image, name, bgr, orient) for name, image in batch]
-            inputs = torch.from_numpy(np.stack([to_input(array, self.input) for array in arrays]))
-            members, fused = self.detect(inputs, rules=rules)
-            for position, ((_, image), array) in enumerate(zip(batch, arrays, strict=True)):
-                own = [member[position] for member in members]
-                yield self._detections(fused[position], own, array.shape[1::-1], image, array)
+            seen = [self.see(array, _source(image, array)) for (_, image), array in zip(batch, arrays, strict=True)]
+            yield from self.find(seen, rules)
+
+    def see(self, image: np.ndarray, source: np.ndarray | str | Path | bytes | None = None) -> Seen:
+        """The first half of ``predict``, which threads may call beside ``find``.
+
+        Args:
+            image: uint8 RGB ``[H, W, 3]``.
+            source: what ``Detections.source`` will be.
+        """
+        return Seen(to_input(image, self.input), image.shape[1::-1], source)
+
+    def find(self, images: Sequence[Seen], rules: ClassRules) -> list[Detections]:
+        """The second half of ``predict``: what is found in images, by one forward pass."""
+        members, fused = self.detect(torch.from_numpy(np.stack([image.input for image in images])), rules=rules)
+        return [
+            self._detections(fused[position], [member[position] for member in members], image.size, image.source)
+            for position, image in enumerate(images)
+        ]
 
     def _predict_views(
         self, images: Iterable[tuple[str, Any]], batch_size: int, bgr: bool, rules: ClassRules, views: ViewSettings
@@ -248,17 +281,13 @@ class Detector:
         def read() -> Iterator[tuple[int, np.ndarray]]:
             for number, (name, image) in enumerate(images):
                 array = as_rgb(image, name, bgr, orient)
-                # Only names are kept of files: their pixels may be many
-                sources[number] = image, None if isinstance(image, str | PathLike | bytes) else array
+                sources[number] = _source(image, array)
                 yield number, array
 
         for found in self.detect_views(cut_views(read(), views, self.input, batch_size), rules):
-            yield self._detections(found.fused, found.members, found.size, *sources.pop(found.image))
+            yield self._detections(found.fused, found.members, found.size, sources.pop(found.image))
 
-    def _detections(
-        self, fused: Boxes, members: list[Boxes], size: tuple[int, int], image: Any, array: np.ndarray | None
-    ) -> Detections:
-        source = image if isinstance(image, str | PathLike | bytes) else array
+    def _detections(self, fused: Boxes, members: list[Boxes], size: tuple[int, int], source: Any) -> Detections:
         orient = self.orientation != "stored"
 
         def of(boxes: Boxes, members: tuple[Detections, ...] = ()) -> Detections:

@@ -1,11 +1,9 @@
-"""Finding image files, and reading images in the pixel layout that their boxes assume."""
+"""Reading images in the pixel layout that their boxes assume."""
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -14,17 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from divdet.engine.errors import UserError, printable
+from detection.addresses import fetch, is_address
+from divdet.engine.errors import UserError
 from divdet.engine.images import decode_image, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# What OpenCV decodes. HDR and PFM are not among them: they hold no 8- or 16-bit pixels.
-_FORMATS = (
-    "apng avif bmp dib gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo pam pbm pgm png pnm ppm ras tif tiff webp"
-)
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _EXIF_ORIENTATION = 0x0112
 # Names in PIL.Image.Transpose by EXIF orientation, from 2 on
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
@@ -38,7 +32,7 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, 
     frame is read.
 
     Args:
-        source: a path, or an encoded image.
+        source: a path, an http(s) address, or an encoded image.
         size: ``(width, height)`` by the annotations. If only the other layout (with or without the EXIF orientation)
             has that size, it is returned instead. If neither has, UserError is raised.
         orient: apply the EXIF orientation.
@@ -46,7 +40,10 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, 
     Returns:
         uint8 RGB ``[H, W, 3]``, contiguous.
     """
-    name, data = ("the image", source) if isinstance(source, bytes) else (str(source), read_bytes(source))
+    if isinstance(source, bytes):
+        name, data = "the image", source
+    else:
+        name, data = str(source), (fetch(source) if is_address(source) else read_bytes(source))
     image = decode_image(data, name, orient)
     if size is None or image.shape[1::-1] == tuple(size):
         return image
@@ -136,42 +133,3 @@ def _decode_pil(image: Image.Image, name: str, orient: bool) -> np.ndarray:
         return np.asarray(upright.convert("RGB"))
     except Exception as error:  # Pillow decodes here, and damaged EXIF raises many kinds
         raise UserError(f"{name} is a PIL image that cannot be decoded: {error}") from error
-
-
-def find_images(sources: Sequence[str | Path]) -> list[Path]:
-    """Returns the image files that ``sources`` name, each once, in order.
-
-    Prints how many files of other kinds were skipped, and how many subfolders were not searched.
-
-    Args:
-        sources: image files; folders, of which images are taken by suffix and sorted by name, without subfolders; and
-            glob patterns (``**`` for any depth), likewise. UserError if one of them has no image.
-    """
-    found: dict[str, Path] = {}
-    for source in sources:
-        images, others = _images_of(Path(source))
-        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(9))
-        subfolders = sum(path.is_dir() for path in Path(source).iterdir()) if os.path.isdir(source) else 0
-        if not images:
-            held = f" among {others.total()} files ({kinds})" if others else ""
-            held += f"; subfolders are searched by '{source}/**'" if subfolders else ""
-            raise UserError(
-                f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern"
-            )
-        if others:
-            print(printable(f"{source}: {len(images)} images; skipped {others.total()} other files ({kinds})"))
-        if subfolders:
-            print(printable(f"{source}: {subfolders} subfolders are not searched; '{source}/**' would"))
-        for image in images:
-            found.setdefault(os.path.abspath(image), image)
-    return list(found.values())
-
-
-def _images_of(source: Path) -> tuple[list[Path], Counter[str]]:
-    """Returns the images of a source, and counts its other files by suffix."""
-    if os.path.isfile(source):  # unlike Path.is_file also false for a name that is too long
-        return [source], Counter()
-    pattern = os.path.join(glob.escape(str(source)), "*") if os.path.isdir(source) else str(source)
-    files = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    return images, Counter(path.suffix.lower() for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)

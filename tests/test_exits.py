@@ -58,7 +58,7 @@ import os, signal, sys, warnings
 import cv2, torch
 from detection import Detector
 from detection.prediction_settings import RuntimeSettings
-from detection.images import find_images
+from detection.sources import find_images
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)

@@ -46,9 +46,9 @@ def read_splits(
     return training, validation
 
 
-def read_validation(data: EvalDataSettings, folder: Path) -> CocoAnnotations:
+def read_validation(data: EvalDataSettings, folder: Path | None, world: World | None = None) -> CocoAnnotations:
     """Reads and checks the validation split alone; see ``read_splits``."""
-    return _checked(data, ("val",), folder)[0]
+    return (world or World()).await_main(lambda: _checked(data, ("val",), folder))[0]
 
 
 def named_splits(data: EvalDataSettings, known: Known) -> list[Split]:

@@ -73,7 +73,11 @@ def score(
     """
     world = world or World()
     evaluators = [CocoEvaluator(annotations) for _ in range(1 + len(detector.model.members))]
-    records = annotations.images[world.replica :: world.replicas]
+    records = [  # whole batches, which are the same in any number of processes
+        record
+        for start in range(world.replica * batch_size, len(annotations.images), world.replicas * batch_size)
+        for record in annotations.images[start : start + batch_size]
+    ]
     several = views is not None and views.several
     if several:
         seen = _views(detector, records, batch_size, workers, views)
@@ -83,6 +87,7 @@ def score(
         for evaluator, own in zip(evaluators, [found.fused, *found.members], strict=True):
             boxes, scores, labels = to_pixels(own, *found.size, detector.input)
             evaluator.add(records[found.image].id, boxes.numpy(), scores.numpy(), labels.numpy())
+    world.await_all()  # the shares may take hours, and not the same time
     for evaluator in evaluators:
         for part in world.gather(evaluator.detections)[1:]:
             evaluator.detections |= part

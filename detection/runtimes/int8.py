@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from detection.images import find_images, read_image
+from detection.images import read_image
 from detection.preprocess import FromPixels, to_input
 from detection.runtimes.exporting import library, to_openvino
+from detection.sources import find_images
 from divdet.engine.errors import UserError
 from divdet.engine.signal_stack import kept_signal_stack
 

@@ -2,233 +2,267 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.data.annotations import CocoAnnotations, ImageRecord
-from detection.data.category_match import match_categories
-from detection.data.coco_results import image_of
+from detection.boxes import ClassRules
 from detection.data.dataset import read_record
-from detection.data.entry_values import Fault
-from detection.data.file_names import FileNames, number_in_name
-from detection.data.formats.read import read_annotations
-from detection.data.orientation import set_layouts
-from detection.detections import rounded
-from detection.detector import Detector
-from detection.drawing import draw_boxes, save_image
+from detection.detections import Detections, rounded
+from detection.detector import Detector, Seen
+from detection.drawing import save_image
 from detection.ensembles import Fusion
-from detection.images import find_images, read_image
+from detection.images import read_image
+from detection.outputs import draw, save_files
 from detection.prediction_settings import ViewSettings
-from detection.settings import EvalDataSettings
+from detection.sources import find_images, is_video
 from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.partial_results import PartialResults
+from divdet.commands.photo_sources import Photo, match_annotations, name_photos
+from divdet.commands.result_files import write_results
 from divdet.commands.settings import Detect
-from divdet.engine.devices import use_device
+from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
-from divdet.engine.files import make_folder, remove_unfinished, write_json
+from divdet.engine.files import make_folder, remove_unfinished, write_text
 from divdet.engine.fingerprint import digest, digest_file
+from divdet.engine.launch import processes
+from divdet.engine.pipeline import in_threads
 from divdet.engine.progress import progress
-from divdet.engine.stopping import Stopped, stop_on_signals
+from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
+
+_AHEAD = 4  # batches that are read before the network needs them, and that wait to be written
 
 
-class _Source(NamedTuple):
-    """An image to detect in."""
+class _Read(NamedTuple):
+    """An image that was read, or why it was not."""
 
-    path: Path
-    picture: Path  # where it is drawn
-    image_id: int | str  # written to detections.json, as file_name
-    file_name: str
-    record: ImageRecord | None  # of the annotations, where given
+    photo: Photo
+    image: np.ndarray | None  # None, too, where it is not needed any more
+    seen: Seen | None
+    error: str | None
 
 
-def detect(config: Detect) -> list[dict[str, Any]]:
+class _Batch(NamedTuple):
+    number: int
+    images: list[_Read]
+    found: list[Detections]
+
+
+def detect(config: Detect) -> Path:
     """Draw what is found in each image of ``config.sources`` and write detections.json.
 
     Boxes are in the pixels of the image as it is read: upright (EXIF), unless ``data.orientation`` or the annotations
     say otherwise. ``image_id`` and ``file_name`` are those of ``data.val_annotations`` where given; else ``image_id``
     is the number that is the file's name (COCO's file names are image ids), or the name. Every finished batch is kept
-    in detections.part.jsonl, from which a stopped run continues with ``resume``.
+    in detections.part.jsonl, from which a stopped run continues with ``resume``. Under torchrun each process takes its
+    share of the batches.
 
     Returns:
-        The entries of detections.json.
+        The path of detections.json.
 
     Raises:
         UserError: for unusable input; for images that cannot be read only after all others are done.
-        Stopped: after SIGINT or SIGTERM, when the current batch is saved.
+        Stopped: after SIGINT or SIGTERM, when the batches that had begun are saved.
     """
     if not config.checkpoint:
         raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
-    paths = find_images(config.sources)
-    detector = _load(config)
-    records, category_ids, named = {}, detector.category_ids, False
-    if config.data.val_annotations or config.data.path:
-        records, annotations = _match_annotations(paths, config.data, detector)
-        category_ids, named = annotations.category_ids, annotations.named
-    folder = make_folder(config.output or "runs/detect")
-    sources = _sources(paths, records, named, folder)
-    partial = PartialResults(
-        folder / "detections.part.jsonl", _run_settings(config, paths, records, category_ids), config.resume == "auto"
-    )
-    if partial.batches:
-        print(f"resuming {partial.path} after {len(partial.batches)} batches")
-    elif (folder / "detections.json").exists():
-        print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its pictures stay")
-    step = 1 if config.tile else config.batch_size  # images that need tiles are large: one in memory at a time
-    batches = [sources[start : start + step] for start in range(0, len(sources), step)]
-    batches = batches[len(partial.batches) :]
-    for path in [folder / "detections.json", *(source.picture for source in batches[0] if batches)]:
-        remove_unfinished(path)  # of a run that was killed while it wrote
-    left = sum(map(len, batches))
-    with stop_on_signals() as stopping:
-        for batch in progress(batches, "detecting", unit="batch"):
-            partial.add(_detect_batch(batch, detector, category_ids, config))
-            left -= len(batch)
-            if stopping.signal and left:
-                raise Stopped(
-                    stopping.signal,
-                    f"stopped, {left} of {len(paths)} images are left; {partial.path} holds what was found: continue "
-                    "with --resume auto",
-                )
-    return _finish(partial, folder, config)
+    if any(map(is_video, config.sources)):
+        from divdet.commands.detect_stream import detect_stream  # imported here: most runs have photos
+
+        return detect_stream(config)
+    with processes(config.device, 1, False) as (world, device):
+        config = replace(config, device=str(device))
+        folder = Path(config.output or "runs/detect")
+        paths = world.await_main(lambda: find_images(config.sources, folder))
+        detector = load_detector(config)
+        run = _Run(config, detector, folder, paths, world)
+        run.go()
+        world.await_all()
+    if world.is_main_process:  # the others need not wait
+        run.finish()
+    return folder / "detections.json"
 
 
-def _load(config: Detect) -> Detector | Fusion:
+def load_detector(config: Detect) -> Detector | Fusion:
+    """The detector of a checkpoint, or the fusion of several."""
     if len(checkpoints_of(config)) > 1:
         return load_fusion(config)
-    use_device(config.device)
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     if detector.rules.kept is not None:
         print(f"classes: {detector.rules.describe(detector.names)}")
     return detector
 
 
-def _match_annotations(
-    paths: list[Path], data: EvalDataSettings, detector: Detector | Fusion
-) -> tuple[dict[Path, ImageRecord], CocoAnnotations]:
-    """Return the record of each image in the annotations, with the image as its file; and the annotations."""
-    annotations = read_annotations(data, "val", need_images=bool(data.val_images))
-    annotations = match_categories(detector.category_ids, detector.names, annotations)
-    names = FileNames(annotations)
-    folder = data.val_images and os.path.realpath(data.val_images)
-    records: dict[Path, ImageRecord] = {}
-    problems: list[str] = []
-    for path in paths:
-        name = str(path)
-        if folder:
-            name = Path(os.path.relpath(os.path.join(os.path.realpath(path.parent), path.name), folder)).as_posix()
+class Finder:
+    """Runs a detector as the settings say, on batches of images that threads have prepared."""
+
+    def __init__(self, detector: Detector | Fusion, config: Detect) -> None:
+        self.detector, self.config = detector, config
+        self.by_parts = isinstance(detector, Detector) and not config.several
+        if self.by_parts:
+            settings = detector.settings
+            self.rules = ClassRules.of(settings, detector.names, detector.category_ids, config.score_threshold)
+
+    def prepare(self, image: np.ndarray) -> Seen | None:
+        """What a thread can do of the work on an image, uint8 RGB ``[H, W, 3]``."""
+        return self.detector.see(image) if self.by_parts else None
+
+    def find(self, images: Sequence[np.ndarray | None], seen: Sequence[Seen | None]) -> list[Detections]:
+        """What is found in each image; without ``by_parts`` the images themselves are needed."""
+        if self.by_parts:
+            return self.detector.find(seen, self.rules) if seen else []
+        how: dict[str, Any] = {}
+        if isinstance(self.detector, Detector):  # a fusion calls its detectors with one whole image at a time
+            how = {one.name: getattr(self.config, one.name) for one in fields(ViewSettings)}
+            how["batch_size"] = self.config.batch_size
+        return self.detector.predict(images, self.config.score_threshold, **how)
+
+
+class _Run:
+    """One process's part of a run over photos."""
+
+    def __init__(
+        self, config: Detect, detector: Detector | Fusion, folder: Path, paths: list[str], world: World
+    ) -> None:
+        self.config, self.detector, self.folder, self.finder = config, detector, folder, Finder(detector, config)
+        records, self.category_ids, named = {}, detector.category_ids, False
+        if config.data.val_annotations or config.data.path:
+            records, annotations = match_annotations(paths, config.data, detector)
+            self.category_ids, named = annotations.category_ids, annotations.named
+        self.photos = name_photos(paths, records, named, folder)
+        make_folder(folder)
+        settings = _run_settings(config, paths, records, self.category_ids)
+        self.partial = partial = PartialResults(folder, settings, config.resume == "auto", world)
+        if partial.done:
+            print(f"resuming {partial.path} after {len(partial.done)} batches")
+        elif (folder / "detections.json").exists():
+            print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its pictures stay")
+        # Images that need tiles are large: one in memory at a time
+        self.step = 1 if config.tile else config.batch_size
+        left = [number for number in range(-(-len(paths) // self.step)) if number not in partial.done]
+        self.numbers = left[world.replica :: world.replicas]
+        self.workers = config.workers
+        if self.workers is None:
+            self.workers = min(8, os.cpu_count() or 1)
+
+    def go(self) -> None:
+        """Runs the detector on this process's batches."""
+        ahead = _AHEAD * self.step
+        soon = [self._photos(number) for number in self.numbers[: 2 * _AHEAD + 1]]
+        left_behind = [self.folder / photo.picture for batch in soon for photo in batch]
+        remove_unfinished(self.folder / "detections.json", *left_behind)  # of a run that was killed while it wrote
+        left = sum(len(self._photos(number)) for number in self.numbers)
+        with stop_on_signals() as stopping:
+            bar = progress((), "detecting", unit="image", total=left)
+            found = self._found(stopping, ahead)
+            for number, images, unreadable in in_threads(self._write, found, self.workers, _AHEAD):
+                self.partial.add(number, images, unreadable)
+                bar.update(len(images) + len(unreadable))
+                left -= len(images) + len(unreadable)
+            bar.close()
+            if stopping.signal and left:
+                raise Stopped(
+                    stopping.signal,
+                    f"stopped, {left} of {len(self.photos)} images are left; {self.partial.path} holds what was "
+                    "found: continue with --resume auto",
+                )
+
+    def _photos(self, number: int) -> list[Photo]:
+        return self.photos[number * self.step : (number + 1) * self.step]
+
+    def _found(self, stopping: Stopping, ahead: int) -> Iterator[_Batch]:
+        """What is found in each batch, until a signal comes."""
+        photos = (photo for number in self.numbers for photo in self._photos(number))
+        reads = in_threads(self._read, photos, self.workers, ahead)
+        for number in self.numbers:
+            batch = list(islice(reads, len(self._photos(number))))
+            good = [read for read in batch if read.error is None]
+            yield _Batch(number, batch, self.finder.find([r.image for r in good], [r.seen for r in good]))
+            if stopping.signal:
+                return
+
+    def _read(self, photo: Photo) -> _Read:
+        upright = self.config.data.orientation != "stored"
         try:
-            records[path] = annotations.images[names.find(name)]
-            records[path].path = path
-        except Fault as fault:
-            problems.append(f"{path} {fault}")
-    if problems:
-        missing = f"{len(problems)} of the {len(paths)} images"
-        raise UserError(f"{missing} are not in the annotations, the first: {problems[0]}")
-    if names.by_base:
-        print(f"{annotations.path}: {names.describe_by_base()}")
-    if not folder:
-        annotations.counts += set_layouts(annotations.images, annotations.truth, data.orientation)
-    print(f"{annotations.path}: {annotations.describe()}")
-    return records, annotations
+            image = read_record(photo.record) if photo.record else read_image(photo.path, orient=upright)
+        except UserError as error:
+            return _Read(photo, None, None, str(error))
+        seen = self.finder.prepare(image)
+        drawn = not self.config.no_pictures or self.config.save
+        return _Read(photo, image if drawn or seen is None else None, seen, None)
+
+    def _write(self, batch: _Batch) -> tuple[int, list[dict[str, Any]], list[str]]:
+        """Draws a batch; returns its results, without the classes that annotations do not list."""
+        config, names, results = self.config, self.detector.names, []
+        good = [read for read in batch.images if read.error is None]
+        for (photo, image, seen, _), found in zip(good, batch.found, strict=True):
+            if not config.no_pictures:
+                members = config.score_threshold if config.show == "members" else None
+                save_image(self.folder / photo.picture, draw(image, found, names, members))
+            if config.save:
+                save_files(config.save, self.folder, os.path.splitext(photo.picture)[0], image, found, names)
+            width, height = seen.size if seen else image.shape[1::-1]
+            results.append(
+                {"image_id": photo.image_id, "file_name": photo.file_name, "width": width, "height": height}
+                | {"objects": objects_of(found, names, self.category_ids)}
+            )
+        return batch.number, results, [read.error for read in batch.images if read.error is not None]
+
+    def finish(self) -> None:
+        """Write detections.json of all batches; raise UserError for images that could not be read."""
+        images = empty = objects = 0
+        unreadable: list[str] = []
+        for batch in self.partial.batches():
+            images += len(batch["images"])
+            empty += sum(not image["objects"] for image in batch["images"])
+            objects += sum(len(image["objects"]) for image in batch["images"])
+            unreadable += batch["unreadable"]
+        if images:
+            save, folder = self.config.save or (), self.folder
+            write_results(
+                lambda: (image for batch in self.partial.batches() for image in batch["images"]), folder, save
+            )
+            if "yolo" in save:
+                write_text("\n".join(self.detector.names) + "\n", folder / "labels" / "classes.txt")
+            apart = " (class_thresholds apart)" if self.config.postprocess.class_thresholds else ""
+            found = f"{objects} objects at score ≥ {self.config.score_threshold:g}{apart} in {images} images"
+            print(f"{found} ({empty} without any); wrote {folder}")
+        self.partial.remove()
+        if len(unreadable) > 1:
+            print(*unreadable, sep="\n", file=sys.stderr)
+        if unreadable:
+            count = f"{len(unreadable)} of {images + len(unreadable)}" if images else f"none of the {len(unreadable)}"
+            verb = "could not be read" if images else "could be read"
+            raise UserError(f"{count} images {verb}, the first: {unreadable[0]}")
 
 
-def _sources(paths: list[Path], records: dict[Path, ImageRecord], named: bool, folder: Path) -> list[_Source]:
-    """Choose picture names and image ids that no two files share.
-
-    Files of one name from several folders get numbered pictures. A number that two files share (7.jpg and 007.jpg) is
-    the id of the first; that of the other is its picture's name.
-    """
-    sources: list[_Source] = []
-    pictures: set[str] = set()
-    ids: set[int | str] = set()
-    originals = {path.resolve() for path in paths}
-    for path in paths:
-        suffix = path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-        name, number = path.stem + suffix, 2
-        while name in pictures:
-            name, number = f"{path.stem}_{number}{suffix}", number + 1
-        pictures.add(name)
-        if (folder / name).resolve() in originals:
-            raise UserError(f"{folder / name}: the picture would overwrite this source; choose another --output")
-        if record := records.get(path):
-            image_id, file_name = image_of(record, named)["image_id"], record.file_name
-        else:
-            image_id, file_name = number_in_name(path.name), str(path)
-            image_id = Path(name).stem if image_id is None or image_id in ids else image_id
-        ids.add(image_id)
-        sources.append(_Source(path, folder / name, image_id, file_name, record))
-    return sources
+def objects_of(found: Detections, names: Sequence[str], category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
+    """The objects of an image as ``result_files`` has them, without classes whose id is None."""
+    boxes, scores = (values.tolist() for values in rounded(found.boxes.numpy(), found.scores.numpy()))
+    return [
+        {"category_id": category_ids[label], "category": names[label], "bbox": box, "score": score}
+        for box, score, label in zip(boxes, scores, found.labels.tolist(), strict=True)
+        if category_ids[label] is not None
+    ]
 
 
 def _run_settings(
-    config: Detect, paths: list[Path], records: dict[Path, ImageRecord], category_ids: Sequence[int | None]
+    config: Detect, paths: list[str], records: dict[str, Any], category_ids: Sequence[int | None]
 ) -> dict[str, Any]:
     """What the results depend on: settings, and digests of the checkpoint, the annotations and the images' names."""
-    left_out = ("output", "device", "seed", "resume")
+    left_out = ("output", "device", "seed", "resume", "workers")
     settings = {key: value for key, value in asdict(config).items() if key not in left_out}
     digests = ",".join(digest_file(path) for path in checkpoints_of(config))
-    settings["checkpoint"], settings["sources"] = digests, digest(list(map(str, paths)))
+    settings["checkpoint"], settings["sources"] = digests, digest(paths)
     if records:
         named = [
             (record.id, record.file_name, record.width, record.height, record.upright) for record in records.values()
         ]
         settings["data"] |= {"val_annotations": digest(named, list(category_ids))}
     return settings
-
-
-def _detect_batch(
-    batch: Sequence[_Source], detector: Detector | Fusion, category_ids: Sequence[int | None], config: Detect
-) -> dict[str, Any]:
-    """Detect and draw; return a batch of ``PartialResults``, without the classes that annotations do not list."""
-    images: list[tuple[_Source, np.ndarray]] = []
-    unreadable: list[str] = []
-    upright = config.data.orientation != "stored"
-    for source in batch:
-        try:
-            image = read_record(source.record) if source.record else read_image(source.path, orient=upright)
-            images.append((source, image))
-        except UserError as error:
-            unreadable.append(str(error))
-    how: dict[str, Any] = {}
-    if isinstance(detector, Detector):  # a fusion calls its detectors with one whole image at a time
-        how = {"batch_size": config.batch_size} | {one.name: getattr(config, one.name) for one in fields(ViewSettings)}
-    found = detector.predict([image for _, image in images], config.score_threshold, **how)
-    entries: list[dict[str, Any]] = []
-    for (source, image), detections in zip(images, found, strict=True):
-        boxes, labels, scores = detections.boxes.numpy(), detections.labels.numpy(), detections.scores.numpy()
-        save_image(source.picture, draw_boxes(image, boxes, labels, detector.names, scores))
-        columns = (values.tolist() for values in (*rounded(boxes, scores), labels))
-        for box, score, label in zip(*columns, strict=True):
-            if category_ids[label] is None:
-                continue
-            of_image = {"image_id": source.image_id, "file_name": source.file_name}
-            category = {"category_id": category_ids[label], "category": detector.names[label]}
-            entries.append(of_image | category | {"bbox": box, "score": score})
-    empty = sum(not len(detections) for detections in found)
-    return {"images": len(images), "empty": empty, "entries": entries, "unreadable": unreadable}
-
-
-def _finish(partial: PartialResults, folder: Path, config: Detect) -> list[dict[str, Any]]:
-    """Write detections.json of all batches; raise UserError for images that could not be read."""
-    images, empty = (sum(batch[key] for batch in partial.batches) for key in ("images", "empty"))
-    entries = [entry for batch in partial.batches for entry in batch["entries"]]
-    unreadable = [message for batch in partial.batches for message in batch["unreadable"]]
-    if images:
-        write_json(entries, folder / "detections.json")
-        apart = " (class_thresholds apart)" if config.postprocess.class_thresholds else ""
-        found = f"{len(entries)} objects at score ≥ {config.score_threshold:g}{apart} in {images} images"
-        print(f"{found} ({empty} without any); wrote {folder}")
-    partial.remove()
-    if len(unreadable) > 1:
-        print(*unreadable, sep="\n", file=sys.stderr)
-    if unreadable:
-        count = f"{len(unreadable)} of {images + len(unreadable)}" if images else f"none of the {len(unreadable)}"
-        verb = "could not be read" if images else "could be read"
-        raise UserError(f"{count} images {verb}, the first: {unreadable[0]}")
-    return entries

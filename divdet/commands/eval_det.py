@@ -1,7 +1,7 @@
 """The eval_det command: a detector's COCO numbers, or those of a results file."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,13 @@ from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection, Export
 from divdet.engine import checkpoint
-from divdet.engine.devices import use_device
+from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
+from divdet.engine.launch import processes
 
-Work = Callable[[EvaluateDetection, Path | None, Rules], tuple[CocoAnnotations, Evaluation]]
+Work = Callable[[EvaluateDetection, Path | None, Rules, World], tuple[CocoAnnotations, Evaluation]]
 _OF_CHECKPOINTS = ("postprocess", "batch_size", "tile", "tta", "runtime", "precision", "concurrency", "devices")
 
 
@@ -82,20 +83,27 @@ def evaluate_calls(detectors: Fusion, config: EvaluateDetection) -> dict[str, An
     if config.report and not config.output:
         raise UserError("report is set without output: give the folder to write report.html into")
 
-    def run(config: EvaluateDetection, folder: Path | None, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
+    def run(
+        config: EvaluateDetection, folder: Path | None, rules: Rules, world: World
+    ) -> tuple[CocoAnnotations, Evaluation]:
+        _refuse_processes(world, "detectors from Python are")
         return _run_fusion(detectors, config, folder, rules)
 
     return _evaluate(config, run, Path(config.output) if config.output else None)
 
 
 def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dict[str, Any]:
-    """Runs ``work``, prints what it found, and writes it into ``folder``."""
+    """Runs ``work``, prints what it found, and writes it into ``folder``; of several processes the main one alone."""
     if config.compare and not Path(config.compare).is_file():  # said before the detector runs
         raise UserError(f"compare is {config.compare}, which is no file: give a COCO results file")
     rules = Rules(config.max_dets, tuple(config.sizes or COCO_SIZES))
-    annotations, found = work(config, folder, rules)
-    others = _read_results(config.compare, annotations) if config.compare else None
+    with processes(config.device, 1, False) as (world, device):
+        config = replace(config, device=str(device))
+        annotations, found = work(config, folder, rules, world)
     metrics = found.metrics
+    if not world.is_main_process:
+        return metrics
+    others = _read_results(config.compare, annotations) if config.compare else None
     if config.verify:
         coco_metrics.verify(annotations, found.fused, metrics, rules)
         print("verified: pycocotools gives the same 12 numbers")
@@ -123,7 +131,10 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
     return metrics
 
 
-def _score_file(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
+def _score_file(
+    config: EvaluateDetection, folder: Path, rules: Rules, world: World
+) -> tuple[CocoAnnotations, Evaluation]:
+    _refuse_processes(world, "--detections is")
     if (config.runtime, config.precision, config.concurrency) != ("torch", "float32", "sequential"):
         raise UserError("--detections is scored as it is: leave out --runtime, --precision and --concurrency")
     if config.several:
@@ -151,11 +162,19 @@ def _read_results(path: str, annotations: CocoAnnotations) -> Results:
     return results
 
 
-def _run_checkpoint(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
-    use_device(config.device)
+def _refuse_processes(world: World, what: str) -> None:
+    if world.size > 1:
+        raise UserError(f"{what} evaluated by one process: start it without torchrun")
+
+
+def _run_checkpoint(
+    config: EvaluateDetection, folder: Path, rules: Rules, world: World
+) -> tuple[CocoAnnotations, Evaluation]:
+    if config.several:
+        _refuse_processes(world, "--tile and --tta are")
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
-    annotations = read_validation(config.data, folder)
+    annotations = read_validation(config.data, folder, world)
     if detector.rules.kept is not None:  # a detector of some of the annotations' classes can be evaluated on them
         print(f"classes: {detector.rules.describe(detector.names)}")
         wanted = {name for name, kept in zip(detector.names, detector.rules.kept.tolist(), strict=True) if kept}
@@ -165,15 +184,19 @@ def _run_checkpoint(config: EvaluateDetection, folder: Path, rules: Rules) -> tu
     print(f"{annotations.path}: {annotations.describe()}")
     workers = min(2, torch.get_num_threads() - 1) if detector.device.type == "cpu" else 4
     with explained(config.batch_size, None, "nothing was written", section=""):
-        found = score(detector, annotations, config.batch_size, workers, views=config, rules=rules)
+        found = score(detector, annotations, config.batch_size, workers, world, views=config, rules=rules)
     found.metrics["postprocess"] = asdict(detector.resolved_settings())
     found.metrics["views"] = {field.name: getattr(config, field.name) for field in fields(ViewSettings)}
     found.metrics["runtime"], found.metrics["precision"] = config.runtime, config.precision
-    save_results(found.fused, annotations, folder / "detections.json")
+    if world.is_main_process:
+        save_results(found.fused, annotations, folder / "detections.json")
     return annotations, found
 
 
-def _run_checkpoints(config: EvaluateDetection, folder: Path, rules: Rules) -> tuple[CocoAnnotations, Evaluation]:
+def _run_checkpoints(
+    config: EvaluateDetection, folder: Path, rules: Rules, world: World
+) -> tuple[CocoAnnotations, Evaluation]:
+    _refuse_processes(world, "several checkpoints are")
     return _run_fusion(load_fusion(config), config, folder, rules)
 
 

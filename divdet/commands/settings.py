@@ -16,7 +16,7 @@ from detection.prediction_settings import (
 )
 from detection.settings import EvalDataSettings
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, check_range
+from divdet.engine.settings import CommonSettings, check_choice, check_range
 
 
 @dataclass(kw_only=True)
@@ -34,6 +34,7 @@ class _Prediction(ViewSettings, RuntimeSettings, CommonSettings):
         self.postprocess = replace(self.postprocess, **{k: value for k, value in given.items() if value is not None})
 
 
+SAVED = ("crops", "csv", "jsonl", "yolo")  # of detect.py, on request
 ExportFormat = Literal["onnx", "openvino", "torch"]
 
 
@@ -85,11 +86,12 @@ class EvaluateDetection(_Prediction):
 
 @dataclass
 class Detect(_Prediction):
-    """Draws what a detector finds in images.
+    """Draws what a detector finds in images or videos.
 
     Attributes:
         checkpoint: a train_det.py checkpoint, or what export.py made of one; several, separated by commas, are fused.
-        sources: image files, folders or globs.
+        sources: image files, folders, globs, http(s) addresses, or - for a list on stdin; or a video, camera:0, or the
+            address of a stream.
         score_threshold: lowest score that is drawn and written.
         postprocess: how boxes are made from the outputs; default: the checkpoint's.
         batch_size: inputs of the network per forward pass: images, or their tiles and other views.
@@ -99,6 +101,14 @@ class Detect(_Prediction):
         data: annotations whose image ids and file names are written (without them an image's id is the number that
             is its file's name, or else the name), and data.orientation, by default the checkpoint's.
         resume: auto continues a stopped run in the output folder, if there is one.
+        no_pictures: write results alone.
+        save: further files, separated by commas: crops (of objects, by class), csv, jsonl (a line an image), yolo
+            (label files with scores).
+        show: fused draws the final boxes, members also those of each member, in panels.
+        workers: threads that read and write images; 0 does one after the other; default: one for each core, at most 8.
+        frames: of a video or stream, all frames or the newest: those that come while the network works are passed over;
+            default: all of files, the newest of cameras and streams.
+        max_frames: how many frames to take; default: until the end, or Ctrl-C.
     """
 
     checkpoint: str | None = None
@@ -107,12 +117,27 @@ class Detect(_Prediction):
     batch_size: int = 8
     data: EvalDataSettings = field(default_factory=EvalDataSettings)
     resume: Literal["auto"] | None = None
+    no_pictures: bool = False
+    save: list[str] | str | None = None
+    show: Literal["fused", "members"] = "fused"
+    workers: int | None = None
+    frames: Literal["all", "newest"] | None = None
+    max_frames: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_batch_size(self.batch_size)
         if self.resume not in ("auto", None):
             raise UserError(f"resume is {self.resume!r}: the only choice is auto")
+        if isinstance(self.save, str):
+            self.save = [part.strip() for part in self.save.split(",") if part.strip()]
+        if unknown := [kind for kind in self.save or () if kind not in SAVED]:
+            raise UserError(f"save names {unknown[0]!r}: choose of {', '.join(SAVED)}, separated by commas")
+        check_choice("show", self.show, Literal["fused", "members"])
+        if self.workers is not None and not 0 <= self.workers <= 256:
+            raise UserError(f"workers is {self.workers}: choose 0 to 256")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UserError(f"max_frames is {self.max_frames}: choose at least 1")
         if self.data.val_images and not (self.data.val_annotations or self.data.path):
             raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
         if not 0 <= self.score_threshold <= 1:

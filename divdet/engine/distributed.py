@@ -128,6 +128,15 @@ class World:
             raise UserError("the first process has stopped: its message says why")
         return outcome[0]
 
+    def await_all(self) -> None:
+        """Waits for all processes, for hours if need be; UserError if one of them has died."""
+        if self.mesh is not None:
+            patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            try:
+                dist.barrier(group=patient)
+            except RuntimeError as error:  # the base class of torch.distributed's errors
+                raise UserError(process_fault(str(error)) or str(error)) from error
+
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all processes; ``values`` stays as it is."""
         if self.mesh is not None:

@@ -64,13 +64,21 @@ def _unfinished(path: Path) -> str:
     return f".{number:08x}."
 
 
-def remove_unfinished(path: Path) -> None:
-    """Removes temporary files that killed processes left; no other process may be writing ``path``."""
-    for left in path.parent.glob(f"{_unfinished(path)}*.tmp"):
-        try:
-            left.unlink()
-        except OSError as error:
-            raise UserError(f"{left}: is left from a killed run and cannot be removed ({error.strerror})") from error
+def remove_unfinished(*paths: Path) -> None:
+    """Removes temporary files that killed processes left; no other process may be writing ``paths``."""
+    prefixes: dict[Path, set[str]] = {}
+    for path in paths:
+        prefixes.setdefault(path.parent, set()).add(_unfinished(path))
+    for folder, names in prefixes.items():
+        for left in folder.glob(".????????.*.tmp"):
+            if left.name[:10] not in names:
+                continue
+            try:
+                left.unlink()
+            except OSError as error:
+                raise UserError(
+                    f"{left}: is left from a killed run and cannot be removed ({error.strerror})"
+                ) from error
 
 
 def write_text(text: str, path: Path) -> None:

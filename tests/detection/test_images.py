@@ -1,6 +1,7 @@
 """Decoding against Pillow, damaged files, and which files a source names."""
 
 import io
+import os
 import subprocess
 import sys
 import zlib
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from detection.images import IMAGE_SUFFIXES, find_images, read_image
+from detection.images import read_image
+from detection.sources import IMAGE_SUFFIXES, find_images
 from divdet.engine.errors import UserError
 
 HEIGHT, WIDTH = 37, 53
@@ -192,17 +194,17 @@ def tree(tmp_path: Path) -> Path:
 
 def test_sources(tree: Path) -> None:
     def found(*sources: str) -> list[str]:
-        return [str(path.relative_to(tree)) for path in find_images([str(tree / source) for source in sources])]
+        return [os.path.relpath(path, tree) for path in find_images([str(tree / source) for source in sources])]
 
     assert found("b.JPG") == ["b.JPG"]
-    assert found("") == ["a.png", "b.JPG"]
-    assert found("sub", "a.png") == ["sub/c.jpeg", "a.png"]
-    assert found("b.JPG", "", "*.png") == ["b.JPG", "a.png"]
+    assert found("") == ["a.png", "b.JPG", "odd[1]/e.bmp", "sub/c.jpeg", "sub/deeper/d.webp"]
+    assert found("sub", "a.png") == ["sub/c.jpeg", "sub/deeper/d.webp", "a.png"]
+    assert found("b.JPG", "sub/deeper", "*.png") == ["b.JPG", "sub/deeper/d.webp", "a.png"]
     assert found("**") == ["a.png", "b.JPG", "odd[1]/e.bmp", "sub/c.jpeg", "sub/deeper/d.webp"]
     assert found("**/*.webp") == ["sub/deeper/d.webp"]
     assert found("s*/*") == ["sub/c.jpeg"]
     assert found("odd[1]") == ["odd[1]/e.bmp"]
-    assert find_images([tree / "a.png"]) == [tree / "a.png"]
+    assert find_images([tree / "a.png"]) == [str(tree / "a.png")]
     assert find_images([]) == []
 
 
@@ -218,8 +220,8 @@ def test_files_that_are_left_out_are_counted_by_kind(tree: Path, capsys: pytest.
     ):
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).touch()
-    assert [path.name for path in find_images([tree / "mixed"])] == ["c.MPO", "d.avif", "e.jp2"]
-    assert capsys.readouterr().out == f"{tree}/mixed: 3 images; skipped 3 other files (2 .heic, 1 without suffix)\n"
+    assert [os.path.basename(path) for path in find_images([tree / "mixed"])] == ["c.MPO", "d.avif", "e.jp2"]
+    assert capsys.readouterr().out == f"{tree}/mixed: 3 images; skipped 3 others (2 .heic, 1 without suffix)\n"
     with pytest.raises(UserError, match=r"none: no image found among 1 files \(1 \.heic\)"):
         find_images([tree / "none"])
 
@@ -276,13 +278,30 @@ def test_nothing_is_printed_of_a_cut_off_png(capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr().err == ""
 
 
-def test_subfolders_that_are_not_searched_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "photos/more").mkdir(parents=True)
-    for name in ("a.png", "more/b.png"):
-        cv2.imwrite(str(tmp_path / "photos" / name), np.zeros((4, 4, 3), np.uint8))
-    assert [path.name for path in find_images([tmp_path / "photos"])] == ["a.png"]
-    assert f"{tmp_path}/photos: 1 subfolders are not searched; '{tmp_path}/photos/**' would" in capsys.readouterr().out
-    assert [path.name for path in find_images([f"{tmp_path}/photos/**"])] == ["a.png", "b.png"]
-    (tmp_path / "photos/a.png").unlink()
-    with pytest.raises(UserError, match=r"no image found; subfolders are searched by '.*/photos/\*\*'"):
-        find_images([tmp_path / "photos"])
+def test_folders_are_searched_all_the_way_down(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """But for hidden folders, links to folders, and the folder of results; they are counted."""
+    folder = tmp_path / "photos"
+    for name in ("a.png", "more/b.png", ".hidden/c.png", "more/.thumbnail.png", "out/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "more/round").symlink_to(folder, target_is_directory=True)
+    assert [os.path.relpath(path, folder) for path in find_images([folder], folder / "out")] == ["a.png", "more/b.png"]
+    said = "2 images; skipped 3 others (1 hidden folders, 1 folder of results, 1 links to folders)"
+    assert capsys.readouterr().out == f"{folder}: {said}\n"
+    assert len(find_images([folder])) == 3
+
+
+def test_a_list_on_stdin(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(text: str) -> list[str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        return find_images(["-"])
+
+    assert listed(f"{tree}/b.JPG\r\n\n{tree}/a.png\nhttp://a/b.jpg") == [
+        f"{tree}/b.JPG",
+        f"{tree}/a.png",
+        "http://a/b.jpg",
+    ]
+    with pytest.raises(UserError, match=r"-: 2 of the 3 lines on stdin name no file, the first: none\.jpg"):
+        listed(f"{tree}/a.png\nnone.jpg\n{tree}\n")
+    with pytest.raises(UserError, match="stdin lists no image"):
+        listed("\n")

@@ -18,10 +18,10 @@ import classification.training
 import detection.training.train
 from classification.settings import EvaluateClassification, TrainClassification
 from detection.default_boxes import ssd300_default_boxes
-from detection.images import find_images
 from detection.models.multibox_loss import multibox_loss
 from detection.postprocess import postprocess
 from detection.settings import TrainDetection
+from detection.sources import find_images
 from divdet.commands import eval_cls
 from divdet.commands.eval_det import checkpoint_defaults, evaluate
 from divdet.commands.network_settings import ImportCheckpoint, Quickstart, Summary

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detection.images import IMAGE_SUFFIXES
+from detection.sources import IMAGE_SUFFIXES
 from divdet.engine.errors import UserError
 
 _WORD = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?:(?:19|20)\d\d)?(?![a-z])", re.I)

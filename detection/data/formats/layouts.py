@@ -28,8 +28,8 @@ from detection.data.formats.folders import (
 from detection.data.formats.text_files import is_darknet, is_description, read_description
 from detection.data.formats.yolo_yaml import locate, splits_in
 from detection.data.path_forms import NameIndex
-from detection.images import IMAGE_SUFFIXES
 from detection.settings import DataFormat
+from detection.sources import IMAGE_SUFFIXES
 from divdet.engine.errors import UserError
 
 _LOOKED_AT = 50  # files of a folder that may show its format

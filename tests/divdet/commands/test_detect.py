@@ -32,6 +32,7 @@ from divdet.engine.stopping import Stopped
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("detector") / "best.pt"
     weights = create_ssd("resnet10_16", 1, num_classes=1).state_dict()
     config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 1)))
@@ -91,7 +92,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def config_of(trained: Path, photos: Path, output: str, **settings: object) -> Detect:
-    options = {"score_threshold": 0.0, "output": str(photos / output), "device": "cpu", "batch_size": 2} | settings
+    options = {"score_threshold": 0.0, "output": str(photos / output), "device": "cpu", "batch_size": 2, "workers": 0}
+    options |= settings
     return Detect(str(trained), [str(photos / "*.jpg")], **options)
 
 
@@ -108,7 +110,7 @@ def test_own_results_score_as_the_checkpoint_does(trained: Path, photos: Path, g
         "annotations": EvalDataSettings(truth),
         "annotations and images": EvalDataSettings(truth, str(photos)),
     }
-    entries = detect(config_of(trained, photos, "out", data=data[given]))
+    entries = json.loads(detect(config_of(trained, photos, "out", data=data[given])).read_text())
     assert {(entry["image_id"], Path(entry["file_name"]).name) for entry in entries} == {
         (number if given == "nothing" else 9 - number, f"{number}.jpg") for number in range(1, 9)
     }

@@ -58,7 +58,7 @@ def test_every_command_sets_its_device(
     module: object, name: str, command: Callable[[], object], current: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{module.__name__}.{name}", reached)
-    monkeypatch.setattr(prediction, "find_images", lambda sources: [__file__])
+    monkeypatch.setattr(prediction, "find_images", lambda *_: [__file__])
     with pytest.raises(ReachedError):
         command()
     assert current == [torch.device("cuda:1")]

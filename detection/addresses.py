@@ -1,0 +1,53 @@
+"""Images by their http(s) address."""
+
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from divdet.engine.errors import UserError
+
+MAX_BYTES = 100 * 2**20
+_SECONDS = 30  # for the whole image
+_SILENCE = 10  # seconds without a byte
+_PIECE = 2**16
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether a source is the address of something on the web."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def fetch(address: str) -> bytes:
+    """Downloads an image of at most 100 MB, within 30 seconds.
+
+    Raises:
+        UserError: where that fails, with the address and the reason.
+    """
+    from http.client import HTTPException  # imported here, as they take time
+    from urllib.request import Request, urlopen
+
+    shown = hide_password(address)
+    end, data = time.monotonic() + _SECONDS, bytearray()
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "divdet"}), timeout=_SILENCE) as answer:
+            while piece := answer.read1(_PIECE):
+                data += piece
+                if len(data) > MAX_BYTES:
+                    raise UserError(f"{shown}: has more than {MAX_BYTES >> 20} MB: download it, and give the file")
+                if time.monotonic() > end:
+                    raise UserError(f"{shown}: took more than {_SECONDS} s: download it, and give the file")
+    except (OSError, HTTPException, ValueError) as error:  # HTTP's errors and time-outs are OSErrors
+        raise UserError(
+            f"{shown}: cannot be fetched ({getattr(error, 'reason', None) or error or type(error).__name__})"
+        ) from error
+    return bytes(data)
+
+
+def hide_password(address: str) -> str:
+    """An address without its user and password, for messages and results."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host).geturl() if "@" in parts.netloc else address

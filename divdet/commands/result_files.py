@@ -1,0 +1,66 @@
+"""What was found in many images, as files: written as it is read, whatever its length.
+
+An image is a dict with ``image_id``, ``file_name``, ``width``, ``height`` and ``objects``; an object one with
+``category_id``, ``category``, ``bbox`` (x, y, width, height in pixels), ``score`` and, in videos with tracks,
+``track_id``.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from divdet.engine.files import write_atomically
+
+Images = Callable[[], Iterable[dict[str, Any]]]
+_COLUMNS = ("image_id", "file_name", "category_id", "category", "score", "x1", "y1", "x2", "y2")
+
+
+def write_results(images: Images, folder: Path, save: Iterable[str] = ()) -> None:
+    """Writes detections.json, COCO's results; with ``jsonl`` and ``csv`` in ``save`` these, too.
+
+    detections.jsonl has a line for each image, also for one without objects; detections.csv one for each object.
+
+    Args:
+        images: gives all images anew whenever it is called.
+        folder: of the files.
+        save: further formats.
+    """
+    for name, write in (("json", _write_json), ("jsonl", _write_lines), ("csv", _write_csv)):
+        if name == "json" or name in save:
+            write_atomically(folder / f"detections.{name}", lambda path, write=write: _written(path, write, images()))
+
+
+def _written(path: Path, write: Callable[..., None], images: Iterable[dict[str, Any]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        write(file, images)
+
+
+def entries(images: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """COCO results of the objects, each with its image's ``image_id`` and ``file_name``."""
+    for image in images:
+        for found in image["objects"]:
+            yield {"image_id": image["image_id"], "file_name": image["file_name"]} | found
+
+
+def _write_json(file: TextIO, images: Iterable[dict[str, Any]]) -> None:
+    separator = "[\n"
+    for entry in entries(images):
+        file.write(separator + json.dumps(entry, allow_nan=False))
+        separator = ",\n"
+    file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _write_lines(file: TextIO, images: Iterable[dict[str, Any]]) -> None:
+    for image in images:
+        file.write(json.dumps(image, allow_nan=False) + "\n")
+
+
+def _write_csv(file: TextIO, images: Iterable[dict[str, Any]]) -> None:
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(_COLUMNS)
+    for entry in entries(images):
+        x, y, width, height = entry["bbox"]
+        corners = (round(value, 2) for value in (x, y, x + width, y + height))
+        rows.writerow([*(entry[column] for column in _COLUMNS[:5]), *corners])
