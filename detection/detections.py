@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -42,6 +43,9 @@ class Detections:
         source: the image, as RGB uint8 ``[H, W, 3]`` (the caller's own array, not a copy), path or encoded bytes; None
             if unknown.
         orient: whether an image file is turned upright by its EXIF orientation.
+        track_ids: ``[n]`` int64, which objects of a video's frames are the same, by a tracker; None without one.
+        frame: of a video, the frame's number from 0; None for other images.
+        seconds: of a video, the frame's time; None for other images.
 
     Example:
         >>> import numpy as np, torch
@@ -78,6 +82,9 @@ class Detections:
     category_ids: Sequence[int] = ()
     source: np.ndarray | str | Path | bytes | None = None
     orient: bool = True
+    track_ids: Tensor | None = None
+    frame: int | None = None
+    seconds: float | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -88,7 +95,9 @@ class Detections:
         if rows and isinstance(rows[0], list):
             raise IndexError(f"Detections have one dimension, not those of the index {index!r}")
         names = [self.names[row] for row in rows]
-        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], names=names)
+        tracks = None if self.track_ids is None else self.track_ids[rows]
+        columns = {"boxes": self.boxes[rows], "scores": self.scores[rows], "labels": self.labels[rows]}
+        return replace(self, **columns, names=names, track_ids=tracks)
 
     def __iter__(self) -> Iterator[Detections]:
         return (self[index] for index in range(len(self)))
@@ -161,14 +170,36 @@ class Detections:
         return text.getvalue()
 
     def to_supervision(self) -> supervision.Detections:
-        """Returns them as ``supervision.Detections``, with the class names under ``data["class_name"]``."""
+        """Returns them as ``supervision.Detections``, with the class names under ``data["class_name"]``.
+
+        ``track_ids`` are its ``tracker_id``; the objects' positions are under ``data["row"]``, for ``tracked``.
+        """
         try:
             from supervision import Detections as Supervision
         except ImportError as error:
             raise UserError("to_supervision needs supervision: pip install supervision") from error
         boxes, scores, labels = self.boxes.numpy(), self.scores.numpy(), self.labels.numpy()
         names = np.array(self.names, dtype=str)
-        return Supervision(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": names})
+        tracks = None if self.track_ids is None else self.track_ids.numpy()
+        known = {"confidence": scores, "class_id": labels, "tracker_id": tracks}
+        return Supervision(xyxy=boxes, **known, data={"class_name": names, "row": np.arange(len(self))})
+
+    def tracked(self, result: supervision.Detections) -> Detections:
+        """Returns the objects that a tracker has given an id, with ``track_ids``.
+
+        Args:
+            result: what a tracker made of ``to_supervision()``: some of these objects, in any order. UserError for
+                other ones.
+        """
+        rows, tracks = result.data.get("row"), result.tracker_id
+        if rows is None and len(result):
+            raise UserError("these are no objects of to_supervision(), which numbers them as data['row']")
+        if tracks is None and len(result):
+            raise UserError("these objects have no tracker_id: give them to a tracker first")
+        rows = np.asarray([] if rows is None else rows, np.int64)
+        tracks = np.asarray([] if tracks is None else tracks, np.int64)
+        sure = tracks >= 0  # trackers give -1 to what they do not follow yet
+        return replace(self[rows[sure]], track_ids=torch.from_numpy(tracks[sure]))
 
     def to_torchvision(self) -> dict[str, Tensor]:
         """Returns a dict of ``boxes``, ``labels`` and ``scores``, as torchvision's detectors do.

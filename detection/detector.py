@@ -9,7 +9,7 @@ from itertools import islice
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -244,6 +244,37 @@ class Detector:
         return list(found) if listed else found
 
     __call__ = predict
+
+    def stream(
+        self,
+        source: str | PathLike[str],
+        score_threshold: float = 0.0,
+        batch_size: int = 1,
+        *,
+        frames: Literal["all", "newest"] | None = None,
+        max_frames: int | None = None,
+        **options: Any,
+    ) -> Iterator[Detections]:
+        """Finds objects in each frame of a video, in constant memory; closing the generator ends its thread.
+
+        Args:
+            source: a video file, a camera (``camera:0``) or a stream's address.
+            score_threshold, batch_size, options: as of ``predict``.
+            frames: all frames, or the newest: those that come in the meantime are passed over. Default: all of files,
+                the newest of cameras and streams.
+            max_frames: how many to take; default: until the end.
+
+        Yields:
+            ``Detections`` with ``frame``, ``seconds``, and the frame as ``source``.
+
+        Raises:
+            UserError: for a source that cannot be opened; for a stream that ends or gives no frame for 20 seconds.
+        """
+        from detection.videos import Video, stream
+
+        with Video(os.fspath(source), frames) as video:
+            for _, found in stream(self, video, score_threshold, batch_size, max_frames, **options):
+                yield found
 
     def _predict_whole(
         self, images: Iterable[tuple[str, Any]], batch_size: int, bgr: bool, rules: ClassRules

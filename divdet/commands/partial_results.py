@@ -31,7 +31,8 @@ class PartialResults:
     Args:
         folder: of the files. UserError if another process writes there.
         settings: of the run, as nested dicts; a resumed run must have the same.
-        resume: continue with what the files hold. Without it files that hold batches are refused.
+        resume: continue with what the files hold. Else files that hold batches are refused; None says that this kind of
+            run cannot be continued.
         world: all processes of the run, which must come here together.
 
     Attributes:
@@ -39,7 +40,7 @@ class PartialResults:
         done: numbers of the batches that earlier processes have finished.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], resume: bool, world: World) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], resume: bool | None, world: World) -> None:
         self.folder, self._settings, self._synced = folder, json.loads(json.dumps(settings)), time.monotonic()
         self.path = folder / f"detections.part{world.replica or ''}.jsonl"
         if world.is_main_process:
@@ -63,7 +64,7 @@ class PartialResults:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read or written ({reason(error)})") from error
 
-    def _check(self, resume: bool) -> set[int]:
+    def _check(self, resume: bool | None) -> set[int]:
         """The finished batches of all files. UserError if they are of another run."""
         done: set[int] = set()
         for path in self._files():
@@ -72,9 +73,10 @@ class PartialResults:
             if not places:
                 continue
             if not resume:
+                go_on = "" if resume is None else "add --resume auto to continue it, "
                 raise UserError(
-                    f"{path}: holds {len(places)} batches of a stopped run: add --resume auto to continue it, choose "
-                    "another --output, or remove the file"
+                    f"{path}: holds {len(places)} batches of a stopped run: {go_on}choose another --output, or remove "
+                    "the file"
                 )
             earlier, wanted = flatten(first), flatten(self._settings)
             if changed := sorted(key for key in earlier.keys() | wanted.keys() if earlier.get(key) != wanted.get(key)):

@@ -1,0 +1,210 @@
+"""Videos, cameras and streams: frames from a thread of their own, and what a detector finds in them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # before OpenCV loads FFmpeg: what it says is said below
+
+import cv2
+import numpy as np
+
+from detection.addresses import hide_password
+from detection.detections import Detections
+from detection.sources import is_live
+from divdet.engine.errors import UserError
+from divdet.engine.files import refuse_special
+
+if TYPE_CHECKING:
+    from detection.detector import Detector
+    from detection.ensembles import Fusion
+
+Frames = Literal["all", "newest"]
+_AHEAD = 16  # frames that are read before they are needed
+_PATIENCE = 20.0  # seconds without a frame
+_TRIES = 3  # to open a stream again, or to read on behind a broken frame of a file: ten times as many
+_DEFAULT_RATE = 25.0
+
+
+class Frame(NamedTuple):
+    """A frame of a video.
+
+    Attributes:
+        number: from 0, of all frames, also of those that were passed over.
+        seconds: of a file since its begin, by its own clock; of a stream since it was opened.
+        image: uint8 RGB ``[H, W, 3]``, turned as the file says.
+        read_at: ``time.monotonic`` when it was read.
+    """
+
+    number: int
+    seconds: float
+    image: np.ndarray
+    read_at: float
+
+
+class Video:
+    """The frames of a video file, a camera (``camera:0``) or a stream's address, read in a thread.
+
+    Use it as a context: leaving it ends the thread.
+
+    Attributes:
+        name: the source, without a password.
+        live: whether it is a camera or a stream.
+        rate: frames a second, as the source says; 25 where it does not.
+        total: number of frames that a file says it has; None if unknown.
+        broken: frames that could not be read so far.
+        passed_over: frames that were not given, since newer ones had come.
+
+    Args:
+        source: see above.
+        frames: all frames, or always the newest; default: all of files, the newest of others.
+
+    Raises:
+        UserError: where it cannot be opened; while frames are taken, for a stream that has ended or gives none for
+            20 seconds.
+    """
+
+    def __init__(self, source: str, frames: Frames | None = None) -> None:
+        self.source, self.name, self.live = source, hide_password(source), is_live(source)
+        self.newest = (frames or ("newest" if self.live else "all")) == "newest"
+        self.broken = self.passed_over = 0
+        self._capture = self._open()
+        rate, total = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+        self.rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
+        self.total = int(total) if total > 0 and not self.live else None
+        self._queue: queue.Queue[Frame | UserError | None] = queue.Queue(1 if self.newest else _AHEAD)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._read_all, daemon=True)  # a camera's driver may hang
+
+    def _open(self) -> cv2.VideoCapture:
+        if self.source.lower().startswith("camera:"):
+            number = self.source[7:]
+            if not number.isdecimal():
+                raise UserError(f"{self.source}: name a camera by its number, such as camera:0")
+            capture, what = cv2.VideoCapture(int(number)), "is it there, and not in use by another program?"
+        elif self.live:
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 10_000]
+            capture, what = cv2.VideoCapture(self.source, cv2.CAP_FFMPEG, limits), "is the address right?"
+        else:
+            if not os.path.isfile(self.source):
+                raise UserError(f"{self.source}: no such file: name a video")
+            refuse_special(self.source)
+            # An absolute path cannot be taken for a pattern of files or an address
+            capture, what = cv2.VideoCapture(os.path.abspath(self.source), cv2.CAP_FFMPEG), "it is no video, or damaged"
+        if not capture.isOpened():
+            raise UserError(f"{self.name}: cannot be opened: {what}")
+        return capture
+
+    def __enter__(self) -> Video:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(_PATIENCE if self.live else None)
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            try:
+                frame = self._queue.get(timeout=_PATIENCE if self.live else None)
+            except queue.Empty:
+                raise UserError(f"{self.name}: has given no frame for {_PATIENCE:.0f} seconds") from None
+            if frame is None:
+                return
+            if isinstance(frame, UserError):
+                raise frame
+            yield frame
+
+    def _read_all(self) -> None:
+        try:
+            self._read_frames()
+            self._put(None)
+        except UserError as error:
+            self._put(error)
+        except Exception as error:  # of a driver; else nobody would hear of it
+            self._put(UserError(f"{self.name}: cannot be read: {' '.join(str(error).split())}"))
+        finally:
+            self._capture.release()
+
+    def _read_frames(self) -> None:
+        began, number, failures = time.monotonic(), 0, 0
+        while not self._ended.is_set():
+            read, image = self._capture.read()
+            if not read:
+                failures += 1
+                if not self._go_on(number, failures):
+                    return
+                continue
+            failures, now = 0, time.monotonic()
+            seconds = now - began if self.live else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            self._put(Frame(number, seconds, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), now))
+            number += 1
+
+    def _go_on(self, number: int, failures: int) -> bool:
+        """Whether to try again after a frame that was not read; a stream is opened anew."""
+        if not self.live:
+            missing = (self.total or 0) - number - self.broken
+            if missing > 0 and failures <= 10 * _TRIES:
+                self.broken += 1
+                return True
+            self.broken += max(0, missing)
+            return False
+        self.broken += 1
+        for wait in range(failures - 1, _TRIES):
+            if self._ended.wait(wait):
+                return False
+            self._capture.release()
+            try:
+                self._capture = self._open()
+            except UserError:
+                continue
+            return True
+        raise UserError(f"{self.name}: the stream has ended, and could not be opened again")
+
+    def _put(self, frame: Frame | UserError | None) -> None:
+        """Hands a frame over; the newest takes the place of one that nobody has taken."""
+        while not self._ended.is_set():
+            try:
+                self._queue.put(frame, timeout=0.0 if self.newest and isinstance(frame, Frame) else 0.2)
+                return
+            except queue.Full:
+                if self.newest and isinstance(frame, Frame):
+                    try:
+                        self._queue.get_nowait()
+                        self.passed_over += 1
+                    except queue.Empty:
+                        pass
+
+
+def stream(
+    detector: Detector | Fusion, video: Video, score_threshold: float, batch_size: int, most: int | None, **options: Any
+) -> Iterator[tuple[Frame, Detections]]:
+    """Each frame, and what is found in it, with ``frame``, ``seconds`` and the image as ``source``.
+
+    Args:
+        detector: what looks at the frames.
+        video: the frames, in its context.
+        score_threshold, batch_size, options: as of ``predict``. Of the newest frames each is looked at by itself.
+        most: how many frames to take; None: all.
+    """
+    taken: deque[Frame] = deque()
+
+    def images() -> Iterator[np.ndarray]:
+        for count, frame in enumerate(video, 1):
+            taken.append(frame)
+            yield frame.image
+            if count == most:
+                return
+
+    if "tile" in options or not hasattr(detector, "detectors"):  # a fusion takes one image at a time
+        options["batch_size"] = 1 if video.newest else batch_size
+    for found in detector.predict(images(), score_threshold, **options):
+        frame = taken.popleft()
+        yield frame, replace(found, frame=frame.number, seconds=frame.seconds)

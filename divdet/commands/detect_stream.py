@@ -1,0 +1,211 @@
+"""The detect command on a video, a camera or a stream."""
+
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+import torch.distributed as dist
+
+from detection.detections import Detections
+from detection.detector import Detector
+from detection.ensembles import Fusion
+from detection.outputs import draw, file_name, save_files
+from detection.prediction_settings import ViewSettings
+from detection.videos import Frame, Video, stream
+from divdet.commands.detect import load_detector, objects_of
+from divdet.commands.partial_results import PartialResults
+from divdet.commands.result_files import write_results
+from divdet.commands.settings import Detect
+from divdet.engine.devices import use_device
+from divdet.engine.distributed import World
+from divdet.engine.errors import UserError
+from divdet.engine.files import make_folder, write_text
+from divdet.engine.pipeline import in_threads
+from divdet.engine.progress import progress
+from divdet.engine.stopping import Stopped, stop_on_signals
+
+_AHEAD = 8  # frames that wait to be written
+_LONGEST_GAP = 5.0  # seconds of a stream that its video fills with one frame
+_LATENCIES = 1000  # frames, the last ones, whose median is said
+
+
+def detect_stream(config: Detect) -> Path:
+    """Writes a video with what is found in each frame of a video, camera or stream, and detections.json.
+
+    ``image_id`` is the frame's number from 0, ``file_name`` the source's name with the frame's. Memory does not grow
+    with the frames. After SIGINT or SIGTERM the video and all results so far are whole.
+
+    Returns:
+        The path of detections.json.
+
+    Raises:
+        UserError: for unusable input; for a stream that ends by itself, after all is written.
+        Stopped: after a signal, likewise.
+    """
+    _refuse(config)
+    source = config.sources[0]
+    use_device(config.device)
+    detector = load_detector(config)
+    folder, stem = Path(config.output or "runs/detect"), file_name(os.path.splitext(os.path.basename(source))[0])
+    target = folder / f"{stem}.mp4"
+    if os.path.realpath(target) == os.path.realpath(source):
+        raise UserError(f"{target}: the video would overwrite the source; choose another --output")
+    with Video(source, config.frames) as video:
+        make_folder(folder)
+        partial = PartialResults(folder, {"source": source}, None, World())
+        writer = _Writer(None if config.no_pictures else target, video.rate, video.live)
+        run = _Run(config, detector, folder, stem, video, writer)
+        ended: Exception | None = None
+        with stop_on_signals() as stopping, writer:
+            total = min(video.total or 10**18, config.max_frames or 10**18)
+            bar = progress((), "detecting", unit="frame", total=total if total < 10**18 else None)
+            try:
+                for number, image in run.results():
+                    partial.add(number, [image], [])
+                    bar.set_postfix_str(run.describe_latency(), refresh=False)
+                    bar.update()
+                    if stopping.signal:
+                        ended = Stopped(
+                            stopping.signal, f"stopped after {run.frames} frames; {folder} holds all of them"
+                        )
+                        break
+            except UserError as error:  # of a stream that has ended; what was found before is kept
+                ended = error
+            bar.close()
+    if run.frames:
+        write_results(
+            lambda: (image for batch in partial.batches() for image in batch["images"]), folder, config.save or ()
+        )
+        if "yolo" in (config.save or ()):
+            write_text("\n".join(detector.names) + "\n", folder / "labels" / "classes.txt")
+        print(run.describe(target))
+    partial.remove()
+    if ended:
+        raise ended
+    if not run.frames:
+        raise UserError(f"{video.name}: has no frame that can be read; it is damaged or cut off")
+    return folder / "detections.json"
+
+
+def _refuse(config: Detect) -> None:
+    what = f"{config.sources[0]} is a video or a stream"
+    if len(config.sources) > 1:
+        raise UserError("a video or stream is looked at alone: give it as the only source, and photos in another run")
+    if config.resume or config.data.val_annotations or config.data.path:
+        raise UserError(f"{what}: leave out --resume and annotations, which are for photos")
+    if dist.is_torchelastic_launched():
+        raise UserError(f"{what}, which one process reads: start it without torchrun")
+
+
+class _Run:
+    """Frames through the detector to their files.
+
+    Attributes:
+        frames, objects: how many are done.
+    """
+
+    def __init__(
+        self, config: Detect, detector: Detector | Fusion, folder: Path, stem: str, video: Video, writer: "_Writer"
+    ) -> None:
+        self.config, self.detector, self.folder, self.stem = config, detector, folder, stem
+        self.video, self.writer = video, writer
+        self.frames = self.objects = 0
+        self.latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self.began = self.last = time.monotonic()
+
+    def results(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number and the result of each frame, as soon as its files are written."""
+        config, how = self.config, {}
+        if isinstance(self.detector, Detector):
+            how = {one.name: getattr(config, one.name) for one in fields(ViewSettings)}
+        batch = 1 if self.video.newest else config.batch_size
+        found = stream(self.detector, self.video, config.score_threshold, batch, config.max_frames, **how)
+        threads = min(os.cpu_count() or 1, 4) if config.workers is None else config.workers
+        for read_at, one, picture in in_threads(self._draw, found, threads, 1 if self.video.newest else _AHEAD):
+            if picture is not None:
+                self.writer.write(one.frame, picture)
+            objects = objects_of(one, self.detector.names, self.detector.category_ids)
+            height, width = one.source.shape[:2]
+            self.frames, self.objects, self.last = self.frames + 1, self.objects + len(objects), time.monotonic()
+            self.latencies.append(self.last - read_at)
+            size = {"width": width, "height": height, "seconds": round(one.seconds, 3)}
+            named = {"image_id": one.frame, "file_name": f"{self.video.name}/frame_{one.frame:06d}.jpg"}
+            yield one.frame, named | size | {"objects": objects}
+
+    def _draw(self, pair: tuple[Frame, Detections]) -> tuple[float, Detections, np.ndarray | None]:
+        (frame, found), config, names = pair, self.config, self.detector.names
+        save_files(config.save or (), self.folder, f"{self.stem}_{found.frame:06d}", found.source, found, names)
+        if config.no_pictures:
+            return frame.read_at, found, None
+        members = config.score_threshold if config.show == "members" else None
+        return frame.read_at, found, draw(found.source, found, names, members)
+
+    def describe_latency(self) -> str:
+        return f"latency {1000 * self.latencies[-1]:.0f} ms"
+
+    def describe(self, target: Path) -> str:
+        """What was done, in a line."""
+        video, seconds = self.video, max(self.last - self.began, 1e-9)
+        latency = 1000 * statistics.median(self.latencies)
+        text = f"{self.objects} objects in {self.frames} frames, {self.frames / seconds:.1f} frames a second, "
+        text += f"{latency:.0f} ms from reading a frame to its result; wrote {self.folder}"
+        if not self.config.no_pictures:
+            text += f" ({target.name} has no sound)"
+        if video.passed_over:
+            text += f"; {video.passed_over} frames passed over"
+        if video.broken:
+            text += f"; {video.broken} frames could not be read"
+            text += f" of the {video.total} that the file announces" if video.total else ""
+        return text
+
+
+class _Writer:
+    """Writes an .mp4 of drawn frames; a stream's keeps its speed, by repeating frames for those that were passed over.
+
+    Args:
+        path: the file; None writes nothing.
+        rate: frames a second.
+        live: whether it is of a stream.
+    """
+
+    def __init__(self, path: Path | None, rate: float, live: bool) -> None:
+        self.path, self.rate, self.live = path, rate, live
+        self._writer: cv2.VideoWriter | None = None
+        self._last, self._size = -1, (0, 0)
+
+    def write(self, number: int, picture: np.ndarray) -> None:
+        if self._writer is None:
+            self._size = tuple(length - length % 2 for length in picture.shape[1::-1])  # codecs take even sizes
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, code, self.rate, self._size)
+            if not self._writer.isOpened():
+                raise UserError(
+                    f"{self.path}: the video cannot be written: is the folder writable? --no_pictures does without"
+                )
+        width, height = self._size
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        fitting = bgr[:height, :width] if bgr.shape[0] - height in (0, 1) and bgr.shape[1] - width in (0, 1) else None
+        bgr = np.ascontiguousarray(cv2.resize(bgr, self._size) if fitting is None else fitting)
+        repeats = min(number - self._last, int(_LONGEST_GAP * self.rate)) if self.live else 1
+        for _ in range(max(1, repeats)):
+            self._writer.write(bgr)
+        self._last = number
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            if kind is None and cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT) <= 0:
+                raise UserError(f"{self.path}: the video is not whole: is the disk full?")
