@@ -20,11 +20,12 @@ from tests.detection.generated import shapes
 from tests.processes import column, run
 
 STEPS = 3
+HALF = {"train_cls": "--train.batch_size=4", "train_det": "--train.batch_size=2"}
 
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe for each task: epochs of one step of 8 images, so that each line is a step's loss."""
+    """A folder with a recipe for each task: epochs of one step of 8 images (detection: 4), so that each line is a step's loss."""
     folder = tmp_path_factory.mktemp("recipes")
     train = {"epochs": STEPS, "evaluate_every": STEPS, "workers": 0, "precision": "float32"}
     classifier = TrainClassification(
@@ -34,11 +35,11 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         device="cpu",
     )
     (folder / "train_cls.yaml").write_text(to_yaml(classifier))
-    data = shapes(folder / "shapes")
+    data = shapes(folder / "shapes", train=4, val=3)
     detector = detection.TrainDetection(
         detection.ModelSettings("resnet10_16", 2),
         data,
-        detection.DetectionTrainSettings(**train, batch_size=8, lr=1e-4, clip_gradient=20.0),
+        detection.DetectionTrainSettings(**train, batch_size=4, lr=1e-4, clip_gradient=20.0),
         device="cpu",
     )
     (folder / "train_det.yaml").write_text(to_yaml(detector))
@@ -80,7 +81,7 @@ def read_line(folder: Path) -> dict:
 @pytest.mark.parametrize("tool", ["train_cls", "train_det"])
 def test_two_processes_with_half_the_batch_learn_as_one(recipes: Path, tool: str) -> None:
     one = trained(recipes, tool, "one")
-    two = trained(recipes, tool, "two", "--train.batch_size=4", "--train.batch_norm=sync", processes=2)
+    two = trained(recipes, tool, "two", HALF[tool], "--train.batch_norm=sync", processes=2)
     check_equal(one, two)
     assert column(two, "epoch") == list(range(1, STEPS + 1))
 
@@ -93,7 +94,7 @@ def test_members_on_processes_of_their_own_learn_as_in_one(recipes: Path, tool: 
 
 @pytest.mark.parametrize("tool", ["train_cls", "train_det"])
 def test_members_and_replicas_together(recipes: Path, tool: str) -> None:
-    arguments = ("--train.batch_size=4", "--train.batch_norm=sync", "--train.member_parallel=true")
+    arguments = (HALF[tool], "--train.batch_norm=sync", "--train.member_parallel=true")
     check_equal(trained(recipes, tool, "one"), trained(recipes, tool, "both", *arguments, processes=4))
 
 

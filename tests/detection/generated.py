@@ -10,9 +10,9 @@ from detection.data.synthetic import generate
 from detection.settings import DataSettings
 
 
-def shapes(folder: Path) -> DataSettings:
-    """Writes 8 training and 5 validation images of shapes into ``folder``."""
-    generate(folder, 8, 5, seed=0)
+def shapes(folder: Path, train: int = 8, val: int = 5) -> DataSettings:
+    """Writes training and validation images of shapes into ``folder``."""
+    generate(folder, train, val, seed=0)
     images, annotations = folder / "images", folder / "annotations"
     return DataSettings(
         val_annotations=str(annotations / "instances_val.json"),
