@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from detection.addresses import fetch, is_address
 from divdet.engine.errors import UserError
 from divdet.engine.images import decode_image, read_bytes
 
@@ -43,7 +42,13 @@ def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, 
     if isinstance(source, bytes):
         name, data = "the image", source
     else:
-        name, data = str(source), (fetch(source) if is_address(source) else read_bytes(source))
+        name = str(source)
+        if name.lower().startswith(("http://", "https://")):
+            from divdet.engine.addresses import fetch, hide_password  # imported here: most images are files
+
+            name, data = hide_password(name), fetch(name)
+        else:
+            data = read_bytes(source)
     image = decode_image(data, name, orient)
     if size is None or image.shape[1::-1] == tuple(size):
         return image

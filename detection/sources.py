@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from detection.addresses import is_address
+from divdet.engine.addresses import is_address
 from divdet.engine.errors import UserError, printable
 
 # What OpenCV decodes. HDR and PFM are not among them: they hold no 8- or 16-bit pixels.

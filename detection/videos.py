@@ -16,9 +16,9 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # before OpenCV loads FFm
 import cv2
 import numpy as np
 
-from detection.addresses import hide_password
 from detection.detections import Detections
 from detection.sources import is_live
+from divdet.engine.addresses import hide_password
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 

@@ -25,7 +25,7 @@ HALF = {"train_cls": "--train.batch_size=4", "train_det": "--train.batch_size=2"
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe for each task: epochs of one step of 8 images (detection: 4), so that each line is a step's loss."""
+    """A folder with a recipe for each task: epochs of one step, so that each line is a step's loss."""
     folder = tmp_path_factory.mktemp("recipes")
     train = {"epochs": STEPS, "evaluate_every": STEPS, "workers": 0, "precision": "float32"}
     classifier = TrainClassification(

@@ -37,7 +37,7 @@ for name in ("torchvision", "torch._dynamo", "numba", "PIL", "onnxruntime", "ope
     assert run.returncode == 0, run.stderr
     files, lines = size({file for file in run.stdout.splitlines() if file.startswith(PACKAGES)}, "import Detector")
     assert files <= 34
-    assert lines <= 4100
+    assert lines <= 4150
 
 
 def test_the_path_of_an_image_to_its_boxes(tmp_path: Path) -> None:
@@ -60,4 +60,4 @@ def test_the_path_of_an_image_to_its_boxes(tmp_path: Path) -> None:
     ours = {file for file in entered if file.startswith(PACKAGES) and "/kernels/" not in file}
     files, lines = size(ours, "predict")
     assert files <= 14  # what all heads have, and the head
-    assert lines <= 2250
+    assert lines <= 2300

@@ -20,7 +20,7 @@ from detection.ensembles import Fusion
 from detection.outputs import draw, file_name, save_files
 from detection.prediction_settings import ViewSettings
 from detection.videos import Frame, Video, stream
-from divdet.commands.detect import load_detector, objects_of
+from divdet.commands.finding import load_detector, objects_of
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.result_files import write_results
 from divdet.commands.settings import Detect

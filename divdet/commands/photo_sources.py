@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from detection.addresses import hide_password, is_address
 from detection.data.annotations import CocoAnnotations, ImageRecord
 from detection.data.category_match import match_categories
 from detection.data.coco_results import image_of
@@ -18,6 +17,7 @@ from detection.data.orientation import set_layouts
 from detection.detector import Detector
 from detection.ensembles import Fusion
 from detection.settings import EvalDataSettings
+from divdet.engine.addresses import hide_password, is_address
 from divdet.engine.errors import UserError
 
 

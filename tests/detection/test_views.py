@@ -255,9 +255,9 @@ def test_predict_detect_and_evaluation_agree(
     assert metrics["members"][0]["AR100"] == 1
     expected_entries = [(entry["bbox"], entry["score"]) for entry in expected.to_coco(1)]
     assert sorted(zip(results.bbox.tolist(), results.score.tolist(), strict=True)) == sorted(expected_entries)
-    monkeypatch.setattr(command.Detector, "load", lambda *_: finder)
+    monkeypatch.setattr(Detector, "load", lambda *_: finder)
     config = Detect(sources=[str(path)], checkpoint=str(truth), batch_size=4, tile=300, output=str(tmp_path / "out"))
-    entries = command.detect(config)
+    entries = json.loads(command.detect(config).read_text())
     assert sorted((entry["bbox"], entry["score"]) for entry in entries) == sorted(expected_entries)
 
 

@@ -20,7 +20,7 @@ from detection.evaluation import coco_metrics
 from detection.evaluation.coco_metrics import METRICS
 from detection.evaluation.evaluate import score
 from detection.settings import EvalDataSettings, ModelSettings, TrainDetection
-from divdet.commands import detect as prediction
+from divdet.commands import detect_photos as prediction
 from divdet.commands.detect import detect
 from divdet.commands.eval_det import checkpoint_defaults, evaluate
 from divdet.commands.settings import Detect, EvaluateDetection

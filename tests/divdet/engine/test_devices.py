@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from classification.settings import EvaluateClassification
-from divdet.commands import detect as prediction
-from divdet.commands import eval_cls, eval_det, quickstart
+from divdet.commands import detect_photos, eval_cls, eval_det, finding, quickstart
 from divdet.commands.benchmark import print_benchmark
 from divdet.commands.network_settings import Benchmark
 from divdet.commands.settings import Detect, EvaluateDetection
@@ -50,7 +49,7 @@ def reached(*_: object) -> None:
     ("module", "name", "command"),
     [
         (eval_det, "Detector.load", lambda: eval_det.evaluate(EvaluateDetection("a.pt", device="cuda:1"))),
-        (prediction, "Detector.load", lambda: prediction.detect(Detect("a.pt", [__file__], device="cuda:1"))),
+        (finding, "Detector.load", lambda: detect_photos.detect_photos(Detect("a.pt", [__file__], device="cuda:1"))),
         (quickstart, "generate", lambda: quickstart.quickstart(quickstart.Quickstart(device="cuda:1", output="none"))),
     ],
 )
@@ -58,7 +57,7 @@ def test_every_command_sets_its_device(
     module: object, name: str, command: Callable[[], object], current: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{module.__name__}.{name}", reached)
-    monkeypatch.setattr(prediction, "find_images", lambda *_: [__file__])
+    monkeypatch.setattr(detect_photos, "find_images", lambda *_: [__file__])
     with pytest.raises(ReachedError):
         command()
     assert current == [torch.device("cuda:1")]
