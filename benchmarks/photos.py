@@ -1,6 +1,6 @@
 """detect on 1,000 photos beside the network alone, in two processes, and killed on the way.
 
-    python benchmarks/photos.py CHECKPOINT … --photos DIR      # photos of any number; they are repeated under other names
+    python benchmarks/photos.py CHECKPOINT … --photos DIR    # any photos, repeated under other names
     python benchmarks/photos.py CHECKPOINT --photos DIR --kills
 
 For each checkpoint: images a second of the network alone (inputs in memory, the same batches and threads), of detect

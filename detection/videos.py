@@ -37,7 +37,7 @@ class Frame(NamedTuple):
     """A frame of a video.
 
     Attributes:
-        number: from 0, of all frames, also of those that were passed over.
+        number: from 0, of the frames that could be read, also of those that were passed over.
         seconds: of a file since its begin, by its own clock; of a stream since it was opened.
         image: uint8 RGB ``[H, W, 3]``, turned as the file says.
         read_at: ``time.monotonic`` when it was read.
