@@ -85,7 +85,7 @@ class _Run:
         elif (folder / "detections.json").exists():
             print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its pictures stay")
         # Images that need tiles are large: one in memory at a time
-        self.step = 1 if config.tile else config.batch_size
+        self.step, self.ahead = (1, 1) if config.tile else (config.batch_size, _AHEAD)
         left = [number for number in range(-(-len(paths) // self.step)) if number not in partial.done]
         self.numbers = left[world.replica :: world.replicas]
         self.workers = config.workers
@@ -94,15 +94,14 @@ class _Run:
 
     def go(self) -> None:
         """Runs the detector on this process's batches."""
-        ahead = _AHEAD * self.step
         soon = [self._photos(number) for number in self.numbers[: 2 * _AHEAD + 1]]
         left_behind = [self.folder / photo.picture for batch in soon for photo in batch]
         remove_unfinished(self.folder / "detections.json", *left_behind)  # of a run that was killed while it wrote
         left = sum(len(self._photos(number)) for number in self.numbers)
         with stop_on_signals() as stopping:
             bar = progress((), "detecting", unit="image", total=left)
-            found = self._found(stopping, ahead)
-            for number, images, unreadable in in_threads(self._write, found, self.workers, _AHEAD):
+            found = self._found(stopping)
+            for number, images, unreadable in in_threads(self._write, found, self.workers, self.ahead):
                 self.partial.add(number, images, unreadable)
                 bar.update(len(images) + len(unreadable))
                 left -= len(images) + len(unreadable)
@@ -117,10 +116,10 @@ class _Run:
     def _photos(self, number: int) -> list[Photo]:
         return self.photos[number * self.step : (number + 1) * self.step]
 
-    def _found(self, stopping: Stopping, ahead: int) -> Iterator[_Batch]:
+    def _found(self, stopping: Stopping) -> Iterator[_Batch]:
         """What is found in each batch, until a signal comes."""
         photos = (photo for number in self.numbers for photo in self._photos(number))
-        reads = in_threads(self._read, photos, self.workers, ahead)
+        reads = in_threads(self._read, photos, self.workers, self.ahead * self.step)
         for number in self.numbers:
             batch = list(islice(reads, len(self._photos(number))))
             good = [read for read in batch if read.error is None]
