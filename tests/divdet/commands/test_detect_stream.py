@@ -1,0 +1,121 @@
+"""The detect command on videos: what it writes, what a stop leaves, what it refuses."""
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from detection import Detector, create_ssd
+from detection.settings import ModelSettings, TrainDetection
+from divdet.commands.settings import Detect
+from divdet.engine.cli import to_dict
+from divdet.engine.errors import UserError
+from divdet.engine.stopping import Stopped
+
+detect_stream = pytest.importorskip("divdet.commands.detect_stream").detect_stream
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("detector") / "best.pt"
+    weights = create_ssd("resnet10_16", 2, num_classes=1).state_dict()
+    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 2)))
+    meta = {"categories": [{"id": 7, "name": 'a "b", c'}]}
+    torch.save({"kind": "detection", "model": weights, "config": config, "meta": meta}, path)
+    return path
+
+
+@pytest.fixture
+def config(trained: Path, tmp_path: Path) -> Detect:
+    path = tmp_path / "a.avi"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (64, 48))
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        writer.write(random.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    return Detect(str(trained), [str(path)], score_threshold=0.5, output=str(tmp_path / "out"), device="cpu")
+
+
+def frames_of(path: Path) -> int:
+    capture, count = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+def test_results_are_those_of_predict(config: Detect, capsys: pytest.CaptureFixture[str]) -> None:
+    capture = cv2.VideoCapture(config.sources[0], cv2.CAP_FFMPEG)
+    images = [cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB) for _ in range(2)]
+    expected = Detector.load(config.checkpoint, "cpu").predict(images, 0.0)
+    lowest = min(one.scores[3].item() for one in expected) - 1e-6
+    expected = [one[one.scores >= lowest] for one in expected]
+    config = replace(config, score_threshold=lowest, save="crops,csv,yolo,jsonl", show="members", max_frames=2)
+    detect_stream(config)
+    out = Path(config.output)
+    rows = json.loads((out / "detections.json").read_text())
+    assert [row["image_id"] for row in rows] == [number for number in (0, 1) for _ in expected[number].scores]
+    assert np.allclose([row["score"] for row in rows], torch.cat([one.scores for one in expected]), atol=1e-4)
+    assert {row["file_name"] for row in rows} == {f"{config.sources[0]}/frame_00000{i}.jpg" for i in (0, 1)}
+    table = pandas.read_csv(out / "detections.csv")
+    assert len(table) == len(rows)
+    assert set(table["category"]) == {'a "b", c'}
+    lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
+    assert [(line["image_id"], line["seconds"]) for line in lines] == [(0, 0.0), (1, 0.1)]
+    assert len(np.loadtxt(out / "labels/a_000001.txt")) == len(expected[1])
+    assert len(list((out / "crops").rglob("*.jpg"))) == len(rows)
+    assert frames_of(out / "a.mp4") == 2
+    said = capsys.readouterr().out
+    assert "no sound" in said
+    assert "frames a second" in said
+
+
+def test_a_signal_leaves_a_whole_video_and_all_results(config: Detect, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = detect_stream.__globals__["PartialResults"].add
+
+    def interrupt(self: object, number: int, *rest: object) -> None:
+        add(self, number, *rest)
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(detect_stream.__globals__["PartialResults"], "add", interrupt)
+    with pytest.raises(Stopped, match="stopped after 3 frames"):
+        detect_stream(replace(config, save="jsonl"))
+    assert len((Path(config.output) / "detections.jsonl").read_text().splitlines()) == 3
+    assert frames_of(Path(config.output) / "a.mp4") == 3
+
+
+def test_a_video_without_frames(config: Detect) -> None:
+    path = Path(config.sources[0])
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"has no frame|cannot be opened"):
+        detect_stream(config)
+    assert not (Path(config.output) / "detections.json").exists()
+
+
+def test_what_is_refused(config: Detect) -> None:
+    for wrong, message in (
+        ({"sources": [*config.sources, "b.jpg"]}, "a video or stream is looked at alone"),
+        ({"resume": "auto"}, "leave out --resume"),
+        ({"sources": ["none.mp4"]}, r"none\.mp4: no such file"),
+        ({"output": str(Path(config.sources[0]))}, "a.avi"),
+    ):
+        with pytest.raises(UserError, match=message):
+            detect_stream(replace(config, **wrong))
+
+
+def test_stream_in_python_ends_its_thread(config: Detect) -> None:
+    before = threading.active_count()
+    found = Detector.load(config.checkpoint, "cpu").stream(config.sources[0], 0.5)
+    first = next(found)
+    assert (first.frame, first.seconds, first.source.shape) == (0, 0.0, (48, 64, 3))
+    found.close()
+    assert threading.active_count() == before
