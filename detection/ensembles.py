@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from os import PathLike
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -146,6 +147,21 @@ class Fusion:
         return list(found) if listed else found
 
     __call__ = predict
+
+    def stream(
+        self,
+        source: str | PathLike[str],
+        score_threshold: float = 0.0,
+        *,
+        frames: Literal["all", "newest"] | None = None,
+        max_frames: int | None = None,
+    ) -> Iterator[Detections]:
+        """Finds objects in each frame of a video; see ``Detector.stream``."""
+        from detection.videos import Video, stream
+
+        with Video(os.fspath(source), frames) as video:
+            for _, found in stream(self, video, score_threshold, 1, max_frames):
+                yield found
 
     def _detect(self, image: Any, name: str, bgr: bool, score_threshold: float) -> Detections:
         array = as_rgb(image, name, bgr, self._orient)

@@ -32,8 +32,8 @@ def save_files(
 ) -> None:
     """Writes the files of one image: ``crops``/class/name_1.jpg and so on, and YOLO's ``labels``/name.txt.
 
-    A line of a label file has the class, the box's center, width and height as shares of the image, and the score, as
-    ultralytics writes them. An image without objects gets an empty one.
+    A line of a label file has the class and the box's center, width and height as shares of the image. It has no score,
+    which readers of labels do not expect. An image without objects gets an empty file.
 
     Args:
         kinds: crops, yolo or both; others are ignored.
@@ -54,8 +54,8 @@ def save_files(
         boxes = found.boxes.double().numpy() / [width, height, width, height]
         rows = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
         lines = [
-            f"{label} {' '.join(f'{value:.6f}' for value in row)} {score:.6f}\n"
-            for label, row, score in zip(found.labels.tolist(), rows.tolist(), found.scores.tolist(), strict=True)
+            f"{label} {' '.join(f'{value:.6f}' for value in row)}\n"
+            for label, row in zip(found.labels.tolist(), rows.tolist(), strict=True)
         ]
         write_text("".join(lines), make_folder(folder / "labels") / f"{name}.txt")
 

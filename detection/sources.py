@@ -5,6 +5,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ _FORMATS = (
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 _VIDEO_FORMATS = "asf avi m2ts m4v mjpeg mkv mov mp4 mpeg mpg mts ts webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO_FORMATS.split())
+MOST_LISTED = 10_000_000  # lines on stdin, which may have no end
 _LIVE_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mjpg", ".mpd", ".sdp"}
 _LIVE = ("rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://", "camera:")
 
@@ -56,7 +58,9 @@ def find_images(sources: Sequence[str | Path], leave_out: Path | None = None) ->
 
 def _listed() -> Iterator[str]:
     """The files that stdin lists. All that are missing are named at once."""
-    listed = [line.rstrip("\r\n") for line in sys.stdin]
+    listed = [line.rstrip("\r\n") for line in islice(sys.stdin, MOST_LISTED + 1)]
+    if len(listed) > MOST_LISTED:
+        raise UserError(f"-: stdin lists more than {MOST_LISTED:,} images: give it in parts")
     listed = [line for line in listed if line.strip()]
     if not listed:
         raise UserError("-: stdin lists no image: write a file or an address on each line")
@@ -70,11 +74,10 @@ def _images_of(source: str, left_out: str | None) -> list[str]:
     """The images of a source; says how many other files it has."""
     if is_address(source) or os.path.isfile(source):
         return [source]
+    if "://" in source:
+        raise UserError(f"{source}: images come from http:// and https:// addresses, streams also from rtsp://")
     skipped: Counter[str] = Counter()
-    if os.path.isdir(source):
-        files = _files_below(source, left_out, skipped)
-    else:
-        files = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+    files = _files_below(source, left_out, skipped) if os.path.isdir(source) else _matching(source, left_out, skipped)
     images = []
     for path in files:
         if _suffix(path) in IMAGE_SUFFIXES:
@@ -90,6 +93,20 @@ def _images_of(source: str, left_out: str | None) -> list[str]:
     if skipped:
         print(printable(f"{source}: {len(images)} images; skipped {skipped.total()} others ({kinds})"))
     return images
+
+
+def _matching(pattern: str, left_out: str | None, skipped: Counter[str]) -> list[str]:
+    """The files that a pattern matches, sorted, each once: links may lead in circles."""
+    files = {}
+    for path in sorted(glob.iglob(pattern, recursive=True)):
+        if not os.path.isfile(path):
+            continue
+        real = os.path.realpath(path)
+        if left_out and real.startswith(left_out + os.sep):
+            skipped["in the folder of results"] += 1
+        else:
+            files.setdefault(real, path)
+    return list(files.values())
 
 
 def _files_below(folder: str, left_out: str | None, skipped: Counter[str]) -> list[str]:

@@ -203,7 +203,7 @@ def stream(
             if count == most:
                 return
 
-    if "tile" in options or not hasattr(detector, "detectors"):  # a fusion takes one image at a time
+    if not hasattr(detector, "detectors"):  # a fusion takes one image at a time
         options["batch_size"] = 1 if video.newest else batch_size
     for found in detector.predict(images(), score_threshold, **options):
         frame = taken.popleft()

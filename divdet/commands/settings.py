@@ -103,7 +103,7 @@ class Detect(_Prediction):
         resume: auto continues a stopped run in the output folder, if there is one.
         no_pictures: write results alone.
         save: further files, separated by commas: crops (of objects, by class), csv, jsonl (a line an image), yolo
-            (label files with scores).
+            (label files).
         show: fused draws the final boxes, members also those of each member, in panels.
         workers: threads that read and write images; 0 does one after the other; default: one for each core, at most 8.
         frames: of a video or stream, all frames or the newest: those that come while the network works are passed over;

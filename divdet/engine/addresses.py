@@ -1,5 +1,6 @@
 """Images by their http(s) address."""
 
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,23 +24,40 @@ def fetch(address: str) -> bytes:
     Raises:
         UserError: where that fails, with the address and the reason.
     """
+    shown, outcome = hide_password(address), []
+
+    def work() -> None:
+        try:
+            outcome.append(_download(address, shown))
+        except Exception as error:  # raised below, in the caller's thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)  # a slow server is not waited for
+    thread.start()
+    thread.join(_SECONDS)
+    if not outcome:
+        raise UserError(f"{shown}: took more than {_SECONDS} s: download it, and give the file")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _download(address: str, shown: str) -> bytes:
     from http.client import HTTPException  # imported here, as they take time
     from urllib.request import Request, urlopen
 
-    shown = hide_password(address)
     end, data = time.monotonic() + _SECONDS, bytearray()
     try:
         with urlopen(Request(address, headers={"User-Agent": "divdet"}), timeout=_SILENCE) as answer:
-            while piece := answer.read1(_PIECE):
+            if not is_address(answer.url):
+                raise UserError(f"{shown}: leads to {hide_password(answer.url)}, which is no http(s) address")
+            while (piece := answer.read1(_PIECE)) and time.monotonic() < end:
                 data += piece
                 if len(data) > MAX_BYTES:
                     raise UserError(f"{shown}: has more than {MAX_BYTES >> 20} MB: download it, and give the file")
-                if time.monotonic() > end:
-                    raise UserError(f"{shown}: took more than {_SECONDS} s: download it, and give the file")
     except (OSError, HTTPException, ValueError) as error:  # HTTP's errors and time-outs are OSErrors
-        raise UserError(
-            f"{shown}: cannot be fetched ({getattr(error, 'reason', None) or error or type(error).__name__})"
-        ) from error
+        reason = getattr(error, "reason", None) or error or type(error).__name__
+        raise UserError(f"{shown}: cannot be fetched ({reason})") from error
     return bytes(data)
 
 

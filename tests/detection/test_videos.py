@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from detection import videos
 from divdet.engine.errors import UserError
-
-videos = pytest.importorskip("detection.videos")
 
 SIZE = (64, 48)
 

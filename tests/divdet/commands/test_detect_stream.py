@@ -15,12 +15,11 @@ import torch
 
 from detection import Detector, create_ssd
 from detection.settings import ModelSettings, TrainDetection
+from divdet.commands.detect_stream import detect_stream
 from divdet.commands.settings import Detect
 from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped
-
-detect_stream = pytest.importorskip("divdet.commands.detect_stream").detect_stream
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from divdet.engine import addresses
 from divdet.engine.errors import UserError
-
-addresses = pytest.importorskip("detection.addresses")
 
 PICTURE = cv2.imencode(".png", np.full((4, 6, 3), 7, np.uint8))[1].tobytes()
 
