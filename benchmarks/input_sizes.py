@@ -101,7 +101,8 @@ def persons(shared: Path, output: Path, jobs: int, train_them: bool) -> list[dic
         if not (folder / "done").exists():
             return None
         looks = {
-            tile: evaluate(folder / "last.pt", data[2:], folder / f"tile{tile}", tile, thirds) for tile in (0, 192)
+            tile: evaluate(folder / "last.pt", data[2:], folder / f"tile{tile}", tile, thirds)
+            for tile in ((0, 192) if way.size == START.size else (0,))
         }
         return {"data": "persons", **way._asdict(), "name": way.name, "sizes": thirds, "looks": looks}
 
