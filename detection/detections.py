@@ -198,6 +198,8 @@ class Detections:
             raise UserError("these objects have no tracker_id: give them to a tracker first")
         rows = np.asarray([] if rows is None else rows, np.int64)
         tracks = np.asarray([] if tracks is None else tracks, np.int64)
+        if len(np.unique(rows)) < len(rows) or not ((rows >= 0) & (rows < len(self))).all():
+            raise UserError("these are not this image's objects: give what the tracker made of its to_supervision()")
         sure = tracks >= 0  # trackers give -1 to what they do not follow yet
         return replace(self[rows[sure]], track_ids=torch.from_numpy(tracks[sure]))
 

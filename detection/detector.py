@@ -260,15 +260,16 @@ class Detector:
         Args:
             source: a video file, a camera (``camera:0``) or a stream's address.
             score_threshold, batch_size, options: as of ``predict``.
-            frames: all frames, or the newest: those that come in the meantime are passed over. Default: all of files,
-                the newest of cameras and streams.
+            frames: of a camera or stream, all frames, or the newest (default): those that come in the meantime are
+                passed over.
             max_frames: how many to take; default: until the end.
 
         Yields:
             ``Detections`` with ``frame``, ``seconds``, and the frame as ``source``.
 
         Raises:
-            UserError: for a source that cannot be opened; for a stream that ends or gives no frame for 20 seconds.
+            UserError: at the first frame, for arguments and sources that cannot be used; later for a stream that ends
+                or gives no frame for 20 seconds.
         """
         from detection.videos import Video, stream
 

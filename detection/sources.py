@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from divdet.engine.addresses import is_address
+from divdet.engine.addresses import is_address, path_of
 from divdet.engine.errors import UserError, printable
 
 # What OpenCV decodes. HDR and PFM are not among them: they hold no 8- or 16-bit pixels.
@@ -27,7 +26,7 @@ _LIVE = ("rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://", "camera:")
 def is_live(source: str) -> bool:
     """Whether a source is a camera or a stream, which has no end."""
     if is_address(source):
-        return _suffix(urlsplit(source).path) in _LIVE_SUFFIXES
+        return _suffix(path_of(source)) in _LIVE_SUFFIXES
     return source.lower().startswith(_LIVE)
 
 
@@ -58,6 +57,8 @@ def find_images(sources: Sequence[str | Path], leave_out: Path | None = None) ->
 
 def _listed() -> Iterator[str]:
     """The files that stdin lists. All that are missing are named at once."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as names of files are read
     listed = [line.rstrip("\r\n") for line in islice(sys.stdin, MOST_LISTED + 1)]
     if len(listed) > MOST_LISTED:
         raise UserError(f"-: stdin lists more than {MOST_LISTED:,} images: give it in parts")
@@ -76,6 +77,8 @@ def _images_of(source: str, left_out: str | None) -> list[str]:
         return [source]
     if "://" in source:
         raise UserError(f"{source}: images come from http:// and https:// addresses, streams also from rtsp://")
+    if left_out and os.path.isdir(source) and os.path.realpath(source) == left_out:
+        raise UserError(f"{source}: pictures would be written among its images: choose another --output")
     skipped: Counter[str] = Counter()
     files = _files_below(source, left_out, skipped) if os.path.isdir(source) else _matching(source, left_out, skipped)
     images = []

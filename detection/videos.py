@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -21,6 +22,7 @@ from detection.sources import is_live
 from divdet.engine.addresses import hide_password
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
+from divdet.engine.settings import check_choice
 
 if TYPE_CHECKING:
     from detection.detector import Detector
@@ -64,7 +66,7 @@ class Video:
 
     Args:
         source: see above.
-        frames: all frames, or always the newest; default: all of files, the newest of others.
+        frames: of a camera or stream, all frames or always the newest (default); of a file always all.
 
     Raises:
         UserError: where it cannot be opened; while frames are taken, for a stream that has ended or gives none for
@@ -72,13 +74,21 @@ class Video:
     """
 
     def __init__(self, source: str, frames: Frames | None = None) -> None:
-        self.source, self.name, self.live = source, hide_password(source), is_live(source)
-        self.newest = (frames or ("newest" if self.live else "all")) == "newest"
+        if not isinstance(source, str):
+            raise UserError(f"a video's source is {source!r}: give a path, an address, or camera:0")
+        if frames is not None:
+            check_choice("frames", frames, Frames)
+        self.source, self.name, self.remote = source, hide_password(source), is_live(source)
         self.broken = self.passed_over = 0
         self._capture = self._open()
         rate, total = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
         self.rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
-        self.total = int(total) if total > 0 and not self.live else None
+        self.total = int(total) if 0 < total < 2**31 and not source.lower().startswith("camera:") else None
+        self.live = self.remote and self.total is None  # a video file may have an address, too
+        if frames == "newest" and not self.live:
+            self._capture.release()
+            raise UserError(f"{self.name}: frames newest is for cameras and streams: of a file take all")
+        self.newest = self.live and frames != "all"
         self._queue: queue.Queue[Frame | UserError | None] = queue.Queue(1 if self.newest else _AHEAD)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read_all, daemon=True)  # a camera's driver may hang
@@ -86,16 +96,16 @@ class Video:
     def _open(self) -> cv2.VideoCapture:
         if self.source.lower().startswith("camera:"):
             number = self.source[7:]
-            if not number.isdecimal():
+            if not number.isdecimal() or len(number) > 4:
                 raise UserError(f"{self.source}: name a camera by its number, such as camera:0")
             capture, what = cv2.VideoCapture(int(number)), "is it there, and not in use by another program?"
-        elif self.live:
+        elif self.remote:
             limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 10_000]
             capture, what = cv2.VideoCapture(self.source, cv2.CAP_FFMPEG, limits), "is the address right?"
         else:
+            refuse_special(self.source)
             if not os.path.isfile(self.source):
                 raise UserError(f"{self.source}: no such file: name a video")
-            refuse_special(self.source)
             # An absolute path cannot be taken for a pattern of files or an address
             capture, what = cv2.VideoCapture(os.path.abspath(self.source), cv2.CAP_FFMPEG), "it is no video, or damaged"
         if not capture.isOpened():
@@ -104,16 +114,18 @@ class Video:
 
     def __enter__(self) -> Video:
         self._thread.start()
+        atexit.register(self.__exit__)  # a thread inside OpenCV would abort the end of Python
         return self
 
     def __exit__(self, *_: object) -> None:
+        atexit.unregister(self.__exit__)
         self._ended.set()
-        self._thread.join(_PATIENCE if self.live else None)
+        self._thread.join(_PATIENCE if self.remote else None)
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
             try:
-                frame = self._queue.get(timeout=_PATIENCE if self.live else None)
+                frame = self._queue.get(timeout=_PATIENCE if self.remote else None)
             except queue.Empty:
                 raise UserError(f"{self.name}: has given no frame for {_PATIENCE:.0f} seconds") from None
             if frame is None:
@@ -203,6 +215,10 @@ def stream(
             if count == most:
                 return
 
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise UserError(f"max_frames is {most!r}: choose a whole number of at least 1")
+    if options.pop("bgr", False):
+        raise UserError("bgr is for arrays: the frames of a video are RGB already; leave it out")
     if not hasattr(detector, "detectors"):  # a fusion takes one image at a time
         options["batch_size"] = 1 if video.newest else batch_size
     for found in detector.predict(images(), score_threshold, **options):

@@ -83,12 +83,12 @@ class _Run:
         if partial.done:
             print(f"resuming {partial.path} after {len(partial.done)} batches")
         elif (folder / "detections.json").exists():
-            print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its pictures stay")
+            print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its other files stay")
         # Images that need tiles are large: one in memory at a time
         self.step, self.ahead = (1, 1) if config.tile else (config.batch_size, _AHEAD)
         left = [number for number in range(-(-len(paths) // self.step)) if number not in partial.done]
         self.numbers = left[world.replica :: world.replicas]
-        self.workers = config.workers
+        self.alone, self.workers = world.size == 1, config.workers
         if self.workers is None:
             self.workers = min(8, os.cpu_count() or 1)
 
@@ -96,10 +96,14 @@ class _Run:
         """Runs the detector on this process's batches."""
         soon = [self._photos(number) for number in self.numbers[: 2 * _AHEAD + 1]]
         left_behind = [self.folder / photo.picture for batch in soon for photo in batch]
+        if self.alone:
+            for part in ("crops", "labels"):
+                for path in (self.folder / part).rglob(".????????.*.tmp"):
+                    path.unlink(missing_ok=True)
         remove_unfinished(self.folder / "detections.json", *left_behind)  # of a run that was killed while it wrote
-        left = sum(len(self._photos(number)) for number in self.numbers)
+        left = total = sum(len(self._photos(number)) for number in self.numbers)
         with stop_on_signals() as stopping:
-            bar = progress((), "detecting", unit="image", total=left)
+            bar = progress((), "detecting", unit="image", total=total)
             found = self._found(stopping)
             for number, images, unreadable in in_threads(self._write, found, self.workers, self.ahead):
                 self.partial.add(number, images, unreadable)
@@ -109,8 +113,8 @@ class _Run:
             if stopping.signal and left:
                 raise Stopped(
                     stopping.signal,
-                    f"stopped, {left} of {len(self.photos)} images are left; {self.partial.path} holds what was "
-                    "found: continue with --resume auto",
+                    f"stopped, {left} of {total} images are left; {self.partial.path} holds what was found: continue "
+                    "with --resume auto",
                 )
 
     def _photos(self, number: int) -> list[Photo]:
@@ -169,7 +173,7 @@ class _Run:
                 lambda: (image for batch in self.partial.batches() for image in batch["images"]), folder, save
             )
             if "yolo" in save:
-                write_text("\n".join(self.detector.names) + "\n", folder / "labels" / "classes.txt")
+                write_text("\n".join(self.detector.names) + "\n", folder / "classes.txt")
             apart = " (class_thresholds apart)" if self.config.postprocess.class_thresholds else ""
             found = f"{objects} objects at score ≥ {self.config.score_threshold:g}{apart} in {images} images"
             print(f"{found} ({empty} without any); wrote {folder}")

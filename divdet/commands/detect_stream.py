@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -24,6 +23,7 @@ from divdet.commands.finding import load_detector, objects_of
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.result_files import write_results
 from divdet.commands.settings import Detect
+from divdet.engine.addresses import hide_password
 from divdet.engine.devices import use_device
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -54,17 +54,20 @@ def detect_stream(config: Detect) -> Path:
     source = config.sources[0]
     use_device(config.device)
     detector = load_detector(config)
-    folder, stem = Path(config.output or "runs/detect"), file_name(os.path.splitext(os.path.basename(source))[0])
+    folder = Path(config.output or "runs/detect")
+    stem = file_name(os.path.splitext(os.path.basename(hide_password(source)))[0])
     target = folder / f"{stem}.mp4"
+    if target.exists() and not (folder / "detections.json").exists():
+        raise UserError(f"{target}: is there already, and no video of an earlier run: choose another --output")
     if os.path.realpath(target) == os.path.realpath(source):
         raise UserError(f"{target}: the video would overwrite the source; choose another --output")
     with Video(source, config.frames) as video:
         make_folder(folder)
-        partial = PartialResults(folder, {"source": source}, None, World())
+        partial = PartialResults(folder, {"source": video.name}, None, World())
         writer = _Writer(None if config.no_pictures else target, video.rate, video.live)
         run = _Run(config, detector, folder, stem, video, writer)
         ended: Exception | None = None
-        with stop_on_signals() as stopping, writer:
+        with stop_on_signals() as stopping:
             total = min(video.total or 10**18, config.max_frames or 10**18)
             bar = progress((), "detecting", unit="frame", total=total if total < 10**18 else None)
             try:
@@ -80,12 +83,16 @@ def detect_stream(config: Detect) -> Path:
             except UserError as error:  # of a stream that has ended; what was found before is kept
                 ended = error
             bar.close()
+            try:
+                writer.close()
+            except UserError as error:
+                ended = ended or error
     if run.frames:
         write_results(
             lambda: (image for batch in partial.batches() for image in batch["images"]), folder, config.save or ()
         )
         if "yolo" in (config.save or ()):
-            write_text("\n".join(detector.names) + "\n", folder / "labels" / "classes.txt")
+            write_text("\n".join(detector.names) + "\n", folder / "classes.txt")
         print(run.describe(target))
     partial.remove()
     if ended:
@@ -131,7 +138,7 @@ class _Run:
         threads = min(os.cpu_count() or 1, 4) if config.workers is None else config.workers
         for read_at, one, picture in in_threads(self._draw, found, threads, 1 if self.video.newest else _AHEAD):
             if picture is not None:
-                self.writer.write(one.frame, picture)
+                self.writer.write(one.seconds, picture)
             objects = objects_of(one, self.detector.names, self.detector.category_ids)
             height, width = one.source.shape[:2]
             self.frames, self.objects, self.last = self.frames + 1, self.objects + len(objects), time.monotonic()
@@ -156,7 +163,9 @@ class _Run:
         video, seconds = self.video, max(self.last - self.began, 1e-9)
         latency = 1000 * statistics.median(self.latencies)
         text = f"{self.objects} objects in {self.frames} frames, {self.frames / seconds:.1f} frames a second, "
-        text += f"{latency:.0f} ms from reading a frame to its result; wrote {self.folder}"
+        if video.live:  # a file's frames wait to be looked at
+            text += f"{latency:.0f} ms from reading a frame to its result, "
+        text = f"{text.removesuffix(', ')}; wrote {self.folder}"
         if not self.config.no_pictures:
             text += f" ({target.name} has no sound)"
         if video.passed_over:
@@ -179,9 +188,9 @@ class _Writer:
     def __init__(self, path: Path | None, rate: float, live: bool) -> None:
         self.path, self.rate, self.live = path, rate, live
         self._writer: cv2.VideoWriter | None = None
-        self._last, self._size = -1, (0, 0)
+        self._written, self._size = 0, (0, 0)
 
-    def write(self, number: int, picture: np.ndarray) -> None:
+    def write(self, seconds: float, picture: np.ndarray) -> None:
         if self._writer is None:
             self._size = tuple(length - length % 2 for length in picture.shape[1::-1])  # codecs take even sizes
             code = cv2.VideoWriter_fourcc(*"mp4v")
@@ -194,18 +203,14 @@ class _Writer:
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         fitting = bgr[:height, :width] if bgr.shape[0] - height in (0, 1) and bgr.shape[1] - width in (0, 1) else None
         bgr = np.ascontiguousarray(cv2.resize(bgr, self._size) if fitting is None else fitting)
-        repeats = min(number - self._last, int(_LONGEST_GAP * self.rate)) if self.live else 1
-        for _ in range(max(1, repeats)):
+        due = round(seconds * self.rate) + 1 - self._written if self.live else 1
+        for _ in range(min(due, int(_LONGEST_GAP * self.rate))):
             self._writer.write(bgr)
-        self._last = number
+            self._written += 1
 
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Ends the file; UserError if it cannot be read."""
         if self._writer is not None:
             self._writer.release()
-            if kind is None and cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT) <= 0:
+            if cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT) <= 0:
                 raise UserError(f"{self.path}: the video is not whole: is the disk full?")

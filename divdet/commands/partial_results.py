@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,7 +57,6 @@ class PartialResults:
         try:
             self._file = open(self.path, "a+b")  # noqa: SIM115  (open, and locked, until the run ends)
             lock_file(self._file, self.folder)
-            self._file.seek(0)
             places = _read(self._file)[1]
             self._file.truncate(max((end for _, _, end in places), default=0))
             self._file.seek(0, os.SEEK_END)
@@ -68,7 +67,7 @@ class PartialResults:
         """The finished batches of all files. UserError if they are of another run."""
         done: set[int] = set()
         for path in self._files():
-            with open(path, "rb") as file:
+            with self._reading(path) as file:
                 first, places = _read(file)
             if not places:
                 continue
@@ -90,6 +89,10 @@ class PartialResults:
     def _files(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if _FILE.fullmatch(path.name))
 
+    def _reading(self, path: Path) -> AbstractContextManager[BinaryIO]:
+        """A file, open to be read. This process's own stays open: closing it anywhere would give up its lock."""
+        return nullcontext(self._file) if path == self.path else open(path, "rb")
+
     def add(self, number: int, images: Sequence[dict[str, Any]], unreadable: Sequence[str]) -> None:
         """Saves a batch: what was found in each image (see ``result_files``), and why others were not read."""
         self._write({"batch": number, "images": images, "unreadable": unreadable})
@@ -109,7 +112,7 @@ class PartialResults:
         places: dict[int, tuple[BinaryIO, int]] = {}
         with ExitStack() as stack:
             for path in self._files():
-                file = stack.enter_context(open(path, "rb"))
+                file = stack.enter_context(self._reading(path))
                 places |= {number: (file, begin) for number, begin, _ in _read(file)[1]}
             for number in sorted(places):
                 file, begin = places[number]
@@ -125,6 +128,7 @@ class PartialResults:
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
     """The settings of a file, and for each whole line of a batch its number, begin and end."""
+    file.seek(0)
     try:
         first = json.loads(file.readline())
     except (ValueError, RecursionError):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from detection.data.annotations import CocoAnnotations, ImageRecord
 from detection.data.category_match import match_categories
@@ -17,8 +16,10 @@ from detection.data.orientation import set_layouts
 from detection.detector import Detector
 from detection.ensembles import Fusion
 from detection.settings import EvalDataSettings
-from divdet.engine.addresses import hide_password, is_address
+from divdet.engine.addresses import hide_password, is_address, path_of
 from divdet.engine.errors import UserError
+
+_LONGEST = 200  # bytes of a name, to which numbers and suffixes are added
 
 
 class Photo(NamedTuple):
@@ -72,14 +73,16 @@ def match_annotations(
 def name_photos(paths: Sequence[str], records: dict[str, ImageRecord], named: bool, folder: Path) -> list[Photo]:
     """Choose picture names and image ids that no two files share.
 
-    Files of one name from several folders get numbered pictures. A number that two files share (7.jpg and 007.jpg) is
-    the id of the first; that of the other is its picture's name.
+    Files of one name, also of other kinds or from other folders, get numbered pictures. A number that two files share
+    (7.jpg and 007.jpg) is the id of the first; that of the other is its picture's name.
 
     Raises:
-        UserError: where a picture in ``folder`` would overwrite an image.
+        UserError: where a picture in ``folder`` would overwrite an image, or a file that is no earlier run's.
     """
     photos: list[Photo] = []
-    pictures: set[str] = set()
+    held = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    others = held if not any(name.startswith("detections.") for name in held) else set()
+    stems: set[str] = set()
     last: dict[str, int] = {}
     ids: set[int | str] = set()
     real_path = lru_cache(os.path.realpath)
@@ -92,20 +95,24 @@ def name_photos(paths: Sequence[str], records: dict[str, ImageRecord], named: bo
                 inside.add(base)
     for path in paths:
         address = is_address(path)
-        stem, suffix = os.path.splitext(os.path.basename(urlsplit(path).path if address else path))
-        stem, suffix = stem or "image", suffix.lower() if suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-        name = stem + suffix
-        while name in pictures:
-            last[stem + suffix] = number = last.get(stem + suffix, 1) + 1
-            name = f"{stem}_{number}{suffix}"
-        pictures.add(name)
+        stem, suffix = os.path.splitext(os.path.basename(path_of(path) if address else path))
+        base = own = os.fsdecode(os.fsencode(stem)[:_LONGEST]) or "image"
+        while own in stems:
+            last[base] = number = last.get(base, 1) + 1
+            own = f"{base}_{number}"
+        stems.add(own)
+        name = own + (suffix.lower() if suffix.lower() in (".jpg", ".jpeg", ".png") else ".png")
         if name in inside:
             raise UserError(f"{folder / name}: the picture would overwrite this source; choose another --output")
+        if name in others:
+            raise UserError(
+                f"{folder / name}: is there already, and no picture of an earlier run: choose another --output"
+            )
         if record := records.get(path):
             image_id, file_name = image_of(record, named)["image_id"], record.file_name
         else:
             image_id, file_name = number_in_name(stem + suffix), hide_password(path) if address else path
-            image_id = os.path.splitext(name)[0] if image_id is None or image_id in ids else image_id
+            image_id = own if image_id is None or image_id in ids else image_id
         ids.add(image_id)
         photos.append(Photo(path, name, image_id, file_name, record))
     return photos

@@ -1,8 +1,7 @@
 """What was found in many images, as files: written as it is read, whatever its length.
 
 An image is a dict with ``image_id``, ``file_name``, ``width``, ``height`` and ``objects``; an object one with
-``category_id``, ``category``, ``bbox`` (x, y, width, height in pixels), ``score`` and, in videos with tracks,
-``track_id``.
+``category_id``, ``category``, ``bbox`` (x, y, width, height in pixels) and ``score``.
 """
 
 import csv
@@ -33,7 +32,7 @@ def write_results(images: Images, folder: Path, save: Iterable[str] = ()) -> Non
 
 
 def _written(path: Path, write: Callable[..., None], images: Iterable[dict[str, Any]]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         write(file, images)
 
 

@@ -106,8 +106,8 @@ class Detect(_Prediction):
             (label files).
         show: fused draws the final boxes, members also those of each member, in panels.
         workers: threads that read and write images; 0 does one after the other; default: one for each core, at most 8.
-        frames: of a video or stream, all frames or the newest: those that come while the network works are passed over;
-            default: all of files, the newest of cameras and streams.
+        frames: of a camera or stream, all frames, or the newest (default): those that come while the network works are
+            passed over.
         max_frames: how many frames to take; default: until the end, or Ctrl-C.
     """
 

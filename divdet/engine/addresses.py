@@ -1,11 +1,17 @@
 """Images by their http(s) address."""
 
+from __future__ import annotations
+
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from urllib.request import Request
 
 MAX_BYTES = 100 * 2**20
 _SECONDS = 30  # for the whole image
@@ -44,11 +50,11 @@ def fetch(address: str) -> bytes:
 
 def _download(address: str, shown: str) -> bytes:
     from http.client import HTTPException  # imported here, as they take time
-    from urllib.request import Request, urlopen
+    from urllib.request import urlopen
 
     end, data = time.monotonic() + _SECONDS, bytearray()
     try:
-        with urlopen(Request(address, headers={"User-Agent": "divdet"}), timeout=_SILENCE) as answer:
+        with urlopen(_request(address), timeout=_SILENCE) as answer:
             if not is_address(answer.url):
                 raise UserError(f"{shown}: leads to {hide_password(answer.url)}, which is no http(s) address")
             while (piece := answer.read1(_PIECE)) and time.monotonic() < end:
@@ -57,8 +63,29 @@ def _download(address: str, shown: str) -> bytes:
                     raise UserError(f"{shown}: has more than {MAX_BYTES >> 20} MB: download it, and give the file")
     except (OSError, HTTPException, ValueError) as error:  # HTTP's errors and time-outs are OSErrors
         reason = getattr(error, "reason", None) or error or type(error).__name__
-        raise UserError(f"{shown}: cannot be fetched ({reason})") from error
+        raise UserError(f"{shown}: cannot be fetched ({str(reason).partition(chr(10))[0]})") from error
     return bytes(data)
+
+
+def _request(address: str) -> Request:
+    """Asks for an address: user and password in a header, letters beyond ASCII and spaces encoded."""
+    from base64 import b64encode
+    from urllib.parse import quote, unquote
+    from urllib.request import Request
+
+    parts, headers = urlsplit(address), {"User-Agent": "divdet"}
+    if "@" in parts.netloc:
+        given = unquote(parts.netloc.rpartition("@")[0])
+        headers["Authorization"] = f"Basic {b64encode(given.encode()).decode()}"
+    return Request(quote(hide_password(address), safe="%:/?#[]@!$&'()*+,;=~"), headers=headers)
+
+
+def path_of(address: str) -> str:
+    """The path in an address; empty where it is malformed."""
+    try:
+        return urlsplit(address).path
+    except ValueError:
+        return ""
 
 
 def hide_password(address: str) -> str:

@@ -131,9 +131,8 @@ class World:
     def await_all(self) -> None:
         """Waits for all processes, for hours if need be; UserError if one of them has died."""
         if self.mesh is not None:
-            patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
             try:
-                dist.barrier(group=patient)
+                dist.barrier(group=dist.new_group(backend="gloo", timeout=_PATIENCE))
             except RuntimeError as error:  # the base class of torch.distributed's errors
                 raise UserError(process_fault(str(error)) or str(error)) from error
 

@@ -79,7 +79,7 @@ _BOXES = _no("detections.json in --output has all boxes that --checkpoint finds,
 _PICTURES = ("pictures with the boxes above --score_threshold and their names are written to --output",)
 _DRAWN = _no(*_PICTURES, anyway=("true",))
 _LINES = _no("--output has the pictures of boxes above --score_threshold; lines and text follow their size")
-_VIDEO = _no("videos are not read: give their frames as images", anyway=("1", *_OFF))
+_VIDEO = _no("--frames all or newest says which of a stream are taken, --max_frames how many", anyway=("1", *_OFF))
 _SHAPE = _no("images are brought to the square that the head takes (model.head), whatever their shape", anyway=_OFF)
 _LOG = _no("metrics.jsonl in --output has every epoch's losses, and AP every --train.evaluate_every epochs")
 _PROCESSES = _no("torchrun starts processes: torchrun --nproc_per_node=N tools/train_det.py …", anyway=("1", "none"))
@@ -256,11 +256,11 @@ OPTIONS: dict[str, Option] = {
     "vid_stride": _VIDEO,
     "stream_buffer": _VIDEO,
     "save_frames": _VIDEO,
-    "tracker": _VIDEO,
-    "save_txt": _BOXES,
+    "tracker": _no("docs/prediction.md has a tracker that follows the detector's boxes, from Python", anyway=_OFF),
+    "save_txt": _no("--save yolo writes label files", anyway=_OFF),
     "save_conf": _BOXES,
     "save_json": _no("detections.json in --output has all boxes that --checkpoint finds", anyway=("true",)),
-    "save_crop": _no("in Python crops() cuts out what the detector of --checkpoint has found", anyway=_OFF),
+    "save_crop": _no("--save crops cuts out what was found", anyway=_OFF),
     "save": _no(*_PICTURES, "--output has last.pt and best.pt; --train.keep keeps more", anyway=("true",)),
     "show": _no(*_PICTURES, anyway=_OFF),
     "view_img": _no(*_PICTURES, anyway=_OFF),

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -88,7 +89,9 @@ def test_killed_processes_go_on_in_another_number(case: Path, whole: Path) -> No
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < limit
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for number in [*map(int, workers), process.pid]:  # torchrun's workers are in groups of their own
+        os.kill(number, signal.SIGKILL)
     process.wait()
     with open(files[1], "ab") as file:
         file.write(b'{"batch": 99, "images": [')  # as a power cut leaves it
@@ -110,23 +113,25 @@ def test_evaluation_in_two_processes_is_that_of_one(case: Path) -> None:
 def test_partial_results_hold_what_was_whole(tmp_path: Path) -> None:
     settings = {"a": {"b": 1, "c": [1, 2]}}
 
-    def opened(resume: bool, **changed: object) -> PartialResults:
-        partial = PartialResults(tmp_path, settings | changed, resume, World())
-        partial._file.close()  # as the end of its process does
-        return partial
-
     partial = PartialResults(tmp_path, settings, False, World())
     partial.add(3, [{"image_id": 1, "objects": []}], [])
     partial.add(0, [], ["broken"])
+    list(partial.batches())
+    code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'ab'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    locking = [sys.executable, "-c", code, str(partial.path)]
+    assert subprocess.run(locking, stderr=subprocess.DEVNULL).returncode  # no other process gets in
     partial._file.close()
+    assert not subprocess.run(locking).returncode
     (tmp_path / "detections.part1.jsonl").write_bytes(partial.path.read_bytes().replace(b'"batch": 3', b'"batch": 7'))
     with open(partial.path, "ab") as file:
         file.write(bytes(100))
-    assert opened(True).done == {0, 3, 7}
+    partial = PartialResults(tmp_path, settings, True, World())
+    assert partial.done == {0, 3, 7}
     assert [batch["batch"] for batch in partial.batches()] == [0, 3, 7]
+    partial._file.close()
     with pytest.raises(UserError, match=r"part\.jsonl: holds 2 batches of a stopped run: add --resume auto"):
-        opened(False)
+        PartialResults(tmp_path, settings, False, World())
     with pytest.raises(UserError, match="the stopped run had different d: continue it with the same"):
-        opened(True, d=1)
+        PartialResults(tmp_path, settings | {"d": 1}, True, World())
     partial.remove()
     assert not list(tmp_path.iterdir())

@@ -145,7 +145,7 @@ def test_detect_fuses_checkpoints(folder: Path, tmp_path: Path) -> None:
     )
     fused = by_library(folder, folder / "0.png", iou_thr=0.4, skip_box_thr=1e-4)
     fused = [(score, label + 1) for _, score, label in fused if score >= 0.01]
-    own = [(entry["score"], entry["category_id"]) for entry in found]
+    own = [(entry["score"], entry["category_id"]) for entry in json.loads(found.read_text())]
     assert len(own) > 10
     np.testing.assert_allclose(sorted(own), sorted(fused), atol=2e-6)
     assert (tmp_path / "0.png").is_file()

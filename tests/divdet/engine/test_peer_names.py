@@ -195,11 +195,10 @@ def test_options_without_a_field_are_answered(words: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        ("--save_txt", r"detections\.json"),
+        ("--save_txt", "--save yolo"),
         ("--save_conf", r"detections\.json"),
-        ("--save_crop", r"crops\(\)"),
-        ("--show", "written to --output"),
-        ("--vid_stride 2", "videos are not read"),
+        ("--save_crop", "--save crops"),
+        ("--vid_stride 2", "--frames all or newest"),
         ("--line_width 2", "--output"),
         ("--dnn", "--runtime"),
         ("--max_det 9", "max_per_member"),
