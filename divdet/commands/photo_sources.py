@@ -112,7 +112,8 @@ def name_photos(paths: Sequence[str], records: dict[str, ImageRecord], named: bo
             image_id, file_name = image_of(record, named)["image_id"], record.file_name
         else:
             image_id, file_name = number_in_name(stem + suffix), hide_password(path) if address else path
-            image_id = own if image_id is None or image_id in ids else image_id
+            if image_id is None or image_id in ids:
+                image_id = stem if own == base else own
         ids.add(image_id)
         photos.append(Photo(path, name, image_id, file_name, record))
     return photos
