@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -26,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from benchmarks.floors import ROOT
+from benchmarks.kills import kill
 from benchmarks.machine import describe, machine
 from detection import Detector
 
 FEW, BATCH = 40, 8
 
 
-def link(source: Path, folder: Path, count: int) -> Path:
+def copies(source: Path, folder: Path, count: int) -> Path:
     """A folder of ``count`` photos."""
     if not folder.exists():
         photos = sorted(path for path in source.iterdir() if path.suffix == ".jpg")
@@ -55,18 +55,18 @@ def seconds(command: list[str], output: Path, threads: int) -> float:
     return time.perf_counter() - began
 
 
-def alone(checkpoint: str, count: int, threads: int) -> float:
+def alone(checkpoint: str, count: int, threads: int, batch: int = BATCH) -> float:
     """Images a second of the network alone."""
     torch.set_num_threads(threads)
     detector = Detector.load(checkpoint, "cpu")
     size = detector.input.size
-    inputs = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8)
+    inputs = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
     with torch.inference_mode():
         detector.network(inputs)
         began = time.perf_counter()
-        for _ in range(count // BATCH):
+        for _ in range(count // batch):
             detector.network(inputs)
-    return count // BATCH * BATCH / (time.perf_counter() - began)
+    return count // batch * batch / (time.perf_counter() - began)
 
 
 def rates(checkpoint: str, many: Path, few: Path, output: Path, rounds: int, threads: int) -> dict[str, float]:
@@ -104,7 +104,7 @@ def kills(checkpoint: str, photos: Path, output: Path, times: int) -> dict[str, 
             try:
                 process.wait(chance.uniform(8, 16) if start < 3 else None)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill("two" if processes > 1 else "one", process, chance)
                 killed += 1
             if process.wait() == 0:
                 break
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/photos"))
     options = parser.parse_args()
     output, threads = options.output.resolve(), os.cpu_count() or 1
-    many, few = (link(options.photos, output / f"{n}_photos", n) for n in (options.count, FEW))
+    many, few = (copies(options.photos, output / f"{n}_photos", n) for n in (options.count, FEW))
     report = {"machine": machine(), "threads": threads, "rows": []}
     for checkpoint in options.checkpoints:
         row = {"checkpoint": checkpoint}

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.photos import alone
 from detection import Detector
 
 
@@ -45,13 +46,7 @@ def main() -> None:
                 early = peak()
         rate = count / (time.perf_counter() - began)
     print(f"{count} frames; peak {early:.0f} MiB at frame 500, {peak():.0f} MiB at the last")
-    inputs = torch.zeros(1, 3, detector.input.size, detector.input.size)
-    with torch.inference_mode():
-        detector.model(inputs)
-        began = time.perf_counter()
-        for _ in range(args.bare):
-            detector.model(inputs)
-    bare = args.bare / (time.perf_counter() - began)
+    bare = alone(args.checkpoint, args.bare, torch.get_num_threads(), batch=1)
     print(f"{rate:.1f} frames a second, the bare network {bare:.1f}: {rate / bare:.2f}")
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from detection.boxes import Boxes, ClassRules
-from detection.category_names import category_name
 from detection.detections import Detections
 from detection.heads import Input
 from detection.images import as_rgb, check_bgr, check_threshold, named_images
@@ -24,7 +23,7 @@ from detection.models.head import DividedDetector
 from detection.postprocess import fuse, head_boxes
 from detection.prediction_settings import EXPORT_ENDINGS, PostprocessSettings, RuntimeSettings, ViewSettings
 from detection.preprocess import FromPixels, Network, to_input, to_pixels
-from detection.saved import create_model, saved_model, saved_settings
+from detection.saved import create_model, saved_categories, saved_model, saved_settings
 from detection.settings import Orientation
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
@@ -154,20 +153,13 @@ class Detector:
         """Rebuilds the detector of a checkpoint; raises UserError if its content is inconsistent."""
         source, model_settings = saved.source, saved_model(saved)
         saved_postprocess, data = saved_settings(saved)
+        names, category_ids = saved_categories(saved)
         try:
-            categories = [(int(category["id"]), category["name"]) for category in saved.meta["categories"]]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{source}: its categories are damaged ({error!r}); use another checkpoint") from error
-        names = [category_name(name) for _, name in categories]
-        if None in names:
-            wrong = categories[names.index(None)][1]
-            raise UserError(f"{source}: has the invalid category name {wrong!r:.200}; it is damaged")
-        try:
-            model = create_model(model_settings, len(categories))
+            model = create_model(model_settings, len(names))
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
         checkpoint.load_weights(model, saved.model, source)
-        detector = cls(model, names, [number for number, _ in categories], settings or saved_postprocess, device)
+        detector = cls(model, names, category_ids, settings or saved_postprocess, device)
         detector.source, detector.orientation = source, data.orientation
         return detector
 

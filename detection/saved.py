@@ -1,5 +1,6 @@
 """What a checkpoint says of its detector."""
 
+from detection.category_names import category_name
 from detection.models.head import DividedDetector, create_detector
 from detection.prediction_settings import PostprocessSettings
 from detection.settings import DataSettings, ModelSettings
@@ -24,6 +25,20 @@ def saved_model(saved: Checkpoint) -> ModelSettings:
         return ModelSettings(backbone, saved.members, head=head, input_size=size)
     except UserError as error:
         raise UserError(f"{saved.source}: {error}") from error
+
+
+def saved_categories(saved: Checkpoint) -> tuple[list[str], list[int]]:
+    """Reads the names and category ids by label. Raises UserError if they are damaged."""
+    source = saved.source
+    try:
+        categories = [(int(category["id"]), category["name"]) for category in saved.meta["categories"]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{source}: its categories are damaged ({error!r}); use another checkpoint") from error
+    names = [category_name(name) for _, name in categories]
+    if None in names:
+        wrong = categories[names.index(None)][1]
+        raise UserError(f"{source}: has the invalid category name {wrong!r:.200}; it is damaged")
+    return names, [number for number, _ in categories]
 
 
 def create_model(settings: ModelSettings, num_classes: int, pretrained: bool = False) -> DividedDetector:

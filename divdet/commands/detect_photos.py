@@ -16,9 +16,9 @@ from detection.detector import Detector, Seen
 from detection.drawing import save_image
 from detection.ensembles import Fusion
 from detection.images import read_image
-from detection.outputs import draw, save_files
+from detection.outputs import save_files
 from detection.sources import find_images
-from divdet.commands.finding import Finder, load_detector, objects_of
+from divdet.commands.finding import Finder, load_detector, objects_of, picture_of, threads_of
 from divdet.commands.fused_checkpoints import checkpoints_of
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.photo_sources import Photo, match_annotations, name_photos
@@ -26,7 +26,7 @@ from divdet.commands.result_files import write_results
 from divdet.commands.settings import Detect
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
-from divdet.engine.files import make_folder, remove_unfinished, write_text
+from divdet.engine.files import make_folder, remove_unfinished
 from divdet.engine.fingerprint import digest, digest_file
 from divdet.engine.launch import processes
 from divdet.engine.pipeline import in_threads
@@ -88,9 +88,7 @@ class _Run:
         self.step, self.ahead = (1, 1) if config.tile else (config.batch_size, _AHEAD)
         left = [number for number in range(-(-len(paths) // self.step)) if number not in partial.done]
         self.numbers = left[world.replica :: world.replicas]
-        self.alone, self.workers = world.size == 1, config.workers
-        if self.workers is None:
-            self.workers = min(8, os.cpu_count() or 1)
+        self.alone, self.workers = world.size == 1, threads_of(config)
 
     def go(self) -> None:
         """Runs the detector on this process's batches."""
@@ -147,8 +145,7 @@ class _Run:
         good = [read for read in batch.images if read.error is None]
         for (photo, image, seen, _), found in zip(good, batch.found, strict=True):
             if not config.no_pictures:
-                members = config.score_threshold if config.show == "members" else None
-                save_image(self.folder / photo.picture, draw(image, found, names, members))
+                save_image(self.folder / photo.picture, picture_of(image, found, names, config))
             if config.save:
                 save_files(config.save, self.folder, os.path.splitext(photo.picture)[0], image, found, names)
             width, height = seen.size if seen else image.shape[1::-1]
@@ -168,15 +165,10 @@ class _Run:
             objects += sum(len(image["objects"]) for image in batch["images"])
             unreadable += batch["unreadable"]
         if images:
-            save, folder = self.config.save or (), self.folder
-            write_results(
-                lambda: (image for batch in self.partial.batches() for image in batch["images"]), folder, save
-            )
-            if "yolo" in save:
-                write_text("\n".join(self.detector.names) + "\n", folder / "classes.txt")
+            write_results(self.partial.images, self.folder, self.detector.names, self.config.save or ())
             apart = " (class_thresholds apart)" if self.config.postprocess.class_thresholds else ""
             found = f"{objects} objects at score ≥ {self.config.score_threshold:g}{apart} in {images} images"
-            print(f"{found} ({empty} without any); wrote {folder}")
+            print(f"{found} ({empty} without any); wrote {self.folder}")
         self.partial.remove()
         if len(unreadable) > 1:
             print(*unreadable, sep="\n", file=sys.stderr)

@@ -5,7 +5,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import torch.distributed as dist
 from detection.detections import Detections
 from detection.detector import Detector
 from detection.ensembles import Fusion
-from detection.outputs import draw, file_name, save_files
-from detection.prediction_settings import ViewSettings
+from detection.outputs import file_name, save_files
 from detection.videos import Frame, Video, stream
-from divdet.commands.finding import load_detector, objects_of
+from divdet.commands.finding import load_detector, objects_of, picture_of, threads_of, views_of
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.result_files import write_results
 from divdet.commands.settings import Detect
@@ -27,7 +25,7 @@ from divdet.engine.addresses import hide_password
 from divdet.engine.devices import use_device
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
-from divdet.engine.files import make_folder, write_text
+from divdet.engine.files import make_folder
 from divdet.engine.pipeline import in_threads
 from divdet.engine.progress import progress
 from divdet.engine.stopping import Stopped, stop_on_signals
@@ -88,11 +86,7 @@ def detect_stream(config: Detect) -> Path:
             except UserError as error:
                 ended = ended or error
     if run.frames:
-        write_results(
-            lambda: (image for batch in partial.batches() for image in batch["images"]), folder, config.save or ()
-        )
-        if "yolo" in (config.save or ()):
-            write_text("\n".join(detector.names) + "\n", folder / "classes.txt")
+        write_results(partial.images, folder, detector.names, config.save or ())
         print(run.describe(target))
     partial.remove()
     if ended:
@@ -130,13 +124,10 @@ class _Run:
 
     def results(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The number and the result of each frame, as soon as its files are written."""
-        config, how = self.config, {}
-        if isinstance(self.detector, Detector):
-            how = {one.name: getattr(config, one.name) for one in fields(ViewSettings)}
-        batch = 1 if self.video.newest else config.batch_size
-        found = stream(self.detector, self.video, config.score_threshold, batch, config.max_frames, **how)
-        threads = min(os.cpu_count() or 1, 4) if config.workers is None else config.workers
-        for read_at, one, picture in in_threads(self._draw, found, threads, 1 if self.video.newest else _AHEAD):
+        config, how = self.config, views_of(self.config, self.detector)
+        how |= {"score_threshold": config.score_threshold, "batch_size": config.batch_size, "most": config.max_frames}
+        found, ahead = stream(self.detector, self.video, **how), 1 if self.video.newest else _AHEAD
+        for read_at, one, picture in in_threads(self._draw, found, threads_of(config), ahead):
             if picture is not None:
                 self.writer.write(one.seconds, picture)
             objects = objects_of(one, self.detector.names, self.detector.category_ids)
@@ -152,8 +143,7 @@ class _Run:
         save_files(config.save or (), self.folder, f"{self.stem}_{found.frame:06d}", found.source, found, names)
         if config.no_pictures:
             return frame.read_at, found, None
-        members = config.score_threshold if config.show == "members" else None
-        return frame.read_at, found, draw(found.source, found, names, members)
+        return frame.read_at, found, picture_of(found.source, found, names, config)
 
     def describe_latency(self) -> str:
         return f"latency {1000 * self.latencies[-1]:.0f} ms"

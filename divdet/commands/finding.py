@@ -1,5 +1,6 @@
 """What detect.py does alike on photos and videos."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -10,6 +11,7 @@ from detection.boxes import ClassRules
 from detection.detections import Detections, rounded
 from detection.detector import Detector, Seen
 from detection.ensembles import Fusion
+from detection.outputs import draw
 from detection.prediction_settings import ViewSettings
 from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.settings import Detect
@@ -43,11 +45,26 @@ class Finder:
         """What is found in each image; without ``by_parts`` the images themselves are needed."""
         if self.by_parts:
             return self.detector.find(seen, self.rules) if seen else []
-        how: dict[str, Any] = {}
-        if isinstance(self.detector, Detector):  # a fusion calls its detectors with one whole image at a time
-            how = {one.name: getattr(self.config, one.name) for one in fields(ViewSettings)}
-            how["batch_size"] = self.config.batch_size
+        how = views_of(self.config, self.detector)
+        how |= {"batch_size": self.config.batch_size} if how else {}
         return self.detector.predict(images, self.config.score_threshold, **how)
+
+
+def views_of(config: Detect, detector: Detector | Fusion) -> dict[str, Any]:
+    """The arguments of ``predict`` that say how images are seen; a fusion's detectors get one whole image at a time."""
+    return (
+        {one.name: getattr(config, one.name) for one in fields(ViewSettings)} if isinstance(detector, Detector) else {}
+    )
+
+
+def threads_of(config: Detect) -> int:
+    """How many threads read and write."""
+    return min(8, os.cpu_count() or 1) if config.workers is None else config.workers
+
+
+def picture_of(image: np.ndarray, found: Detections, names: Sequence[str], config: Detect) -> np.ndarray:
+    """The picture of an image that ``--show`` asks for."""
+    return draw(image, found, names, config.score_threshold if config.show == "members" else None)
 
 
 def objects_of(found: Detections, names: Sequence[str], category_ids: Sequence[int | None]) -> list[dict[str, Any]]:

@@ -119,6 +119,10 @@ class PartialResults:
                 file.seek(begin)
                 yield json.loads(file.readline())
 
+    def images(self) -> Iterator[dict[str, Any]]:
+        """What was found in each image, in the order of the batches."""
+        return (image for batch in self.batches() for image in batch["images"])
+
     def remove(self) -> None:
         """Removes the files, when all results are written elsewhere."""
         self._file.close()

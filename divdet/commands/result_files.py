@@ -6,29 +6,34 @@ An image is a dict with ``image_id``, ``file_name``, ``width``, ``height`` and `
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from divdet.engine.files import write_atomically
+from divdet.engine.files import write_atomically, write_text
 
-Images = Callable[[], Iterable[dict[str, Any]]]
 _COLUMNS = ("image_id", "file_name", "category_id", "category", "score", "x1", "y1", "x2", "y2")
 
 
-def write_results(images: Images, folder: Path, save: Iterable[str] = ()) -> None:
-    """Writes detections.json, COCO's results; with ``jsonl`` and ``csv`` in ``save`` these, too.
+def write_results(
+    images: Callable[[], Iterable[dict[str, Any]]], folder: Path, names: Sequence[str], save: Iterable[str]
+) -> None:
+    """Writes detections.json, COCO's results, and of the files that ``save`` names those of all images.
 
-    detections.jsonl has a line for each image, also for one without objects; detections.csv one for each object.
+    ``jsonl`` has a line for each image, also for one without objects; ``csv`` one for each object; ``yolo`` names the
+    classes of its label files.
 
     Args:
         images: gives all images anew whenever it is called.
         folder: of the files.
-        save: further formats.
+        names: class names by label.
+        save: as ``--save``.
     """
     for name, write in (("json", _write_json), ("jsonl", _write_lines), ("csv", _write_csv)):
         if name == "json" or name in save:
             write_atomically(folder / f"detections.{name}", lambda path, write=write: _written(path, write, images()))
+    if "yolo" in save:
+        write_text("\n".join(names) + "\n", folder / "classes.txt")
 
 
 def _written(path: Path, write: Callable[..., None], images: Iterable[dict[str, Any]]) -> None:

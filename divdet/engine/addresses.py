@@ -42,10 +42,14 @@ def fetch(address: str) -> bytes:
     thread.start()
     thread.join(_SECONDS)
     if not outcome:
-        raise UserError(f"{shown}: took more than {_SECONDS} s: download it, and give the file")
+        raise _late(shown)
     if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]
+
+
+def _late(shown: str) -> UserError:
+    return UserError(f"{shown}: took more than {_SECONDS} s: download it, and give the file")
 
 
 def _download(address: str, shown: str) -> bytes:
@@ -57,10 +61,14 @@ def _download(address: str, shown: str) -> bytes:
         with urlopen(_request(address), timeout=_SILENCE) as answer:
             if not is_address(answer.url):
                 raise UserError(f"{shown}: leads to {hide_password(answer.url)}, which is no http(s) address")
-            while (piece := answer.read1(_PIECE)) and time.monotonic() < end:
+            while piece := answer.read1(_PIECE):
                 data += piece
                 if len(data) > MAX_BYTES:
                     raise UserError(f"{shown}: has more than {MAX_BYTES >> 20} MB: download it, and give the file")
+                if time.monotonic() > end:
+                    raise _late(shown)
+            if answer.length:  # bytes that were announced and did not come
+                raise UserError(f"{shown}: the transfer was cut off: try again, or download it and give the file")
     except (OSError, HTTPException, ValueError) as error:  # HTTP's errors and time-outs are OSErrors
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise UserError(f"{shown}: cannot be fetched ({str(reason).partition(chr(10))[0]})") from error

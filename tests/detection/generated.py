@@ -1,13 +1,16 @@
-"""A small generated data set for detectors."""
+"""A small generated data set for detectors, and a detector of random weights."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from detection import create_ssd
 from detection.data.synthetic import generate
-from detection.settings import DataSettings
+from detection.settings import DataSettings, ModelSettings, TrainDetection
+from divdet.engine.cli import to_dict
 
 
 def shapes(folder: Path, train: int = 8, val: int = 5) -> DataSettings:
@@ -32,3 +35,12 @@ def write_noise(folder: Path, bbox: list[float]) -> None:
         boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": bbox})
     data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
     (folder / "truth.json").write_text(json.dumps(data))
+
+
+def write_detector(path: Path, members: int, category: dict[str, int | str]) -> Path:
+    """A checkpoint of a small SSD300 of one class, with random weights that are always the same."""
+    torch.manual_seed(0)
+    weights = create_ssd("resnet10_16", members, num_classes=1).state_dict()
+    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", members)))
+    torch.save({"kind": "detection", "model": weights, "config": config, "meta": {"categories": [category]}}, path)
+    return path

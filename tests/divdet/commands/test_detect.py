@@ -14,31 +14,26 @@ import pytest
 import torch
 from PIL import Image
 
-from detection import Detector, create_ssd
+from detection import Detector
 from detection.data.coco import load_annotations
 from detection.evaluation import coco_metrics
 from detection.evaluation.coco_metrics import METRICS
 from detection.evaluation.evaluate import score
-from detection.settings import EvalDataSettings, ModelSettings, TrainDetection
+from detection.settings import EvalDataSettings
 from divdet.commands import detect_photos as prediction
 from divdet.commands.detect import detect
 from divdet.commands.eval_det import checkpoint_defaults, evaluate
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine import checkpoint
-from divdet.engine.cli import parse, to_dict
+from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped
+from tests.detection.generated import write_detector
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("detector") / "best.pt"
-    weights = create_ssd("resnet10_16", 1, num_classes=1).state_dict()
-    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 1)))
-    meta = {"categories": [{"id": 1, "name": "square"}]}
-    torch.save({"kind": "detection", "model": weights, "config": config, "meta": meta}, path)
-    return path
+    return write_detector(tmp_path_factory.mktemp("detector") / "best.pt", 1, {"id": 1, "name": "square"})
 
 
 def test_earlier_detections_are_kept_where_no_image_can_be_read(trained: Path, tmp_path: Path) -> None:

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from detection import create_ssd
-from detection.settings import ModelSettings, TrainDetection
 from divdet.commands.partial_results import PartialResults
-from divdet.engine.cli import to_dict
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
+from tests.detection.generated import write_detector
 from tests.processes import command, environment, run
 
 IMAGES, BATCH = 23, 2
@@ -28,11 +25,7 @@ IMAGES, BATCH = 23, 2
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint and annotated images of several sizes, one of which cannot be read by detect."""
     folder = tmp_path_factory.mktemp("case")
-    torch.manual_seed(0)
-    weights = create_ssd("resnet10_16", 2, num_classes=1).state_dict()
-    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 2)))
-    meta = {"categories": [{"id": 1, "name": "square"}]}
-    torch.save({"kind": "detection", "model": weights, "config": config, "meta": meta}, folder / "best.pt")
+    write_detector(folder / "best.pt", 2, {"id": 1, "name": "square"})
     random, images, boxes = np.random.default_rng(0), [], []
     (folder / "photos/deep").mkdir(parents=True)
     for number in range(IMAGES):

@@ -13,24 +13,18 @@ import pandas
 import pytest
 import torch
 
-from detection import Detector, create_ssd
-from detection.settings import ModelSettings, TrainDetection
+from detection import Detector
 from divdet.commands.detect_stream import detect_stream
 from divdet.commands.settings import Detect
-from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped
+from tests.detection.generated import write_detector
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("detector") / "best.pt"
-    weights = create_ssd("resnet10_16", 2, num_classes=1).state_dict()
-    config = to_dict(TrainDetection(model=ModelSettings("resnet10_16", 2)))
-    meta = {"categories": [{"id": 7, "name": 'a "b", c'}]}
-    torch.save({"kind": "detection", "model": weights, "config": config, "meta": meta}, path)
-    return path
+    return write_detector(path, 2, {"id": 7, "name": 'a "b", c'})
 
 
 @pytest.fixture

@@ -24,9 +24,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(302 if path in moved else 200)
         if path in moved:
             self.send_header("Location", moved[path])
+        if path == "cut.png":
+            self.send_header("Content-Length", "1000")
         self.end_headers()
         try:
-            if path == "a.png":
+            if path in ("a.png", "cut.png"):
                 self.wfile.write(PICTURE)
             while path in ("endless.png", "slow.png"):
                 self.wfile.write(b"x" * (2**16 if path == "endless.png" else 1))
@@ -61,6 +63,7 @@ def test_an_image_is_fetched_also_by_a_redirect(server: str) -> None:
         ("file.png", "cannot be fetched"),
         ("endless.png", "has more than 1 MB"),
         ("slow.png", "took more than 0.5 s"),
+        ("cut.png", "transfer was cut off"),
         ("silent.png", "cannot be fetched .*timed out"),
     ],
 )
