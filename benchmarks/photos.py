@@ -102,7 +102,7 @@ def kills(checkpoint: str, photos: Path, output: Path, times: int) -> dict[str, 
             streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
             try:
-                process.wait(chance.uniform(8, 16) if start < 3 else None)
+                process.wait(chance.uniform(4, 9) if start < 3 else None)
             except subprocess.TimeoutExpired:
                 kill("two" if processes > 1 else "one", process, chance)
                 killed += 1
