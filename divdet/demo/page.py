@@ -57,21 +57,21 @@ class Page:
         """The page as Gradio serves it."""
         blocks = gr.Blocks(title=self.title, analytics_enabled=False, delete_cache=(60, REMOVE_AFTER), fill_width=True)
         with blocks:
-            gr.HTML(f"<h1>{escape(self.title)}</h1><p>{escape(self.subtitle)}</p>", elem_id="title")
+            _panel("title", f"<h1>{escape(self.title)}</h1><p>{escape(self.subtitle)}</p>")
             with gr.Row(elem_id="work"):
-                with gr.Column(scale=4, min_width=320, elem_id="left"):
+                with gr.Column(scale=4, min_width=300, elem_id="left"):
                     image, chosen = self._source()
                     values = self._controls()
-                with gr.Column(scale=9, min_width=320, elem_id="right"):
-                    status = gr.HTML(elem_id="status")
-                    fused = gr.HTML(panels.EMPTY, elem_id="fused")
-                    summary = gr.HTML(elem_id="summary")
-                    members = gr.HTML(elem_id="members")
+                with gr.Column(scale=9, min_width=300, elem_id="right"):
+                    status, fused, summary, members = (
+                        _panel(name, panels.EMPTY * (name == "fused"))
+                        for name in ("status", "fused", "summary", "members")
+                    )
                     with gr.Tabs(elem_id="details"):
                         with gr.Tab("Boxes"):
-                            table = gr.HTML()
+                            table = _panel("table")
                         with gr.Tab("JSON"):
-                            text = gr.HTML()
+                            text = _panel("json")
             gr.on(
                 [image.change, *(control.input for control in values)],
                 self.show,
@@ -98,7 +98,7 @@ class Page:
             type="filepath",
             sources=["upload", "webcam", "clipboard"],
             label="Image",
-            height=240,
+            height=210,
             buttons=["fullscreen"],
             elem_id="source",
         )
@@ -143,7 +143,12 @@ class Page:
                 **of("fusion_conf", _BY_METHOD["fusion_conf"]),
             )
             classes = gr.Dropdown(
-                names, value=self._chosen_classes(), multiselect=True, label="Classes", info="none chosen: all"
+                names,
+                value=self._chosen_classes(),
+                multiselect=True,
+                label="Classes",
+                info="none chosen: all",
+                filterable=len(names) > 8,
             )
             with gr.Accordion("More", open=False):
                 candidates = share("score_threshold", "Candidates' score", "the lowest that enters NMS")
@@ -216,3 +221,7 @@ class Page:
             outputs = replace(outputs, read_seconds=read)
             self.sessions.put(session, path, outputs)
         return outputs
+
+
+def _panel(name: str, value: str = "") -> gr.HTML:
+    return gr.HTML(value, elem_id=name, apply_default_css=False)

@@ -89,7 +89,7 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
         page.build(),
         path="/",
         theme=theme(),
-        css=_STYLE.read_text(encoding="utf-8"),
+        head=f"<style>{_STYLE.read_text(encoding='utf-8')}</style>",  # css= would put every rule below .contain
         max_file_size=most_megabytes * 10**6,
         allowed_paths=[str(example.path) for example in page.examples],
         footer_links=[],
