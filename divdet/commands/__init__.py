@@ -56,6 +56,12 @@ COMMANDS = {
         defaults="divdet.commands.eval_det:checkpoint_defaults",
         positional="sources",
     ),
+    "demo": Command(
+        "serves a page on which a detector is tried",
+        "divdet.commands.demo_settings:Demo",
+        "divdet.commands.demo:demo",
+        defaults="divdet.commands.demo:checkpoint_defaults",
+    ),
     "export": Command(
         "writes a detector as ONNX, OpenVINO or torch.export",
         f"{_SETTINGS}:Export",

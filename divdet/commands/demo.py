@@ -1,0 +1,90 @@
+"""The demo command: a page to try a detector."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.detector import Detector, saved_model, saved_settings
+from detection.runtimes.exported import is_exported, run_defaults, saved_of
+from detection.runtimes.exporting import library
+from divdet.commands.demo_settings import Demo
+from divdet.demo.examples import example_files, make_examples
+from divdet.demo.server import address_of, listen, serving, uploads_folder
+from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
+from divdet.engine.errors import UserError
+from divdet.engine.stopping import Stopped, stop_on_signals
+
+
+def checkpoint_defaults(config: Demo) -> dict[str, Any]:
+    """A checkpoint's own post-processing as defaults; of an exported file also its runtime."""
+    if not config.checkpoint:
+        return {}
+    saved = _saved(config.checkpoint)
+    defaults = {f"postprocess.{name}": value for name, value in asdict(saved_settings(saved)[0]).items()}
+    return defaults | (run_defaults(saved) if is_exported(config.checkpoint) else {})
+
+
+def demo(config: Demo) -> None:
+    """Serves the page until it is stopped.
+
+    Raises:
+        UserError: for a checkpoint, examples or an address that cannot be used, or where the extra is missing.
+        Stopped: after SIGINT or SIGTERM.
+    """
+    if not config.checkpoint:
+        raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
+    with stop_on_signals() as stopping, uploads_folder() as folder, listen(config.host, config.port) as listening:
+        library("gradio", "demo", "divdet demo")
+        from divdet.demo.page import Page
+
+        saved = _saved(config.checkpoint)
+        detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
+        files = example_files(config.examples, saved_settings(saved)[1])
+        orient = detector.orientation != "stored"
+        examples = make_examples(files, folder, config.max_megapixels, orient)
+        title, subtitle = describe(detector, saved)
+        page = Page(
+            detector,
+            title,
+            subtitle,
+            exported=is_exported(config.checkpoint),
+            score_threshold=config.score_threshold,
+            examples=examples,
+            most_megapixels=config.max_megapixels,
+        )
+        detector.predict(np.zeros((64, 64, 3), np.uint8))  # compiles, so that the first image is not slow
+        with serving(page, listening, config.max_megabytes) as runs:
+            address = address_of(listening, config.host)
+            print(f"{detector!r}\nopen {address} (Ctrl-C ends it)", flush=True)
+            if config.open:
+                import webbrowser
+
+                webbrowser.open(address)
+            while runs() and not stopping.signal:
+                time.sleep(0.1)
+    if stopping.signal:
+        raise Stopped(stopping.signal, "stopped; uploads are removed")
+
+
+def describe(detector: Detector, saved: Checkpoint) -> tuple[str, str]:
+    """Which model it is: a title, and a line below it."""
+    model, members = saved_model(saved), len(detector.model.members)
+    head = {"ssd300": "SSD300", "ssd512": "SSD512", "ssdlite": "SSDLite", "fcos": "FCOS"}.get(model.head, model.head)
+    form = detector.input
+    names = ", ".join(detector.names[:12]) + ", …" * (len(detector.names) > 12)
+    count = f"{len(detector.names)} class{'es' * (len(detector.names) != 1)}"
+    title = f"{head} on {members} members of {model.backbone}" if members > 1 else f"{head} on {model.backbone}"
+    place = Path(saved.source)
+    return title, f"S = {members} · {form.size} px · {count}: {names} · {Path(place.parent.name) / place.name}"
+
+
+def _saved(path: str) -> Checkpoint:
+    if "," in path and not Path(path).exists():
+        raise UserError(f"--checkpoint {path}: the page takes one checkpoint; fuse several with divdet detect")
+    return saved_of(path) if is_exported(path) else checkpoint.load(path, "detection")

@@ -1,0 +1,44 @@
+"""What the page to try a detector takes. Nothing here imports torch."""
+
+from dataclasses import dataclass, field
+
+from detection.prediction_settings import PostprocessSettings, RuntimeSettings
+from divdet.engine.errors import UserError
+from divdet.engine.settings import CommonSettings, check_range
+
+
+@dataclass
+class Demo(RuntimeSettings, CommonSettings):
+    """Serves a page on which a detector is tried: members and fusion side by side, thresholds that act at once.
+
+    Attributes:
+        checkpoint: a train_det.py checkpoint, or what export.py made of one.
+        examples: folder of images to choose from; default: validation images of the checkpoint, where they are there.
+        score_threshold: lowest score that is shown at first.
+        postprocess: how boxes are made from the outputs at first; default: the checkpoint's.
+        host: address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 also others in its network.
+        port: 0 takes a free one.
+        open: open the page in a browser.
+        max_megabytes: largest upload.
+        max_megapixels: largest image, in million pixels.
+        output: not used: nothing is written.
+    """
+
+    checkpoint: str | None = None
+    examples: str | None = None
+    score_threshold: float = 0.3
+    postprocess: PostprocessSettings = field(default_factory=PostprocessSettings)
+    host: str = "127.0.0.1"
+    port: int = 7860
+    open: bool = False
+    max_megabytes: int = 20
+    max_megapixels: float = 50
+
+    def __post_init__(self) -> None:
+        CommonSettings.__post_init__(self)
+        RuntimeSettings.__post_init__(self)
+        check_range("score_threshold", self.score_threshold, 0, 1)
+        check_range("max_megabytes", self.max_megabytes, 1, 1000)
+        check_range("max_megapixels", self.max_megapixels, 0.001, 200)
+        if not 0 <= self.port < 2**16:
+            raise UserError(f"port is {self.port}: choose 0 (any free one) to 65535")

@@ -1,0 +1,1 @@
+"""The page on which a detector is tried: ``divdet demo``. Gradio is imported when it starts."""

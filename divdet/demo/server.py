@@ -1,0 +1,116 @@
+"""Serving the page: an address, a folder for uploads that is removed at the end, and an orderly stop."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from divdet.demo.page import Page
+
+_STYLE = Path(__file__).with_name("page.css")
+_STOP_SECONDS = 5
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Takes a port, 0 for any free one, before anything slow is loaded.
+
+    Raises:
+        UserError: where it is taken, or the host is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        taken = socket.socket(family)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+        taken.listen(128)  # two sockets may be bound to a port, but not listen to it
+        return taken
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {port} is in use: choose another with --port, or --port 0 for a free one") from error
+        raise UserError(
+            f"{host}:{port} cannot be listened to ({error.strerror or error}): see --host, --port"
+        ) from error
+
+
+def address_of(listening: socket.socket, host: str) -> str:
+    """The page's address for a browser on this machine."""
+    port = listening.getsockname()[1]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/"
+
+
+@contextmanager
+def uploads_folder() -> Iterator[Path]:
+    """A folder that Gradio keeps uploads in; begins before Gradio is imported, and removes it at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="divdet-demo-"))
+    own = {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield folder
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterator[Callable[[], bool]]:
+    """Serves a page in a thread, inside ``uploads_folder``.
+
+    Args:
+        page: what is served.
+        listening: from ``listen``; it is closed at the end.
+        most_megabytes: of an upload.
+
+    Yields:
+        A function that says whether the server still runs.
+    """
+    import fastapi
+    import gradio
+    import uvicorn
+
+    from divdet.demo.theme import theme
+
+    app = gradio.mount_gradio_app(
+        fastapi.FastAPI(openapi_url=None),
+        page.build(),
+        path="/",
+        theme=theme(),
+        head=f"<style>{_STYLE.read_text(encoding='utf-8')}</style>",  # css= would put every rule below .contain
+        max_file_size=most_megabytes * 10**6,
+        allowed_paths=[str(example.path) for example in page.examples],
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        show_error=True,
+    )
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],), name="divdet demo", daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        if not thread.is_alive():
+            raise UserError("the page could not be served: see the messages above")
+        yield thread.is_alive
+    finally:
+        server.should_exit = True
+        thread.join(_STOP_SECONDS)
+        listening.close()
