@@ -24,7 +24,8 @@ class Run:
     Attributes:
         folder: with last.pt, best.pt and metrics.jsonl.
         config: the resolved recipe, as nested dicts.
-        model: the network as it is trained. Leave its mode (train or eval) as it was.
+        model: the network as it is trained, on its device; with member_parallel this process's member. Leave its mode
+            (train or eval) as it was.
         history: the lines of metrics.jsonl so far.
         epochs: of the whole run.
         steps: of an epoch.
@@ -42,7 +43,7 @@ class Run:
     stop_reason: str = ""
 
     def stop(self, reason: str = "a callback asked for it") -> None:
-        """Ends the run: at the end of the current epoch, or, asked in a step, after the next one, without evaluation.
+        """Ends the run: after the epoch, or, asked in a step, within three more steps and without an evaluation.
 
         last.pt holds the run, which ``resume="auto"`` continues.
         """

@@ -5,6 +5,7 @@ import io
 
 from divdet.engine.callbacks import Run, Step
 from divdet.engine.events import Events
+from divdet.engine.files import remove_unfinished
 from divdet.engine.logger import Logger, epoch_numbers, numbers_of
 from divdet.engine.run_folder import write_changed
 
@@ -32,6 +33,7 @@ class CsvLogger(Logger):
     """metrics.csv: the lines of metrics.jsonl as rows. Columns stand in the order in which they first appear."""
 
     def on_train_begin(self, run: Run) -> None:
+        remove_unfinished(run.folder / "metrics.csv")
         if run.history:
             self.complete(run)
 

@@ -12,7 +12,7 @@ from typing import Any
 from divdet.engine.callbacks import Run, Status, Step
 from divdet.engine.cli import flatten
 from divdet.engine.errors import UserError
-from divdet.engine.files import write_json
+from divdet.engine.files import remove_unfinished, write_json
 from divdet.engine.logger import Logger, epoch_numbers, numbers_of
 
 _PATIENCE = 10  # times the length of a failed call, before the next one: an unreachable server costs a tenth of a run
@@ -55,6 +55,7 @@ class RemoteLogger(Logger):
 
     def on_train_begin(self, run: Run) -> None:
         self._file = run.folder / f"{self.name}.json"
+        remove_unfinished(self._file)
         resumes = run.config.get("resume") is not None
         try:
             self.begin(run, _read(self._file) if resumes else {})
@@ -170,13 +171,15 @@ class MlflowLogger(RemoteLogger):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        uri = None if mlflow.is_tracking_uri_set() else f"sqlite:///{run.folder.resolve() / 'mlflow.db'}"
+        own_store = not mlflow.is_tracking_uri_set()
+        uri = f"sqlite:///{run.folder.resolve() / 'mlflow.db'}" if own_store else None
         self._client, active = MlflowClient(uri), mlflow.active_run()
         self._own, self._id = active is None, active.info.run_id if active else known.get("run_id")
         if self._id is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self._client.get_experiment_by_name(name)
-            experiment = found.experiment_id if found else self._client.create_experiment(name)
+            place = (run.folder.resolve() / "mlartifacts").as_uri() if own_store else None  # for what users add
+            experiment = found.experiment_id if found else self._client.create_experiment(name, place)
             self._id = self._client.create_run(experiment, run_name=run.folder.name).info.run_id
         elif self._own:
             try:
