@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from divdet.engine.files import remove_unfinished, write_json
 from divdet.engine.logger import Logger, epoch_numbers, numbers_of
 
 _PATIENCE = 10  # times the length of a failed call, before the next one: an unreachable server costs a tenth of a run
+_UNSURE = 30  # seconds: W&B writes and sends every 15, and what it has not is lost if the run is killed
 PROJECT = "divdet"  # where the environment names none
 
 
@@ -110,7 +112,11 @@ class RemoteLogger(Logger):
 
 
 class WandbLogger(RemoteLogger):
-    """Weights & Biases, configured by its own environment variables; a run that the user has begun is used, too."""
+    """Weights & Biases, configured by its own environment variables; a run that the user has begun is used, too.
+
+    W&B may lose the last seconds before a kill. They are sent again: what it had kept of them is then there twice, at
+    the same epochs and steps.
+    """
 
     name = "wandb"
 
@@ -132,23 +138,31 @@ class WandbLogger(RemoteLogger):
             self._run = wandb.run
         self._run.config.update(run.config, allow_val_change=True)
         self._defined: set[str] = set()
-        same = known.get("id") == self._run.id
-        self._id, self.sent = self._run.id, known.get("epoch", 0) * same
-        self._step = known.get("step", 0) * same
+        kept = known if known.get("id") == self._run.id else {}
+        self._id, self.sent, self._step = self._run.id, kept.get("epoch", 0), kept.get("step", 0)
+        self._recent: deque[tuple[float, int, int]] = deque()  # (time, epoch, step) of what may yet be lost
         self._remember(self.sent, self._step)
 
     def _remember(self, epoch: int, step: int) -> None:
         self.remember(id=self._id, epoch=epoch, step=step)
 
     def send_epoch(self, epoch: int, values: dict[str, float]) -> None:
-        self._remember(epoch, self._step)  # before: a kill in between must not double it
         self._log("epoch", epoch, values)
+        self._note(epoch, self._step)
 
     def send_step(self, step: Step) -> None:
-        if step.number > self._step:  # else it was sent before the run was killed
-            self._step = step.number
-            self._remember(self.sent, self._step)
+        if step.number > self._step:  # else it was sent before the run was stopped
             self._log("step", step.number, numbers_of(step))
+            self._step = step.number
+            self._note(self.sent, step.number)
+
+    def _note(self, epoch: int, step: int) -> None:
+        now, safe = time.monotonic(), None
+        self._recent.append((now, epoch, step))
+        while self._recent and self._recent[0][0] < now - _UNSURE:
+            safe = self._recent.popleft()[1:]
+        if safe:
+            self._remember(*safe)
 
     def _log(self, axis: str, place: int, values: dict[str, float]) -> None:
         for name in values.keys() - self._defined:
@@ -159,6 +173,7 @@ class WandbLogger(RemoteLogger):
     def end(self, status: Status) -> None:
         if self._own:
             self._run.finish(exit_code=int(status == "failed"))
+        self._remember(self.sent, self._step)
 
 
 class MlflowLogger(RemoteLogger):

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,7 +181,7 @@ def test_wandb_offline(tmp_path: Path, steps: list[Step], monkeypatch: pytest.Mo
     assert axes["step/loss"] == "step"
     settings = {update.key: json.loads(update.value_json) for record in parts[0] for update in record.config.update}
     assert settings["train"]["lr"] == 0.5
-    assert json.loads((tmp_path / "wandb.json").read_text())["epoch"] == 3
+    assert json.loads((tmp_path / "wandb.json").read_text()).items() >= {"epoch": 3, "step": 18}.items()
 
 
 def test_mlflow_in_the_runs_folder(tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +241,23 @@ def test_a_service_that_fails_is_said_once_and_counted(
     assert printed.count("note: wandb failed, the run goes on without it for now: OSError: no route to host") == 1
     assert "wandb: 2 calls failed; 0 of 3 epochs and 1 steps are missing there" in printed
     assert fake.exit_code == 0
+
+
+@pytest.mark.parametrize(("unsure", "again"), [(1000, [1, 2, 3]), (-1, [2, 3])])
+def test_what_wandb_may_have_lost_in_a_kill_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsure: int, again: list[int]
+) -> None:
+    def kill(run: Run) -> None:
+        raise KeyboardInterrupt  # without on_train_end, as a kill
+
+    monkeypatch.setattr("divdet.engine.remote_loggers._UNSURE", unsure)
+    fakes = FakeWandb(), FakeWandb()
+    for fake, resume, callback in zip(fakes, (None, "auto"), (Recorder(9, act=kill), Recorder()), strict=True):
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        with suppress(KeyboardInterrupt):
+            train(tmp_path, loggers=["wandb"], log_every=6, resume=resume, callbacks=[callback])
+    rows = [[row["epoch"] for row in fake.rows if "epoch" in row] for fake in fakes]
+    assert rows == [[1], again]
 
 
 def test_a_service_that_cannot_begin_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
