@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from divdet.engine import loggers, loss_report
 from divdet.engine.callbacks import Callback, Run, Step
 from divdet.engine.errors import UserError
 from tests.divdet.engine.test_loop import OneWeight, train
+from tests.processes import ROOT
 
 Points = dict[str, list[tuple[int, float]]]  # (step or epoch, value), by name
 
@@ -353,3 +355,19 @@ def test_a_run_that_ends_in_its_first_epoch_has_no_metrics(tmp_path: Path) -> No
     task, history = train(tmp_path, callbacks=[Recorder(1, act=Run.stop)])
     assert isinstance(task, OneWeight)
     assert history == []
+
+
+def test_the_documented_callbacks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/logging.md").read_text()
+    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    assert len(blocks) == 2
+
+    def on_toy_data(recipe: str, callbacks: list[Callback]) -> None:
+        assert recipe == "bccd"
+        train(tmp_path, callbacks=callbacks, evaluate_every=2)
+
+    monkeypatch.setattr(divdet, "train", on_toy_data, raising=False)
+    for block in blocks:
+        shutil.rmtree(tmp_path)
+        exec(block, {})
+    assert [json.loads(line) for line in (tmp_path / "watched.txt").read_text().splitlines()] == lines(tmp_path)
