@@ -20,6 +20,7 @@ from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.foreign_weights import PIP, foreign_weights
 from classification.losses import co_training_loss, cot_weight_at
 from classification.settings import TrainClassification
+from divdet.engine.callbacks import Callback
 from divdet.engine.checkpoint import load_weights
 from divdet.engine.class_rows import match_classes, take_rows
 from divdet.engine.devices import resolve_precision
@@ -27,6 +28,7 @@ from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
 from divdet.engine.launch import processes
 from divdet.engine.loading import Loader
+from divdet.engine.loggers import check_installed
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.normalize import normalize
 from divdet.engine.run_folder import RunFolder
@@ -89,13 +91,16 @@ class CoTraining:
         return self.views.images.name(index)
 
 
-def train(config: TrainClassification) -> dict[str, Any]:
-    """Runs a recipe; returns the last epoch's metrics."""
+def train(config: TrainClassification, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Runs a recipe, in which the main process calls ``callbacks``; returns the last epoch's metrics."""
+    check_installed(config.train.loggers)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
-        return _train(config, world, device)
+        return _train(config, world, device, callbacks)
 
 
-def _train(config: TrainClassification, world: World, device: torch.device) -> dict[str, Any]:
+def _train(
+    config: TrainClassification, world: World, device: torch.device, callbacks: Sequence[Callback]
+) -> dict[str, Any]:
     images, evaluation_images = load_training_images(config.data, config.seed)
     if config.train.batch_size < 2:
         raise UserError("train.batch_size is 1: batch normalization needs at least 2 images a step")
@@ -147,7 +152,7 @@ def _train(config: TrainClassification, world: World, device: torch.device) -> d
     evaluation = Loader(own_views, config.train.batch_size, config.train.workers, device)
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)
     loader = training_loader(views, config.train, config.seed, device, world)
-    return fit(task, loader, config.train, folder, device, world)
+    return fit(task, loader, config.train, folder, device, world, callbacks)
 
 
 def load_plain(model: Ensemble, found: Sequence[tuple[str, dict[str, Tensor]]]) -> None:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from detection.fusion import weighted_boxes_fusion
     from detection.models.ssd import create_ssd
     from divdet.api import evaluate, fuse_results, train
+    from divdet.engine.callbacks import Callback
     from divdet.engine.errors import UserError
 
 __all__ = [
+    "Callback",
     "Detections",
     "Detector",
     "Fusion",
@@ -31,6 +33,7 @@ __all__ = [
     "weighted_boxes_fusion",
 ]
 _HOMES = {
+    "Callback": "divdet.engine.callbacks",
     "Detections": "detection.detections",
     "Detector": "detection.detector",
     "Fusion": "detection.ensembles",

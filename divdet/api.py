@@ -7,20 +7,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from divdet.commands import COMMANDS
+from divdet.engine.callbacks import Callback, check_callbacks
 from divdet.engine.cli import flatten
 from divdet.engine.errors import UserError
 
 
-def train(recipe: str | Path | None = None, *, task: Literal["det", "cls"] = "det", **settings: Any) -> dict[str, Any]:
+def train(
+    recipe: str | Path | None = None,
+    *,
+    task: Literal["det", "cls"] = "det",
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> dict[str, Any]:
     """Trains a detector, or co-trains divided classifiers.
 
     Args:
         recipe: a YAML file, or the name of a recipe such as ``bccd``; by default the fields' defaults.
         task: det or cls.
+        callbacks: called during the training; see docs/logging.md.
         settings: fields that replace the recipe's; sections are dicts.
 
     Returns:
-        The last epoch's metrics.
+        The last epoch's metrics; an empty dict where a callback ended the run before.
 
     Raises:
         UserError: for settings or data that cannot be used.
@@ -32,7 +40,9 @@ def train(recipe: str | Path | None = None, *, task: Literal["det", "cls"] = "de
         data |= {"val_annotations": "val.json", "val_images": "images"}
         divdet.train("bccd", data=data, train={"epochs": 30}, output="runs/mine")["AP"]
     """
-    return _run(f"train-{task}", settings, *(["--config", str(recipe)] if recipe else []))
+    check_callbacks(callbacks)
+    name, words = f"train-{task}", ["--config", str(recipe)] if recipe else []
+    return COMMANDS[name].call(_settings(name, settings, *words), callbacks=callbacks)
 
 
 def evaluate(

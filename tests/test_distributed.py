@@ -84,6 +84,8 @@ def test_two_processes_with_half_the_batch_learn_as_one(recipes: Path, tool: str
     two = trained(recipes, tool, "two", HALF[tool], "--train.batch_norm=sync", processes=2)
     check_equal(one, two)
     assert column(two, "epoch") == list(range(1, STEPS + 1))
+    assert len((two / "metrics.csv").read_text().splitlines()) == 1 + STEPS  # one process logs
+    assert len(list(two.glob("events.*"))) == 1
 
 
 @pytest.mark.parametrize("tool", ["train_cls", "train_det"])

@@ -1,7 +1,7 @@
 """Training of a detector with S members."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +29,13 @@ from detection.training.class_weights import class_weights
 from detection.training.pretrained import load_pretrained
 from divdet.engine import freezing
 from divdet.engine.best import Best
+from divdet.engine.callbacks import Callback
 from divdet.engine.devices import resolve_precision
 from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
 from divdet.engine.fingerprint import digest_file
 from divdet.engine.launch import processes
+from divdet.engine.loggers import check_installed
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.members import present
 from divdet.engine.run_folder import RunFolder, run_path
@@ -141,19 +143,27 @@ def _check_options(config: TrainDetection, model: DividedDetector) -> None:
             raise UserError(f"train.{name} does nothing with model.head {config.model.head}: leave it out")
 
 
-def train(config: TrainDetection, finish: Callable[[DetectionTask, Path], object] | None = None) -> dict[str, Any]:
+def train(
+    config: TrainDetection,
+    finish: Callable[[DetectionTask, Path], object] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
     """Trains a detector; returns the last epoch's metrics. ``divdet.engine.run_folder`` describes the run's folder.
 
-    The main process calls ``finish`` with the task and the folder, if it has evaluated anything.
+    The main process calls ``finish`` with the task and the folder, if it has evaluated anything, and ``callbacks``
+    during the training.
     """
+    check_installed(config.train.loggers)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
-        metrics, task, folder = _train(config, world, device)
+        metrics, task, folder = _train(config, world, device, callbacks)
     if finish and world.is_main_process and task.evaluation:  # the other processes need not wait
         finish(task, folder)
     return metrics
 
 
-def _train(config: TrainDetection, world: World, device: torch.device) -> tuple[dict[str, Any], DetectionTask, Path]:
+def _train(
+    config: TrainDetection, world: World, device: torch.device, callbacks: Sequence[Callback]
+) -> tuple[dict[str, Any], DetectionTask, Path]:
     if config.model.members * config.train.batch_size < 2:
         raise UserError("train.batch_size is 1 with one member: batch normalization needs at least 2 images a step")
     size = input_of(config.model.head, config.model.input_size).size
@@ -210,4 +220,4 @@ def _train(config: TrainDetection, world: World, device: torch.device) -> tuple[
         training, TrainingAugmentation(data, config.model.members, model.input), config.seed, data.cache
     )
     loader = training_loader(images, config.train, config.seed, device, world, repeats, collate_fn=collate)
-    return fit(task, loader, config.train, folder, device, world), task, folder.path
+    return fit(task, loader, config.train, folder, device, world, callbacks), task, folder.path

@@ -32,9 +32,9 @@ class Command:
         defaults = (lambda read: resolve_name(self.defaults)(read)) if self.defaults else None
         return parse(resolve_name(self.settings), argv, prog=prog, positional=self.positional, defaults=defaults)
 
-    def call(self, settings: Any) -> Any:
-        """Runs the command; returns what its function does."""
-        return resolve_name(self.function)(settings)
+    def call(self, settings: Any, **options: Any) -> Any:
+        """Runs the command; returns what its function does, which takes ``options`` from Python alone."""
+        return resolve_name(self.function)(settings, **options)
 
 
 _SETTINGS = "divdet.commands.settings"

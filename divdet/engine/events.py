@@ -11,7 +11,7 @@ from divdet.engine.files import reason
 
 
 class Events:
-    """Writes event files to a run's folder; each process adds a file of its own.
+    """Writes event files to a folder of a run; each process adds a file of its own.
 
     torch's SummaryWriter is not used: it writes in a thread, which prints a traceback when the disk is full.
 
@@ -24,8 +24,8 @@ class Events:
         self.history: list[dict[str, Any]] = []
         self._file: Path | None = None
 
-    def write(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds an epoch's numbers; they replace what earlier processes wrote for this epoch and later ones.
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Adds numbers of a step, or an epoch; they replace what earlier processes wrote for it and later ones.
 
         Raises:
             UserError: where they cannot be written.
@@ -36,12 +36,13 @@ class Events:
 
         now = time.time()
         numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        events = [Event(wall_time=now, step=epoch, summary=Summary(value=numbers))]
+        events = [Event(wall_time=now, step=step, summary=Summary(value=numbers))]
         if self._file is None:
             self._file = self.folder / f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
-            start = Event(wall_time=now, step=epoch, session_log=SessionLog(status=SessionLog.START))
+            start = Event(wall_time=now, step=step, session_log=SessionLog(status=SessionLog.START))
             events = [Event(wall_time=now, file_version="brain.Event:2"), start, *events]
         try:
+            self.folder.mkdir(exist_ok=True)
             with open(self._file, "ab") as file:
                 for event in events:
                     RecordWriter(file).write(event.SerializeToString())

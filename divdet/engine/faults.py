@@ -51,6 +51,8 @@ def explained(batch_size: int, workers: int | None, kept: str, section: str = "t
     try:
         yield
     except (MemoryError, RuntimeError, *_HANDING_OVER) as error:
+        if getattr(error, "of_callback", False):  # the user's own code
+            raise
         # First: DataLoader's handler would raise again, anywhere, when its next worker dies.
         if hasattr(signal, "SIGCHLD"):  # not on Windows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

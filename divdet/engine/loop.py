@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from divdet.engine import batch_norm, freezing
 from divdet.engine.best import Best
+from divdet.engine.callbacks import Callback, Callbacks, Run, Step
 from divdet.engine.checkpoint import Checkpoint, RunState, check_weights, load_weights
 from divdet.engine.cli import to_dict
 from divdet.engine.data_parallel import data_parallel, share_buffers, sum_gradients
@@ -19,6 +20,7 @@ from divdet.engine.distributed import World, shared_parameters
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.loading import Loader
+from divdet.engine.loggers import build_loggers
 from divdet.engine.loss_report import LossReports, Report
 from divdet.engine.optimization import build_optimizer, build_scaler, clip_gradient, learning_rate
 from divdet.engine.progress import progress
@@ -50,11 +52,19 @@ def training_loader(
 
 
 def fit(
-    task: Task, loader: Loader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
+    task: Task,
+    loader: Loader,
+    settings: TrainSettings,
+    folder: RunFolder,
+    device: torch.device,
+    world: World,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
 
-    The random numbers of a step depend on (seed, step) alone, so resuming needs no generator's state.
+    The random numbers of a step depend on (seed, step) alone, so resuming needs no generator's state. ``callbacks``
+    are called after the loggers of ``settings``. Where one of them ends the run in its first epoch, there are no
+    metrics.
 
     Raises:
         UserError: where the loss is not finite, or memory or disk run out; the last checkpoint is kept.
@@ -65,19 +75,16 @@ def fit(
     kept = f"{folder.last} holds the last checkpoint, if one was written"
     faults = explained(settings.batch_size, settings.workers, kept)
     with stop_on_signals() as stopping, faults, closing(folder), loader, tuned_convolutions(device):
-        training = _Training(task, loader, settings, folder, device, world)
+        training = _Training(task, loader, settings, folder, device, world, callbacks)
         if training.is_done():
             print(f"the run already has {training.epoch} epochs{training.stopped_early()}: nothing to do")
         else:
             steps = training.steps
             epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
             print(f"{epochs} of {steps} step{'s' * (steps > 1)}: {settings.epochs * steps} steps")
-        while not training.is_done():
-            training.train_epoch(stopping)
-            training.finish_epoch(stopping)
-            if training.stopped_early():
-                print(f"stopped after epoch {training.epoch}{training.stopped_early()}; {folder.best} holds the best")
-    return training.history[-1]
+            with training.callbacks.around_training():
+                training.train(stopping)
+    return training.history[-1] if training.history else {}
 
 
 class _Training:
@@ -88,10 +95,18 @@ class _Training:
         batch: batches done of the current epoch.
         totals: sums of the losses over those batches.
         history: a line of metrics.jsonl for each epoch done.
+        ended: why a callback ended the run, as all processes know it; empty before.
     """
 
     def __init__(
-        self, task: Task, loader: Loader, settings: TrainSettings, folder: RunFolder, device: torch.device, world: World
+        self,
+        task: Task,
+        loader: Loader,
+        settings: TrainSettings,
+        folder: RunFolder,
+        device: torch.device,
+        world: World,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.task, self.loader, self.settings, self.folder = task, loader, settings, folder
         self.device, self.world = device, world
@@ -127,8 +142,16 @@ class _Training:
             check_compiler("train.compile")
         # self.model stays unwrapped: it keeps its keys and evaluates as it is.
         task.network = torch.compile(self.replica) if settings.compile else self.replica
+        self.ended = ""
+        self.run = Run(folder.path, to_dict(folder.config), self.model, self.history, settings.epochs, self.steps)
+        loggers = build_loggers(settings.loggers, settings.log_every) if world.is_main_process else []
+        self.callbacks = Callbacks([*loggers, *callbacks] if world.is_main_process else [], self.run)
+        self.told: list[Step] = []  # steps whose losses have been read, but of which callbacks do not know yet
         if world.is_main_process:
-            folder.begin(self.history, trains=not self.is_done())
+            trains = not self.is_done()
+            held = folder.begin(self.history, trains=trains)
+            for logger in loggers if held and not trains else ():
+                logger.complete(self.run)
 
     def _resume(self, saved: Checkpoint, run: RunState) -> None:
         source = f"the checkpoint of {self.folder.path}"
@@ -167,8 +190,19 @@ class _Training:
         """Whether there is nothing left to train."""
         return self.epoch >= self.settings.epochs or bool(self.stopped_early())
 
+    def train(self, stopping: Stopping) -> None:
+        """Trains until nothing is left, or a callback ends the run."""
+        while not self.is_done() and not self.ended:
+            self.train_epoch(stopping)
+            if self.batch >= self.batches:
+                self.finish_epoch(stopping)
+        if self.stopped_early():
+            print(f"stopped after epoch {self.epoch}{self.stopped_early()}; {self.folder.best} holds the best")
+        elif self.ended:
+            print(self._left(self.ended))
+
     def train_epoch(self, stopping: Stopping) -> None:
-        """Trains the rest of the current epoch."""
+        """Trains the rest of the current epoch, or until a callback ends the run."""
         began, settings = time.perf_counter(), self.settings
         self.sampler.epoch, self.sampler.start = self.epoch, self.batch
         self.model.train()
@@ -187,18 +221,21 @@ class _Training:
             self.batch += 1
             if len(collected) < settings.accumulate:
                 continue
-            self.reports.add(collected, self.batch, stopping.signal)
+            self.reports.add(collected, self.batch, stopping.signal or bool(self.run.stop_reason))
             collected = []
             signal = self._read_reports(stopping)
             self._step()
             step = self.batch // settings.accumulate
             due = settings.save_every and step % settings.save_every == 0
-            if signal or due or self.batch == self.batches:  # only finite losses are saved
+            if signal or due or self.ended or self.batch == self.batches:  # only finite losses are saved
                 signal = self._read_reports(stopping, all_of_them=True) or signal
-            if signal or due:
+            if signal or due or self.ended:
                 self._save()
+            self._tell_steps()
             if signal:
                 self._stop(signal)
+            if self.ended:
+                break
             self.clock.step()
             left = settings.epochs * self.steps - self.epoch * self.steps - step
             if estimate := self.clock.first_estimate(left):
@@ -206,12 +243,17 @@ class _Training:
             if self.totals:
                 done = self.batch - len(self.reports.unread) * settings.accumulate
                 bar.set_postfix_str(f"loss {self.totals['loss'] / done:.3f}{self.clock.left(left)}")
-        self.seconds = time.perf_counter() - began
+        self.run.seconds = time.perf_counter() - began
 
     def _stop(self, number: int) -> NoReturn:
         self.world.broadcast_from_main(lambda: None)  # waits until the main process has written
+        raise Stopped(number, self._left())
+
+    def _left(self, why: str = "") -> str:
+        """Where the run ends before its last epoch, in words."""
         where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
-        raise Stopped(number, f"stopped {where}; {self.folder.last} holds it: continue with --resume auto")
+        why = f" ({why})" if why else ""
+        return f"stopped {where}{why}; {self.folder.last} holds it: continue with --resume auto"
 
     def _span(self, batch: int) -> tuple[float, float]:
         """Beginning and end of a batch's step, in epochs."""
@@ -238,8 +280,27 @@ class _Training:
                 self._refuse(bad[0], report)
             for name, value in values.items():
                 self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
+            if self.callbacks.want_steps:
+                self.told.append(self._step_of(report, values))
             stop |= signalled
-        return max(self.world.all_gather_objects(stopping.signal)) if stop else 0
+        return self._agree(stopping) if stop else 0
+
+    def _agree(self, stopping: Stopping) -> int:
+        """Returns a signal of any process, or 0; tells all why a callback of the first one ends the run."""
+        asked = self.world.all_gather_objects((stopping.signal, self.run.stop_reason))
+        self.ended = asked[0][1]
+        return max(signal for signal, _ in asked)
+
+    def _step_of(self, report: Report, sums: dict[str, float]) -> Step:
+        losses = {name: value / self.world.size / self.settings.accumulate for name, value in sums.items()}
+        rate = learning_rate(self.settings, *self._span(report.batches - 1))
+        number = self.epoch * self.steps + report.batches // self.settings.accumulate
+        return Step(number, self.epoch + 1, losses, rate)
+
+    def _tell_steps(self) -> None:
+        told, self.told = self.told, []
+        for step in told:
+            self.callbacks.step(step)
 
     def _refuse(self, name: str, report: Report) -> None:
         images: list[str] = []
@@ -284,11 +345,9 @@ class _Training:
         self.history.append(line)
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         self._save(best)
-        if self.world.is_main_process:
-            values = {key: value for key, value in line.items() if key != "epoch"}
-            self.folder.write_events(self.epoch, values | {"seconds": self.seconds})
-        print(_describe(line, metric, self.seconds), flush=True)
-        signal = max(self.world.all_gather_objects(stopping.signal))
+        print(_describe(line, metric, self.run.seconds), flush=True)
+        self.callbacks.epoch(line)
+        signal = self._agree(stopping)
         if signal and self.epoch < settings.epochs:
             self._stop(signal)
 

@@ -203,7 +203,8 @@ OPTIONS: dict[str, Option] = {
     "eval_only": _EVALUATE,
     "save_period": _no("--train.keep keeps the checkpoints of so many epochs", anyway=("-1",)),
     "print_freq": _LOG,
-    "log_interval": _LOG,
+    **dict.fromkeys(("log_interval", "log_every_n_steps", "logging_steps"), _same("train.log_every")),
+    **dict.fromkeys(("report_to", "logger"), _same("train.loggers")),
     "verbose": _no("what is printed stays the same; --output has all numbers", anyway=("true",)),
     "plots": _no(
         "TensorBoard events and metrics.jsonl in --output have the curves, every --train.evaluate_every epochs",

@@ -1,4 +1,4 @@
-"""The folder of a training run: config.yaml, metrics.jsonl, TensorBoard events, last.pt and best.pt."""
+"""The folder of a training run: config.yaml, metrics.jsonl, last.pt and best.pt."""
 
 import json
 import os
@@ -14,7 +14,6 @@ from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import to_yaml
 from divdet.engine.distributed import is_main_process
 from divdet.engine.errors import UserError
-from divdet.engine.events import Events
 from divdet.engine.files import make_folder, reason, remove_unfinished, write_atomically, write_text
 from divdet.engine.locking import LOCK, lock_folder
 from divdet.engine.resuming import compare
@@ -54,7 +53,7 @@ class RunFolder:
         self.path = run_path(config, kind)
         self.last, self.best = self.path / "last.pt", self.path / "best.pt"
         self._metrics_file, self._config_file = self.path / "metrics.jsonl", self.path / "config.yaml"
-        self._events, self._config_written = Events(self.path), False
+        self._config_written = False
         self._lock: BinaryIO | None = None
         if os.path.exists(self.path / LOCK) or (config.resume and os.path.exists(self.last)):
             self._take_lock()
@@ -129,21 +128,24 @@ class RunFolder:
             raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
         return found
 
-    def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> None:
+    def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> bool:
         """Creates the folder, which a refused recipe does not leave behind, and its config.yaml.
 
-        In the folder of a killed run it also adds the epochs that metrics.jsonl or the events lack. If nothing is left
-        to train, nothing else changes.
+        In the folder of a killed run it also adds the epochs that metrics.jsonl lacks. If nothing is left to train,
+        nothing else changes.
 
         Args:
             history: the lines of metrics.jsonl so far.
             trains: whether there are epochs left to train.
 
+        Returns:
+            Whether the folder now holds this run; a run of another folder with nothing left to train leaves it alone.
+
         Raises:
             UserError: where the folder cannot be written, or another run has begun there.
         """
         if not trains and self._origin and not self._holds_run():
-            return
+            return False
         make_folder(self.path)
         self._take_lock()
         if self.resumed is None and self._holds_run():
@@ -157,9 +159,7 @@ class RunFolder:
             checkpoint.save(replace(self.resumed, run=run), self.last)
         if history:
             self._write_metrics(history)
-        self._events.history = list(history)
-        if not trains:
-            self._events.refill()
+        return True
 
     def write(self, saved: Checkpoint, best: bool = False, keep: int = 1) -> None:
         """Writes last.pt, and at the end of an epoch metrics.jsonl and best.pt.
@@ -199,16 +199,11 @@ class RunFolder:
         self._kept = [*(other for other in self._kept if other != epoch), epoch]
 
     def _write_config(self) -> None:
-        _write_changed(to_yaml(self.config), self._config_file)
+        write_changed(to_yaml(self.config), self._config_file)
         self._config_written = True
 
     def _write_metrics(self, history: list[dict[str, Any]]) -> None:
-        _write_changed("".join(json.dumps(line) + "\n" for line in history), self._metrics_file)
-
-    def write_events(self, epoch: int, values: dict[str, float]) -> None:
-        """Adds an epoch's numbers to the TensorBoard events; raises UserError where they cannot be written."""
-        self._events.refill()
-        self._events.write(epoch, values)
+        write_changed("".join(json.dumps(line) + "\n" for line in history), self._metrics_file)
 
     def close(self) -> None:
         """Releases the folder's lock."""
@@ -216,12 +211,12 @@ class RunFolder:
             self._lock.close()
 
 
-def _write_changed(text: str, file: Path) -> None:
-    """Writes a text file unless it holds that text already."""
+def write_changed(text: str, path: Path) -> None:
+    """Writes UTF-8 text atomically, unless the file holds that text already."""
     with suppress(OSError):  # the write below reports it
-        if file.read_bytes() == text.encode():
+        if path.read_bytes() == text.encode():
             return
-    write_text(text, file)
+    write_text(text, path)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

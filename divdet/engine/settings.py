@@ -9,6 +9,7 @@ from divdet.engine.errors import UserError
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 Concurrency = Literal["sequential", "streams", "graph", "devices", "threads"]
 BatchNorm = Literal["own", "sync", "frozen", "frozen_backbone"]
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow", "none"]
 
 
 @dataclass(kw_only=True)
@@ -67,6 +68,9 @@ class TrainSettings:
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         patience: evaluations without a better one after which training stops early; 0 trains to the end.
         workers: processes that load data; 0 loads in the training process.
+        loggers: where numbers go besides metrics.jsonl: tensorboard, csv (metrics.csv), wandb, mlflow, several
+            separated by commas, or none; see docs/logging.md.
+        log_every: steps between those that the loggers take, too; 0 takes epochs alone.
     """
 
     epochs: int = 300
@@ -94,14 +98,18 @@ class TrainSettings:
     evaluate_every: int = 1
     patience: int = 0
     workers: int = 2
+    loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard", "csv"])
+    log_every: int = 50
 
     def __post_init__(self) -> None:
+        for name in self.loggers:
+            check_choice("train.loggers: a logger", name, LoggerName)
         for name in ("epochs", "batch_size", "accumulate", "keep", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         check_not_negative(
             *(self, "lr", "end_lr", "momentum", "weight_decay", "warmup_epochs", "warmup_lr"),
-            *("clip_gradient", "ema_decay", "save_every", "workers", "min_steps", "patience"),
+            *("clip_gradient", "ema_decay", "save_every", "workers", "min_steps", "patience", "log_every"),
         )
         for name, used in (("end_lr", self.schedule == "cosine"), ("warmup_lr", self.warmup_epochs > 0)):
             if used and getattr(self, name) > self.lr:

@@ -69,14 +69,14 @@ def train(
     folder: Path, meet: Callable[[float, Tensor], float] = lambda epoch, numbers: 1.0, **changes: Any
 ) -> tuple[OneWeight, list[dict[str, Any]]]:
     """The task after a run, and its metrics by epoch."""
-    resume = changes.pop("resume", None)
+    resume, callbacks = changes.pop("resume", None), changes.pop("callbacks", ())
     options = {"epochs": 3, "batch_size": 2, "lr": 0.5, "workers": 0, "precision": "float32", "ema_decay": 0.9}
     options |= changes
     recipe = Recipe(TrainSettings(**options), str(folder), resume)
     task, device = OneWeight(meet), torch.device("cpu")
     run = RunFolder(recipe, "toy", {})
     loader = training_loader(Numbers(), recipe.train, 0, device, World())
-    fit(task, loader, recipe.train, run, device, World())
+    fit(task, loader, recipe.train, run, device, World(), callbacks)
     return task, torch.load(folder / "last.pt", weights_only=True)["history"]
 
 

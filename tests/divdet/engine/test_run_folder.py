@@ -22,6 +22,7 @@ from detection.drawing import save_image
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint, RunState
 from divdet.engine.errors import UserError
+from divdet.engine.events import Events
 from divdet.engine.files import write_json
 from divdet.engine.locking import lock_folder
 from divdet.engine.run_folder import RunFolder
@@ -267,7 +268,6 @@ def test_where_nothing_is_left_to_train_every_file_stays_as_it_was(tmp_path: Pat
         folder.begin(folder.resumed.history, trains=False)
         folder.close()
 
-    nothing()  # adds the events, which `run_of` leaves out as a kill does
     before = files()
     nothing()
     assert files() == before
@@ -284,22 +284,22 @@ def test_where_nothing_is_left_to_train_every_file_stays_as_it_was(tmp_path: Pat
 def test_epochs_that_a_kill_kept_from_the_events_are_filled_in(tmp_path: Path) -> None:
     lines = [{"epoch": epoch, "loss": 1 / epoch, "AP": 0.5} for epoch in range(1, 7)]
 
-    def write(folder: RunFolder, *epochs: int) -> None:
+    def write(events: Events, *epochs: int) -> None:
+        events.refill()
         for epoch in epochs:
-            folder.write_events(epoch, {"loss": 1 / epoch, "AP": 0.5, "seconds": 2.0})
+            events.write(epoch, {"loss": 1 / epoch, "AP": 0.5, "seconds": 2.0})
 
     def shown(name: str) -> list[int]:
-        return [event.step for event in EventAccumulator(str(tmp_path / "run")).Reload().Scalars(name)]
+        return [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars(name)]
 
-    folder = run_of(tmp_path, range(1, 2), keep=1)
-    write(folder, 1, 2, 4)  # 3 is missing, and what came of epoch 5 is lost with its checkpoint
-    folder = run_of(tmp_path, range(0), keep=1, resume="auto")
-    folder.begin(lines[:5])
-    write(folder, 6)
+    write(Events(tmp_path), 1, 2, 4)  # 3 is missing, and what came of epoch 5 is lost with its checkpoint
+    resumed = Events(tmp_path)
+    resumed.history = lines[:5]
+    write(resumed, 6)
     assert shown("loss") == shown("AP") == [1, 2, 3, 4, 5, 6]
     assert shown("seconds") == [1, 2, 4, 6]
-    again = run_of(tmp_path, range(0), keep=1, resume="auto")
-    again.begin(lines[:4])
+    again = Events(tmp_path)
+    again.history = lines[:4]
     write(again, 5)  # instead of the other epochs 5 and 6
     assert shown("loss") == shown("AP") == [1, 2, 3, 4, 5]
     assert shown("seconds") == [1, 2, 4, 5]
@@ -314,7 +314,8 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
         folder = RunFolder(RunConfig(output=str(disk / "run")), "detection", {})
         folder.begin([])
         folder.write(typed({"batch": 0}), best=True)
-        folder.write_events(1, {"loss": 1.0})
+        events = Events(folder.path)
+        events.write(1, {"loss": 1.0})
         before = {file.name: file.read_bytes() for file in (disk / "run").glob("*.[pjy]*")}
         with suppress(OSError), open(disk / "rest", "wb", buffering=0) as file:
             while file.write(bytes(4096)):
@@ -326,7 +327,7 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
             (
                 "TensorBoard's events",
                 "last.pt holds",
-                lambda: [folder.write_events(n, RUN["totals"]) for n in range(99)],
+                lambda: [events.write(n, RUN["totals"]) for n in range(99)],
             ),
             ("detections.json", "an earlier file there is kept", lambda: write_json([1], disk / "detections.json")),
             ("a.png", "is kept", lambda: save_image(disk / "a.png", np.zeros((9, 9, 3), np.uint8))),

@@ -1,0 +1,154 @@
+"""One's own code in a training run; the loggers use the same hooks. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from divdet.engine.errors import UserError
+from divdet.engine.stopping import Stopped
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Status = Literal["completed", "stopped", "failed"]
+
+
+@dataclass
+class Run:
+    """A training run, as callbacks see it.
+
+    Attributes:
+        folder: with last.pt, best.pt and metrics.jsonl.
+        config: the resolved recipe, as nested dicts.
+        model: the network as it is trained, on its device; with member_parallel this process's member. Leave its mode
+            (train or eval) as it was.
+        history: the lines of metrics.jsonl so far.
+        epochs: of the whole run.
+        steps: of an epoch.
+        seconds: that the last epoch trained, without its evaluation.
+        stop_reason: what ``stop`` was given; empty before.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    model: nn.Module
+    history: list[dict[str, Any]]
+    epochs: int
+    steps: int
+    seconds: float = 0.0
+    stop_reason: str = ""
+
+    def stop(self, reason: str = "a callback asked for it") -> None:
+        """Ends the run: after the epoch, or, asked in a step, within three more steps and without an evaluation.
+
+        last.pt holds the run, which ``resume="auto"`` continues.
+        """
+        self.stop_reason = self.stop_reason or reason
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step.
+
+    Attributes:
+        number: over all epochs, from 1.
+        epoch: that it belongs to, from 1.
+        losses: means over the step's images, of all processes; ``loss`` is their sum.
+        lr: its learning rate.
+    """
+
+    number: int
+    epoch: int
+    losses: dict[str, float]
+    lr: float
+
+
+class Callback:
+    """What a run calls; each method does nothing unless overridden.
+
+    Under torchrun only the first process calls, so a callback must not use torch.distributed. Exceptions end the run
+    with their own traceback; last.pt stays as it was saved.
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        """Before the first step; not called where nothing is left to train."""
+
+    def on_step_end(self, run: Run, step: Step) -> None:
+        """After a step. On a GPU losses arrive one step later: ``run.model`` is then that of the next step."""
+
+    def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
+        """After the evaluation, when last.pt and best.pt are written; ``metrics`` is the line of metrics.jsonl."""
+
+    def on_train_end(self, run: Run, status: Status) -> None:
+        """At the end: ``completed``, ``stopped`` by a signal or by ``Run.stop``, or ``failed`` with an exception."""
+
+
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Raises UserError for what is no callback."""
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            kind = f"the class {callback.__name__}" if isinstance(callback, type) else type(callback).__name__
+            raise UserError(f"callbacks has {kind}: give objects of subclasses of divdet.Callback")
+
+
+@dataclass
+class Callbacks:
+    """Calls the callbacks of a run in their order.
+
+    Attributes:
+        callbacks: none on other processes than the first.
+        run: what they are given.
+    """
+
+    callbacks: Sequence[Callback]
+    run: Run
+    _on_step: list[Callback] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._on_step = [one for one in self.callbacks if type(one).on_step_end is not Callback.on_step_end]
+
+    @property
+    def want_steps(self) -> bool:
+        """Whether any of them looks at steps."""
+        return bool(self._on_step)
+
+    @contextmanager
+    def around_training(self) -> Iterator[None]:
+        """Calls ``on_train_begin``, and at the end ``on_train_end`` of all that have begun."""
+        status: Status = "failed"
+        with ExitStack() as ends:  # all of them are called, the last that began first, whatever one raises
+            for callback in self.callbacks:
+                _call(callback.on_train_begin, self.run)
+                ends.callback(lambda own=callback: _call(own.on_train_end, self.run, status))
+            try:
+                yield
+                early = len(self.run.history) < self.run.epochs
+                status = "stopped" if self.run.stop_reason and early else "completed"
+            except Stopped:
+                status = "stopped"
+                raise
+            except KeyboardInterrupt:  # the second Ctrl-C: at once
+                ends.pop_all()
+                raise
+
+    def step(self, step: Step) -> None:
+        """Calls ``on_step_end``."""
+        for callback in self._on_step:
+            _call(callback.on_step_end, self.run, step)
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        """Calls ``on_epoch_end``."""
+        for callback in self.callbacks:
+            _call(callback.on_epoch_end, self.run, metrics["epoch"], dict(metrics))
+
+
+def _call(hook: Callable[..., None], *arguments: Any) -> None:
+    try:
+        hook(*arguments)
+    except Exception as error:
+        error.of_callback = True  # so that ``divdet.engine.faults.explained`` leaves it alone
+        raise

@@ -1,0 +1,24 @@
+"""Where a run's numbers go besides metrics.jsonl: the loggers of ``train.loggers``."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from divdet.engine.errors import UserError
+from divdet.engine.local_loggers import CsvLogger, TensorBoardLogger
+from divdet.engine.logger import Logger
+from divdet.engine.remote_loggers import MlflowLogger, WandbLogger
+
+_LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CsvLogger, "wandb": WandbLogger, "mlflow": MlflowLogger}
+_EXTRAS = ("wandb", "mlflow")  # extras, packages and loggers have the same names
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Raises UserError for a logger whose package is not installed."""
+    for name in names:
+        if name in _EXTRAS and find_spec(name) is None:
+            raise UserError(f"train.loggers has {name}, which is not installed: pip install 'divdet[{name}]'")
+
+
+def build_loggers(names: Sequence[str], log_every: int) -> list[Logger]:
+    """The loggers of these names, each once; ``none`` is none."""
+    return [_LOGGERS[name](log_every) for name in dict.fromkeys(names) if name != "none"]
