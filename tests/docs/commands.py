@@ -1,0 +1,54 @@
+"""Commands as the pages have them: which command of divdet they call, and whether its parser takes them."""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from divdet.commands import COMMANDS, Command
+from divdet.engine.cli import parse
+from tests.docs.pages import ROOT
+
+# What prepares a shell. A test has its environment already.
+PREPARES = ("python3", ".", "source", "export", "cd", "pip", "pytest", "ruff")
+# They run until they are stopped: tests of their own run them.
+SERVERS = ("demo", "serve")
+_EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+
+def called(words: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The name in ``COMMANDS`` and the arguments, of ``divdet NAME …``, ``python tools/name.py …``, torchrun's."""
+    if len(words) > 1 and words[0] == "divdet" and not words[1].startswith("-"):
+        return words[1], list(words[2:])
+    scripts = (place for place, word in enumerate(words) if re.fullmatch(r"(\S*tools/)?\w+\.py", word))
+    place = next(scripts, None)
+    if place is None or (place > 0 and words[0] not in ("python", "torchrun")):
+        return None
+    name = Path(words[place]).stem.replace("_", "-")
+    return (name, list(words[place + 1 :])) if name in COMMANDS or "tools/" in words[place] else None
+
+
+def check_parses(name: str, arguments: Sequence[str]) -> Any:
+    """Reads the arguments of a command, as far as that is possible without its files; ``…`` is what a page leaves out."""
+    assert name in COMMANDS, f"divdet {name}: no such command"
+    command: Command = COMMANDS[name]
+    given = [word for word in arguments if word != "…"]
+    return parse(resolve_name(command.settings), given, prog=f"divdet {name}", positional=command.positional)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Fails for what a page has wrong in a command that is not run: flags, recipes, extras, files of the repository."""
+    if found := called(words):
+        check_parses(*found)
+        return
+    for extra in re.findall(r"\[([\w,]+)\]", " ".join(words)) if words[0] == "pip" else ():
+        assert not set(extra.split(",")) - _EXTRAS.keys(), f"{' '.join(words)}: no such extra"
+    for word in words:
+        if re.fullmatch(r"(tools|benchmarks|examples|tests|docs)/[\w/.]+", word):
+            assert (ROOT / word).exists(), f"{word}: no such file"
+    if words[0] == "python" and words[1].startswith("benchmarks/"):
+        source = (ROOT / words[1]).read_text(encoding="utf-8")
+        for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+            assert f'"{option}"' in source, f"{' '.join(words)}: no such option"
