@@ -56,6 +56,12 @@ COMMANDS = {
         defaults="divdet.commands.eval_det:checkpoint_defaults",
         positional="sources",
     ),
+    "serve": Command(
+        "answers images sent by HTTP with the objects in them",
+        "divdet.commands.serve_settings:Serve",
+        "divdet.commands.serve:serve",
+        defaults="divdet.commands.serve:checkpoint_defaults",
+    ),
     "export": Command(
         "writes a detector as ONNX, OpenVINO or torch.export",
         f"{_SETTINGS}:Export",
