@@ -82,6 +82,7 @@ def create_app(
         loop = asyncio.get_running_loop()
         began, times = loop.time(), {}
         if guard.draining:
+            await discard(request, 4 * max_bytes, _LEFT_SECONDS)  # the connection closes behind the answer
             raise Refused(503, "the service is stopping: try another one")
         _check_parameters(request)
         try:
@@ -127,7 +128,7 @@ def create_app(
         }
         return JSONResponse(said | {"GET /openapi.json": "all of this for programs"})
 
-    _answer_errors(app, max_bytes)
+    _answer_errors(app)
     return app
 
 
@@ -166,7 +167,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _answer_errors(app: FastAPI, max_bytes: int) -> None:
+def _answer_errors(app: FastAPI) -> None:
     """Each error becomes ``{"error": "a line"}``."""
 
     def answers(kind: type[Exception]) -> Callable[[Callable], Callable]:
@@ -176,31 +177,29 @@ def _answer_errors(app: FastAPI, max_bytes: int) -> None:
 
         return register
 
-    async def refuse(request: Request, status: int, message: str, headers: Any = None) -> Response:
-        if status == 503:  # connections close while the service stops
-            await discard(request, 4 * max_bytes, _LEFT_SECONDS)
+    def refuse(status: int, message: str, headers: Any = None) -> Response:
         return JSONResponse({"error": printable(message)}, status, headers)
 
     @answers(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        return await refuse(request, error.status, str(error), error.headers)
+        return refuse(error.status, str(error), error.headers)
 
     @answers(TooManyPixels)
     async def too_large(request: Request, error: TooManyPixels) -> Response:
-        return await refuse(request, 413, str(error).partition(";")[0] + ": shrink it")
+        return refuse(413, str(error).partition(";")[0] + ": shrink it")
 
     @answers(UserError)
     async def unusable(request: Request, error: UserError) -> Response:
-        return await refuse(request, 422, str(error))
+        return refuse(422, str(error))
 
     @answers(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return await refuse(request, 422, f"{first['loc'][-1]} is {str(first['input'])[:60]!r}: {first['msg']}")
+        return refuse(422, f"{first['loc'][-1]} is {str(first['input'])[:60]!r}: {first['msg']}")
 
     @answers(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        return await refuse(request, error.status_code, f"{request.url.path[:100]}: {error.detail}", error.headers)
+        return refuse(error.status_code, f"{request.url.path[:100]}: {error.detail}", error.headers)
 
     @answers(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from divdet.serving.refusals import Refused
 
 _FORM = 2**14  # bytes of a form besides its file
-_AT_ONCE = 16  # uploads of the largest size that are held at the same time
+_AT_ONCE = 50  # uploads of the largest size that are held at the same time
 _BYTES = ("application/octet-stream", "binary/octet-stream")
 
 
@@ -82,7 +82,7 @@ class Room:
             self.uploads._held += len(piece)
             self.held += len(piece)
             if self.uploads._held > _AT_ONCE * self.uploads.max_bytes:
-                raise Refused(429, "too much is being uploaded at the same time: try again later")
+                raise Refused(429, "too many bytes are waiting already: try again later")
             yield piece
 
     async def _file(self, request: Request, stream: AsyncIterator[bytes]) -> bytes:
@@ -97,8 +97,8 @@ class Room:
             names = ", ".join(f"{name[:40]}{'' if isinstance(part, UploadFile) else ' (text)'}" for name, part in parts)
             raise Refused(
                 422,
-                f"the form has {names or 'no parts'}: send one image as its part 'file', with a file name, and parameters "
-                "in the address",
+                f"the form has {names or 'no parts'}: send one image as its part 'file', with a file name; parameters "
+                "belong into the address",
             )
         upload = parts[0][1]
         try:
