@@ -191,7 +191,7 @@ def test_other_addresses(service: SimpleNamespace) -> None:
         assert client.get("/health").json() == {"status": "ready"}
         assert client.head("/health").status_code == 200
         assert client.get("/info").json() == {"model": "stub"}
-        assert list(client.get("/").json())[0] == "POST /predict"
+        assert next(iter(client.get("/").json())) == "POST /predict"
         assert client.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]["content"].keys() == {
             "multipart/form-data",
             "image/*",
