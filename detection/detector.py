@@ -287,8 +287,8 @@ class Detector:
         """
         return Seen(to_input(image, self.input), image.shape[1::-1], source)
 
-    def find(self, images: Sequence[Seen], rules: ClassRules) -> list[Detections]:
-        """The second half of ``predict``: what is found in images, by one forward pass."""
+    def find(self, images: Sequence[Seen], rules: ClassRules | Sequence[ClassRules]) -> list[Detections]:
+        """The second half of ``predict``: what is found in images, by one forward pass; by rules for all, or each."""
         members, fused = self.detect(torch.from_numpy(np.stack([image.input for image in images])), rules=rules)
         return [
             self._detections(fused[position], [member[position] for member in members], image.size, image.source)
@@ -327,22 +327,25 @@ class Detector:
         return self.model.input
 
     def detect(
-        self, inputs: Tensor, world: World | None = None, rules: ClassRules | None = None
+        self, inputs: Tensor, world: World | None = None, rules: ClassRules | Sequence[ClassRules] | None = None
     ) -> tuple[list[list[Boxes]], list[Boxes]]:
         """Runs the network and its post-processing.
 
         Args:
             inputs: ``[N, size, size, 3]`` uint8 RGB, as ``to_input`` makes them for ``self.input``.
             world: if given, the members are spread over its processes, which all get the same inputs.
-            rules: which boxes to keep; default: as ``settings`` say.
+            rules: which boxes to keep, of all images or of each; default: as ``settings`` say.
 
         Returns:
             Each member's boxes (S lists of N) and the fused ones (N), as fractions of the input; see ``postprocess``.
         """
         rules = rules or self.rules
+        each = [rules] * len(inputs) if isinstance(rules, ClassRules) else rules
         members = self._member_boxes(inputs, world)
-        fused = [rules.apply(own) for own in fuse(members, self.settings)]
-        return [[rules.apply(own, final=False) for own in member] for member in members], fused
+        fused = [rule.apply(own) for rule, own in zip(each, fuse(members, self.settings), strict=True)]
+        return [
+            [rule.apply(own, final=False) for rule, own in zip(each, member, strict=True)] for member in members
+        ], fused
 
     def detect_views(
         self, batches: Iterable[tuple[Tensor, Sequence[Shown]]], rules: ClassRules | None = None

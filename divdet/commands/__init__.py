@@ -62,6 +62,12 @@ COMMANDS = {
         "divdet.commands.demo:demo",
         defaults="divdet.commands.demo:checkpoint_defaults",
     ),
+    "serve": Command(
+        "answers images sent by HTTP with the objects in them",
+        "divdet.commands.serve_settings:Serve",
+        "divdet.commands.serve:serve",
+        defaults="divdet.commands.serve:checkpoint_defaults",
+    ),
     "export": Command(
         "writes a detector as ONNX, OpenVINO or torch.export",
         f"{_SETTINGS}:Export",

@@ -1,0 +1,129 @@
+"""The serve command: a detector as an HTTP service."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from divdet.commands.serve_settings import Serve
+from divdet.engine import PIXEL_LIMIT
+from divdet.engine.errors import UserError
+from divdet.engine.stopping import SIGNALS
+
+if TYPE_CHECKING:
+    from divdet.serving.runner import Runner
+
+_MORE_SECONDS = 5  # for accepted requests when the service stops, beyond the time that each has
+
+
+def checkpoint_defaults(config: Serve) -> dict[str, Any]:
+    """The post-processing of a checkpoint, the first of several, as defaults; of an exported file also its runtime."""
+    os.environ[PIXEL_LIMIT] = str(config.max_pixels)  # read by OpenCV when it is loaded, which the imports below do
+    from detection.detector import saved_settings
+    from detection.runtimes.exported import is_exported, run_defaults, saved_of
+    from divdet.commands.fused_checkpoints import checkpoints_of
+    from divdet.engine import checkpoint
+
+    if not config.checkpoint:
+        return {}
+    first = checkpoints_of(config)[0]
+    exported = is_exported(first)
+    saved = saved_of(first) if exported else checkpoint.load(first, "detection")
+    defaults = {f"postprocess.{name}": value for name, value in asdict(saved_settings(saved)[0]).items()}
+    return defaults | (run_defaults(saved) if exported else {})
+
+
+def serve(config: Serve) -> None:
+    """Serves until it is stopped; see docs/serving.md.
+
+    Raises:
+        UserError: for a checkpoint or address that cannot be used, or where the extra is missing.
+        SystemExit: with code 1 where accepted requests were not answered in time after the signal.
+    """
+    from detection.runtimes.exporting import library
+    from divdet.commands.finding import load_detector, views_of
+
+    if not config.checkpoint:
+        raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
+    for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
+        library(name, "serve", "divdet serve")
+    from divdet.serving.app import create_app
+    from divdet.serving.batching import Batcher
+    from divdet.serving.guard import Guard
+    from divdet.serving.metrics import Metrics
+    from divdet.serving.runner import Runner
+    from divdet.serving.server import bind, serve_until_stopped
+
+    for number in SIGNALS:  # nothing is accepted yet
+        signal.signal(number, lambda *_: sys.exit("stopped before it was ready"))
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("divdet.serving").setLevel(logging.INFO)
+    bound = bind(config.host, config.port)
+    detector = load_detector(config)
+    views = views_of(config, detector) if config.several else None
+    compiled = config.runtime == "compile" or config.concurrency == "graph"
+    runner = Runner(detector, config.postprocess, views, config.max_pixels, config.max_batch, compiled)
+    metrics = Metrics()
+    guard = Guard(metrics, config.access_log)
+    batcher = Batcher(
+        runner.prepare,
+        runner.run,
+        metrics,
+        max_batch=config.max_batch if runner.shared else 1,
+        max_wait=config.max_wait_ms / 1000,
+        queue=config.queue,
+        workers=config.workers or min(4, os.cpu_count() or 1),
+        before=runner.warm_up,
+    )
+    batcher.wait_until_ready()
+    info = describe(config, runner)
+    print(f"{info['model']}: {', '.join(info['classes'][:12])}{', …' * (len(info['classes']) > 12)}")
+    print(", ".join(f"{name} {value}" for name, value in info["settings"].items()))
+    app = create_app(runner, batcher, guard, info, config.max_bytes, config.score_threshold, config.timeout)
+    left = serve_until_stopped(guard.around(app), guard, bound, config.timeout + _MORE_SECONDS)
+    batcher.close(_MORE_SECONDS)
+    if left:
+        sys.exit(f"stopped; {left} requests were not answered in time")
+    print(f"stopped; {guard.answered} requests were answered")
+
+
+def describe(config: Serve, runner: Runner) -> dict[str, Any]:
+    """What ``/info`` says: model, classes and settings."""
+    from importlib.metadata import version
+
+    import torch
+
+    from divdet.commands.fused_checkpoints import checkpoints_of
+
+    detector = runner.detector
+    several = getattr(detector, "detectors", [detector])
+    settings = {
+        "runtime": config.runtime,
+        "precision": config.precision,
+        "device": ", ".join(dict.fromkeys(str(one.device) for one in several)),
+        "threads": torch.get_num_threads(),
+        "max_batch": config.max_batch if runner.shared else 1,
+        "max_wait_ms": config.max_wait_ms,
+        "queue": config.queue,
+        "timeout": config.timeout,
+        "max_bytes": config.max_bytes,
+        "max_pixels": config.max_pixels,
+        "score_threshold": config.score_threshold,
+    }
+    ids = detector.category_ids
+    return {
+        "model": ", ".join(Path(path).name for path in checkpoints_of(config)),
+        "members": [len(one.model.members) for one in several],
+        "input_size": [one.input.size for one in several],
+        "classes": [detector.names[label] for label in runner.labels],
+        "category_ids": [ids[label] for label in runner.labels] if ids else [],
+        "settings": settings,
+        "postprocess": asdict(config.postprocess),
+        "views": runner.views or {},
+        "version": version("divdet"),
+    }

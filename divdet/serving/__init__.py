@@ -1,0 +1,1 @@
+"""The HTTP service; see docs/serving.md."""

@@ -1,0 +1,116 @@
+"""Listens, serves, and stops in an orderly way."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from divdet.engine.errors import UserError
+from divdet.engine.files import reason
+from divdet.engine.stopping import SIGNALS
+from divdet.serving.guard import Guard
+from divdet.serving.protocol import Protocol
+
+_KEEP_ALIVE = 75  # seconds: longer than reverse proxies keep their connections (nginx: 60)
+_LAST_SECONDS = 3  # for clients that do not read, when all requests are answered
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that is bound, but does not listen yet; raises UserError where that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except UnicodeError as error:
+        raise UserError(f"--host {host}: no host has such a name") from error
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """The http address of a bound socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve_until_stopped(app: ASGIApp, guard: Guard, bound: socket.socket, patience: float) -> int:
+    """Serves until SIGINT or SIGTERM, then answers what was accepted; a second signal ends the process at once.
+
+    Args:
+        app: with ``guard`` around it.
+        guard: knows the requests.
+        bound: see ``bind``.
+        patience: seconds for accepted requests after the signal.
+
+    Returns:
+        The number of requests that were not answered in this time.
+    """
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
+    try:
+        return asyncio.run(_serve(_Server(config), guard, bound, patience))
+    except OSError as error:  # another process listens by now
+        raise _cannot_listen(*bound.getsockname()[:2], error) from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, whose handling of signals would end connections before their requests were answered."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(f"serving {address_of(sockets[0])}/predict (Ctrl-C or SIGTERM ends it)", flush=True)
+
+
+async def _serve(server: _Server, guard: Guard, bound: socket.socket, patience: float) -> int:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def signalled(number: int) -> None:
+        if stop.is_set():
+            print("ended by a second signal", file=sys.stderr, flush=True)
+            os._exit(128 + number)
+        guard.draining = True
+        stop.set()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, signalled, number)
+    serving, stopping = asyncio.ensure_future(server.serve([bound])), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():  # it could not listen
+        stopping.cancel()
+        await serving
+    if guard.active:
+        print(f"stopping: {guard.active} requests are being answered", flush=True)
+    end = loop.time() + patience
+    while guard.active and loop.time() < end:
+        await asyncio.sleep(0.02)
+    left = guard.active
+    server.should_exit = True
+    await serving
+    return left
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
+    return UserError(f"--host {host} --port {port}: cannot listen there ({reason(error)}): choose another")
