@@ -76,7 +76,7 @@ class Page:
                 [image.change, *(control.input for control in values)],
                 self.show,
                 [image, *values],
-                [image, status, fused, summary, members, table, text],
+                [status, fused, summary, members, table, text],  # not the image: an update would undo its preprocess
                 trigger_mode="always_last",
                 show_progress="minimal",
                 show_progress_on=fused,
@@ -129,7 +129,7 @@ class Page:
         def share(name: str, label: str, info: str) -> gr.Slider:
             return gr.Slider(0, 1, getattr(base, name), step=0.01, label=label, **of(name, info))
 
-        with gr.Group(elem_id="controls"):
+        with gr.Column(elem_id="controls", min_width=0), gr.Group():  # a group's id would be there twice
             threshold = gr.Slider(0, 1, self.score_threshold, step=0.01, label="Score", info="the lowest that is shown")
             nms_iou = share("nms_iou", "NMS IoU", "of a member's boxes that overlap by more, the best stays")
             method = gr.Dropdown(
@@ -184,23 +184,21 @@ class Page:
         """What the page shows of an image with the controls' values; the network runs where the image is new.
 
         Returns:
-            Values of the image, the status line and the panels.
+            The status line and the panels.
         """
-        session = request.session_hash
+        session, nothing = request.session_hash, [panels.EMPTY, *[""] * 4]
         if path is None:
-            if not self.sessions.drop(session):  # an image that was refused, of which the status line still speaks
-                return [gr.skip()] * 7
-            return [gr.skip(), "", panels.EMPTY, *[""] * 4]
+            self.sessions.drop(session)
+            return ["", *nothing]
         try:
             outputs = self._outputs(session, path)
             settings = settings_of(self.detector.settings, values)
             found, seconds = find(self.detector, outputs, settings, threshold)
         except UserError as error:
             self.sessions.drop(session)
-            return [None, panels.message(str(error)), panels.EMPTY, *[""] * 4]
+            return [panels.message(str(error)), *nothing]
         names = self.detector.names
         return [
-            gr.skip(),
             "",
             panels.fused_panel(outputs, found, names),
             panels.summary(outputs, found, seconds),

@@ -90,7 +90,7 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
         path="/",
         theme=theme(),
         head=f"<style>{_STYLE.read_text(encoding='utf-8')}</style>",  # css= would put every rule below .contain
-        max_file_size=most_megabytes * 10**6,
+        max_file_size=most_megabytes * 2**20,
         allowed_paths=[str(example.path) for example in page.examples],
         footer_links=[],
         run_history=False,

@@ -40,7 +40,7 @@ class Sessions:
             while len(self._kept) > 1 and self.bytes > self._most_bytes:
                 self._kept.popitem(last=False)
 
-    def drop(self, session: str) -> bool:
-        """Forgets a session; returns whether anything was kept of it."""
+    def drop(self, session: str) -> None:
+        """Forgets a session."""
         with self._lock:
-            return self._kept.pop(session, None) is not None
+            self._kept.pop(session, None)

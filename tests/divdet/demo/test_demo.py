@@ -1,0 +1,414 @@
+"""The page to try a detector, in a real browser and beside ``Detector.predict``."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detection import Detector
+from detection.models.head import create_detector
+from detection.prediction_settings import PostprocessSettings
+from divdet.commands import COMMANDS
+from divdet.demo.controls import FIELDS, settings_of, why_idle
+from divdet.demo.examples import Example, spread
+from divdet.demo.outputs import Outputs, find, run
+from divdet.demo.server import address_of, listen, serving, uploads_folder
+from divdet.demo.sessions import Sessions
+from divdet.demo.uploads import read_upload
+from divdet.engine.errors import UserError
+from tests.browser import CHROMIUM
+from tests.detection.generated import write_detector
+from tests.processes import command, environment
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+
+IN_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+# Gradio's client says so whenever it ends a stream
+GRADIOS_OWN = "Method not implemented."
+SCORE = 0.72  # the untrained detector finds some 30 boxes above
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (120, 160)) -> Path:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)).save(path)
+    return path
+
+
+class Counting:
+    """A network that counts its runs."""
+
+    def __init__(self, network: Any) -> None:
+        self.network, self.runs = network, 0
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        self.runs += 1
+        return self.network(images)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_detector(tmp_path_factory.mktemp("model") / "best.pt", 2, {"id": 7, "name": "<b>cell</b>"})
+
+
+@pytest.fixture(scope="module")
+def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any, Path]]:
+    """The page's address, the page, and the folder of uploads."""
+    images = tmp_path_factory.mktemp("examples")
+    with uploads_folder() as folder, listen("127.0.0.1", 0) as listening:
+        from divdet.demo.page import Page
+
+        detector = Detector.load(checkpoint, "cpu")
+        detector.settings = replace(detector.settings, fusion_conf="max")
+        detector.network = Counting(detector.network)
+        examples = [Example(draw(images / f"{n}.png", n), draw(folder / f"{n}.png", n)) for n in range(2)]
+        page = Page(detector, "SSD300", "S = 2", score_threshold=SCORE, examples=examples, most_megapixels=1)
+        with serving(page, listening, 1):
+            yield address_of(listening, "127.0.0.1"), page, folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Somebody with a browser of their own, who notes what it says and whom it asks."""
+
+    def __init__(self, browser: Any, address: str, width: int = 1200) -> None:
+        self.address = address
+        self.page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        self.said: list[str] = []
+        self.asked: set[str] = set()
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.add(request.url))
+        self.page.goto(address)
+        self.open_json()
+
+    def open_json(self) -> None:
+        self.page.locator("#details [role=tab]").nth(1).evaluate("tab => tab.click()")  # hidden until there is a result
+
+    def upload(self, path: Path) -> None:
+        self.page.locator("#source input[type=file]").set_input_files(path)
+
+    def move(self, label: str, value: float) -> None:
+        self.page.get_by_role("slider", name=f"range slider for {label}", exact=True).fill(str(value))
+
+    def json(self) -> Any:
+        return self.page.locator("#json").evaluate("part => part.querySelector('pre')?.textContent")
+
+    def await_json(self, expected: str) -> None:
+        """Waits until the page shows these boxes."""
+        end = time.monotonic() + 15
+        while (text := self.json()) is None or json.loads(text) != json.loads(expected):
+            assert time.monotonic() < end, f"{(text or '')[:300]} instead of {expected[:300]}"
+            self.page.wait_for_timeout(20)
+
+    def leave(self) -> None:
+        """Ends the visit: the console was silent, and no other host was asked."""
+        self.page.context.close()
+        assert [line for line in self.said if line != GRADIOS_OWN] == []
+        assert [url for url in self.asked if not url.startswith((self.address, "data:", "blob:" + self.address))] == []
+
+
+@pytest.fixture
+def visitor(served: tuple[str, Any, Path], browser: Any) -> Iterator[Visitor]:
+    visitor = Visitor(browser, served[0])
+    yield visitor
+    visitor.leave()
+
+
+def predicted(page: Any, path: Path, threshold: float = SCORE, **changes: Any) -> str:
+    """What ``Detector.predict`` says; the network's runs are not counted."""
+    own = page.detector
+    settings = replace(own.settings, **changes)
+    detector = Detector(own.model, own.names, own.category_ids, settings, own.device, own.network.network)
+    return detector.predict(path, threshold).to_json()
+
+
+@IN_BROWSER
+def test_sliders_act_without_another_run_of_the_network(served: Any, visitor: Visitor, tmp_path: Path) -> None:
+    page, image = served[1], draw(tmp_path / "photo.png", 5)
+    before = page.detector.network.runs
+    visitor.upload(image)
+    visitor.await_json(predicted(page, image))
+    assert page.detector.network.runs == before + 1
+    picture = visitor.page.locator("#fused img").get_attribute("src")
+    assert visitor.page.locator("#members img").count() == 2
+    visitor.move("Score", 0.74)
+    visitor.await_json(predicted(page, image, 0.74))
+    assert visitor.page.locator("#fused img").get_attribute("src") != picture
+    visitor.move("NMS IoU", 0.1)
+    visitor.await_json(predicted(page, image, 0.74, nms_iou=0.1))
+    visitor.move("Fusion IoU", 0.9)
+    visitor.await_json(predicted(page, image, 0.74, nms_iou=0.1, fusion_iou=0.9))
+    visitor.page.get_by_label("Fusion", exact=True).click()
+    visitor.page.get_by_role("option", name="NMS", exact=True).click()
+    expected = predicted(page, image, 0.74, nms_iou=0.1, fusion_iou=0.9, fusion_method="nms")
+    visitor.await_json(expected)
+    assert page.detector.network.runs == before + 1
+    playwright.expect(visitor.page.get_by_label("Fused score")).to_be_disabled()
+    rows = visitor.page.locator("#table tbody tr")
+    assert rows.count() == min(100, len(json.loads(expected))) or rows.count() == 101
+    assert visitor.page.locator("#table b").count() == 0  # the class's name is text, not HTML
+    times = visitor.page.locator("#summary").inner_text()
+    assert re.search(r"160 × 120 pixels\s+decode \+ resize [\d.]+ ms\s+network [\d.]+ ms\s+suppression", times), times
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_text("Save JSON").click()
+    assert Path(download.value.path()).read_text() == expected
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_text("Save picture").click()
+    assert cv2.imread(download.value.path()).shape == (720, 960, 3)
+
+
+@IN_BROWSER
+def test_examples_and_what_is_no_image(served: Any, visitor: Visitor, tmp_path: Path) -> None:
+    page = served[1]
+    visitor.page.locator("#examples button").nth(1).click()
+    visitor.await_json(predicted(page, page.examples[1].path))
+    text = tmp_path / "notes.jpg"
+    text.write_text("no image")
+    visitor.upload(text)
+    alert = visitor.page.get_by_role("alert")
+    playwright.expect(alert).to_have_text(
+        "notes.jpg: not an image, or one that is damaged or cut off; replace the file"
+    )
+    assert visitor.page.locator("#fused img").count() == 0
+    large = tmp_path / "large.jpg"
+    large.write_bytes(bytes(2**20 + 1))
+    visitor.upload(large)
+    playwright.expect(visitor.page.get_by_text("exceed the maximum allowed size of 1")).to_be_visible()
+    Image.new("L", (1001, 1000)).save(tmp_path / "wide.png")
+    visitor.page.reload()
+    visitor.upload(tmp_path / "wide.png")
+    playwright.expect(alert).to_have_text("wide.png has more than 1 million pixels: shrink it first")
+    visitor.upload(good := draw(tmp_path / "good.png", 3))  # the page lives on
+    visitor.open_json()
+    visitor.await_json(predicted(page, good))
+    assert alert.count() == 0
+    sent = {"files": large.read_bytes()}  # by a client that does not look at the size first
+    assert httpx.post(f"{visitor.address}gradio_api/upload", files=sent, trust_env=False).status_code == 413
+
+
+@IN_BROWSER
+def test_two_visitors_do_not_mix(served: Any, browser: Any, visitor: Visitor, tmp_path: Path) -> None:
+    address, page, folder = served
+    other = Visitor(browser, address)
+    images = [draw(tmp_path / f"{n}.png", 10 + n) for n in range(2)]
+    for one, image in zip((visitor, other), images, strict=True):
+        one.upload(image)
+    for step in range(1, 6):
+        visitor.move("Score", 0.78 - step / 100)
+        other.move("NMS IoU", 0.7 - step / 10)
+    visitor.await_json(predicted(page, images[0], 0.73))
+    other.await_json(predicted(page, images[1], nms_iou=0.2))
+    kept = len(page.sessions)
+    assert kept >= 2
+    assert list(folder.rglob("*/1.png"))  # the upload
+    other.leave()
+    end = time.monotonic() + 10
+    while len(page.sessions) >= kept:
+        assert time.monotonic() < end, "a session that has ended is kept"
+        visitor.page.wait_for_timeout(50)
+
+
+@IN_BROWSER
+def test_a_phone_shows_it_without_scrolling_sideways(served: Any, browser: Any, tmp_path: Path) -> None:
+    phone = Visitor(browser, served[0], width=400)
+    assert phone.page.evaluate("document.documentElement.scrollWidth") == 400
+    phone.upload(draw(tmp_path / "photo.png", 5, (200, 100)))
+    phone.page.locator("#members img").nth(1).wait_for()
+    assert phone.page.evaluate("document.documentElement.scrollWidth") == 400
+    places = [phone.page.locator(part).bounding_box()["y"] for part in ("#source", "#fused", "#members", "#controls")]
+    assert places == sorted(places)
+    phone.leave()
+
+
+@pytest.mark.parametrize("head", ["ssd300", "fcos"])
+def test_kept_outputs_give_what_predict_gives(head: str, checkpoint: Path) -> None:
+    torch.manual_seed(1)
+    model = create_detector(head, "resnet10_16", 3, 2, 128 if head == "fcos" else None)
+    names, ids, device = ["a", "b"], [1, 2], torch.device("cpu")
+    base = PostprocessSettings(score_threshold=1e-4)
+    detector = Detector(model, names, ids, base, device)
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    outputs = run(detector, image)
+    values = dict(zip(FIELDS, (0.5, "wbf", 0.5, "avg", [], 1e-4, 50, False), strict=True))
+    for change in (
+        {},
+        {"nms_iou": 0.2, "fusion_conf": "max"},
+        {"fusion_method": "soft_nms", "classes": ["b"]},
+        {"fusion_iou": 0.3, "class_agnostic": True, "candidates_per_class": 5.0},
+    ):
+        settings = settings_of(base, list((values | change).values()))
+        found, seconds = find(detector, outputs, settings, 1e-3)
+        expected = Detector(model, names, ids, settings, device).predict(image, 1e-3)
+        assert len(expected)
+        assert found == expected
+        assert found.members == expected.members
+        assert seconds > 0
+
+
+def test_controls_that_cannot_act_say_why() -> None:
+    assert why_idle(2, False, "wbf") == {}
+    assert set(why_idle(1, False, "wbf")) == {"fusion_method", "fusion_iou", "fusion_conf"}
+    assert set(why_idle(2, True, "soft_nms")) == {
+        *["nms_iou", "score_threshold", "candidates_per_class"],
+        "fusion_iou",
+        "fusion_conf",
+    }
+
+
+def test_memory_of_sessions_is_bounded() -> None:
+    part = torch.zeros(1000)
+    outputs = Outputs(np.zeros((1, 1, 3), np.uint8), np.ones(4), _seen(), (part,), 0, 0)
+    sessions = Sessions(most_bytes=3 * outputs.bytes)
+    for number in range(5):
+        sessions.put(str(number), "image", outputs)
+        sessions.get("0", "image")
+    assert [number for number in range(5) if sessions.get(str(number), "image")] == [0, 3, 4]
+    assert sessions.get("0", "another image") is None
+    sessions.drop("0")
+    assert [number for number in range(5) if sessions.get(str(number), "image")] == [3, 4]
+
+
+def _seen() -> Any:
+    from detection.detector import Seen
+
+    return Seen(np.zeros((1, 1, 3), np.uint8), (1, 1), None)
+
+
+def _png(mode: str, size: tuple[int, int] = (20, 10), form: str = "PNG", **options: Any) -> bytes:
+    data = io.BytesIO()
+    Image.new(mode, size, 200 if mode in ("L", "I;16") else None).save(data, form, **options)
+    return data.getvalue()
+
+
+def _header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + end
+
+
+_TURNED = Image.Exif()
+_TURNED[274] = 6
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        (_png("RGB", (1, 1)), (1, 1, 3)),
+        (_png("CMYK", form="JPEG"), (10, 20, 3)),
+        (_png("I;16"), (10, 20, 3)),
+        (_png("RGBA"), (10, 20, 3)),
+        (_png("P"), (10, 20, 3)),
+        (_png("RGB", form="JPEG", exif=_TURNED), (20, 10, 3)),
+        (_png("RGB", form="WEBP"), (10, 20, 3)),
+    ],
+    ids=["one pixel", "CMYK", "16 bits", "alpha", "palette", "turned by EXIF", "WebP"],
+)
+def test_images_are_read_as_predict_reads_them(data: bytes, shape: tuple[int, ...], tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(data)
+    image = read_upload(tmp_path / "photo.jpg", 50, True)
+    assert image.shape == shape
+    torch.manual_seed(0)
+    detector = Detector(
+        create_detector("ssd300", "resnet10_16", 2, 1), ["a"], [1], PostprocessSettings(), torch.device("cpu")
+    )
+    assert find(detector, run(detector, image), detector.settings, 0.4)[0] == detector.predict(
+        tmp_path / "photo.jpg", 0.4
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"text", "not an image"),
+        (b"", "is empty"),
+        (_png("RGB", (300, 300))[:200], "cut off"),
+        (_png("RGB", (300, 300), "JPEG")[:400], "not an image, or one that is damaged or cut off"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (_header(10_000, 6_000), "more than 50 million pixels"),
+        (_header(2**31 - 1, 2**31 - 1), "more than 50 million pixels"),
+        (None, "choose it again"),
+    ],
+    ids=["text", "empty", "truncated PNG", "truncated JPEG", "HEIC", "large", "bomb", "gone"],
+)
+def test_what_cannot_be_read_is_one_line(data: bytes | None, said: str, tmp_path: Path) -> None:
+    if data is not None:
+        (tmp_path / "photo.jpg").write_bytes(data)
+    with pytest.raises(UserError, match=f"photo.jpg.*{said}") as error:
+        read_upload(tmp_path / "photo.jpg", 50, True)
+    assert str(tmp_path) not in str(error.value)  # visitors need not know the server's folders
+
+
+def test_examples_are_taken_from_all_over() -> None:
+    files = [Path(str(number)) for number in range(30)]
+    assert [int(str(file)) for file in spread(files, 3)] == [0, 10, 20]
+    assert spread(files[:2], 3) == files[:2]
+
+
+def ask(*words: str) -> None:
+    COMMANDS["demo"].call(COMMANDS["demo"].parse(list(words), "demo"))
+
+
+def test_bad_usage_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = f"--checkpoint={checkpoint}"
+    with pytest.raises(UserError, match="--checkpoint is missing"):
+        ask()
+    with pytest.raises(UserError, match=r"gone\.pt"):
+        ask("--checkpoint=gone.pt")
+    with pytest.raises(UserError, match="one checkpoint"):
+        ask(f"--checkpoint={checkpoint},{checkpoint}")
+    with pytest.raises(UserError, match="no image found"):
+        ask(own, "--port=0", f"--examples={tmp_path}")
+    in_use = pytest.raises(UserError, match="is in use: choose another with --port")
+    with socket.create_server(("127.0.0.1", 0)) as taken, in_use:
+        ask(own, f"--port={taken.getsockname()[1]}")
+    with pytest.raises(UserError, match="cannot be listened to"):
+        ask(own, "--host=192.0.2.1", "--port=0")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=re.escape("needs gradio: pip install 'divdet[demo]'")):
+        ask(own, "--port=0")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT])
+def test_a_signal_ends_it_and_removes_uploads(number: int, checkpoint: Path, tmp_path: Path) -> None:
+    words = command("demo.py", f"--checkpoint={checkpoint}", "--port=0", "--device=cpu")
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=environment(TMPDIR=str(tmp_path)), **streams) as process:
+        lines = iter(process.stdout.readline, "")
+        address = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+/", line)))
+        assert "SSD300 on 2 members of resnet10_16" in httpx.get(address, trust_env=False).text
+        (folder,) = tmp_path.glob("divdet-demo-*")
+        assert folder.is_dir()
+        start = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+        assert time.monotonic() - start < 10
+        assert process.stderr.read() == "stopped; uploads are removed\n"
+    assert os.listdir(tmp_path) == []
