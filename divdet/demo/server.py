@@ -84,6 +84,11 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
 
     from divdet.demo.theme import theme
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.routes[-1].app.stop_event.set()  # ends the streams by which open pages show that they live
+            await super().shutdown(sockets)
+
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
         page.build(),
@@ -101,7 +106,7 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
         show_error=True,
     )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="divdet demo", daemon=True)
     thread.start()
     try:

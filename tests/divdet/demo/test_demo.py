@@ -407,8 +407,10 @@ def test_a_signal_ends_it_and_removes_uploads(number: int, checkpoint: Path, tmp
         (folder,) = tmp_path.glob("divdet-demo-*")
         assert folder.is_dir()
         start = time.monotonic()
-        process.send_signal(number)
-        assert process.wait(20) == 128 + number
+        with httpx.stream("GET", f"{address}gradio_api/heartbeat/page", timeout=20, trust_env=False) as open_page:
+            next(open_page.iter_text())
+            process.send_signal(number)
+            assert process.wait(20) == 128 + number
         assert time.monotonic() - start < 10
         assert process.stderr.read() == "stopped; uploads are removed\n"
     assert os.listdir(tmp_path) == []
