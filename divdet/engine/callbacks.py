@@ -102,10 +102,12 @@ class Callbacks:
     Attributes:
         callbacks: none on other processes than the first.
         run: what they are given.
+        read: steps whose losses have been read, but of which nobody was told yet.
     """
 
     callbacks: Sequence[Callback]
     run: Run
+    read: list[Step] = field(default_factory=list, init=False)
     _on_step: list[Callback] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,10 +137,12 @@ class Callbacks:
                 ends.pop_all()
                 raise
 
-    def step(self, step: Step) -> None:
-        """Calls ``on_step_end``."""
-        for callback in self._on_step:
-            _call(callback.on_step_end, self.run, step)
+    def steps(self) -> None:
+        """Calls ``on_step_end`` for each step of ``read``."""
+        read, self.read = self.read, []
+        for step in read:
+            for callback in self._on_step:
+                _call(callback.on_step_end, self.run, step)
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Calls ``on_epoch_end``."""
