@@ -29,10 +29,12 @@ class RemoteLogger(Logger):
 
     Attributes:
         name: of the service, for messages.
+        remedy: what to do where it cannot begin.
         sent: the last epoch that the service has.
     """
 
     name: str
+    remedy: str
 
     def __init__(self, log_every: int) -> None:
         super().__init__(log_every)
@@ -65,7 +67,7 @@ class RemoteLogger(Logger):
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"train.loggers: {self.name} cannot begin: {_in_a_line(error)}") from error
+            raise UserError(f"train.loggers: {self.name} cannot begin: {_in_a_line(error)}; {self.remedy}") from error
 
     def log_step(self, step: Step) -> None:
         if not self._try(lambda: self.send_step(step)):
@@ -119,6 +121,7 @@ class WandbLogger(RemoteLogger):
     """
 
     name = "wandb"
+    remedy = "WANDB_MODE=offline needs neither a key nor the network"
 
     def begin(self, run: Run, known: dict[str, Any]) -> None:
         import wandb
@@ -180,6 +183,7 @@ class MlflowLogger(RemoteLogger):
     """MLflow, at its tracking URI, or in mlflow.db in the run's folder; a run that the user has begun is used, too."""
 
     name = "mlflow"
+    remedy = "see MLFLOW_TRACKING_URI; without it the run's folder gets a store of its own"
 
     def begin(self, run: Run, known: dict[str, Any]) -> None:
         import mlflow
