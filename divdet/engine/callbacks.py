@@ -57,7 +57,7 @@ class Step:
     Attributes:
         number: over all epochs, from 1.
         epoch: that it belongs to, from 1.
-        losses: means over the step's images, of all processes; ``loss`` is their sum.
+        losses: means over the step's images, of all processes; ``loss`` is what is minimized.
         lr: its learning rate.
     """
 
@@ -111,7 +111,8 @@ class Callbacks:
     _on_step: list[Callback] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._on_step = [one for one in self.callbacks if type(one).on_step_end is not Callback.on_step_end]
+        nothing = Callback.on_step_end
+        self._on_step = [one for one in self.callbacks if getattr(one.on_step_end, "__func__", None) is not nothing]
 
     @property
     def want_steps(self) -> bool:
