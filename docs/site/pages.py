@@ -37,7 +37,8 @@ def _fields(task: str) -> Iterator[str]:
             yield f"({anchor(f'fields.{section}', prefix)})=\n### `{section}`" if section else "### The run"
         for field in own:
             values = [
-                f"`{_written(value)}` in " + ", ".join(f"[{one}](#recipe-{task}-{one.replace('_', '-')})" for one in names)
+                f"`{_written(value)}` in "
+                + ", ".join(f"[{one}](#recipe-{task}-{one.replace('_', '-')})" for one in names)
                 for value, names in set_by_recipes(task, field.key)
             ]
             yield _entry(field, prefix, field.key, *(["Recipes: " + "; ".join(values)] if values else []))
