@@ -54,8 +54,8 @@ def _commands(_: str) -> Iterator[str]:
         words = f" {command.positional.upper()} …" if command.positional else ""
         yield f"```text\ndivdet {name}{words} [--config FILE] [--FIELD VALUE …]\n```"
         if name in RECIPE_COMMANDS.values():
-            task = next(task for task, one in RECIPE_COMMANDS.items() if one == name)
-            yield f"Its fields are those of [a recipe](configuration.md#{'detection' if task == 'det' else 'classification'})."
+            heading = "detection" if name == "train-det" else "classification"
+            yield f"Its fields are those of [a recipe](configuration.md#{heading})."
             continue
         own = fields(name)
         for field in own:
@@ -80,7 +80,7 @@ _NAVIGATION = {
     "Start": "index first_ten_minutes own_data",
     "Guide": "how_it_works data training distributed logging heads prediction fusion evaluation",
     "Deploy": "demo serving export",
-    "Reference": "configuration commands api troubleshooting",
+    "Reference": "configuration recipes commands api troubleshooting",
     "Evidence": "evidence performance reliability reproduce decisions",
     "Project": "architecture contributing changelog",
 }
@@ -105,7 +105,13 @@ def _write(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = source[0].replace("](../CONTRIBUTING.md", "](contributing.md")
 
 
+def _generated(app: Sphinx, *_: object) -> list[str]:
+    """Pages that are read anew each time, since code writes them."""
+    return [name for name in ("configuration", "commands", "recipes", "index") if name in app.env.found_docs]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Writes into each page before it is read."""
+    app.connect("env-get-outdated", _generated)
     app.connect("source-read", _write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -133,7 +133,7 @@ def _once(place: Path, run: Callable[[], Any]) -> None:
         if _WRITTEN[key].with_suffix(".bin").exists():
             shutil.copy(_WRITTEN[key].with_suffix(".bin"), place.with_suffix(".bin"))
     else:
-        shutil.copytree(_WRITTEN[key], place)
+        shutil.copytree(_WRITTEN[key], place, dirs_exist_ok=True)
 
 
 def _python(block: Block, names: dict[str, Any]) -> Iterator[tuple[int, Any]]:
