@@ -32,15 +32,15 @@ def detector(checkpoint: Path) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def service(checkpoint: Path) -> Iterator[str]:
+def process(checkpoint: Path) -> Iterator[Process]:
     limits = ("--max_bytes=100000", "--max_pixels=100000", "--queue=300", "--max_batch=4", "--timeout=60")
-    with Process(checkpoint, *limits, "--score_threshold=0.1", "--access_log") as process:
-        yield process.address
-        process.stop()
-        code, text = process.ended()
-        assert code == 0, text
-        assert "Traceback" not in text
-        assert "POST /predict 200" in text
+    with Process(checkpoint, *limits, "--score_threshold=0.1", "--access_log") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def service(process: Process) -> str:
+    return process.address
 
 
 @pytest.fixture(scope="module")
@@ -162,32 +162,38 @@ def _counted(text: str, name: str) -> float:
     return float(line.split()[1])
 
 
-def test_a_stop_in_the_middle_loses_no_accepted_request(checkpoint: Path) -> None:
-    data = encoded(noise(1, 300, 300))
-    with Process(checkpoint, "--max_batch=1", "--queue=100") as process:
-        host, port = process.address.removeprefix("http://").split(":")
-        clients = [socket.create_connection((host, int(port)), timeout=60) for _ in range(31)]
-        request = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
-        for client in clients[:30]:
-            client.sendall(request)
-        clients[30].sendall(b"GET /health HTTP/1.1\r\n\r\n"[:9])  # not yet a request
-        wait_for(lambda: _active(process.address) == 31)  # this one included
-        process.stop()
-        answers = [b""] * 30
-        for number, client in enumerate(clients[:30]):
-            while piece := client.recv(2**16):
-                answers[number] += piece
-        code, text = process.ended()
-    assert all(received.startswith(b"HTTP/1.1 200 ") for received in answers)
-    assert all(received.endswith(b"}}") for received in answers)
-    assert code == 0, text
-    assert "requests were answered" in text.splitlines()[-1]
+def test_a_stop_in_the_middle_loses_no_accepted_request(process: Process) -> None:  # the last one of this process
+    data, count = encoded(noise(1), "JPEG"), 100
+    host, port = process.address.removeprefix("http://").split(":")
+    clients = [socket.create_connection((host, int(port)), timeout=60) for _ in range(count + 1)]
+    request = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    clients[count].sendall(request[:50])  # of a client that never sends the rest
+    before = _accepted(process.address)
+    for client in clients[:count]:
+        client.sendall(request)
+    wait_for(lambda: _accepted(process.address) == before + count)
+    process.stop()
+    answers = [b""] * count
+    for number, client in enumerate(clients[:count]):
+        while piece := client.recv(2**16):
+            answers[number] += piece
+    code, text = process.ended()
     for client in clients:
         client.close()
+    assert all(received.startswith(b"HTTP/1.1 200 ") and received.endswith(b"}}") for received in answers)
+    assert code == 0, text
+    assert "stopping: " in text  # it was in the middle
+    assert "requests were answered" in text.splitlines()[-1]
+    assert "Traceback" not in text
+    assert "POST /predict 200" in text
 
 
-def _active(address: str) -> float:
-    return _counted(httpx.get(f"{address}/metrics", trust_env=False).text, "divdet_active_requests")
+def _accepted(address: str) -> float:
+    """Requests for detections that were answered, or are being answered."""
+    text = httpx.get(f"{address}/metrics", trust_env=False).text
+    return _counted(text, 'divdet_requests_total{path="/predict",status="200"}') + _counted(
+        text, "divdet_active_requests"
+    )
 
 
 @pytest.mark.parametrize(
