@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.detector import Detector, saved_model, saved_settings
+from detection.detector import Detector, saved_settings
 from detection.runtimes.exported import is_exported, run_defaults, saved_of
 from detection.runtimes.exporting import library
 from divdet.commands.demo_settings import Demo
@@ -19,6 +19,8 @@ from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped, stop_on_signals
+
+_HEADS = {"ssd300": "SSD300", "ssd512": "SSD512", "ssdlite": "SSDLite", "fcos": "FCOS"}
 
 
 def checkpoint_defaults(config: Demo) -> dict[str, Any]:
@@ -74,12 +76,12 @@ def demo(config: Demo) -> None:
 
 def describe(detector: Detector, saved: Checkpoint) -> tuple[str, str]:
     """Which model it is: a title, and a line below it."""
-    model, members = saved_model(saved), len(detector.model.members)
-    head = {"ssd300": "SSD300", "ssd512": "SSD512", "ssdlite": "SSDLite", "fcos": "FCOS"}.get(model.head, model.head)
+    backbone, head = saved.setting("model.backbone", str), saved.config["model"].get("head", "ssd300")
+    members, name = len(detector.model.members), _HEADS.get(head, head)
     form = detector.input
     names = ", ".join(detector.names[:12]) + ", …" * (len(detector.names) > 12)
     count = f"{len(detector.names)} class{'es' * (len(detector.names) != 1)}"
-    title = f"{head} on {members} members of {model.backbone}" if members > 1 else f"{head} on {model.backbone}"
+    title = f"{name} on {members} members of {backbone}" if members > 1 else f"{name} on {backbone}"
     place = Path(saved.source)
     return title, f"S = {members} · {form.size} px · {count}: {names} · {Path(place.parent.name) / place.name}"
 

@@ -151,7 +151,7 @@ class Page:
                 filterable=len(names) > 8,
             )
             with gr.Accordion("More", open=False):
-                candidates = share("score_threshold", "Candidates' score", "the lowest that enters NMS")
+                candidates = share("score_threshold", "Candidate score", "the lowest that enters NMS")
                 count = gr.Slider(
                     1,
                     max(1000, base.candidates_per_class),
@@ -161,7 +161,7 @@ class Page:
                     **of("candidates_per_class", "of each class and member that enter NMS"),
                 )
                 agnostic = gr.Checkbox(
-                    base.class_agnostic, label="One class a place", info="NMS across classes, at the NMS IoU"
+                    base.class_agnostic, label="Class-agnostic", info="NMS across classes on the final boxes"
                 )
         return [threshold, nms_iou, method, fusion_iou, conf, classes, candidates, count, agnostic]
 

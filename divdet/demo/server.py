@@ -84,9 +84,16 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
 
     from divdet.demo.theme import theme
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.routes[-1].app.stop_event.set()  # ends the streams by which open pages show that they live
+            await super().shutdown(sockets)
+
+    blocks = page.build()
+    blocks.has_launched = True  # only then does Gradio refuse files that nobody uploaded, which mounting leaves out
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
-        page.build(),
+        blocks,
         path="/",
         theme=theme(),
         head=f"<style>{_STYLE.read_text(encoding='utf-8')}</style>",  # css= would put every rule below .contain
@@ -101,7 +108,7 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
         show_error=True,
     )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
-    server = uvicorn.Server(config)
+    server = Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), name="divdet demo", daemon=True)
     thread.start()
     try:
