@@ -57,7 +57,7 @@ class Step:
     Attributes:
         number: over all epochs, from 1.
         epoch: that it belongs to, from 1.
-        losses: means over the step's images, of all processes; ``loss`` is their sum.
+        losses: means over the step's images, of all processes; ``loss`` is what is minimized.
         lr: its learning rate.
     """
 
@@ -102,14 +102,17 @@ class Callbacks:
     Attributes:
         callbacks: none on other processes than the first.
         run: what they are given.
+        read: steps whose losses have been read, but of which nobody was told yet.
     """
 
     callbacks: Sequence[Callback]
     run: Run
+    read: list[Step] = field(default_factory=list, init=False)
     _on_step: list[Callback] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._on_step = [one for one in self.callbacks if type(one).on_step_end is not Callback.on_step_end]
+        nothing = Callback.on_step_end
+        self._on_step = [one for one in self.callbacks if getattr(one.on_step_end, "__func__", None) is not nothing]
 
     @property
     def want_steps(self) -> bool:
@@ -135,10 +138,12 @@ class Callbacks:
                 ends.pop_all()
                 raise
 
-    def step(self, step: Step) -> None:
-        """Calls ``on_step_end``."""
-        for callback in self._on_step:
-            _call(callback.on_step_end, self.run, step)
+    def steps(self) -> None:
+        """Calls ``on_step_end`` for each step of ``read``."""
+        read, self.read = self.read, []
+        for step in read:
+            for callback in self._on_step:
+                _call(callback.on_step_end, self.run, step)
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Calls ``on_epoch_end``."""

@@ -75,9 +75,12 @@ def fit(
     kept = f"{folder.last} holds the last checkpoint, if one was written"
     faults = explained(settings.batch_size, settings.workers, kept)
     with stop_on_signals() as stopping, faults, closing(folder), loader, tuned_convolutions(device):
-        training = _Training(task, loader, settings, folder, device, world, callbacks)
+        loggers = build_loggers(settings.loggers, settings.log_every)
+        training = _Training(task, loader, settings, folder, device, world, [*loggers, *callbacks])
         if training.is_done():
             print(f"the run already has {training.epoch} epochs{training.stopped_early()}: nothing to do")
+            for logger in loggers if world.is_main_process and folder.last.exists() else ():
+                logger.complete(training.run)
         else:
             steps = training.steps
             epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
@@ -106,7 +109,7 @@ class _Training:
         folder: RunFolder,
         device: torch.device,
         world: World,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback],
     ) -> None:
         self.task, self.loader, self.settings, self.folder = task, loader, settings, folder
         self.device, self.world = device, world
@@ -144,14 +147,9 @@ class _Training:
         task.network = torch.compile(self.replica) if settings.compile else self.replica
         self.ended = ""
         self.run = Run(folder.path, to_dict(folder.config), self.model, self.history, settings.epochs, self.steps)
-        loggers = build_loggers(settings.loggers, settings.log_every) if world.is_main_process else []
-        self.callbacks = Callbacks([*loggers, *callbacks] if world.is_main_process else [], self.run)
-        self.told: list[Step] = []  # steps whose losses have been read, but of which callbacks do not know yet
+        self.callbacks = Callbacks(callbacks if world.is_main_process else (), self.run)
         if world.is_main_process:
-            trains = not self.is_done()
-            held = folder.begin(self.history, trains=trains)
-            for logger in loggers if held and not trains else ():
-                logger.complete(self.run)
+            folder.begin(self.history, trains=not self.is_done())
 
     def _resume(self, saved: Checkpoint, run: RunState) -> None:
         source = f"the checkpoint of {self.folder.path}"
@@ -231,7 +229,7 @@ class _Training:
                 signal = self._read_reports(stopping, all_of_them=True) or signal
             if signal or due or self.ended:
                 self._save()
-            self._tell_steps()
+            self.callbacks.steps()
             if signal:
                 self._stop(signal)
             if self.ended:
@@ -281,7 +279,7 @@ class _Training:
             for name, value in values.items():
                 self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
             if self.callbacks.want_steps:
-                self.told.append(self._step_of(report, values))
+                self.callbacks.read.append(self._step_of(report, values))
             stop |= signalled
         return self._agree(stopping) if stop else 0
 
@@ -296,11 +294,6 @@ class _Training:
         rate = learning_rate(self.settings, *self._span(report.batches - 1))
         number = self.epoch * self.steps + report.batches // self.settings.accumulate
         return Step(number, self.epoch + 1, losses, rate)
-
-    def _tell_steps(self) -> None:
-        told, self.told = self.told, []
-        for step in told:
-            self.callbacks.step(step)
 
     def _refuse(self, name: str, report: Report) -> None:
         images: list[str] = []

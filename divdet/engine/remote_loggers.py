@@ -29,10 +29,12 @@ class RemoteLogger(Logger):
 
     Attributes:
         name: of the service, for messages.
+        remedy: what to do where it cannot begin.
         sent: the last epoch that the service has.
     """
 
     name: str
+    remedy: str
 
     def __init__(self, log_every: int) -> None:
         super().__init__(log_every)
@@ -65,7 +67,14 @@ class RemoteLogger(Logger):
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"train.loggers: {self.name} cannot begin: {_in_a_line(error)}") from error
+            raise UserError(f"train.loggers: {self.name} cannot begin: {_in_a_line(error)}; {self.remedy}") from error
+
+    def complete(self, run: Run) -> None:
+        self._file = run.folder / f"{self.name}.json"
+        if _read(self._file).get("ended", True):
+            return
+        self.on_train_begin(run)  # the run was killed before the service had all
+        self.on_train_end(run, "completed")
 
     def log_step(self, step: Step) -> None:
         if not self._try(lambda: self.send_step(step)):
@@ -77,7 +86,8 @@ class RemoteLogger(Logger):
     def on_train_end(self, run: Run, status: Status) -> None:
         self._next_try = 0.0
         self._try(lambda: self._send_epochs(run))
-        self._try(lambda: self.end(status))
+        if self._try(lambda: self.end(status)):
+            self.remember(**self._remembered | {"ended": True})
         missing = len([line for line in run.history if line["epoch"] > self.sent])
         if self._failures:
             lacking = f"{missing} of {len(run.history)} epochs and {self._lost_steps} steps are missing there"
@@ -85,7 +95,8 @@ class RemoteLogger(Logger):
 
     def remember(self, **known: Any) -> None:
         """Writes what the next process needs to continue the service's run."""
-        write_json(known, self._file)
+        self._remembered = {"ended": False} | known
+        write_json(self._remembered, self._file)
 
     def _send_epochs(self, run: Run) -> None:
         for line in run.history:
@@ -119,6 +130,7 @@ class WandbLogger(RemoteLogger):
     """
 
     name = "wandb"
+    remedy = "WANDB_MODE=offline needs neither a key nor the network"
 
     def begin(self, run: Run, known: dict[str, Any]) -> None:
         import wandb
@@ -180,6 +192,7 @@ class MlflowLogger(RemoteLogger):
     """MLflow, at its tracking URI, or in mlflow.db in the run's folder; a run that the user has begun is used, too."""
 
     name = "mlflow"
+    remedy = "see MLFLOW_TRACKING_URI; without it the run's folder gets a store of its own"
 
     def begin(self, run: Run, known: dict[str, Any]) -> None:
         import mlflow

@@ -128,7 +128,7 @@ class RunFolder:
             raise UserError(f"{file}: holds no optimizer state, so no run can continue from it; use a last.pt")
         return found
 
-    def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> bool:
+    def begin(self, history: list[dict[str, Any]], *, trains: bool = True) -> None:
         """Creates the folder, which a refused recipe does not leave behind, and its config.yaml.
 
         In the folder of a killed run it also adds the epochs that metrics.jsonl lacks. If nothing is left to train,
@@ -138,14 +138,11 @@ class RunFolder:
             history: the lines of metrics.jsonl so far.
             trains: whether there are epochs left to train.
 
-        Returns:
-            Whether the folder now holds this run; a run of another folder with nothing left to train leaves it alone.
-
         Raises:
             UserError: where the folder cannot be written, or another run has begun there.
         """
         if not trains and self._origin and not self._holds_run():
-            return False
+            return
         make_folder(self.path)
         self._take_lock()
         if self.resumed is None and self._holds_run():
@@ -159,7 +156,6 @@ class RunFolder:
             checkpoint.save(replace(self.resumed, run=run), self.last)
         if history:
             self._write_metrics(history)
-        return True
 
     def write(self, saved: Checkpoint, best: bool = False, keep: int = 1) -> None:
         """Writes last.pt, and at the end of an epoch metrics.jsonl and best.pt.

@@ -245,6 +245,21 @@ def test_a_service_that_fails_is_said_once_and_counted(
     assert fake.exit_code == 0
 
 
+def test_a_run_killed_at_its_end_is_completed_and_then_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    fakes = [FakeWandb() for _ in range(3)]
+    for fake, resume in zip(fakes, (None, "auto", "auto"), strict=True):
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        with suppress(KeyboardInterrupt):
+            train(tmp_path, loggers=["wandb"], resume=resume, callbacks=[Recorder(at_epoch=3, act=kill)])
+    assert [[row["epoch"] for row in fake.rows] for fake in fakes] == [[1, 2, 3], [1, 2, 3], []]
+    assert [hasattr(fake, "exit_code") for fake in fakes] == [False, True, False]
+
+
 @pytest.mark.parametrize(("unsure", "again"), [(1000, [1, 2, 3]), (-1, [2, 3])])
 def test_what_wandb_may_have_lost_in_a_kill_is_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsure: int, again: list[int]
@@ -267,7 +282,7 @@ def test_a_service_that_cannot_begin_is_an_error(tmp_path: Path, monkeypatch: py
         raise RuntimeError("No API key\nconfigured")
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None, init=init))
-    with pytest.raises(UserError, match=r"train\.loggers: wandb cannot begin: RuntimeError: No API key configured"):
+    with pytest.raises(UserError, match=r"wandb cannot begin: RuntimeError: No API key configured; WANDB_MODE=off"):
         train(tmp_path, loggers=["wandb"])
     assert not (tmp_path / "last.pt").exists()
 

@@ -128,6 +128,7 @@ def test_a_source_may_have_an_equals_sign_in_its_name() -> None:
         ("amp=False", {"train.precision": "float32"}),
         ("--fp16", {"train.precision": "fp16"}),
         ("--sync-bn", {"train.batch_norm": "sync"}),
+        ("--report-to csv,wandb --log-interval 9", {"train.loggers": ["csv", "wandb"], "train.log_every": 9}),
         # What is done anyway
         ("optimizer=SGD rect=False val=True plots=True save=True close_mosaic=0", {}),
         ("--multi_scale --lr 0.1", {"train.multi_scale": 0.5, "train.lr": 0.1}),
