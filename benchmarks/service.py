@@ -10,6 +10,7 @@ import asyncio
 import io
 import json
 import multiprocessing
+import os
 import re
 import signal
 import subprocess
@@ -102,7 +103,10 @@ class Service:
 
     def __init__(self, checkpoint: str, *options: str) -> None:
         words = ["tools/serve.py", f"--checkpoint={checkpoint}", "--port=0", f"--score_threshold={THRESHOLD}", *options]
-        self.process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        paths = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, *words], cwd=ROOT, env=paths, stdout=subprocess.PIPE, text=True
+        )
         for line in self.process.stdout:
             print(f"  {line}", end="")
             if found := re.match(r"serving http://(.*):(\d+)/", line):

@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from divdet.commands.serve_settings import Serve
 from divdet.engine import PIXEL_LIMIT
@@ -60,7 +60,7 @@ def serve(config: Serve) -> None:
     from divdet.serving.server import bind, serve_until_stopped
 
     for number in SIGNALS:  # nothing is accepted yet
-        signal.signal(number, lambda *_: sys.exit("stopped before it was ready"))
+        signal.signal(number, _end)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     logging.getLogger("divdet.serving").setLevel(logging.INFO)
     bound = bind(config.host, config.port)
@@ -90,6 +90,11 @@ def serve(config: Serve) -> None:
     if left:
         sys.exit(f"stopped; {left} requests were not answered in time")
     print(f"stopped; {guard.answered} requests were answered")
+
+
+def _end(*_: Any) -> NoReturn:
+    print("stopped before it was ready", flush=True)
+    sys.exit(0)
 
 
 def describe(config: Serve, runner: Runner) -> dict[str, Any]:

@@ -89,9 +89,11 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
             app.routes[-1].app.stop_event.set()  # ends the streams by which open pages show that they live
             await super().shutdown(sockets)
 
+    blocks = page.build()
+    blocks.has_launched = True  # only then does Gradio refuse files that nobody uploaded, which mounting leaves out
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
-        page.build(),
+        blocks,
         path="/",
         theme=theme(),
         head=f"<style>{_STYLE.read_text(encoding='utf-8')}</style>",  # css= would put every rule below .contain

@@ -134,7 +134,10 @@ def create_app(
 
 def _check_parameters(request: Request) -> None:
     """Refuses parameters that would be ignored."""
-    for name in request.query_params:
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(422, f"{name[:60]} is given more than once: give it once, with commas between classes")
         if name not in _PARAMETERS:
             close = difflib.get_close_matches(name, _PARAMETERS, n=1)
             meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(_PARAMETERS)}"

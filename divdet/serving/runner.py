@@ -80,8 +80,8 @@ class Runner:
         self.names, self.ids = detector.names, detector.category_ids
         named = settings.classes
         self.labels = list(range(len(self.names))) if named is None else find_classes(named, self.names, self.ids)
-        orientations = [one.orientation for one in getattr(detector, "detectors", [detector])]
-        self._orient = any(orientation != "stored" for orientation in orientations)
+        several = getattr(detector, "detectors", [detector])
+        self._orient = any(getattr(one, "orientation", "auto") != "stored" for one in several)
 
     def wanted(self, score_threshold: float, classes: str | None = None) -> Wanted:
         """What a request's parameters mean.

@@ -29,7 +29,13 @@ class LinkFields(SphinxTransform):
                 continue
             target = anchor(found[1], known[found[1]])
             link = pending_xref(
-                "", refdomain="std", reftype="ref", refexplicit=True, reftarget=target, refdoc=self.env.docname, refwarn=True
+                "",
+                refdomain="std",
+                reftype="ref",
+                refexplicit=True,
+                reftarget=target,
+                refdoc=self.env.docname,
+                refwarn=True,
             )
             code.replace_self(link)
             link += code

@@ -50,7 +50,8 @@ def kind_of(hint: Any) -> str:
 def _markdown(text: str) -> str:
     """A docstring's words, which are reStructuredText, in Markdown."""
     parts = re.split(r"(``.+?``)", " ".join(text.split()))
-    return "".join(one if one.startswith("``") else re.sub(r"([<*$\[\]])", r"\\\1", one) for one in parts)
+    plain = "".join(one if one.startswith("``") else re.sub(r"([<*$\[\]])", r"\\\1", one) for one in parts)
+    return re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", plain)
 
 
 @cache

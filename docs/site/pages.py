@@ -37,7 +37,8 @@ def _fields(task: str) -> Iterator[str]:
             yield f"({anchor(f'fields.{section}', prefix)})=\n### `{section}`" if section else "### The run"
         for field in own:
             values = [
-                f"`{_written(value)}` in " + ", ".join(f"[{one}](#recipe-{task}-{one.replace('_', '-')})" for one in names)
+                f"`{_written(value)}` in "
+                + ", ".join(f"[{one}](#recipe-{task}-{one.replace('_', '-')})" for one in names)
                 for value, names in set_by_recipes(task, field.key)
             ]
             yield _entry(field, prefix, field.key, *(["Recipes: " + "; ".join(values)] if values else []))
@@ -53,8 +54,8 @@ def _commands(_: str) -> Iterator[str]:
         words = f" {command.positional.upper()} …" if command.positional else ""
         yield f"```text\ndivdet {name}{words} [--config FILE] [--FIELD VALUE …]\n```"
         if name in RECIPE_COMMANDS.values():
-            task = next(task for task, one in RECIPE_COMMANDS.items() if one == name)
-            yield f"Its fields are those of [a recipe](configuration.md#{'detection' if task == 'det' else 'classification'})."
+            heading = "detection" if name == "train-det" else "classification"
+            yield f"Its fields are those of [a recipe](configuration.md#{heading})."
             continue
         own = fields(name)
         for field in own:
@@ -79,7 +80,7 @@ _NAVIGATION = {
     "Start": "index first_ten_minutes own_data",
     "Guide": "how_it_works data training distributed logging heads prediction fusion evaluation",
     "Deploy": "demo serving export",
-    "Reference": "configuration commands api troubleshooting",
+    "Reference": "configuration recipes commands api troubleshooting",
     "Evidence": "evidence performance reliability reproduce decisions",
     "Project": "architecture contributing changelog",
 }
@@ -104,7 +105,13 @@ def _write(app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = source[0].replace("](../CONTRIBUTING.md", "](contributing.md")
 
 
+def _generated(app: Sphinx, *_: object) -> list[str]:
+    """Pages that are read anew each time, since code writes them."""
+    return [name for name in ("configuration", "commands", "recipes", "index") if name in app.env.found_docs]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Writes into each page before it is read."""
+    app.connect("env-get-outdated", _generated)
     app.connect("source-read", _write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

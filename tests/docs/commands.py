@@ -1,7 +1,6 @@
 """Commands as the pages have them: which command of divdet they call, and whether its parser takes them."""
 
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -15,26 +14,31 @@ from tests.docs.pages import ROOT
 PREPARES = ("python3", ".", "source", "export", "cd", "pip", "pytest", "ruff")
 # They run until they are stopped: tests of their own run them.
 SERVERS = ("demo", "serve")
-_EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+_OPTIONAL = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
+_EXTRAS = set(re.findall(r"^(\w+) = \[", _OPTIONAL.partition("\n[tool")[0], re.MULTILINE))
 
 
 def called(words: Sequence[str]) -> tuple[str, list[str]] | None:
     """The name in ``COMMANDS`` and the arguments, of ``divdet NAME …``, ``python tools/name.py …``, torchrun's."""
-    if len(words) > 1 and words[0] == "divdet" and not words[1].startswith("-"):
+    if len(words) > 1 and words[0] == "divdet" and not words[1].startswith("-") and words[1] != "NAME":
         return words[1], list(words[2:])
     scripts = (place for place, word in enumerate(words) if re.fullmatch(r"(\S*tools/)?\w+\.py", word))
     place = next(scripts, None)
-    if place is None or (place > 0 and words[0] not in ("python", "torchrun")):
+    if place is None or words[place] == "tools/NAME.py" or (place > 0 and words[0] not in ("python", "torchrun")):
         return None
     name = Path(words[place]).stem.replace("_", "-")
     return (name, list(words[place + 1 :])) if name in COMMANDS or "tools/" in words[place] else None
 
 
 def check_parses(name: str, arguments: Sequence[str]) -> Any:
-    """Reads the arguments of a command, as far as that is possible without its files; ``…`` is what a page leaves out."""
+    """Reads a command's arguments, as far as that needs no files; ``…`` is what a page leaves out."""
     assert name in COMMANDS, f"divdet {name}: no such command"
     command: Command = COMMANDS[name]
-    given = [word for word in arguments if word != "…"]
+    given = list(arguments)
+    while "…" in given:  # alone, or a flag's value
+        place = given.index("…")
+        del given[place - (place > 0 and given[place - 1].startswith("--")) : place + 1]
+    given = [word for word in given if word not in ("--help", "--print_config")]
     return parse(resolve_name(command.settings), given, prog=f"divdet {name}", positional=command.positional)
 
 
@@ -44,7 +48,7 @@ def check_words(words: Sequence[str]) -> None:
         check_parses(*found)
         return
     for extra in re.findall(r"\[([\w,]+)\]", " ".join(words)) if words[0] == "pip" else ():
-        assert not set(extra.split(",")) - _EXTRAS.keys(), f"{' '.join(words)}: no such extra"
+        assert not set(extra.split(",")) - _EXTRAS, f"{' '.join(words)}: no such extra"
     for word in words:
         if re.fullmatch(r"(tools|benchmarks|examples|tests|docs)/[\w/.]+", word):
             assert (ROOT / word).exists(), f"{word}: no such file"

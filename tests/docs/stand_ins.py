@@ -14,32 +14,64 @@ from PIL import Image
 import divdet
 from detection.data.synthetic import generate
 from divdet.commands import COMMANDS
+from divdet.engine.cli import RECIPES
 
-IMAGES = 8  # for training
+IMAGES = (4, 3)  # for training and validation
+QUICKSTART_IMAGES = (8, 8)  # enough for a crop of each class
+NAMES = ("WBC", "RBC", "Platelets")  # the classes
 # Settings that end a command soon; everything else is as the page has it.
 SHORT = {
-    "train-det": ["--train.epochs=1", "--train.warmup_epochs=0", "--train.workers=0", "--data.cache=false"],
+    "train-det": ["--train.epochs=1", "--train.warmup_epochs=0", "--train.workers=0", "--report=false"],
     "train-cls": ["--train.epochs=1", "--train.warmup_epochs=0", "--train.cot_warmup_epochs=0", "--train.workers=0"],
-    "benchmark": ["--rounds=2", "--seconds=0.01", "--batch_sizes=1"],
+    "benchmark": ["--rounds=2", "--seconds=0.01", "--batch_sizes=1", "--backbone=resnet10_16"],
 }
 
 
 def write_template(folder: Path) -> None:
-    """``data`` (COCO's layout) and ``detector.pt``, of which the stand-ins are copies."""
-    generate(folder / "data", IMAGES, 4)
-    words = ["--config=bccd", f"--data={folder / 'data'}", f"--output={folder / 'run'}", "--report=false"]
-    train = COMMANDS["train-det"]
-    train.call(train.parse([*words, "--model.backbone=resnet10_16", *SHORT["train-det"]], "divdet train-det"))
+    """``data`` (COCO's layout), ``yolo`` and ``detector.pt``, of which the stand-ins are copies."""
+    generate(folder / "data", *IMAGES)
+    for file in (folder / "data/annotations").iterdir():
+        data = json.loads(file.read_text())
+        for entry in data["annotations"]:
+            entry["category_id"] = 1 + entry["category_id"] % len(NAMES)
+        data["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
+        file.write_text(json.dumps(data))
+    _run("convert", str(folder / "data"), "--to=yolo", f"--output={folder / 'yolo'}")
+    words = [f"--data={folder / 'data'}", f"--output={folder / 'run'}", *SHORT["train-det"]]
+    _run("train-det", "--config=bccd", "--model.backbone=resnet10_16", *words)
     (folder / "run/best.pt").rename(folder / "detector.pt")
     shutil.rmtree(folder / "run")
 
 
-def _data(template: Path, place: Path) -> None:
+def _run(name: str, *words: str) -> None:
+    COMMANDS[name].call(COMMANDS[name].parse(words, f"divdet {name}"))
+
+
+def _coco(template: Path, place: Path) -> None:
     shutil.copytree(template / "data", place)
+
+
+def _yolo(template: Path, place: Path) -> None:
+    shutil.copytree(template / "yolo", place)
+
+
+def _unsplit(template: Path, place: Path) -> None:
+    shutil.copytree(template / "data/images/train", place / "images")
+    shutil.copy(template / "data/annotations/instances_train.json", place / "annotations.json")
+
+
+def _pipeline(template: Path, place: Path) -> None:
+    place.write_text("- HorizontalFlip: {p: 0.5}\n")
+
+
+def _labels(template: Path, place: Path) -> None:
+    shutil.copytree(template / "yolo", place.parent, dirs_exist_ok=True)
 
 
 def _images(template: Path, place: Path) -> None:
     shutil.copytree(template / "data/images/val", place)
+    image = cv2.imread(str(template / "data/images/val/000001.jpg"))
+    cv2.imwrite(str(place / "another.png"), image)
 
 
 def _photo(template: Path, place: Path) -> None:
@@ -50,11 +82,9 @@ def _checkpoint(template: Path, place: Path) -> None:
     shutil.copy(template / "detector.pt", place)
 
 
-def _annotations(split: str) -> Callable[[Path, Path], None]:
-    def write(template: Path, place: Path) -> None:
-        shutil.copy(template / f"data/annotations/instances_{split}.json", place)
-
-    return write
+def _annotations(template: Path, place: Path) -> None:
+    """Of the validation images, as ``images`` and ``photos`` have no others."""
+    shutil.copy(template / "data/annotations/instances_val.json", place)
 
 
 def _results(template: Path, place: Path) -> None:
@@ -77,30 +107,36 @@ def _video(template: Path, place: Path) -> None:
 
 # By name; a page gets those that it names and does not write itself.
 STAND_INS: dict[str, Callable[[Path, Path], None]] = {
-    **dict.fromkeys(["my_set", "dataset", "photos_with_boxes", "runs/quickstart/data"], _data),
+    **dict.fromkeys(["my_set", "dataset", "photos_with_boxes"], _yolo),
     **dict.fromkeys(["photos", "images", "val"], _images),
+    "runs/quickstart/data": _coco,
+    "labels": _labels,
+    "unsplit": _unsplit,
+    "mine.yaml": _pipeline,
     **dict.fromkeys(["photo.jpg", "a.jpg", "b.jpg", "more.jpg", "street.jpg"], _photo),
     **dict.fromkeys(["runs/mine/best.pt", "runs/bccd/best.pt", "runs/quickstart/detector/best.pt"], _checkpoint),
     **dict.fromkeys(["best.pt", "new.pt", "ssd.pt", "fcos.pt"], _checkpoint),
-    **dict.fromkeys(["train.json", "instances_train.json"], _annotations("train")),
-    **dict.fromkeys(["val.json", "instances_val.json"], _annotations("val")),
+    **dict.fromkeys(["train.json", "val.json", "instances_train.json", "instances_val.json"], _annotations),
     **dict.fromkeys(["yours.json", "theirs.json", "first.json", "second.json", "results.json"], _results),
     "runs/old/eval/detections.json": _results,
     "street.mp4": _video,
 }
 
 
-def write_stand_ins(text: str, template: Path, folder: Path) -> None:
-    """Writes what a page's code, ``text``, names.
+def write_stand_ins(code: str, template: Path, folder: Path) -> None:
+    """Writes what a page's code names.
 
     Args:
-        text: all code of the page.
+        code: all of the page.
         template: the folder of ``write_template``.
         folder: where the page's commands run.
     """
+    (folder / "configs").symlink_to(RECIPES)
+    if "…" in code:
+        code += " my_set"
     for name, write in STAND_INS.items():
         place = folder / name
-        if _read(name, text) and not place.exists():
+        if _read(name, code) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             write(template, place)
 
@@ -122,5 +158,5 @@ def names(template: Path) -> dict[str, Any]:
         **{"__name__": "page", "divdet": divdet, "cv2": cv2, "Detector": divdet.Detector, "detector": detector},
         **{"rgb": rgb, "image": rgb, "pil_image": Image.fromarray(rgb), "thousands": [rgb]},
         **{"boxes_list": [[box], [box]], "scores_list": [[0.9], [0.6]], "labels_list": [[0], [0]]},
-        **{"model_a": detector, "model_b": detector, "mine": detector},
+        **{"model_a": detector, "model_b": detector, "torchvision_model": detector},
     }

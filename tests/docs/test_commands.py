@@ -1,19 +1,22 @@
 """Every command and every Python block of the pages runs, or says what it needs that a test has not.
 
 They run in the order of the page, in this process, in a folder of tiny stand-ins (``stand_ins.py``). Training is cut to
-one epoch, timing to a moment, the quickstart to a few images; ``…``, what a page leaves out, stands for ``--data
-my_set``. What is marked ``# needs: …`` must still parse: its command, flags, recipe, extras and files, or its imports and
-names of divdet. pip, pytest and ruff are checked alike, and never run. `demo` and `serve`, which do not end, have tests
+one epoch, timing to a moment on a small network, the quickstart to a few images, and ``…``, what a page leaves out,
+stands for ``--data my_set``. The quickstart and an export to a format run once; later pages get a copy.
+
+What is marked ``# needs: …`` must still parse: its command, flags, recipe, extras and files, or its imports and names
+of divdet. pip, pytest and ruff are checked alike, and never run. ``demo`` and ``serve``, which do not end, have tests
 of their own.
 """
 
 import ast
 import io
+import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +30,7 @@ from tests.docs import stand_ins
 from tests.docs.commands import PREPARES, SERVERS, called, check_words
 from tests.docs.pages import PAGES, Block, ShellLine, blocks, code_spans, needs, shell_lines
 
+_WRITTEN: dict[str, Path] = {}  # by the quickstart and by exports
 _DATA = {"json", "yaml", "toml", "text", "", "{toctree}", "{include}", "{eval-rst}"}  # languages that nothing runs
 
 
@@ -44,10 +48,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parse_short(self: Command, argv: list[str], prog: str | None = None) -> Any:
         name = next(name for name, command in COMMANDS.items() if command is self)
-        return read(self, [*argv, *stand_ins.SHORT.get(name, [])], prog)
+        config = read(self, [*argv, *stand_ins.SHORT.get(name, [])], prog)
+        if name.startswith("train-") and not config.resume:  # of alternatives on a page, each begins anew
+            shutil.rmtree(config.output or "runs", ignore_errors=True)
+        return config
 
     def generate_few(folder: Path, train: int, val: int, seed: int) -> None:
-        generate(folder, stand_ins.IMAGES, 4, seed)
+        generate(folder, *stand_ins.QUICKSTART_IMAGES, seed)
 
     from detection.data.synthetic import generate
 
@@ -65,7 +72,9 @@ def test_what_a_page_runs_runs(
     stand_ins.write_stand_ins("\n".join(block.text for block in parts), template, tmp_path)
     names = stand_ins.names(template)
     for block in parts:
-        assert block.language in ("sh", "python"), f"{page.name}:{block.line}: call {block.language} sh, python, or text"
+        assert block.language in ("sh", "python"), (
+            f"{page.name}:{block.line}: call {block.language} sh, python, or text"
+        )
         for line, step in _shell(block, monkeypatch) if block.language == "sh" else _python(block, names):
             try:
                 step()
@@ -91,7 +100,7 @@ def _run_line(line: ShellLine, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found, f"{line.text}: it is neither run nor marked '# needs: …'"
         assert words[0] != "torchrun", f"{line.text}: mark it '# needs: …'"
         if before:
-            fed = subprocess.run(" | ".join(map(subprocess.list2cmdline, before)), shell=True, capture_output=True, check=True)
+            fed = subprocess.run(" | ".join(map(shlex.join, before)), shell=True, capture_output=True, check=True)
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(fed.stdout)))
         _call(*found)
 
@@ -101,9 +110,30 @@ def _call(name: str, arguments: list[str]) -> None:
         place = arguments.index("…")
         arguments[place : place + 1] = ["--data", "my_set"]
     config = COMMANDS[name].parse(arguments, f"divdet {name}")
-    if name.startswith("train-") and not config.resume:  # of alternatives on a page, each begins anew
-        shutil.rmtree(config.output or f"runs/{name}", ignore_errors=True)
-    COMMANDS[name].call(config)
+    if name == "quickstart":
+        _once(Path(config.output), lambda: COMMANDS[name].call(config))
+    elif name == "export" and config.precision != "int8":
+        ending = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}.get(config.format)
+        place = Path(config.output) if config.output else Path(config.checkpoint).with_suffix(ending)
+        _once(place, lambda: COMMANDS[name].call(config))
+    else:
+        COMMANDS[name].call(config)
+
+
+def _once(place: Path, run: Callable[[], Any]) -> None:
+    """Runs what takes long for one page; the next ones that write the like get a copy."""
+    key = place.suffix or place.name
+    if key not in _WRITTEN:
+        run()
+        _WRITTEN[key] = place.absolute()
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix:
+        shutil.copy(_WRITTEN[key], place)
+        if _WRITTEN[key].with_suffix(".bin").exists():
+            shutil.copy(_WRITTEN[key].with_suffix(".bin"), place.with_suffix(".bin"))
+    else:
+        shutil.copytree(_WRITTEN[key], place, dirs_exist_ok=True)
 
 
 def _python(block: Block, names: dict[str, Any]) -> Iterator[tuple[int, Any]]:
@@ -135,9 +165,9 @@ def _check_names(statement: ast.stmt, may_lack: bool) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_in_running_text_parse(page: Path) -> None:
     for line, span in code_spans(page):
-        words = shlex.split(span) if span.count('"') % 2 == span.count("'") % 2 == 0 else span.split()
-        found = called(words)
-        if found and found[1]:
+        words = re.sub(r"\[(--[^]]*)\]", r"\1", span).split()  # [--optional]
+        if called(words) and called(words)[1]:
+            words = shlex.split(" ".join(words))
             try:
                 check_words(words)
             except BaseException as error:

@@ -9,14 +9,16 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
+import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import cv2
 import httpx
@@ -36,9 +38,9 @@ from divdet.demo.server import address_of, listen, serving, uploads_folder
 from divdet.demo.sessions import Sessions
 from divdet.demo.uploads import read_upload
 from divdet.engine.errors import UserError
+from divdet.engine.stopping import Stopped
 from tests.browser import CHROMIUM
 from tests.detection.generated import write_detector
-from tests.processes import command, environment
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -203,11 +205,9 @@ def test_examples_and_what_is_no_image(served: Any, visitor: Visitor, tmp_path: 
     visitor.upload(large)
     playwright.expect(visitor.page.get_by_text("exceed the maximum allowed size of 1")).to_be_visible()
     Image.new("L", (1001, 1000)).save(tmp_path / "wide.png")
-    visitor.page.reload()
     visitor.upload(tmp_path / "wide.png")
     playwright.expect(alert).to_have_text("wide.png has more than 1 million pixels: shrink it first")
     visitor.upload(good := draw(tmp_path / "good.png", 3))  # the page lives on
-    visitor.open_json()
     visitor.await_json(predicted(page, good))
     assert alert.count() == 0
     sent = {"files": large.read_bytes()}  # by a client that does not look at the size first
@@ -248,8 +248,21 @@ def test_a_phone_shows_it_without_scrolling_sideways(served: Any, browser: Any, 
     phone.leave()
 
 
+def test_files_of_the_server_stay_there(served: Any, tmp_path: Path) -> None:
+    address, secret = f"{served[0]}gradio_api/", draw(tmp_path / "secret.png", 1)
+    with httpx.Client(trust_env=False, timeout=20) as client:
+        assert client.get(f"{address}file={secret}").status_code == 403
+        values = [0.3, 0.45, "wbf", 0.6, "avg", [], 0.05, 200, False]
+        image = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+        client.post(f"{address}queue/join", json={"data": [image, *values], "fn_index": 0, "session_hash": "forged"})
+        with client.stream("GET", f"{address}queue/data?session_hash=forged") as answers:
+            answer = next(line for line in answers.iter_lines() if "process_completed" in line)
+    assert json.loads(answer.removeprefix("data: "))["success"] is False
+    assert "it was not uploaded by a user" in answer
+
+
 @pytest.mark.parametrize("head", ["ssd300", "fcos"])
-def test_kept_outputs_give_what_predict_gives(head: str, checkpoint: Path) -> None:
+def test_kept_outputs_give_what_predict_gives(head: str) -> None:
     torch.manual_seed(1)
     model = create_detector(head, "resnet10_16", 3, 2, 128 if head == "fcos" else None)
     names, ids, device = ["a", "b"], [1, 2], torch.device("cpu")
@@ -396,21 +409,41 @@ def test_bad_usage_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: py
         ask(own, "--port=0")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT])
-def test_a_signal_ends_it_and_removes_uploads(number: int, checkpoint: Path, tmp_path: Path) -> None:
-    words = command("demo.py", f"--checkpoint={checkpoint}", "--port=0", "--device=cpu")
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(words, env=environment(TMPDIR=str(tmp_path)), **streams) as process:
-        lines = iter(process.stdout.readline, "")
-        address = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+/", line)))
-        assert "SSD300 on 2 members of resnet10_16" in httpx.get(address, trust_env=False).text
-        (folder,) = tmp_path.glob("divdet-demo-*")
-        assert folder.is_dir()
-        start = time.monotonic()
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_removes_uploads(
+    number: int, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with listen("127.0.0.1", 0) as free:
+        address = address_of(free, "127.0.0.1")
+    seen: list[Any] = []
+
+    def visit() -> None:
+        end = time.monotonic() + 60
+        while "SSD300 on 2 members" not in (text := _get(address)) and time.monotonic() < end:
+            time.sleep(0.05)
         with httpx.stream("GET", f"{address}gradio_api/heartbeat/page", timeout=20, trust_env=False) as open_page:
-            next(open_page.iter_text())
-            process.send_signal(number)
-            assert process.wait(20) == 128 + number
-        assert time.monotonic() - start < 10
-        assert process.stderr.read() == "stopped; uploads are removed\n"
-    assert os.listdir(tmp_path) == []
+            beats = open_page.iter_text()
+            next(beats)
+            seen.extend([text, *tmp_path.glob("divdet-demo-*"), time.monotonic()])
+            os.kill(os.getpid(), number)
+            assert [beat for beat in beats if "ALIVE" not in beat] == []
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    with pytest.raises(Stopped, match="uploads are removed") as stopped:
+        ask(f"--checkpoint={checkpoint}", f"--port={urlsplit(address).port}", "--device=cpu")
+    visitor.join()
+    text, folder, start = seen
+    assert time.monotonic() - start < 5
+    assert stopped.value.exit_code == 128 + number
+    assert not folder.exists()
+    assert "googleapis" not in text
+    assert caplog.messages == []
+
+
+def _get(address: str) -> str:
+    try:
+        return httpx.get(address, trust_env=False).text
+    except httpx.TransportError:
+        return ""

@@ -167,6 +167,7 @@ def test_a_service_that_stops_refuses_new_requests_and_answers_the_others() -> N
         ({"content": b"x", "params": {"score_threshold": "nan"}}, 422, "score_threshold is 'nan'"),
         ({"content": b"x", "params": {"score_threshold": "1.1"}}, 422, "score_threshold is '1.1'"),
         ({"content": b"x", "params": {"member": "true"}}, 422, "did you mean members?"),
+        ({"content": b"x", "params": {"classes": ["a", "b"]}}, 422, "classes is given more than once"),
         ({"content": b"x", "params": {"members": "perhaps"}}, 422, "members is 'perhaps'"),
     ],
 )
