@@ -309,7 +309,7 @@ class Export(CommonSettings):
         named = {ending: name for name, ending in EXPORT_ENDINGS.items()}
         ending = Path(self.output).suffix if self.output else ""
         self.format = self.format or named.get(ending) or "onnx"
-        if ending and named.get(ending) != self.format:
+        if self.output and named.get(ending) != self.format:
             raise UserError(f"output is {self.output}: --format {self.format} ends in {EXPORT_ENDINGS[self.format]}")
         if self.precision == "int8" and self.format != "openvino":
             raise UserError(f"precision is int8: that takes --format openvino, not {self.format}")

@@ -298,6 +298,7 @@ def test_the_example_refuses_what_it_does_not_do(old: bytes, new: bytes, folder:
     [
         (["--output", "a.onnx", "--format", "torch"], "--format torch ends in .pt2"),
         (["--output", "a.engine"], "ends in .onnx"),
+        (["--output", "mine"], "--format onnx ends in .onnx"),
         (["--precision", "int8"], "takes --format openvino"),
         (["--calibration", "images"], "is for --precision int8"),
         (["--checkpoint", "a.onnx"], "is exported already"),
