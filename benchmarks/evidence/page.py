@@ -213,7 +213,7 @@ def part(protocol: str, output: Path) -> list[str]:
     folder = HERE / "results" / protocol
     figures = Figures(folder, {row.name: row.whole for row in PROTOCOLS[protocol]})
     text = folder / "conclusions.md"
-    sections = [f"# Results on a {protocol.upper()}", *([conclusions(figures, text)] if text.exists() else [])]
+    sections = [conclusions(figures, text)] if text.exists() else []
     for task, title in TITLES.items():
         rows = [row for row, results in figures.rows.items() if results[0]["task"] == task]
         if not rows:
@@ -262,10 +262,10 @@ def main(words: list[str] | None = None) -> None:
     protocols = [protocol for protocol in PROTOCOLS if any((HERE / "results" / protocol).glob("*-*.json"))]
     if not protocols:
         parser.error("no results yet: python -m benchmarks.evidence.run cpu")
-    sections = [
-        "*Does dividing and co-training pay?* Measured by this toolkit.",
-        *(s for p in protocols for s in part(p, output)),
-    ]
+    sections = ["# Evidence", "Does dividing and co-training pay? Measured by this toolkit."]
+    for protocol in protocols:
+        title = [f"# Results on a {protocol.upper()}"] if len(protocols) > 1 else []
+        sections += [*title, *part(protocol, output)]
     (output / "evidence.md").write_text("\n\n".join(sections) + "\n")
 
 
