@@ -79,7 +79,14 @@ def test_detection_has_few_floors() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["divdet", "divdet.commands", "divdet.commands.settings", "detection.settings", "classification.settings"],
+    [
+        "divdet",
+        "divdet.commands",
+        "divdet.commands.settings",
+        "divdet.commands.demo_settings",
+        "detection.settings",
+        "classification.settings",
+    ],
 )
 def test_settings_need_no_torch(module: str) -> None:
     """They and all that they import name no torch; ``--help`` would otherwise wait for it."""
