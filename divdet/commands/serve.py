@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -84,6 +85,8 @@ def serve(config: Serve) -> None:
     info = describe(config, runner)
     print(f"{info['model']}: {', '.join(info['classes'][:12])}{', …' * (len(info['classes']) > 12)}")
     print(", ".join(f"{name} {value}" for name, value in info["settings"].items()))
+    gc.collect()
+    gc.freeze()  # what was loaded stays: collections need not look at it, and come as often as requests leave garbage
     app = create_app(runner, batcher, guard, info, config.max_bytes, config.score_threshold, config.timeout)
     left = serve_until_stopped(guard.around(app), guard, bound, config.timeout + _MORE_SECONDS)
     batcher.close(_MORE_SECONDS)

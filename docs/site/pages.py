@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -12,6 +13,7 @@ from divdet.commands import COMMANDS
 from divdet.engine.cli import RECIPES
 from docs.site.fields import RECIPE_COMMANDS, SECTIONS, Field, anchor, fields, recipes, set_by_recipes
 
+ROOT = Path(__file__).parents[2]
 _MARK = re.compile(r"^<!-- site: (\w+) ?(.*?) -->$", re.MULTILINE)
 
 
@@ -76,8 +78,24 @@ def _recipes(task: str) -> Iterator[str]:
         yield f"(recipe-{task}-{name.replace('_', '-')})=\n### `{name}`\n\n```yaml\n{text}\n```"
 
 
+def _notebook(name: str) -> Iterator[str]:
+    """A notebook of examples/: its text and code, and the text that the code printed."""
+    cells = json.loads((ROOT / f"examples/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        text = "".join(cell["source"]).rstrip()
+        if cell["cell_type"] == "markdown":
+            text = re.sub(r"^#", "##", text, flags=re.MULTILINE)
+            text = re.sub(r"\]\((\w+\.ipynb)\)", r"](../examples/\1)", text)  # links, as seen from docs/
+            yield text.replace("](../docs/)", "](index.md)").replace("](../docs/", "](")
+            continue
+        yield f"```python\n{text}\n```"
+        printed = "".join("".join(output.get("text", [])) for output in cell["outputs"]).rstrip()
+        if printed:
+            yield f"```text\n{printed}\n```"
+
+
 _NAVIGATION = {
-    "Start": "index first_ten_minutes own_data",
+    "Start": "index first_ten_minutes own_data notebooks",
     "Guide": "how_it_works data training distributed logging heads prediction fusion evaluation",
     "Deploy": "demo serving export",
     "Reference": "configuration recipes commands api troubleshooting",
@@ -93,7 +111,7 @@ def _navigation() -> Iterator[str]:
         yield f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n{entries}\n```"
 
 
-_WRITERS = {"fields": _fields, "commands": _commands, "recipes": _recipes}
+_WRITERS = {"fields": _fields, "commands": _commands, "recipes": _recipes, "notebook": _notebook}
 
 
 def _write(app: Sphinx, name: str, source: list[str]) -> None:
@@ -107,7 +125,9 @@ def _write(app: Sphinx, name: str, source: list[str]) -> None:
 
 def _generated(app: Sphinx, *_: object) -> list[str]:
     """Pages that are read anew each time, since code writes them."""
-    return [name for name in ("configuration", "commands", "recipes", "index") if name in app.env.found_docs]
+    return [
+        name for name in ("configuration", "commands", "recipes", "notebooks", "index") if name in app.env.found_docs
+    ]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
