@@ -94,7 +94,8 @@ def _images_of(source: str, left_out: str | None) -> list[str]:
             f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern"
         )
     if skipped:
-        print(printable(f"{source}: {len(images)} images; skipped {skipped.total()} others ({kinds})"))
+        others = f"{skipped.total()} other{'s' * (skipped.total() > 1)}"
+        print(printable(f"{source}: {len(images)} images; skipped {others} ({kinds})"))
     return images
 
 

@@ -127,10 +127,10 @@ class Page:
             return {"info": idle.get(name, info), "interactive": name not in idle}
 
         def share(name: str, label: str, info: str) -> gr.Slider:
-            return gr.Slider(0, 1, getattr(base, name), step=0.01, label=label, **of(name, info))
+            return _slider(0, 1, getattr(base, name), step=0.01, label=label, **of(name, info))
 
         with gr.Column(elem_id="controls", min_width=0), gr.Group():  # a group's id would be there twice
-            threshold = gr.Slider(0, 1, self.score_threshold, step=0.01, label="Score", info="the lowest that is shown")
+            threshold = _slider(0, 1, self.score_threshold, step=0.01, label="Score", info="the lowest that is shown")
             nms_iou = share("nms_iou", "NMS IoU", "of a member's boxes that overlap by more, the best stays")
             method = gr.Dropdown(
                 METHODS, value=base.fusion_method, label="Fusion", **of("fusion_method", "of the members' boxes")
@@ -152,7 +152,7 @@ class Page:
             )
             with gr.Accordion("More", open=False):
                 candidates = share("score_threshold", "Candidate score", "the lowest that enters NMS")
-                count = gr.Slider(
+                count = _slider(
                     1,
                     max(1000, base.candidates_per_class),
                     base.candidates_per_class,
@@ -219,6 +219,13 @@ class Page:
             outputs = replace(outputs, read_seconds=read)
             self.sessions.put(session, path, outputs)
         return outputs
+
+
+def _slider(least: float, most: float, value: float, **options: Any) -> gr.Slider:
+    """A slider; Gradio's own fails where somebody empties its number or types one that is out of range."""
+    slider = gr.Slider(least, most, value, **options)
+    slider.preprocess = lambda number: least if number is None else min(max(number, least), most)
+    return slider
 
 
 def _panel(name: str, value: str = "") -> gr.HTML:

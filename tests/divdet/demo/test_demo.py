@@ -164,6 +164,10 @@ def test_sliders_act_without_another_run_of_the_network(served: Any, visitor: Vi
     visitor.move("Score", 0.74)
     visitor.await_json(predicted(page, image, 0.74))
     assert visitor.page.locator("#fused img").get_attribute("src") != picture
+    typed = visitor.page.get_by_label("number input for NMS IoU")
+    for text, meant in (("5", 1), ("", 0)):  # out of range, and emptied
+        typed.fill(text)
+        visitor.await_json(predicted(page, image, 0.74, nms_iou=meant))
     visitor.move("NMS IoU", 0.1)
     visitor.await_json(predicted(page, image, 0.74, nms_iou=0.1))
     visitor.move("Fusion IoU", 0.9)
