@@ -1,47 +1,46 @@
-"""Links from the name of a field, such as ``train.lr``, to its explanation."""
+"""Links from the name of a field, such as ``train.lr``, and of a command, to its explanation."""
 
 import re
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
+from divdet.commands import COMMANDS
 from docs.site.fields import anchor, fields
 
-_NAME = re.compile(r"(?:--)?((?:model|data|train|postprocess)\.\w+)")
+_FIELD = re.compile(r"(?:--)?((?:model|data|train|postprocess)\.\w+)\b")
+_COMMAND = re.compile(r"divdet ([\w-]+)$")
 
 
-class LinkFields(SphinxTransform):
-    """Turns code that names a field into a link to it."""
+class LinkFields(SphinxPostTransform):
+    """Turns code in running text that names a field or a command into a link to it."""
 
-    default_priority = 500
+    default_priority = 5
 
-    def apply(self) -> None:
-        """Looks at all code in running text of a page."""
+    def run(self) -> None:
+        """Looks at all code of a page."""
         known = {field.key: "cls" for field in fields("train-cls")} | {field.key: "" for field in fields("train-det")}
+        labels = self.env.domains.standard_domain.anonlabels
         for code in list(self.document.findall(nodes.literal)):
-            found = _NAME.match(code.astext())
-            inside = code.parent
-            while inside and not isinstance(inside, nodes.reference | pending_xref | nodes.title | nodes.term):
-                inside = inside.parent
-            if not found or found[1] not in known or inside:
+            field, command = _FIELD.match(code.astext()), _COMMAND.match(code.astext())
+            if field and field[1] in known:
+                page, place = labels[anchor(field[1], known[field[1]])]
+            elif command and command[1] in COMMANDS:
+                page, place = labels[f"command-{command[1]}"]
+            else:
                 continue
-            target = anchor(found[1], known[found[1]])
-            link = pending_xref(
-                "",
-                refdomain="std",
-                reftype="ref",
-                refexplicit=True,
-                reftarget=target,
-                refdoc=self.env.docname,
-                refwarn=True,
-            )
-            code.replace_self(link)
-            link += code
+            inside = code.parent
+            while inside and not isinstance(inside, nodes.reference | nodes.title | nodes.term):
+                inside = inside.parent
+            if inside is None:
+                address = self.app.builder.get_relative_uri(self.env.docname, page) + f"#{place}"
+                link = nodes.reference("", "", refuri=address, internal=True)
+                code.replace_self(link)
+                link += code
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Adds the transform."""
-    app.add_transform(LinkFields)
+    app.add_post_transform(LinkFields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
