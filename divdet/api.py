@@ -127,6 +127,8 @@ def _run(name: str, settings: dict[str, Any], *words: str) -> dict[str, Any]:
 
 
 def _settings(name: str, settings: dict[str, Any], *words: str) -> Any:
-    texts = {k: v if isinstance(v, str | PathLike) else json.dumps(v) for k, v in flatten(settings).items()}
-    options = [f"--{key}={text}" for key, text in texts.items()]
+    def text(value: Any) -> str | PathLike[str]:
+        return value if isinstance(value, str | PathLike) else json.dumps(value, default=repr)
+
+    options = [f"--{key}={text(value)}" for key, value in flatten(settings).items()]
     return COMMANDS[name].parse([*words, *options], f"divdet {name}")

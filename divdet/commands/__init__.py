@@ -60,13 +60,13 @@ COMMANDS = {
         "serves a page on which a detector is tried",
         "divdet.commands.demo_settings:Demo",
         "divdet.commands.demo:demo",
-        defaults="divdet.commands.demo:checkpoint_defaults",
+        defaults="divdet.commands.fused_checkpoints:prediction_defaults",
     ),
     "serve": Command(
         "answers images sent by HTTP with the objects in them",
         "divdet.commands.serve_settings:Serve",
         "divdet.commands.serve:serve",
-        defaults="divdet.commands.serve:checkpoint_defaults",
+        defaults="divdet.commands.fused_checkpoints:prediction_defaults",
     ),
     "export": Command(
         "writes a detector as ONNX, OpenVINO or torch.export",

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from detection.detector import Detector, saved_settings
-from detection.runtimes.exported import is_exported, run_defaults, saved_of
+from detection.runtimes.exported import is_exported
 from detection.runtimes.exporting import library
 from divdet.commands.demo_settings import Demo
+from divdet.commands.fused_checkpoints import checkpoints_of, read_saved
 from divdet.demo.examples import example_files, make_examples
-from divdet.demo.server import address_of, listen, serving, uploads_folder
-from divdet.engine import checkpoint
+from divdet.demo.server import serving, uploads_folder
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped, stop_on_signals
+from divdet.serving.sockets import address_of, bind
 
 _HEADS = {"ssd300": "SSD300", "ssd512": "SSD512", "ssdlite": "SSDLite", "fcos": "FCOS"}
-
-
-def checkpoint_defaults(config: Demo) -> dict[str, Any]:
-    """A checkpoint's own post-processing as defaults; of an exported file also its runtime."""
-    if not config.checkpoint:
-        return {}
-    saved = _saved(config.checkpoint)
-    defaults = {f"postprocess.{name}": value for name, value in asdict(saved_settings(saved)[0]).items()}
-    return defaults | (run_defaults(saved) if is_exported(config.checkpoint) else {})
 
 
 def demo(config: Demo) -> None:
@@ -41,15 +31,18 @@ def demo(config: Demo) -> None:
     """
     if not config.checkpoint:
         raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
-    with stop_on_signals() as stopping, uploads_folder() as folder, listen(config.host, config.port) as listening:
+    if len(checkpoints_of(config)) > 1:
+        raise UserError(f"--checkpoint {config.checkpoint}: the page takes one; several are fused by divdet detect")
+    bound = bind(config.host, config.port, listen=True)  # before anything slow is loaded
+    with stop_on_signals() as stopping, uploads_folder() as folder, bound:
         library("gradio", "demo", "divdet demo")
         from divdet.demo.page import Page
 
-        saved = _saved(config.checkpoint)
+        saved = read_saved(config.checkpoint)
         detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
         files = example_files(config.examples, saved_settings(saved)[1])
         orient = detector.orientation != "stored"
-        examples = make_examples(files, folder, config.max_megapixels, orient)
+        examples = make_examples(files, folder, config.max_pixels, orient)
         title, subtitle = describe(detector, saved)
         page = Page(
             detector,
@@ -58,11 +51,11 @@ def demo(config: Demo) -> None:
             exported=is_exported(config.checkpoint),
             score_threshold=config.score_threshold,
             examples=examples,
-            most_megapixels=config.max_megapixels,
+            max_pixels=config.max_pixels,
         )
         detector.predict(np.zeros((64, 64, 3), np.uint8))  # compiles, so that the first image is not slow
-        with serving(page, listening, config.max_megabytes) as runs:
-            address = address_of(listening, config.host)
+        with serving(page, bound, config.max_bytes) as runs:
+            address = address_of(bound)
             print(f"{detector!r}\nopen {address} (Ctrl-C ends it)", flush=True)
             if config.open:
                 import webbrowser
@@ -84,9 +77,3 @@ def describe(detector: Detector, saved: Checkpoint) -> tuple[str, str]:
     title = f"{name} on {members} members of {backbone}" if members > 1 else f"{name} on {backbone}"
     place = Path(saved.source)
     return title, f"S = {members} · {form.size} px · {count}: {names} · {Path(place.parent.name) / place.name}"
-
-
-def _saved(path: str) -> Checkpoint:
-    if "," in path and not Path(path).exists():
-        raise UserError(f"--checkpoint {path}: the page takes one checkpoint; fuse several with divdet detect")
-    return saved_of(path) if is_exported(path) else checkpoint.load(path, "detection")

@@ -19,8 +19,8 @@ class Demo(RuntimeSettings, CommonSettings):
         host: address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 also others in its network.
         port: 0 takes a free one.
         open: open the page in a browser.
-        max_megabytes: largest upload.
-        max_megapixels: largest image, in million pixels.
+        max_bytes: largest upload.
+        max_pixels: largest image, width times height.
         output: not used: nothing is written.
     """
 
@@ -31,14 +31,14 @@ class Demo(RuntimeSettings, CommonSettings):
     host: str = "127.0.0.1"
     port: int = 7860
     open: bool = False
-    max_megabytes: int = 20
-    max_megapixels: float = 50
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
 
     def __post_init__(self) -> None:
         CommonSettings.__post_init__(self)
         RuntimeSettings.__post_init__(self)
         check_range("score_threshold", self.score_threshold, 0, 1)
-        check_range("max_megabytes", self.max_megabytes, 1, 1000)
-        check_range("max_megapixels", self.max_megapixels, 0.001, 200)
+        check_range("max_bytes", self.max_bytes, 1, 2**31 - 1)
+        check_range("max_pixels", self.max_pixels, 1, 2**31 - 1)
         if not 0 <= self.port < 2**16:
             raise UserError(f"port is {self.port}: choose 0 (any free one) to 65535")

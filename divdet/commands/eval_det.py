@@ -24,12 +24,10 @@ from detection.evaluation.evaluate import Evaluation, score, score_fusion
 from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
 from detection.prediction_settings import PostprocessSettings, ViewSettings
-from detection.runtimes.exported import is_exported, run_defaults, saved_of
 from detection.settings import EvalDataSettings
-from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
+from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion, prediction_defaults, read_saved
 from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection, Export
-from divdet.engine import checkpoint
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
@@ -44,12 +42,9 @@ def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str
     """The settings of a checkpoint, the first of several, as defaults; for detect.py without its annotations."""
     if not config.checkpoint:
         return {}
-    first = checkpoints_of(config)[0]
-    exported = is_exported(first)
-    saved = saved_of(first) if exported else checkpoint.load(first, "detection")
-    postprocess, data = saved_settings(saved)
-    defaults = {f"postprocess.{name}": value for name, value in asdict(postprocess).items()}
-    defaults |= {"data.orientation": data.orientation} | (run_defaults(saved) if exported else {})
+    saved = read_saved(checkpoints_of(config)[0])
+    data = saved_settings(saved)[1]
+    defaults = prediction_defaults(config, saved) | {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
     if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images

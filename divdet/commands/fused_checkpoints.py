@@ -1,15 +1,18 @@
-"""Several checkpoints as one detector."""
+"""The checkpoints that a command names: their settings, and several of them as one detector."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from detection.detector import Detector, saved_settings
 from detection.ensembles import Fusion
 from detection.prediction_settings import PostprocessSettings
-from detection.runtimes.exported import is_exported, saved_of
+from detection.runtimes.exported import is_exported, run_defaults, saved_of
+from divdet.commands.demo_settings import Demo
+from divdet.commands.serve_settings import Serve
 from divdet.commands.settings import Detect, EvaluateDetection, Export
 from divdet.engine import checkpoint
+from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 
@@ -17,7 +20,10 @@ _AFTER_FUSION = ("class_agnostic", "class_thresholds")
 _OF_FUSION = ("fusion_iou", "fusion_skip", "fusion_conf", "fusion_method", "member_weights")
 
 
-def checkpoints_of(config: EvaluateDetection | Detect | Export) -> list[str]:
+_Config = EvaluateDetection | Detect | Export | Serve | Demo
+
+
+def checkpoints_of(config: _Config) -> list[str]:
     """The files that ``checkpoint`` names, separated by commas."""
     if not config.checkpoint:
         return []
@@ -26,7 +32,25 @@ def checkpoints_of(config: EvaluateDetection | Detect | Export) -> list[str]:
     return [part for part in (part.strip() for part in config.checkpoint.split(",")) if part] or [config.checkpoint]
 
 
-def load_fusion(config: EvaluateDetection | Detect) -> Fusion:
+def read_saved(path: str) -> Checkpoint:
+    """What a checkpoint or an exported file holds; raises UserError where it cannot be read."""
+    return saved_of(path) if is_exported(path) else checkpoint.load(path, "detection")
+
+
+def prediction_defaults(config: _Config, saved: Checkpoint | None = None) -> dict[str, Any]:
+    """The post-processing of a checkpoint, the first of several, as defaults; of an exported file also its runtime.
+
+    ``saved`` is that checkpoint, where it has been read already.
+    """
+    if not config.checkpoint:
+        return {}
+    first = checkpoints_of(config)[0]
+    saved = saved or read_saved(first)
+    defaults = {f"postprocess.{name}": value for name, value in asdict(saved_settings(saved)[0]).items()}
+    return defaults | (run_defaults(saved) if is_exported(first) else {})
+
+
+def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
     """The detectors of several checkpoints, fused by ``config.postprocess``, which defaults to the first one's.
 
     Each keeps the post-processing of its own checkpoint, but for what the user asks to be otherwise (what differs from
@@ -69,5 +93,4 @@ def load_fusion(config: EvaluateDetection | Detect) -> Fusion:
 
 
 def _postprocess(path: str) -> PostprocessSettings:
-    saved: Any = saved_of(path) if is_exported(path) else checkpoint.load(path, "detection")
-    return saved_settings(saved)[0]
+    return saved_settings(read_saved(path))[0]

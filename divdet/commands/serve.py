@@ -11,8 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from detection.runtimes.exporting import library
+from divdet.commands.finding import load_detector, views_of
+from divdet.commands.fused_checkpoints import checkpoints_of
 from divdet.commands.serve_settings import Serve
-from divdet.engine import PIXEL_LIMIT
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import SIGNALS
 
@@ -22,23 +24,6 @@ if TYPE_CHECKING:
 _MORE_SECONDS = 5  # for accepted requests when the service stops, beyond the time that each has
 
 
-def checkpoint_defaults(config: Serve) -> dict[str, Any]:
-    """The post-processing of a checkpoint, the first of several, as defaults; of an exported file also its runtime."""
-    os.environ[PIXEL_LIMIT] = str(config.max_pixels)  # read by OpenCV when it is loaded, which the imports below do
-    from detection.detector import saved_settings
-    from detection.runtimes.exported import is_exported, run_defaults, saved_of
-    from divdet.commands.fused_checkpoints import checkpoints_of
-    from divdet.engine import checkpoint
-
-    if not config.checkpoint:
-        return {}
-    first = checkpoints_of(config)[0]
-    exported = is_exported(first)
-    saved = saved_of(first) if exported else checkpoint.load(first, "detection")
-    defaults = {f"postprocess.{name}": value for name, value in asdict(saved_settings(saved)[0]).items()}
-    return defaults | (run_defaults(saved) if exported else {})
-
-
 def serve(config: Serve) -> None:
     """Serves until it is stopped; see docs/serving.md.
 
@@ -46,9 +31,6 @@ def serve(config: Serve) -> None:
         UserError: for a checkpoint or address that cannot be used, or where the extra is missing.
         SystemExit: with code 1 where accepted requests were not answered in time after the signal.
     """
-    from detection.runtimes.exporting import library
-    from divdet.commands.finding import load_detector, views_of
-
     if not config.checkpoint:
         raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
     for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
@@ -58,12 +40,14 @@ def serve(config: Serve) -> None:
     from divdet.serving.guard import Guard
     from divdet.serving.metrics import Metrics
     from divdet.serving.runner import Runner
-    from divdet.serving.server import bind, serve_until_stopped
+    from divdet.serving.server import serve_until_stopped
+    from divdet.serving.sockets import bind
 
     for number in SIGNALS:  # nothing is accepted yet
         signal.signal(number, _end)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     logging.getLogger("divdet.serving").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of forms that clients get wrong, they are told
     bound = bind(config.host, config.port)
     detector = load_detector(config)
     views = views_of(config, detector) if config.several else None
@@ -107,8 +91,6 @@ def describe(config: Serve, runner: Runner) -> dict[str, Any]:
     from importlib.metadata import version
 
     import torch
-
-    from divdet.commands.fused_checkpoints import checkpoints_of
 
     detector = runner.detector
     several = getattr(detector, "detectors", [detector])

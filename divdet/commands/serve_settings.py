@@ -50,7 +50,9 @@ class Serve(ViewSettings, RuntimeSettings, CommonSettings):
         check_range("score_threshold", self.score_threshold, 0, 1)
         check_range("max_batch", self.max_batch, 1, 1024)
         check_range("max_wait_ms", self.max_wait_ms, 0, 10_000)
-        check_range("queue", self.queue, self.max_batch, 100_000)
+        check_range("queue", self.queue, 1, 100_000)
+        if self.queue < self.max_batch:
+            raise UserError(f"queue is {self.queue}: it must be at least max_batch, which is {self.max_batch}")
         check_range("timeout", self.timeout, 0.1, 3600)
         check_range("max_bytes", self.max_bytes, 1, 2**31 - 1)
         check_range("max_pixels", self.max_pixels, 1, 2**31 - 1)

@@ -47,12 +47,12 @@ def spread(files: Sequence[Path], most: int = MOST_EXAMPLES) -> list[Path]:
     return [files[index * len(files) // count] for index in range(count)]
 
 
-def make_examples(files: Sequence[Path], folder: Path, most_megapixels: float, orient: bool) -> list[Example]:
+def make_examples(files: Sequence[Path], folder: Path, max_pixels: int, orient: bool) -> list[Example]:
     """Writes small copies into ``folder``; says which files cannot be read and leaves them out."""
     made = []
     for number, file in enumerate(files):
         try:
-            image = read_upload(file, most_megapixels, orient)
+            image = read_upload(file, max_pixels, orient)
         except UserError as error:
             print(f"an example is left out: {error}")
             continue

@@ -39,7 +39,7 @@ class Page:
         exported: whether suppression is part of the network.
         score_threshold: the lowest score that is shown at first.
         examples: images to try.
-        most_megapixels: of an image.
+        max_pixels: of an image.
         sessions: what is kept.
     """
 
@@ -49,7 +49,7 @@ class Page:
     exported: bool = False
     score_threshold: float = 0.3
     examples: Sequence[Example] = ()
-    most_megapixels: float = 50
+    max_pixels: int = 50_000_000
     sessions: Sessions = field(default_factory=Sessions)
     _one_at_a_time: Lock = field(default_factory=Lock)
 
@@ -212,7 +212,7 @@ class Page:
         outputs = self.sessions.get(session, path)
         if outputs is None:
             start = time.perf_counter()
-            image = read_upload(path, self.most_megapixels, self.detector.orientation != "stored")
+            image = read_upload(path, self.max_pixels, self.detector.orientation != "stored")
             read = time.perf_counter() - start
             with self._one_at_a_time:
                 outputs = run(self.detector, image)

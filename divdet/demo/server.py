@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
@@ -23,34 +22,6 @@ _STYLE = Path(__file__).with_name("page.css")
 _STOP_SECONDS = 5
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Takes a port, 0 for any free one, before anything slow is loaded.
-
-    Raises:
-        UserError: where it is taken, or the host is not this machine's.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        taken = socket.socket(family)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((host, port))
-        taken.listen(128)  # two sockets may be bound to a port, but not listen to it
-        return taken
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(f"port {port} is in use: choose another with --port, or --port 0 for a free one") from error
-        raise UserError(
-            f"{host}:{port} cannot be listened to ({error.strerror or error}): see --host, --port"
-        ) from error
-
-
-def address_of(listening: socket.socket, host: str) -> str:
-    """The page's address for a browser on this machine."""
-    port = listening.getsockname()[1]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/"
-
-
 @contextmanager
 def uploads_folder() -> Iterator[Path]:
     """A folder that Gradio keeps uploads in; begins before Gradio is imported, and removes it at the end."""
@@ -67,13 +38,13 @@ def uploads_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterator[Callable[[], bool]]:
+def serving(page: Page, bound: socket.socket, max_bytes: int) -> Iterator[Callable[[], bool]]:
     """Serves a page in a thread, inside ``uploads_folder``.
 
     Args:
         page: what is served.
-        listening: from ``listen``; it is closed at the end.
-        most_megabytes: of an upload.
+        bound: a socket that listens; it is closed at the end.
+        max_bytes: of an upload.
 
     Yields:
         A function that says whether the server still runs.
@@ -97,7 +68,7 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
         path="/",
         theme=theme(),
         head=f"<style>{_STYLE.read_text(encoding='utf-8')}</style>",  # css= would put every rule below .contain
-        max_file_size=most_megabytes * 2**20,
+        max_file_size=max_bytes,
         allowed_paths=[str(example.path) for example in page.examples],
         footer_links=[],
         run_history=False,
@@ -109,7 +80,7 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
     )
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
     server = Server(config)
-    thread = threading.Thread(target=server.run, args=([listening],), name="divdet demo", daemon=True)
+    thread = threading.Thread(target=server.run, args=([bound],), name="divdet demo", daemon=True)
     thread.start()
     try:
         while not server.started and thread.is_alive():
@@ -120,4 +91,4 @@ def serving(page: Page, listening: socket.socket, most_megabytes: int) -> Iterat
     finally:
         server.should_exit = True
         thread.join(_STOP_SECONDS)
-        listening.close()
+        bound.close()

@@ -4,5 +4,4 @@ import os
 
 # OpenCV reads its limit of pixels per image when it is loaded. The default is a billion, 3 GB; the largest camera
 # photos have 200 million.
-PIXEL_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
-os.environ.setdefault(PIXEL_LIMIT, "200000000")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")

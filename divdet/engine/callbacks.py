@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -88,11 +89,17 @@ class Callback:
 
 
 def check_callbacks(callbacks: Sequence[Any]) -> None:
-    """Raises UserError for what is no callback."""
+    """Raises UserError for what is no callback, and for a method that would never be called."""
+    if not isinstance(callbacks, list | tuple):
+        raise UserError(f"callbacks is {type(callbacks).__name__}: give a list of callbacks")
+    hooks = [name for name in dir(Callback) if name.startswith("on_")]
     for callback in callbacks:
         if not isinstance(callback, Callback):
             kind = f"the class {callback.__name__}" if isinstance(callback, type) else type(callback).__name__
             raise UserError(f"callbacks has {kind}: give objects of subclasses of divdet.Callback")
+        for name in sorted({name for name in dir(callback) if name.startswith("on_")} - set(hooks)):
+            if close := difflib.get_close_matches(name, hooks, n=1):
+                raise UserError(f"callbacks: {type(callback).__name__} has {name}: did you mean {close[0]}?")
 
 
 @dataclass

@@ -8,16 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from divdet.engine import PIXEL_LIMIT
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
 # The UserError says what OpenCV would log about a damaged image.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-
-class TooManyPixels(UserError):
-    """An image says that it has more pixels than are decoded."""
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # set by divdet/engine/__init__.py
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -73,15 +70,15 @@ def _check_png(data: bytes | np.ndarray, name: str) -> None:
 
 def _pixel_limit() -> int:
     """Returns OpenCV's limit, which users may have set as a number with or without a unit."""
-    text = os.environ.get(PIXEL_LIMIT, "")
+    text = os.environ.get(_LIMIT, "")
     number = re.fullmatch(r"(\d+)(KB|MB|GB)?", text.strip(), re.IGNORECASE)
     if not number:
-        raise UserError(f"{PIXEL_LIMIT} is {text!r} in the environment: set a number of pixels, or remove it")
+        raise UserError(f"{_LIMIT} is {text!r} in the environment: set a number of pixels, or remove it")
     return int(number[1]) * 2 ** (10 * ("", "KB", "MB", "GB").index((number[2] or "").upper()))
 
 
-def _too_large(name: str) -> TooManyPixels:
-    return TooManyPixels(
-        f"{name}: the image says that it has more than {os.environ[PIXEL_LIMIT]} pixels; shrink it, or set "
-        f"{PIXEL_LIMIT} in the environment"
+def _too_large(name: str) -> UserError:
+    return UserError(
+        f"{name}: the image says that it has more than {os.environ[_LIMIT]} pixels; shrink it, or set {_LIMIT} in the "
+        "environment"
     )

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from divdet.engine.errors import UserError, printable
-from divdet.engine.images import TooManyPixels
+from divdet.engine.uploads import TooManyPixels
 from divdet.serving.answers import answer_of
 from divdet.serving.batching import Batcher, Job
 from divdet.serving.guard import Guard
@@ -31,6 +31,32 @@ _BODY = {
     "multipart/form-data": {"schema": _FORM},
     "image/*": {"schema": _IMAGE},
     "application/octet-stream": {"schema": _IMAGE},
+}
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_OBJECTS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "box": _NUMBERS | {"minItems": 4, "maxItems": 4, "description": "x1, y1, x2, y2 in pixels"},
+            "score": {"type": "number"},
+            "label": {"type": "integer"},
+            "name": {"type": "string"},
+            "category_id": {"type": "integer", "nullable": True},
+        },
+    },
+}
+_ANSWER = {
+    "type": "object",
+    "properties": {
+        "width": {"type": "integer"},
+        "height": {"type": "integer"},
+        "detections": _OBJECTS,
+        "members": {"type": "array", "items": _OBJECTS},
+        "model": {"type": "string"},
+        "batch": {"type": "integer"},
+        "timings": {"type": "object", "additionalProperties": {"type": "number"}},
+    },
 }
 _ERRORS = {
     408: "the image did not come in time",
@@ -70,7 +96,8 @@ def create_app(
     @app.post(
         "/predict",
         openapi_extra={"requestBody": {"required": True, "content": _BODY}},
-        responses={status: {"description": text} | problem for status, text in _ERRORS.items()},
+        responses={200: {"content": {"application/json": {"schema": _ANSWER}}}}
+        | {status: {"description": text} | problem for status, text in _ERRORS.items()},
         summary="The objects in one image, sent as the body or as the file of a form",
     )
     async def predict(
@@ -112,7 +139,7 @@ def create_app(
     async def health() -> JSONResponse:
         return JSONResponse({"status": "draining" if guard.draining else "ready"}, 503 if guard.draining else 200)
 
-    @app.get("/metrics", summary="Counters for Prometheus")
+    @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def counters() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
@@ -189,7 +216,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @answers(TooManyPixels)
     async def too_large(request: Request, error: TooManyPixels) -> Response:
-        return refuse(413, str(error).partition(";")[0] + ": shrink it")
+        return refuse(413, str(error))
 
     @answers(UserError)
     async def unusable(request: Request, error: UserError) -> Response:

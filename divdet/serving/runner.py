@@ -12,9 +12,9 @@ from detection.detector import Detector, Seen
 from detection.ensembles import Fusion
 from detection.prediction_settings import PostprocessSettings
 from divdet.engine.errors import UserError
-from divdet.engine.images import TooManyPixels, decode_image
+from divdet.engine.uploads import decode_upload
 
-_NAME = "the image"  # in messages
+_NAME = "the upload"  # in messages
 
 
 class Wanted(NamedTuple):
@@ -125,10 +125,7 @@ class Runner:
             self.run([self.detector.see(image)] * count, [wanted] * count)
 
     def _decode(self, data: bytes) -> np.ndarray:
-        image = decode_image(data, _NAME, self._orient)
-        if image.shape[0] * image.shape[1] > self.max_pixels:  # OpenCV's own limit may be higher
-            raise TooManyPixels(f"{_NAME} has more than {self.max_pixels} pixels")
-        return image
+        return decode_upload(data, _NAME, self.max_pixels, self._orient)
 
     def _alone(self, data: bytes, wanted: Wanted) -> Found:
         image = self._decode(data)

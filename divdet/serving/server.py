@@ -10,36 +10,14 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from divdet.engine.errors import UserError
-from divdet.engine.files import reason
 from divdet.engine.stopping import SIGNALS
 from divdet.serving.guard import Guard
 from divdet.serving.protocol import Protocol
+from divdet.serving.sockets import address_of, cannot_listen
 
 _KEEP_ALIVE = 75  # seconds: longer than reverse proxies keep their connections (nginx: 60)
+_SAME_SECONDS = 1  # in which a second signal is the same request: make and timeout send theirs twice
 _LAST_SECONDS = 3  # for clients that do not read, when all requests are answered
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that is bound, but does not listen yet; raises UserError where that cannot be."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except UnicodeError as error:
-        raise UserError(f"--host {host}: no host has such a name") from error
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-    return bound
-
-
-def address_of(bound: socket.socket) -> str:
-    """The http address of a bound socket."""
-    host, port = bound.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def serve_until_stopped(app: ASGIApp, guard: Guard, bound: socket.socket, patience: float) -> int:
@@ -69,7 +47,7 @@ def serve_until_stopped(app: ASGIApp, guard: Guard, bound: socket.socket, patien
     try:
         return asyncio.run(_serve(_Server(config), guard, bound, patience))
     except OSError as error:  # another process listens by now
-        raise _cannot_listen(*bound.getsockname()[:2], error) from error
+        raise cannot_listen(*bound.getsockname()[:2], error) from error
 
 
 class _Server(uvicorn.Server):
@@ -85,13 +63,16 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(server: _Server, guard: Guard, bound: socket.socket, patience: float) -> int:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop, stop, since = asyncio.get_running_loop(), asyncio.Event(), 0.0
 
     def signalled(number: int) -> None:
+        nonlocal since
         if stop.is_set():
+            if loop.time() < since + _SAME_SECONDS:
+                return
             print("ended by a second signal", file=sys.stderr, flush=True)
             os._exit(128 + number)
-        guard.draining = True
+        since, guard.draining = loop.time(), True
         stop.set()
 
     for number in SIGNALS:
@@ -110,7 +91,3 @@ async def _serve(server: _Server, guard: Guard, bound: socket.socket, patience: 
     server.should_exit = True
     await serving
     return left
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    return UserError(f"--host {host} --port {port}: cannot listen there ({reason(error)}): choose another")

@@ -363,6 +363,13 @@ def test_what_is_no_callback_is_refused() -> None:
         divdet.train("bccd", callbacks=[Recorder])
     with pytest.raises(UserError, match=r"callbacks has function: give objects"):
         divdet.train("bccd", callbacks=[lambda: None])
+    with pytest.raises(UserError, match=r"callbacks is Recorder: give a list"):
+        divdet.train("bccd", callbacks=Recorder())
+    misspelt = type("Misspelt", (Callback,), {"on_epoch_ends": None})()
+    with pytest.raises(UserError, match=r"Misspelt has on_epoch_ends: did you mean on_epoch_end\?"):
+        divdet.train("bccd", callbacks=[misspelt])
+    with pytest.raises(UserError, match="--callback="):
+        divdet.train("bccd", callback=[Recorder()])
     assert issubclass(divdet.Callback, Callback)
 
 

@@ -25,7 +25,7 @@ from divdet.serving.guard import Guard
 from divdet.serving.metrics import Metrics
 from divdet.serving.protocol import Protocol
 from divdet.serving.runner import Found
-from divdet.serving.server import address_of, bind
+from divdet.serving.sockets import address_of, bind
 from tests.processes import command, environment
 
 

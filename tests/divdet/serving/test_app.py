@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from divdet.engine.errors import UserError
-from divdet.serving.server import bind
+from divdet.serving.sockets import bind
 from tests.divdet.serving.services import gather, stub_service, wait_for
 
 
@@ -219,7 +219,7 @@ def test_a_port_that_is_taken_is_said() -> None:
     with taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port}: cannot listen there"):
+        with pytest.raises(UserError, match=f"port {port} is in use"):
             bind("127.0.0.1", port)
     with pytest.raises(UserError, match="nowhere"):
         bind("nowhere.invalid", 0)

@@ -6,7 +6,7 @@ import pytest
 
 from detection import Detections, Detector, Fusion
 from divdet.engine.errors import UserError
-from divdet.engine.images import TooManyPixels
+from divdet.engine.uploads import TooManyPixels
 from divdet.serving.runner import Runner
 from tests.detection.generated import write_detector
 from tests.divdet.serving.services import encoded, noise
