@@ -1,7 +1,7 @@
 """How Sphinx builds the site from these pages: ``sphinx-build -W --keep-going docs build/site``.
 
-The site is read from files without a network, so nothing here refers to one: formulas become MathML, and the search
-shows titles alone, since a page of files may not load others.
+The site is read from files without a network. So the search shows titles alone, since such a page may not load others,
+and pages have no formulas: Sphinx would fetch MathJax for them.
 """
 
 import sys
@@ -20,14 +20,13 @@ extensions = [
     "sphinx_copybutton",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "docs.site.mathml",
     "docs.site.pages",
     "docs.site.field_links",
 ]
 exclude_patterns = ["pictures"]
 
-# Markdown: anchors of headings as GitHub has them, definition lists, $formulas$
-myst_enable_extensions = ["deflist", "dollarmath"]
+# Markdown: anchors of headings as GitHub has them, definition lists
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
@@ -40,6 +39,8 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Class attributes", "params_style")]
 
+highlight_language = "text"  # of blocks without a language, which are outputs
+
 html_theme = "furo"
 html_title = "divdet"
 html_copy_source = False
@@ -48,4 +49,3 @@ html_show_search_summary = False
 html_static_path = ["site/static"]
 html_css_files = ["site.css"]
 copybutton_exclude = ".linenos, .gp, .go"
-suppress_warnings = ["misc.highlighting_failure"]

@@ -88,7 +88,8 @@ def _notebook(name: str) -> Iterator[str]:
             text = re.sub(r"\]\((\w+\.ipynb)\)", r"](../examples/\1)", text)  # links, as seen from docs/
             yield text.replace("](../docs/)", "](index.md)").replace("](../docs/", "](")
             continue
-        yield f"```python\n{text}\n```"
+        language = "text" if re.search("^!", text, re.MULTILINE) else "python"  # !command is of notebooks alone
+        yield f"```{language}\n{text}\n```"
         printed = "".join("".join(output.get("text", [])) for output in cell["outputs"]).rstrip()
         if printed:
             yield f"```text\n{printed}\n```"
