@@ -30,19 +30,17 @@ def decode_upload(data: bytes, name: str, max_pixels: int, orient: bool) -> np.n
 
     Raises:
         TooManyPixels: for an image that is too large.
-        UserError: for what is not an image, or is cut off.
+        UserError: for what is not an image, is cut off, or is of a format that Pillow does not know, such as Radiance.
     """
     if data[4:12] in _APPLE:
         raise UserError(f"{name}: a HEIC photo, which is not read here; save it as JPEG or PNG")
-    if _pixels(data) <= max_pixels:
-        image = decode_image(data, name, orient)
-        if image.shape[0] * image.shape[1] <= max_pixels:  # of formats whose header Pillow does not know
-            return image
-    raise TooManyPixels(f"{name}: has more than {max_pixels} pixels; shrink it")
+    if data and _pixels(data, name) > max_pixels:
+        raise TooManyPixels(f"{name}: has more than {max_pixels} pixels; shrink it")
+    return decode_image(data, name, orient)
 
 
-def _pixels(data: bytes) -> float:
-    """By the header; 0 where Pillow does not know it: decoding has a limit of its own."""
+def _pixels(data: bytes, name: str) -> float:
+    """Width times height by the header; raises UserError where Pillow finds none, since decoding might know no limit."""
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -52,5 +50,5 @@ def _pixels(data: bytes) -> float:
                 return image.width * image.height
         except Image.DecompressionBombError:
             return math.inf
-        except Exception:  # damaged headers raise many kinds; decoding says what is wrong
-            return 0
+        except Exception as error:  # damaged headers raise many kinds
+            raise UserError(f"{name}: not an image, or one that is damaged or cut off; replace the file") from error

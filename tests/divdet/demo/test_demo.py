@@ -370,11 +370,15 @@ def test_images_are_read_as_predict_reads_them(data: bytes, shape: tuple[int, ..
         (_png("RGB", (300, 300))[:200], "cut off"),
         (_png("RGB", (300, 300), "JPEG")[:400], "not an image, or one that is damaged or cut off"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (
+            b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 12000 +X 15000\n",
+            "not an image",
+        ),
         (_header(10_000, 6_000), "more than 50000000 pixels"),
         (_header(2**31 - 1, 2**31 - 1), "more than 50000000 pixels"),
         (None, "choose it again"),
     ],
-    ids=["text", "empty", "truncated PNG", "truncated JPEG", "HEIC", "large", "bomb", "gone"],
+    ids=["text", "empty", "truncated PNG", "truncated JPEG", "HEIC", "radiance", "large", "bomb", "gone"],
 )
 def test_what_cannot_be_read_is_one_line(data: bytes | None, said: str, tmp_path: Path) -> None:
     if data is not None:
