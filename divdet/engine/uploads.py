@@ -40,7 +40,7 @@ def decode_upload(data: bytes, name: str, max_pixels: int, orient: bool) -> np.n
 
 
 def _pixels(data: bytes, name: str) -> float:
-    """Width times height by the header; raises UserError where Pillow finds none, since decoding might know no limit."""
+    """Width times height by the header; raises UserError where Pillow finds none: decoding might know no limit."""
     from PIL import Image
 
     with warnings.catch_warnings():
