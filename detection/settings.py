@@ -176,7 +176,7 @@ class DetectionTrainSettings(TrainSettings):
 
 @dataclass
 class TrainDetection(CommonSettings):
-    """Trains SSD300 with S members on COCO-format data.
+    """Trains a detector with S members on COCO, YOLO or Pascal VOC data.
 
     Attributes:
         model: the detector.

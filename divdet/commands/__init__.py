@@ -40,9 +40,7 @@ class Command:
 _SETTINGS = "divdet.commands.settings"
 _DATA, _NETWORK = "divdet.commands.data_settings", "divdet.commands.network_settings"
 COMMANDS = {
-    "train-det": Command(
-        "trains a detector on COCO-format data", "detection.settings:TrainDetection", "divdet.commands.train_det:train"
-    ),
+    "train-det": Command("trains a detector", "detection.settings:TrainDetection", "divdet.commands.train_det:train"),
     "eval-det": Command(
         "prints the 12 COCO numbers of a detector, or of a results file",
         f"{_SETTINGS}:EvaluateDetection",

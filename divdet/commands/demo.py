@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from detection.detector import Detector, saved_settings
+from detection.prediction_settings import FusionMethod
 from detection.runtimes.exported import is_exported
 from detection.runtimes.exporting import library
 from divdet.commands.demo_settings import Demo
 from divdet.commands.fused_checkpoints import checkpoints_of, read_saved
 from divdet.demo.examples import example_files, make_examples
+from divdet.demo.outputs import find, run
 from divdet.demo.server import serving, uploads_folder
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
@@ -53,7 +57,7 @@ def demo(config: Demo) -> None:
             examples=examples,
             max_pixels=config.max_pixels,
         )
-        detector.predict(np.zeros((64, 64, 3), np.uint8))  # compiles, so that the first image is not slow
+        compile_all(detector)
         with serving(page, bound, config.max_bytes) as runs:
             address = address_of(bound)
             print(f"{detector!r}\nopen {address} (Ctrl-C ends it)", flush=True)
@@ -65,6 +69,14 @@ def demo(config: Demo) -> None:
                 time.sleep(0.1)
     if stopping.signal:
         raise Stopped(stopping.signal, "stopped; uploads are removed")
+
+
+def compile_all(detector: Detector) -> None:
+    """Runs all there is to choose once, since what is compiled at first takes seconds, for all users."""
+    outputs = run(detector, np.zeros((64, 64, 3), np.uint8))
+    for method in get_args(FusionMethod) if len(detector.model.members) > 1 else ():
+        find(detector, outputs, replace(detector.settings, fusion_method=method, score_threshold=0.0), 0.0)
+    find(detector, outputs, detector.settings, 0.0)
 
 
 def describe(detector: Detector, saved: Checkpoint) -> tuple[str, str]:

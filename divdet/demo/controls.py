@@ -29,6 +29,8 @@ def settings_of(base: PostprocessSettings, values: Sequence[Any]) -> Postprocess
     chosen = dict(zip(FIELDS, values, strict=True))
     chosen["classes"] = chosen["classes"] or None
     chosen["candidates_per_class"] = int(chosen["candidates_per_class"])
+    for name in ("nms_iou", "fusion_iou", "score_threshold"):
+        chosen[name] = float(chosen[name])  # JSON's 0 and 1 are whole numbers, for which loops would be compiled anew
     return replace(base, **chosen)
 
 

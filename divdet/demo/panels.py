@@ -105,7 +105,8 @@ def _call(settings: PostprocessSettings, threshold: float) -> str:
     differing = {name: value for name, value in vars(settings).items() if value != getattr(default, name)}
     arguments = ", ".join(f"{name}={value!r}" for name, value in differing.items())
     predict = f"Detector.load(FILE, settings=settings).predict(IMAGE, {threshold:g})"
-    return f"settings = PostprocessSettings({arguments})\n{predict}"
+    imports = "from detection import Detector\nfrom detection.postprocess import PostprocessSettings\n"
+    return f"{imports}\nsettings = PostprocessSettings({arguments})\n{predict}"
 
 
 def _picture(image: np.ndarray, scale: np.ndarray, found: Detections, names: Sequence[str], alt: str) -> str:

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from divdet.engine.errors import UserError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from divdet.demo.page import Page
 
 _STYLE = Path(__file__).with_name("page.css")
 _STOP_SECONDS = 5
+_UPLOADS = 50  # of the largest size, which are kept at the same time
 
 
 @contextmanager
@@ -78,7 +81,9 @@ def serving(page: Page, bound: socket.socket, max_bytes: int) -> Iterator[Callab
         mcp_server=False,
         show_error=True,
     )
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, access_log=False)
+    config = uvicorn.Config(
+        bounded(app, _UPLOADS * max_bytes), log_level="warning", timeout_graceful_shutdown=1, access_log=False
+    )
     server = Server(config)
     thread = threading.Thread(target=server.run, args=([bound],), name="divdet demo", daemon=True)
     thread.start()
@@ -92,3 +97,24 @@ def serving(page: Page, bound: socket.socket, max_bytes: int) -> Iterator[Callab
         server.should_exit = True
         thread.join(_STOP_SECONDS)
         bound.close()
+
+
+def bounded(app: ASGIApp, most: int) -> ASGIApp:
+    """The application, without uploads while their folder holds more than ``most`` bytes."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/upload") and _held() > most:
+            from fastapi.responses import JSONResponse
+
+            refusal = JSONResponse({"error": "too many uploads are kept: try again in some minutes"}, 503)
+            await refusal(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return answer
+
+
+def _held() -> int:
+    """Bytes in the folder of uploads."""
+    files = [file for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()]
+    return sum(os.path.getsize(file) for file in files if file.exists())

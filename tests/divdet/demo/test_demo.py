@@ -34,7 +34,7 @@ from divdet.commands import COMMANDS
 from divdet.demo.controls import FIELDS, settings_of, why_idle
 from divdet.demo.examples import Example, spread
 from divdet.demo.outputs import Outputs, find, run
-from divdet.demo.server import serving, uploads_folder
+from divdet.demo.server import bounded, serving, uploads_folder
 from divdet.demo.sessions import Sessions
 from divdet.demo.uploads import read_upload
 from divdet.engine.errors import UserError
@@ -44,6 +44,8 @@ from tests.browser import CHROMIUM
 from tests.detection.generated import write_detector
 
 pytest.importorskip("gradio")
+fastapi = pytest.importorskip("fastapi")
+TestClient = pytest.importorskip("fastapi.testclient").TestClient
 playwright = pytest.importorskip("playwright.sync_api")
 
 IN_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -211,12 +213,25 @@ def test_examples_and_what_is_no_image(served: Any, visitor: Visitor, tmp_path: 
     playwright.expect(visitor.page.get_by_text("exceed the maximum allowed size of 1")).to_be_visible()
     Image.new("L", (1001, 1000)).save(tmp_path / "wide.png")
     visitor.upload(tmp_path / "wide.png")
-    playwright.expect(alert).to_have_text("wide.png has more than 1 million pixels: shrink it first")
+    playwright.expect(alert).to_have_text("wide.png: has more than 1000000 pixels; shrink it")
     visitor.upload(good := draw(tmp_path / "good.png", 3))  # the page lives on
     visitor.await_json(predicted(page, good))
     assert alert.count() == 0
     sent = {"files": large.read_bytes()}  # by a client that does not look at the size first
     assert httpx.post(f"{visitor.address}gradio_api/upload", files=sent, trust_env=False).status_code == 413
+
+
+def test_uploads_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/a.jpg").write_bytes(bytes(11))
+
+    app = fastapi.FastAPI()
+    app.post("/gradio_api/upload")(lambda: "taken")
+    app.post("/other")(lambda: "done")
+    clients = [TestClient(bounded(app, most)) for most in (10, 11)]
+    answers = [client.post(path).status_code for client in clients for path in ("/gradio_api/upload", "/other")]
+    assert answers == [503, 200, 200, 200]
 
 
 @IN_BROWSER
