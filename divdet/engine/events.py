@@ -25,7 +25,7 @@ class Events:
         self._file: Path | None = None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Adds numbers of a step, or an epoch; they replace what earlier processes wrote for it and later ones.
+        """Adds the numbers of a step or an epoch; they replace what earlier processes wrote from there on.
 
         Raises:
             UserError: where they cannot be written.
@@ -48,7 +48,8 @@ class Events:
                     RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
             raise UserError(
-                f"{self.folder}: TensorBoard's events cannot be written ({reason(error)}); last.pt holds the epoch"
+                f"{self.folder}: TensorBoard's events cannot be written ({reason(error)}); last.pt holds the last "
+                "checkpoint, if one was written"
             ) from error
 
     def refill(self) -> None:

@@ -1,16 +1,16 @@
-"""What all loggers have in common: callbacks that pass a run's numbers on."""
+"""What all loggers share: they are callbacks that pass a run's numbers on."""
 
 from divdet.engine.callbacks import Callback, Run, Step
 
 
 class Logger(Callback):
-    """Writes the numbers of epochs, and of every ``log_every``-th step; none of steps where it is 0."""
+    """Logs every epoch, and every ``log_every``-th step; no steps where it is 0."""
 
     def __init__(self, log_every: int) -> None:
         self.log_every = log_every
 
     def complete(self, run: Run) -> None:
-        """Adds epochs that a kill kept out of the run's folder, where nothing is left to train."""
+        """Adds the epochs that a kill kept from being logged; called where nothing is left to train."""
 
     def on_step_end(self, run: Run, step: Step) -> None:
         if self.log_every and step.number % self.log_every == 0:

@@ -15,7 +15,11 @@ _EXTRAS = ("wandb", "mlflow")  # extras, packages and loggers have the same name
 def check_installed(names: Sequence[str]) -> None:
     """Raises UserError for a logger whose package is not installed."""
     for name in names:
-        if name in _EXTRAS and find_spec(name) is None:
+        if name not in _EXTRAS:
+            continue
+        spec = find_spec(name)
+        # W&B writes a folder named wandb, which Python takes for a package without code where it is on the path.
+        if spec is None or spec.origin is None:
             raise UserError(f"train.loggers has {name}, which is not installed: pip install 'divdet[{name}]'")
 
 

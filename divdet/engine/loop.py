@@ -196,7 +196,7 @@ class _Training:
                 self.finish_epoch(stopping)
         if self.stopped_early():
             print(f"stopped after epoch {self.epoch}{self.stopped_early()}; {self.folder.best} holds the best")
-        elif self.ended:
+        elif self.ended and not self.is_done():
             print(self._left(self.ended))
 
     def train_epoch(self, stopping: Stopping) -> None:

@@ -18,6 +18,8 @@ from divdet.engine.logger import Logger, epoch_numbers, numbers_of
 
 _PATIENCE = 10  # times the length of a failed call, before the next one: an unreachable server costs a tenth of a run
 _UNSURE = 30  # seconds: W&B writes and sends every 15, and what it has not is lost if the run is killed
+# A server that does not answer: MLflow itself tries for minutes, in silence
+_MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # seconds
 PROJECT = "divdet"  # where the environment names none
 
 
@@ -199,6 +201,8 @@ class MlflowLogger(RemoteLogger):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
+        for variable, value in _MLFLOW_LIMITS.items():
+            os.environ.setdefault(variable, value)
         own_store = not mlflow.is_tracking_uri_set()
         uri = f"sqlite:///{run.folder.resolve() / 'mlflow.db'}" if own_store else None
         self._client, active = MlflowClient(uri), mlflow.active_run()

@@ -2,11 +2,11 @@
 
 import csv
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,6 @@ from divdet.engine import loggers, loss_report
 from divdet.engine.callbacks import Callback, Run, Step
 from divdet.engine.errors import UserError
 from tests.divdet.engine.test_loop import OneWeight, train
-from tests.processes import ROOT
 
 Points = dict[str, list[tuple[int, float]]]  # (step or epoch, value), by name
 
@@ -287,9 +286,15 @@ def test_a_service_that_cannot_begin_is_an_error(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "last.pt").exists()
 
 
-@pytest.mark.parametrize("task", ["det", "cls"])
-def test_a_package_that_is_missing_is_named_before_anything_is_read(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+@pytest.mark.parametrize(
+    ("task", "spec"),
+    [("det", None), ("cls", None), ("det", ModuleSpec("mlflow", None))],
+    ids=["det", "cls", "a folder of its name"],
+)
+def test_a_package_that_is_missing_is_named_before_anything_is_read(
+    task: str, spec: ModuleSpec | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers, "find_spec", lambda name: spec)
     with pytest.raises(UserError, match=r"has mlflow, which is not installed: pip install 'divdet\[mlflow\]'"):
         divdet.train(task=task, train={"loggers": ["csv", "mlflow"]})
 
@@ -346,6 +351,13 @@ def test_a_callback_ends_a_run_which_can_be_resumed(
     assert history == history_whole
 
 
+def test_a_stop_in_the_last_epoch_leaves_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    recorder = Recorder(at_epoch=3, act=Run.stop)
+    train(tmp_path, callbacks=[recorder], loggers=["none"])
+    assert recorder.calls[-1] == "completed"
+    assert "--resume" not in capsys.readouterr().out
+
+
 def test_a_faulty_callback_keeps_its_traceback_and_the_checkpoint(tmp_path: Path) -> None:
     recorder = Recorder()
     with pytest.raises(UserFault, match="in the user's code") as caught:
@@ -377,19 +389,3 @@ def test_a_run_that_ends_in_its_first_epoch_has_no_metrics(tmp_path: Path) -> No
     task, history = train(tmp_path, callbacks=[Recorder(1, act=Run.stop)])
     assert isinstance(task, OneWeight)
     assert history == []
-
-
-def test_the_documented_callbacks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs/logging.md").read_text()
-    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
-    assert len(blocks) == 2
-
-    def on_toy_data(recipe: str, callbacks: list[Callback]) -> None:
-        assert recipe == "bccd"
-        train(tmp_path, callbacks=callbacks, evaluate_every=2)
-
-    monkeypatch.setattr(divdet, "train", on_toy_data, raising=False)
-    for block in blocks:
-        shutil.rmtree(tmp_path)
-        exec(block, {})
-    assert [json.loads(line) for line in (tmp_path / "watched.txt").read_text().splitlines()] == lines(tmp_path)
