@@ -1,9 +1,10 @@
-"""Links from the name of a field, such as ``train.lr``, and of a command, to its explanation."""
+"""Links to the explanation of a field, such as ``train.lr``, and of a command: from its name, and in the search."""
 
 import re
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 from divdet.commands import COMMANDS
@@ -40,7 +41,20 @@ class LinkFields(SphinxPostTransform):
                 link += code
 
 
+def _index(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Lets the search find fields and commands themselves, not only their pages."""
+    domain = env.domains.standard_domain
+    places = {field.key: anchor(field.key, "cls") for field in fields("train-cls")}
+    places |= {field.key: anchor(field.key, "") for field in fields("train-det")}
+    places |= {f"divdet {name}": f"command-{name}" for name in COMMANDS}
+    for name, label in places.items():
+        if label in domain.anonlabels:
+            domain.objects["confval", name] = domain.anonlabels[label]
+    return []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Adds the transform."""
+    """Adds the transform, and the fields to the search."""
     app.add_post_transform(LinkFields)
+    app.connect("env-updated", _index)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
