@@ -125,8 +125,8 @@ class RemoteLogger(Logger):
 class WandbLogger(RemoteLogger):
     """Weights & Biases, configured by its own environment variables; a run that the user has begun is used, too.
 
-    W&B may lose the last seconds before a kill, so they are sent again: what it had kept of them is then there twice, at
-    the same epochs and steps.
+    W&B may lose the last seconds before a kill, so they are sent again: what it had kept of them is then there twice,
+    at the same epochs and steps.
     """
 
     name = "wandb"
