@@ -43,7 +43,7 @@ class Run:
     stop_reason: str = ""
 
     def stop(self, reason: str = "a callback asked for it") -> None:
-        """Ends the run: in ``on_epoch_end`` there, in ``on_step_end`` within three more steps and without an evaluation.
+        """Ends the run: in ``on_epoch_end`` there, in ``on_step_end`` within three more steps, without an evaluation.
 
         last.pt holds the run, and ``resume="auto"`` continues it.
         """

@@ -16,8 +16,8 @@ from divdet.engine.errors import UserError
 from divdet.engine.files import remove_unfinished, write_json
 from divdet.engine.logger import Logger, epoch_numbers, numbers_of
 
-_PATIENCE = 10  # after a failed call, nothing is sent for so many times its length: a dead server costs a run a tenth
-_UNSURE = 30  # seconds: W&B writes and sends every 15; what it has not written is lost if the run is killed
+_PATIENCE = 10  # times the length of a failed call, before the next one: an unreachable server costs a tenth of a run
+_UNSURE = 30  # seconds: W&B writes and sends every 15, and what it has not is lost if the run is killed
 PROJECT = "divdet"  # where the environment names none
 
 
