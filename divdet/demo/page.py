@@ -21,7 +21,7 @@ from divdet.demo.uploads import read_upload
 from divdet.engine.errors import UserError
 
 REMOVE_AFTER = 600  # seconds after which uploads are removed
-_BY_METHOD = {  # what not every way of fusion has
+_BY_METHOD = {  # controls that not every fusion method has
     "fusion_iou": "boxes of members that overlap by more become one",
     "fusion_conf": "avg lowers what only some members find; max does not",
 }
@@ -208,7 +208,7 @@ class Page:
         ]
 
     def _outputs(self, session: str, path: str) -> Outputs:
-        """What is kept of the session's image; of another image what the network says now."""
+        """The session's kept outputs if they are of this image; otherwise runs the network and keeps them."""
         outputs = self.sessions.get(session, path)
         if outputs is None:
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is kept for each open page: its image's outputs, and nothing of other pages'."""
+"""What is kept for each open page: the outputs for its image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from divdet.demo.outputs import Outputs
 
 
 class Sessions:
-    """The outputs of each session's image; the longest unused go where they take more than ``most_bytes``."""
+    """The outputs for each session's image; those unused for longest are dropped beyond ``most_bytes`` in all."""
 
     def __init__(self, most_bytes: int = 2**30) -> None:
         self._kept: OrderedDict[str, tuple[str, Outputs]] = OrderedDict()

@@ -1,4 +1,4 @@
-"""One's own code in a training run; the loggers use the same hooks. Nothing here imports torch."""
+"""Callbacks: your own code in a training run; the loggers are callbacks, too. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Run:
     """A training run, as callbacks see it.
 
     Attributes:
-        folder: with last.pt, best.pt and metrics.jsonl.
+        folder: the run's, with last.pt, best.pt and metrics.jsonl.
         config: the resolved recipe, as nested dicts.
         model: the network as it is trained, on its device; with member_parallel this process's member. Leave its mode
             (train or eval) as it was.
         history: the lines of metrics.jsonl so far.
-        epochs: of the whole run.
-        steps: of an epoch.
-        seconds: that the last epoch trained, without its evaluation.
-        stop_reason: what ``stop`` was given; empty before.
+        epochs: number of the whole run's epochs.
+        steps: number of an epoch's optimizer steps.
+        seconds: how long the last epoch trained, without its evaluation.
+        stop_reason: the reason given to ``stop``; empty until then.
     """
 
     folder: Path
@@ -44,9 +44,9 @@ class Run:
     stop_reason: str = ""
 
     def stop(self, reason: str = "a callback asked for it") -> None:
-        """Ends the run: after the epoch, or, asked in a step, within three more steps and without an evaluation.
+        """Ends the run: in ``on_epoch_end`` there, in ``on_step_end`` within three more steps, without an evaluation.
 
-        last.pt holds the run, which ``resume="auto"`` continues.
+        last.pt holds the run, and ``resume="auto"`` continues it.
         """
         self.stop_reason = self.stop_reason or reason
 
@@ -56,10 +56,10 @@ class Step:
     """An optimizer step.
 
     Attributes:
-        number: over all epochs, from 1.
-        epoch: that it belongs to, from 1.
+        number: counted from 1, across all epochs.
+        epoch: the epoch that it belongs to, from 1.
         losses: means over the step's images, of all processes; ``loss`` is what is minimized.
-        lr: its learning rate.
+        lr: the learning rate.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Step:
 class Callback:
     """What a run calls; each method does nothing unless overridden.
 
-    Under torchrun only the first process calls, so a callback must not use torch.distributed. Exceptions end the run
+    Under torchrun only the first process calls it, so a callback must not use torch.distributed. Exceptions end the run
     with their own traceback; last.pt stays as it was saved.
     """
 
@@ -79,7 +79,7 @@ class Callback:
         """Before the first step; not called where nothing is left to train."""
 
     def on_step_end(self, run: Run, step: Step) -> None:
-        """After a step. On a GPU losses arrive one step later: ``run.model`` is then that of the next step."""
+        """After a step. On a GPU losses arrive a step late: ``run.model`` has then already made the next step."""
 
     def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
         """After the evaluation, when last.pt and best.pt are written; ``metrics`` is the line of metrics.jsonl."""
@@ -109,7 +109,7 @@ class Callbacks:
     Attributes:
         callbacks: none on other processes than the first.
         run: what they are given.
-        read: steps whose losses have been read, but of which nobody was told yet.
+        read: steps whose losses have been read, and which no callback has seen yet.
     """
 
     callbacks: Sequence[Callback]
@@ -130,7 +130,7 @@ class Callbacks:
     def around_training(self) -> Iterator[None]:
         """Calls ``on_train_begin``, and at the end ``on_train_end`` of all that have begun."""
         status: Status = "failed"
-        with ExitStack() as ends:  # all of them are called, the last that began first, whatever one raises
+        with ExitStack() as ends:  # calls all of them, in reverse order, even if one raises
             for callback in self.callbacks:
                 _call(callback.on_train_begin, self.run)
                 ends.callback(lambda own=callback: _call(own.on_train_end, self.run, status))

@@ -63,8 +63,7 @@ def fit(
     """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
 
     The random numbers of a step depend on (seed, step) alone, so resuming needs no generator's state. ``callbacks``
-    are called after the loggers of ``settings``. Where one of them ends the run in its first epoch, there are no
-    metrics.
+    are called after the loggers of ``settings``. If one of them ends the run in its first epoch, the metrics are empty.
 
     Raises:
         UserError: where the loss is not finite, or memory or disk run out; the last checkpoint is kept.
@@ -248,7 +247,7 @@ class _Training:
         raise Stopped(number, self._left())
 
     def _left(self, why: str = "") -> str:
-        """Where the run ends before its last epoch, in words."""
+        """Says where the run has ended before its last epoch, and how to go on."""
         where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
         why = f" ({why})" if why else ""
         return f"stopped {where}{why}; {self.folder.last} holds it: continue with --resume auto"

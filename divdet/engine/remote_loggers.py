@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow. What fails on the way there is said and counted, and does not end a run."""
+"""Weights & Biases and MLflow. What cannot be sent is reported and counted, and does not end a run."""
 
 import json
 import os
@@ -27,11 +27,11 @@ class RemoteLogger(Logger):
     """Sends numbers to a service that may not answer.
 
     Epochs that could not be sent are sent with the next one, or at the end; steps that could not be sent are lost.
-    Which run of the service belongs to the folder stays in ``<name>.json`` there, so that a resumed run continues it.
+    ``<name>.json`` in the run's folder names the service's run, so that a resumed run continues it.
 
     Attributes:
-        name: of the service, for messages.
-        remedy: what to do where it cannot begin.
+        name: of the service: as in ``train.loggers``, in messages and file names.
+        remedy: what the user can do if it cannot begin.
         sent: the last epoch that the service has.
     """
 
@@ -108,7 +108,7 @@ class RemoteLogger(Logger):
                 self.sent = line["epoch"]
 
     def _try(self, call: Callable[[], None]) -> bool:
-        """Whether a call succeeded; it is not even tried soon after one that failed."""
+        """Calls, unless a call failed a short while ago; returns whether it succeeded."""
         began = time.monotonic()
         if began < self._next_try:
             return False
@@ -127,8 +127,8 @@ class RemoteLogger(Logger):
 class WandbLogger(RemoteLogger):
     """Weights & Biases, configured by its own environment variables; a run that the user has begun is used, too.
 
-    W&B may lose the last seconds before a kill. They are sent again: what it had kept of them is then there twice, at
-    the same epochs and steps.
+    W&B may lose the last seconds before a kill, so they are sent again: what it had kept of them is then there twice,
+    at the same epochs and steps.
     """
 
     name = "wandb"
@@ -154,7 +154,7 @@ class WandbLogger(RemoteLogger):
         self._defined: set[str] = set()
         kept = known if known.get("id") == self._run.id else {}
         self._id, self.sent, self._step = self._run.id, kept.get("epoch", 0), kept.get("step", 0)
-        self._recent: deque[tuple[float, int, int]] = deque()  # (time, epoch, step) of what may yet be lost
+        self._recent: deque[tuple[float, int, int]] = deque()  # (time, epoch, step) of what a kill may still lose
         self._remember(self.sent, self._step)
 
     def _remember(self, epoch: int, step: int) -> None:

@@ -68,9 +68,9 @@ class TrainSettings:
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         patience: evaluations without a better one after which training stops early; 0 trains to the end.
         workers: processes that load data; 0 loads in the training process.
-        loggers: where numbers go besides metrics.jsonl: tensorboard, csv (metrics.csv), wandb, mlflow, several
-            separated by commas, or none; see docs/logging.md.
-        log_every: steps between those that the loggers take, too; 0 takes epochs alone.
+        loggers: where else the numbers of metrics.jsonl go: tensorboard, csv (metrics.csv), wandb, mlflow, several of
+            them separated by commas, or none; see docs/logging.md.
+        log_every: the loggers also take every step that is a multiple of this; 0: they take epochs alone.
     """
 
     epochs: int = 300
