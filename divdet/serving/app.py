@@ -135,9 +135,10 @@ def create_app(
         return JSONResponse(answer | {"model": info["model"], "batch": job.batch, "timings": milliseconds})
 
     @app.head("/health", include_in_schema=False)
-    @app.get("/health", summary="200 while requests are taken, else 503")
+    @app.get("/health", summary="200 while requests are answered, else 503")
     async def health() -> JSONResponse:
-        return JSONResponse({"status": "draining" if guard.draining else "ready"}, 503 if guard.draining else 200)
+        status = "draining" if guard.draining else "failing" if batcher.failing else "ready"
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def counters() -> Response:

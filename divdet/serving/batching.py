@@ -8,8 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from divdet.engine.errors import UserError
 from divdet.serving.metrics import Metrics
 from divdet.serving.refusals import Refused
+
+_FAILING = 3  # images that fail one after the other: a GPU that has failed once fails for ever
 
 
 @dataclass(eq=False)
@@ -71,6 +74,7 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._held = self._coming = 0  # images taken in; of these, those that are still being prepared
         self._closed = False
+        self._failures = 0  # batches that failed one after the other
         self._ready: Future[None] = Future()
         self._pool = ThreadPoolExecutor(workers, "decode")
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
@@ -80,6 +84,11 @@ class Batcher:
     def wait_until_ready(self) -> None:
         """Waits for ``before``; raises what it raised."""
         self._ready.result()
+
+    @property
+    def failing(self) -> bool:
+        """Whether nothing can be expected of it: its thread has ended, or all images of late have failed."""
+        return not self._thread.is_alive() or self._failures >= _FAILING
 
     @property
     def full(self) -> bool:
@@ -164,11 +173,13 @@ class Batcher:
                 raise RuntimeError(f"{len(results)} results of {len(jobs)} images")
         except BaseException as error:
             if len(jobs) == 1:
+                self._failures += not isinstance(error, UserError)
                 jobs[0].result.set_exception(error)
                 return
             for job in jobs:  # its neighbors must not suffer for one that fails
                 self._run([job])
             return
+        self._failures = 0
         self.metrics.batch.observe(len(jobs))
         for job, result in zip(jobs, results, strict=True):
             job.lap("inference")

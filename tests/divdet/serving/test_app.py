@@ -103,6 +103,15 @@ def test_an_unexpected_failure_is_500_for_its_image_alone() -> None:
         assert post(service, b"c").status_code == 200
 
 
+def test_health_says_when_all_images_fail() -> None:
+    with stub_service() as service:
+        assert [post(service, b"boom").status_code for _ in range(3)] == [500] * 3
+        health = httpx.get(f"{service.address}/health", trust_env=False)
+        assert (health.status_code, health.json()) == (503, {"status": "failing"})
+        assert post(service, b"a").status_code == 200
+        assert httpx.get(f"{service.address}/health", trust_env=False).json() == {"status": "ready"}
+
+
 def test_a_slow_upload_is_408_and_stops_nobody() -> None:
     with stub_service(timeout=1) as service, connect(service) as slow:
         slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab")
