@@ -115,16 +115,6 @@ class Callbacks:
     callbacks: Sequence[Callback]
     run: Run
     read: list[Step] = field(default_factory=list, init=False)
-    _on_step: list[Callback] = field(init=False)
-
-    def __post_init__(self) -> None:
-        nothing = Callback.on_step_end
-        self._on_step = [one for one in self.callbacks if getattr(one.on_step_end, "__func__", None) is not nothing]
-
-    @property
-    def want_steps(self) -> bool:
-        """Whether any of them looks at steps."""
-        return bool(self._on_step)
 
     @contextmanager
     def around_training(self) -> Iterator[None]:
@@ -149,7 +139,7 @@ class Callbacks:
         """Calls ``on_step_end`` for each step of ``read``."""
         read, self.read = self.read, []
         for step in read:
-            for callback in self._on_step:
+            for callback in self.callbacks:
                 _call(callback.on_step_end, self.run, step)
 
     def epoch(self, metrics: dict[str, float]) -> None:

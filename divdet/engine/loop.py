@@ -277,8 +277,7 @@ class _Training:
                 self._refuse(bad[0], report)
             for name, value in values.items():
                 self.totals[name] = self.totals.get(name, 0.0) + value / self.world.size
-            if self.callbacks.want_steps:
-                self.callbacks.read.append(self._step_of(report, values))
+            self.callbacks.read.append(self._step_of(report, values))
             stop |= signalled
         return self._agree(stopping) if stop else 0
 
