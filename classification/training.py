@@ -28,7 +28,7 @@ from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
 from divdet.engine.launch import processes
 from divdet.engine.loading import Loader
-from divdet.engine.loggers import check_installed
+from divdet.engine.loggers import check_loggers
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.normalize import normalize
 from divdet.engine.run_folder import RunFolder
@@ -93,7 +93,7 @@ class CoTraining:
 
 def train(config: TrainClassification, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Runs a recipe, in which the main process calls ``callbacks``; returns the last epoch's metrics."""
-    check_installed(config.train.loggers)
+    check_loggers(config.train.loggers)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         return _train(config, world, device, callbacks)
 

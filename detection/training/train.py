@@ -35,7 +35,7 @@ from divdet.engine.distributed import World, keep_local
 from divdet.engine.errors import UserError
 from divdet.engine.fingerprint import digest_file
 from divdet.engine.launch import processes
-from divdet.engine.loggers import check_installed
+from divdet.engine.loggers import check_loggers
 from divdet.engine.loop import fit, training_loader
 from divdet.engine.members import present
 from divdet.engine.run_folder import RunFolder, run_path
@@ -153,7 +153,7 @@ def train(
     The main process calls ``finish`` with the task and the folder, if it has evaluated anything, and ``callbacks``
     during the training.
     """
-    check_installed(config.train.loggers)
+    check_loggers(config.train.loggers)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         metrics, task, folder = _train(config, world, device, callbacks)
     if finish and world.is_main_process and task.evaluation:  # the other processes need not wait

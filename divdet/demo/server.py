@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def bounded(app: ASGIApp, most: int) -> ASGIApp:
     """The application, without uploads while their folder holds more than ``most`` bytes."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].endswith("/upload") and _held() > most:
+        if scope["type"] == "http" and scope["path"].endswith("/upload") and await asyncio.to_thread(_held) > most:
             from fastapi.responses import JSONResponse
 
             refusal = JSONResponse({"error": "too many uploads are kept: try again in some minutes"}, 503)
@@ -115,6 +116,10 @@ def bounded(app: ASGIApp, most: int) -> ASGIApp:
 
 
 def _held() -> int:
-    """Bytes in the folder of uploads."""
-    files = [file for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()]
-    return sum(os.path.getsize(file) for file in files if file.exists())
+    """Bytes in the folder of uploads; small files count as 100 kB, so that there are not too many of them."""
+    total = 0
+    for folder, _, names in os.walk(os.environ["GRADIO_TEMP_DIR"]):
+        for name in names:
+            with suppress(OSError):  # removed meanwhile
+                total += max(os.path.getsize(os.path.join(folder, name)), 100_000)
+    return total

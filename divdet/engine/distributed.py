@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 Value = TypeVar("Value")
-_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class World:
         replica: index of the part of each batch that this process has.
         replicas: processes, or groups of ``members`` processes, that share a batch.
         mesh: replicas x members; None in a run of a single process.
+        patient: all processes, for what may take hours. It notices at once when one has died; other groups give up
+            after minutes. Made while all are there, since making it would wait for the dead.
     """
 
     member: int = 0
@@ -45,6 +45,7 @@ class World:
     replica: int = 0
     replicas: int = 1
     mesh: DeviceMesh | None = None
+    patient: dist.ProcessGroup | None = None
 
     @property
     def size(self) -> int:
@@ -110,8 +111,6 @@ class World:
         """Like ``broadcast_from_main``, for work that may take hours or fail; a UserError of it ends all processes."""
         if self.mesh is None:
             return compute()
-        # Other groups give up after minutes. This one also notices at once when the main process has died.
-        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
         outcome, failure = [None, True], None
         if self.is_main_process:
             try:
@@ -119,7 +118,7 @@ class World:
             except UserError as error:
                 failure, outcome = error, [None, False]
         try:
-            dist.broadcast_object_list(outcome, group=patient, device=torch.device("cpu"))
+            dist.broadcast_object_list(outcome, group=self.patient, device=torch.device("cpu"))
         except RuntimeError as error:  # the base class of torch.distributed's errors
             raise UserError(process_fault(str(error)) or str(error)) from error
         if failure:
@@ -132,7 +131,7 @@ class World:
         """Waits for all processes, for hours if need be; UserError if one of them has died."""
         if self.mesh is not None:
             try:
-                dist.barrier(group=dist.new_group(backend="gloo", timeout=_PATIENCE))
+                dist.barrier(group=self.patient)
             except RuntimeError as error:  # the base class of torch.distributed's errors
                 raise UserError(process_fault(str(error)) or str(error)) from error
 

@@ -17,6 +17,7 @@ from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.faults import process_fault
 
+_PATIENCE = timedelta(days=7)
 _TIMEOUT = timedelta(minutes=5)  # for others to start, and for the main process to save and score
 
 
@@ -61,7 +62,8 @@ def processes(device: str, members: int, member_parallel: bool) -> Iterator[tupl
     try:
         mesh = _mesh(chosen.type, torch.arange(count).view(-1, parts))
         replica, member = divmod(dist.get_rank(), parts)
-        world = World(member, parts, replica, count // parts, mesh)
+        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        world = World(member, parts, replica, count // parts, mesh, patient)
         with ExitStack() as stack:
             if not world.is_main_process:
                 stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))

@@ -12,8 +12,10 @@ _LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CsvLogger, "wandb": WandbLo
 _EXTRAS = ("wandb", "mlflow")  # extras, packages and loggers have the same names
 
 
-def check_installed(names: Sequence[str]) -> None:
-    """Raises UserError for a logger whose package is not installed."""
+def check_loggers(names: Sequence[str]) -> None:
+    """Raises UserError for a logger whose package is not installed, and for others beside ``none``."""
+    if "none" in names and len(names) > 1:
+        raise UserError("train.loggers has none beside others: leave out one or the other")
     for name in names:
         if name not in _EXTRAS:
             continue

@@ -104,8 +104,6 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in self.loggers:
             check_choice("train.loggers: a logger", name, LoggerName)
-        if "none" in self.loggers and len(self.loggers) > 1:
-            raise UserError("train.loggers has none beside others: leave out one or the other")
         for name in ("epochs", "batch_size", "accumulate", "keep", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")

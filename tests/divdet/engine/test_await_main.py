@@ -11,13 +11,14 @@ import torch.distributed as dist
 
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
-from divdet.engine.launch import _mesh
+from divdet.engine.launch import _PATIENCE, _mesh
 
 
 def _process(rank: int, folder: Path, compute: Callable[[], object]) -> None:
     store = dist.FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    world = World(0, 1, rank, 2, _mesh("cpu", torch.arange(2).view(2, 1)))
+    patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    world = World(0, 1, rank, 2, _mesh("cpu", torch.arange(2).view(2, 1)), patient)
 
     def on_main() -> object:
         assert rank == 0, "another process did the work"
@@ -25,6 +26,10 @@ def _process(rank: int, folder: Path, compute: Callable[[], object]) -> None:
 
     try:
         text = repr(world.await_main(on_main))
+        if text == "'then one dies'":
+            if rank:
+                os._exit(9)
+            world.await_all()
     except UserError as error:
         text = f"error: {error}"
     (folder / f"{rank}.txt").write_text(text)
@@ -62,6 +67,13 @@ def test_the_death_of_the_main_process_is_noticed(tmp_path: Path) -> None:
     main, other = outcome(lambda: os._exit(9), tmp_path)
     assert main == ""
     assert other == "error: another process of this run has ended: its message says why"
+
+
+def test_the_death_of_another_process_is_noticed_at_once(tmp_path: Path) -> None:
+    assert outcome(lambda: "then one dies", tmp_path) == [
+        "error: another process of this run has ended: its message says why",
+        "",
+    ]
 
 
 def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:

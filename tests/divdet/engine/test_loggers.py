@@ -295,6 +295,8 @@ def test_a_package_that_is_missing_is_named_before_anything_is_read(
     task: str, spec: ModuleSpec | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda name: spec)
+    with pytest.raises(UserError, match="has none beside others"):
+        divdet.train(task=task, train={"loggers": ["none", "csv"]})
     with pytest.raises(UserError, match=r"has mlflow, which is not installed: pip install 'divdet\[mlflow\]'"):
         divdet.train(task=task, train={"loggers": ["csv", "mlflow"]})
 
