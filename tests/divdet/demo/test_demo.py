@@ -211,7 +211,7 @@ def test_examples_and_what_is_no_image(served: Any, visitor: Visitor, tmp_path: 
     large = tmp_path / "large.jpg"
     large.write_bytes(bytes(2**20 + 1))
     visitor.upload(large)
-    playwright.expect(visitor.page.get_by_text("exceed the maximum allowed size of 1")).to_be_visible()
+    playwright.expect(visitor.page.get_by_text("exceed the maximum allowed size of 976")).to_be_visible()
     Image.new("L", (1001, 1000)).save(tmp_path / "wide.png")
     visitor.upload(tmp_path / "wide.png")
     playwright.expect(alert).to_have_text("wide.png: has more than 1000000 pixels; shrink it")
