@@ -17,6 +17,11 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than there are cores: some tests wait for the processes that they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Names a failure when it happens, not only at the end of a long run."""
