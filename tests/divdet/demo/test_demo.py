@@ -434,7 +434,7 @@ def test_bad_usage_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: py
         ask(own, "--port=0")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_a_signal_ends_it_and_removes_uploads(
     number: int, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
