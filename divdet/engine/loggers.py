@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from divdet.engine.errors import UserError
 from divdet.engine.local_loggers import CsvLogger, TensorBoardLogger
 from divdet.engine.logger import Logger
-from divdet.engine.remote_loggers import MlflowLogger, WandbLogger
+from divdet.engine.mlflow_logger import MlflowLogger
+from divdet.engine.wandb_logger import WandbLogger
 
 _LOGGERS = {"tensorboard": TensorBoardLogger, "csv": CsvLogger, "wandb": WandbLogger, "mlflow": MlflowLogger}
 _EXTRAS = ("wandb", "mlflow")  # extras, packages and loggers have the same names

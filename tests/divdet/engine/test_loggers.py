@@ -266,7 +266,7 @@ def test_what_wandb_may_have_lost_in_a_kill_is_sent_again(
     def kill(run: Run) -> None:
         raise KeyboardInterrupt  # without on_train_end, as a kill
 
-    monkeypatch.setattr("divdet.engine.remote_loggers._UNSURE", unsure)
+    monkeypatch.setattr("divdet.engine.wandb_logger._UNSURE", unsure)
     fakes = FakeWandb(), FakeWandb()
     for fake, resume, callback in zip(fakes, (None, "auto"), (Recorder(9, act=kill), Recorder()), strict=True):
         monkeypatch.setitem(sys.modules, "wandb", fake)
