@@ -73,7 +73,57 @@ _PERSON = (
     *("--train.epochs=4", "--train.warmup_epochs=0.5", "--train.evaluate_every=4"),
 )
 
+# Where width saturates: few images, small ones, and epochs enough that the training loss has come down
+_FEW = (
+    *("--model.stem=cifar", "--data.image_size=16", "--data.padding=2", "--data.limit=2000"),
+    *("--train.epochs=45", "--train.warmup_epochs=3", "--train.cot_warmup_epochs=6", "--train.evaluate_every=15"),
+    *("--train.batch_size=64", "--train.lr=0.1", "--train.label_smoothing=0.1", "--train.precision=bf16"),
+)
+_FEW_TINY = (
+    *("--model.stem=imagenet", "--data.image_size=64", "--data.limit=4000"),
+    *("--train.epochs=45", "--train.warmup_epochs=3", "--train.cot_warmup_epochs=6", "--train.evaluate_every=15"),
+    *("--train.batch_size=64", "--train.lr=0.1", "--train.label_smoothing=0.1", "--train.precision=bf16"),
+)
+
+
+def _at_widths(
+    name: str, data: str, config: str, words: tuple[str, ...], widths: dict[int, tuple[int, ...]]
+) -> list[Row]:
+    """A recipe at several widths of resnet10, each at several S."""
+    return [
+        row
+        for width, members in widths.items()
+        for row in _divided(
+            f"{name}_w{width}", data, config, f"--model.backbone=resnet10_{width}", *words, members=members
+        )
+    ]
+
+
 CPU = [
+    *_at_widths(
+        *("cifar2k", "cifar10.npz", _SMALL, _FEW),
+        {16: (1, 2, 4), 32: (1, 2, 4), 64: (1, 2, 4, 8), 128: (1, 2, 4, 8)},
+    ),
+    *[
+        row
+        for name, words in {
+            "views": ("--train.cot_weight=0",),
+            "cot": ("--data.different_views=false",),
+            "apart": _APART,
+        }.items()
+        for row in _divided(
+            *(f"cifar2k_w64_{name}", "cifar10.npz", _SMALL, "--model.backbone=resnet10_64", *_FEW, *words),
+            members=(4,),
+            whole="cifar2k_w64_s1",
+        )
+    ],
+    *_at_widths(
+        *("tiny4k", "tinyimagenet64.npz", _SMALL, _FEW_TINY), {16: (1, 4), 32: (1, 4), 64: (1, 2, 4), 128: (1, 4)}
+    ),
+    *_at_widths(
+        *("cells", "bccd", "det/bccd.yaml", ("--train.precision=bf16",)),
+        {12: (1,), 24: (1, 2, 4), 48: (1, 2, 4), 96: (1,)},
+    ),
     *_divided("bccd", "bccd", "det/bccd.yaml"),
     *_divided("cifar10", "cifar10.npz", _SMALL, members=(1, 2, 4, 8)),
     *_divided("cifar10_long", "cifar10.npz", _SMALL, *_LONG, members=(1, 2), seeds=(0,)),

@@ -134,6 +134,12 @@ def recipe(last: Path) -> dict[str, Any]:
     return {name: {key: v for key, v in part.items() if key not in places} for name, part in parts.items()}
 
 
+def curve(folder: Path, metric: str) -> list[tuple[int, float, float | None]]:
+    """Epoch, mean training loss and, where it was evaluated, the metric."""
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(one["epoch"], round(one["train_loss"], 4), one.get(metric)) for one in epochs]
+
+
 def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
     """Trains and evaluates one run; ``minutes`` are those of a training that went through without a stop."""
     whole, began = not (work / f"{row.name}-{seed}" / "last.pt").exists(), time.perf_counter()
@@ -155,6 +161,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "members": row.members,
         "seed": seed,
         "metrics": metrics,
+        "curve": curve(last.parent, METRIC[row.task]),
         "recipe": recipe(last),
         "cost": of_checkpoint(last, row.task).cost(row.members),
         "minutes": minutes,
