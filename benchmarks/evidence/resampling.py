@@ -25,7 +25,7 @@ def resampled_ap(annotations: CocoAnnotations, results: Results) -> list[float]:
         columns = Columns(at, *(getattr(truth, name)[rows] for name in ("label", "bbox", "area", "crowd")))
         found, at = _drawn(of_results, drawn)
         again = Results(at, *(getattr(results, name)[found] for name in ("label", "bbox", "score")))
-        numbers.append(round(evaluate(replace(annotations, images=images, truth=columns), again)["AP"], 6))
+        numbers.append(round(evaluate(replace(annotations, images=images, truth=columns), again)["AP"], 5))
     return numbers
 
 

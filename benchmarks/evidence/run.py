@@ -14,14 +14,14 @@ epoch. Two at once, each on one core: OMP_NUM_THREADS=1, and other --seeds for e
 import argparse
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -35,15 +35,24 @@ from detection.data.coco_results import load_results
 from detection.data.dataset import EvaluationImages
 from detection.detector import Detector, to_pixels
 from detection.evaluation.coco_metrics import CocoEvaluator
-from detection.postprocess import fuse, member_boxes
-from detection.prediction_settings import ConfType
+from detection.postprocess import fuse, head_boxes
 from detection.preprocess import Normalize
 from divdet.engine.cli import run
-from divdet.engine.files import make_folder, write_json
+from divdet.engine.files import make_folder, write_atomically, write_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/evidence/results"
-FUSION_IOUS = (0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
+# The recipe's own but for this
+FUSIONS: dict[str, dict[str, Any]] = {
+    "max": {"fusion_conf": "max"},
+    "box_and_model_avg": {"fusion_conf": "box_and_model_avg"},
+    "absent_model_aware_avg": {"fusion_conf": "absent_model_aware_avg"},
+    "fusion_iou 0.5": {"fusion_iou": 0.5},
+    "fusion_iou 0.7": {"fusion_iou": 0.7},
+    "nms": {"fusion_method": "nms", "fusion_iou": 0.45},
+    "soft_nms": {"fusion_method": "soft_nms"},
+    "nmw": {"fusion_method": "nmw"},
+}
 
 
 def tool(name: str, *words: object) -> None:
@@ -61,24 +70,31 @@ def tool(name: str, *words: object) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def annotations_file(row: Row, split: str, data: Path, work: Path) -> Path:
-    """The row's annotations; those of some categories are picked out into a file below ``work``."""
+def annotations_file(row: Row, split: str, seed: int, data: Path, work: Path) -> Path:
+    """The row's annotations; where it takes a part of them, that part in a file below ``work``."""
     path = data / row.data / f"annotations/instances_{split}.json"
-    if not row.categories:
+    images = row.images if split == "train" else None
+    if not row.categories and images is None:
         return path
-    picked = work / f"{row.data}_{'_'.join(row.categories)}_{split}.json"
+    parts = [Path(row.data).stem, *row.categories, *([f"{images}of{seed}"] if images else []), split]
+    picked = work / f"{'_'.join(parts)}.json"
     found = read_json(path)
-    found["categories"] = [one for one in found["categories"] if one["name"] in row.categories]
-    kept = {one["id"] for one in found["categories"]}
-    found["annotations"] = [one for one in found["annotations"] if one["category_id"] in kept]
-    shown = {one["image_id"] for one in found["annotations"]}
-    found["images"] = [one for one in found["images"] if one["id"] in shown]
+    if row.categories:
+        found["categories"] = [one for one in found["categories"] if one["name"] in row.categories]
+        kept = {one["id"] for one in found["categories"]}
+        found["annotations"] = [one for one in found["annotations"] if one["category_id"] in kept]
+        shown = {one["image_id"] for one in found["annotations"]}
+        found["images"] = [one for one in found["images"] if one["id"] in shown]
+    if images:
+        found["images"] = random.Random(seed).sample(found["images"], images)
+        drawn = {one["id"] for one in found["images"]}
+        found["annotations"] = [one for one in found["annotations"] if one["image_id"] in drawn]
     work.mkdir(parents=True, exist_ok=True)
     write_json(found, picked)
     return picked
 
 
-def data_words(row: Row, data: Path, work: Path) -> list[str]:
+def data_words(row: Row, seed: int, data: Path, work: Path) -> list[str]:
     """Where the row's data is, as words of a command line."""
     if row.task == "cls":
         return [f"--data.root={data / row.data}"]
@@ -86,7 +102,7 @@ def data_words(row: Row, data: Path, work: Path) -> list[str]:
         word
         for split in ("train", "val")
         for word in (
-            f"--data.{split}_annotations={annotations_file(row, split, data, work)}",
+            f"--data.{split}_annotations={annotations_file(row, split, seed, data, work)}",
             f"--data.{split}_images={data / row.data / 'images'}",
         )
     ]
@@ -99,31 +115,37 @@ def train(row: Row, seed: int, data: Path, work: Path) -> Path:
     if row.start:
         start = work / f"{row.start}-{seed}/last.pt"
         words += ["--model.pretrained", start if start.exists() else train(ROWS[row.start], seed, data, work)]
-    tool(f"train_{row.task}.py", *words, *data_words(row, data, work), "--resume=auto", f"--output={output}")
+    tool(f"train_{row.task}.py", *words, *data_words(row, seed, data, work), "--resume=auto", f"--output={output}")
     return output / "last.pt"
 
 
 @torch.inference_mode()
-def fusion_sweep(last: Path, row: Row, data: Path, work: Path) -> list[dict[str, Any]]:
-    """AP and AP50 for every rule of fusion and several thresholds, from one pass of the network."""
+def fusions(last: Path, row: Row, seed: int, members: list[float], data: Path, work: Path) -> dict[str, dict[str, Any]]:
+    """AP and AP50 by other ways of fusion than the recipe's, from one pass of the network.
+
+    Args:
+        members: AP of each, the weights of ``weighted``.
+    """
     detector = Detector.load(last)
-    annotations = load_annotations(annotations_file(row, "val", data, work), data / row.data / "images")
+    annotations = load_annotations(annotations_file(row, "val", seed, data, work), data / row.data / "images")
     images, normalize = EvaluationImages(annotations.images, detector.input), Normalize().to(detector.device)
-    found = []
+    ways = {name: replace(detector.settings, **changed) for name, changed in FUSIONS.items()}
+    ways["weighted"] = replace(detector.settings, member_weights=members)
+    evaluators = {name: CocoEvaluator(annotations) for name in ways}
     for i in range(len(images)):
         inputs, width, height = images[i]
         outputs = detector.model(normalize(torch.as_tensor(inputs)[None].to(detector.device)))
-        boxes = member_boxes(*outputs, detector.model.default_boxes, detector.settings)
-        found.append((annotations.images[i].id, width, height, boxes))
-    lines = []
-    for conf, iou in product(get_args(ConfType), FUSION_IOUS):
-        settings, evaluator = replace(detector.settings, fusion_conf=conf, fusion_iou=iou), CocoEvaluator(annotations)
-        for image, width, height, boxes in found:
+        boxes = head_boxes(detector.model, *outputs, detector.settings)
+        for name, settings in ways.items():
             pixels = to_pixels(fuse(boxes, settings)[0], int(width), int(height), detector.input)
-            evaluator.add(image, pixels.boxes.double().numpy(), pixels.scores.double().numpy(), pixels.labels.numpy())
+            columns = (pixels.boxes.double().numpy(), pixels.scores.double().numpy(), pixels.labels.numpy())
+            evaluators[name].add(annotations.images[i].id, *columns)
+    found = {}
+    for name, evaluator in evaluators.items():
         metrics = evaluator.metrics()
-        lines.append({"fusion_conf": conf, "fusion_iou": iou, "AP": metrics["AP"], "AP50": metrics["AP50"]})
-    return lines
+        found[name] = {key: round(metrics[key], 5) for key in ("AP", "AP50")}
+    found["nms"]["resampled_AP"] = resampled_ap(annotations, evaluators["nms"].results())
+    return found
 
 
 def recipe(last: Path) -> dict[str, Any]:
@@ -158,6 +180,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "words": row.words,
         "start": row.start,
         "categories": row.categories,
+        "images": row.images,
         "members": row.members,
         "seed": seed,
         "metrics": metrics,
@@ -169,11 +192,19 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if row.task == "det":
-        annotations = load_annotations(annotations_file(row, "val", data, work), None)
+        annotations = load_annotations(annotations_file(row, "val", seed, data, work), None)
         result["resampled_AP"] = resampled_ap(annotations, load_results(evaluation / "detections.json", annotations))
         if row.members > 1:
-            result["fusion"] = fusion_sweep(last, row, data, work)
+            members = [member["AP"] for member in metrics["members"]]
+            result["fusion"] = fusions(last, row, seed, members, data, work)
     return result
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """A line for each part, so that a file stays short and a change to it can be read."""
+    lines = (f"{json.dumps(name)}: {json.dumps(part)}" for name, part in result.items())
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_atomically(path, lambda file: file.write_text(text))
 
 
 def compare(result: dict[str, Any], protocol: str) -> None:
@@ -219,7 +250,7 @@ def main() -> None:
             return
         print(f"=== {row.name}, seed {seed}", flush=True)
         result = measure(row, seed, arguments.data.resolve(), arguments.work.resolve())
-        write_json(result, target)
+        write_result(result, target)
         compare(result, arguments.protocol)
 
 
