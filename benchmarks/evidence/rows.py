@@ -90,14 +90,16 @@ _FEW_TINY = (
 
 
 def _at_widths(
-    name: str, data: str, config: str, words: tuple[str, ...], widths: dict[int, tuple[int, ...]]
+    name: str, data: str, config: str, words: tuple[str, ...], widths: dict[int, tuple[int, ...]], **options: Any
 ) -> list[Row]:
     """A recipe at several widths of resnet10, each at several S."""
     return [
         row
         for width, members in widths.items()
         for row in _divided(
-            f"{name}_w{width}", data, config, f"--model.backbone=resnet10_{width}", *words, members=members
+            *(f"{name}_w{width}", data, config, f"--model.backbone=resnet10_{width}", *words),
+            members=members,
+            **options,
         )
     ]
 
@@ -145,6 +147,11 @@ CPU = [
     *_at_widths(
         *("cells", "bccd", "det/bccd.yaml", ("--train.precision=bf16",)),
         {12: (1,), 24: (1, 2, 4), 48: (1, 2, 4), 96: (1,)},
+    ),
+    *_at_widths(
+        *("cells50", "bccd", "det/bccd.yaml", ("--train.precision=bf16",)),
+        {12: (1, 2, 4), 24: (1, 2, 4), 48: (1, 2, 4)},
+        images=50,
     ),
     *_lite("lite_person", ("person",)),
     *_lite("lite_all", ()),
