@@ -1,5 +1,6 @@
 """The figures of docs/evidence.md by name: what a run's result file says, and what the runs of a row say together."""
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ Result = dict[str, Any]
 LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "stem", "members", "how", "batch_size")
 COSTS = {"params": 1e6, "own_params": 1e6, "gflops": 1}
 DIGITS = {"cls": 2, "det": 3}
+AT_WIDTH = re.compile(r"(?P<family>\w+)_w(?P<width>\d+)_s(?P<members>\d+)")  # names of rows at several widths
 
 
 def value(result: Result, name: str) -> float | None:
@@ -24,7 +26,7 @@ def value(result: Result, name: str) -> float | None:
         result: of a result file.
         name: ``members``, the mean of the members' top-1 (%) or AP; ``best``, the best member's; ``gain``, what the
             ensemble has above that; ``params``, ``own_params`` (millions) and ``gflops``; ``minutes``; or a metric of
-            eval_cls.py or eval_det.py, or a rule of ensemble.
+            eval_cls.py or eval_det.py, a rule of ensemble, or a way of fusion.
     """
     metrics, main = result["metrics"], METRIC[result["task"]]
     members = [member[main] for member in metrics["members"]]
@@ -35,7 +37,9 @@ def value(result: Result, name: str) -> float | None:
         return result["cost"][name] / COSTS[name]
     if name == "minutes":
         return result["minutes"]
-    return metrics[name] if name in metrics else metrics["combine"][name]
+    if name in metrics:
+        return metrics[name]
+    return metrics["combine"][name] if result["task"] == "cls" else result["fusion"][name]["AP"]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -45,13 +49,22 @@ def spread(values: list[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def interval(differences: list[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean by Student's t; None of fewer than two values, or of equal ones."""
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        return None
+    return tuple(
+        stats.t.interval(0.95, len(differences) - 1, loc=np.mean(differences), scale=stats.sem(differences)).tolist()
+    )
+
+
 class Figures:
     """All results of a protocol.
 
     Attributes:
         rows: results by row, in the order of names and seeds.
         wholes: by row, that of the undivided network that it is compared with.
-        latencies: milliseconds of a batch as latency.py measured them, by ``LATENCY_KEYS``; ``quartiles``: theirs.
+        latencies: milliseconds of a batch as latency.py measured them, by ``LATENCY_KEYS``.
     """
 
     def __init__(self, folder: Path, wholes: dict[str, str]):
@@ -67,7 +80,6 @@ class Figures:
         timed = folder / "latency.json"
         lines = read_json(timed)["lines"] if timed.exists() else []
         self.latencies = {tuple(line[key] for key in LATENCY_KEYS): line["milliseconds"] for line in lines}
-        self.quartiles = {tuple(line[key] for key in LATENCY_KEYS): line["quartiles"] for line in lines}
 
     def of(self, row: str) -> list[Result]:
         """The runs of a row; UserError where there are none."""
@@ -75,10 +87,23 @@ class Figures:
             raise UserError(f"no results of {row}: train it, or leave it out of conclusions.md")
         return self.rows[row]
 
+    def widths(self) -> dict[str, dict[int, dict[int, str]]]:
+        """The rows at several widths: names by family, width and S."""
+        found: dict[str, dict[int, dict[int, str]]] = {}
+        for row in self.rows:
+            if named := AT_WIDTH.fullmatch(row):
+                widths = found.setdefault(named["family"], {})
+                widths.setdefault(int(named["width"]), {})[int(named["members"])] = row
+        return {family: dict(sorted(widths.items())) for family, widths in found.items()}
+
     def values(self, row: str, name: str) -> list[float]:
         """A figure of every run that has it."""
         found = (value(result, name) for result in self.of(row))
         return [one for one in found if one is not None]
+
+    def average(self, row: str, name: str | None = None) -> float:
+        """A figure's mean over the runs; default: top-1 or AP."""
+        return float(np.mean(self.values(row, name or METRIC[self.of(row)[0]["task"]])))
 
     def mean(self, row: str, name: str, digits: int | None = None) -> str:
         """A figure's mean ± standard deviation over the runs."""
@@ -93,44 +118,55 @@ class Figures:
         return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
     def above(self, row: str) -> str:
-        """By how much a row's mean top-1 or AP is above its undivided network's: see `difference`."""
+        """By how much a row's top-1 or AP is above its undivided network's: see ``difference``."""
         whole = self.wholes[row]
-        return "–" if whole == row or whole not in self.rows else self.difference([row], [whole])
+        return "–" if whole == row or whole not in self.rows else self.difference(row, whole)
 
-    def difference(self, rows: list[str], others: list[str], name: str | None = None) -> str:
-        """The difference of two groups' means with its 95 % interval over runs (Welch's), which takes two of each.
+    def differences(self, row: str, other: str, name: str | None = None, other_name: str | None = None) -> list[float]:
+        """A row's figure less another row's, run by run: of the same seed, which has drawn the same images for both."""
+        name = name or METRIC[self.of(row)[0]["task"]]
+        theirs = {result["seed"]: value(result, other_name or name) for result in self.of(other)}
+        pairs = [(value(result, name), theirs.get(result["seed"])) for result in self.of(row)]
+        return [own - their for own, their in pairs if own is not None and their is not None]
 
-        Args:
-            rows: whose runs are one group.
-            others: whose runs are the other.
-            name: figure; default: top-1 or AP.
-        """
-        task = self.of(rows[0])[0]["task"]
-        ours, theirs = (
-            [one for row in group for one in self.values(row, name or METRIC[task])] for group in (rows, others)
-        )
-        text = f"{np.mean(ours) - np.mean(theirs):+.{DIGITS[task]}f}"
-        if min(len(ours), len(theirs)) < 2 or np.ptp(ours) == np.ptp(theirs) == 0:
-            return text
-        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-        return f"{text} ({low:+.{DIGITS[task]}f} to {high:+.{DIGITS[task]}f})"
+    def difference(
+        self, row: str, other: str, name: str | None = None, other_name: str | None = None, scale: float = 1.0
+    ) -> str:
+        """The mean of ``differences``, times ``scale``, with its 95 % interval over runs (paired, Student's t)."""
+        found = [scale * one for one in self.differences(row, other, name, other_name)]
+        if not found:
+            return "–"
+        digits = DIGITS[self.of(row)[0]["task"]]
+        text = f"{np.mean(found):+.{digits}f}"
+        if bounds := interval(found):
+            text += f" ({bounds[0]:+.{digits}f} to {bounds[1]:+.{digits}f})"
+        return text
 
     def relative(self, row: str, name: str) -> str:
         """A figure as part of its undivided network's, less 1, in percent."""
         ours, theirs = (np.mean(self.values(one, name)) for one in (row, self.wholes[row]))
         return f"{100 * (ours / theirs - 1):+.0f} %"
 
-    def over_images(self, row: str) -> str:
-        """The 95 % interval of a detector's difference to S=1 over images: percentiles of the bootstrap.
+    def over_images(self, row: str, other: str | None = None) -> str:
+        """The 95 % interval of a detector's difference over images: percentiles of the bootstrap, the same draws.
 
         Runs of a row are averaged before, so what runs differ by is in it as little as their number allows.
+
+        Args:
+            row: of the detector.
+            other: row that it is compared with; default: S=1.
         """
-        other = self.wholes[row]
+        other = other or self.wholes[row]
         if other == row or other not in self.rows:
             return "–"
         ours, theirs = (np.mean([r["resampled_AP"] for r in self.of(one)], axis=0) for one in (row, other))
-        low, high = np.percentile(ours - theirs, [2.5, 97.5])
-        return f"{low:+.3f} to {high:+.3f}"
+        return _percentiles(ours - theirs)
+
+    def fusion_over_images(self, row: str, way: str = "nms") -> str:
+        """The like interval of what the recipe's fusion has above another way of fusion."""
+        runs = self.of(row)
+        ours = np.mean([r["resampled_AP"] for r in runs], axis=0)
+        return _percentiles(ours - np.mean([r["fusion"][way]["resampled_AP"] for r in runs], axis=0))
 
     def latency(self, result: Result) -> float:
         """Milliseconds of one image the fastest way, in sequence or at once; NaN where it was not measured."""
@@ -142,8 +178,7 @@ class Figures:
         """`latency` of a row's network."""
         return f"{self.latency(self.of(row)[0]):.3g}"
 
-    def fused(self, row: str, conf: str, iou: float, digits: int = 3) -> str:
-        """AP by a rule and a threshold of fusion: mean ± standard deviation over the runs."""
-        lines = [line for result in self.of(row) for line in result["fusion"]]
-        wanted = [line["AP"] for line in lines if (line["fusion_conf"], line["fusion_iou"]) == (conf, iou)]
-        return spread(wanted, digits)
+
+def _percentiles(differences: np.ndarray) -> str:
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return f"{low:+.3f} to {high:+.3f}"

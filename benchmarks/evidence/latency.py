@@ -8,6 +8,7 @@ Post-processing is not in it.
 """
 
 import argparse
+import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from detection.data.coco_json import read_json
 from divdet.engine.cli import run
 from divdet.engine.concurrency import Graphs, concurrent
 from divdet.engine.devices import autocast, precision_dtype, resolve_device
-from divdet.engine.files import write_json
+from divdet.engine.files import write_atomically
 from divdet.engine.timing import side_by_side
 from divdet.engine.tuning import keep_freed_memory
 
@@ -30,12 +31,12 @@ HERE = Path(__file__).parent
 
 
 def networks(folder: Path) -> dict[Network, list[int]]:
-    """What the result files are of, with their numbers of members, and 1."""
+    """What the result files are of, with their numbers of members."""
     found: dict[Network, set[int]] = {}
     for path in sorted(folder.glob("*-*.json")):
         result = read_json(path)
         facts = {name: result["cost"][name] for name in Network.__dataclass_fields__}
-        found.setdefault(Network(**facts), {1}).add(result["members"])
+        found.setdefault(Network(**facts), set()).add(result["members"])
     return {network: sorted(members) for network, members in found.items()}
 
 
@@ -94,7 +95,9 @@ def main() -> None:
         for size in (1, 32 if gpu else 8)
         for line in time_network(network, divisions, size, arguments.rounds, "bf16" if gpu else "float32")
     ]
-    write_json({"machine": machine(), "rounds": arguments.rounds, "lines": lines}, folder / "latency.json")
+    text = ",\n".join(map(json.dumps, lines))
+    head = f'{{"machine": {json.dumps(machine())}, "rounds": {arguments.rounds}, "lines": [\n'
+    write_atomically(folder / "latency.json", lambda file: file.write_text(f"{head}{text}\n]}}\n"))
 
 
 if __name__ == "__main__":
