@@ -82,6 +82,12 @@ _FEW = (
     *("--train.epochs=45", "--train.warmup_epochs=3", "--train.cot_warmup_epochs=6", "--train.evaluate_every=15"),
     *("--train.batch_size=64", "--train.lr=0.1", "--train.label_smoothing=0.1", "--train.precision=bf16"),
 )
+# The same with all of the paper's augmentation, and epochs for it
+_FULL = (
+    *_FEW,
+    *("--data.auto_augment=cifar10", "--data.erasing=0.5", "--train.mixup=0.2"),
+    *("--train.epochs=90", "--train.warmup_epochs=6", "--train.cot_warmup_epochs=12", "--train.evaluate_every=30"),
+)
 _FEW_TINY = (
     *("--model.stem=imagenet", "--data.image_size=64", "--data.limit=4000"),
     *("--train.epochs=45", "--train.warmup_epochs=3", "--train.cot_warmup_epochs=6", "--train.evaluate_every=15"),
@@ -141,6 +147,7 @@ CPU = [
             whole="cifar2k_w64_s1",
         )
     ],
+    *_at_widths(*("cifar2k_full", "cifar10.npz", _SMALL, _FULL), {16: (1, 4), 32: (1, 4), 64: (1, 2, 4), 128: (1, 4)}),
     *_at_widths(
         *("tiny4k", "tinyimagenet64.npz", _SMALL, _FEW_TINY), {16: (1, 4), 32: (1, 4), 64: (1, 2, 4), 128: (1, 4)}
     ),
