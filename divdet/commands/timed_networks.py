@@ -48,6 +48,11 @@ class TimedNetwork:
         """cls or det."""
         return "det" if self.head else "cls"
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.backbone} S={self.members}"
+
     def create(self, device: torch.device) -> nn.Module:
         """Creates it in evaluation mode.
 
