@@ -12,7 +12,7 @@ import torch
 
 from classification.backbones import TIMM
 from classification.backbones.cost import choose_image_size
-from classification.backbones.registry import DATASETS, default_dataset
+from classification.backbones.registry import DATASETS, Dataset, default_dataset
 from detection.heads import input_of
 from detection.models.cost import foreground_classes
 from detection.prediction_settings import PostprocessSettings, Runtime
@@ -122,12 +122,12 @@ def _read(config: Plan, device: str) -> tuple[Field, list[Runtime]]:
     task = config.task or (runs[0].network.task if runs else "det")
     runtimes = _runtimes(config, task, device, faults)
     faults += wrong
-    if not config.backbones and not config.runs:
+    field, names = None, [name for name in map(str.strip, (config.backbones or "").split(",")) if name]
+    if not names and not config.runs:
         faults.append("--backbones is missing: give names such as resnet10_24,resnet10_48, or --runs of your own")
-    field = None
-    if not wrong:  # the runs decide what the backbones are compared on
+    elif not wrong:  # the runs decide what the backbones are compared on
         try:
-            field = _field(config, task, runs, faults)
+            field = _field(config, task, list(dict.fromkeys(names)), runs, faults)
         except UserError as error:
             faults.append(str(error))
     if faults or field is None:
@@ -141,23 +141,22 @@ def _runtimes(config: Plan, task: str, device: str, faults: list[str]) -> list[R
     named = [name.strip() for name in config.runtimes.split(",")] if config.runtimes is not None else []
     if unknown := [name for name in named if name not in get_args(Runtime)]:
         faults.append(f"--runtimes {config.runtimes}: {unknown[0]!r} is none of {', '.join(get_args(Runtime))}")
+    elif task == "cls" and named not in ([], ["torch"]):
+        faults.append(f"--runtimes {config.runtimes}: classifiers run in torch alone: leave it out")
     if task == "cls":
-        if named not in ([], ["torch"]):
-            faults.append(f"--runtimes {config.runtimes}: classifiers run in torch alone: leave it out")
         return ["torch"]
     return list(dict.fromkeys(named)) or (["torch"] if device == "cuda" else ["torch", "onnxruntime", "openvino"])
 
 
-def _field(config: Plan, task: str, runs: Sequence[Run], faults: list[str]) -> Field:
+def _field(config: Plan, task: str, names: list[str], runs: Sequence[Run], faults: list[str]) -> Field:
     """The candidates: the runs, then each backbone by each number of members."""
-    names = list(dict.fromkeys(name.strip() for name in (config.backbones or "").split(",") if name.strip()))
     candidates, refused, recipe, notes = [], [], None, []
     for run in runs:
         try:
             candidates.append(Candidate(run.name, run.network, run.network.cost(), run.accuracy))
         except UserError as error:
             faults.append(f"{run.name}: {error}")
-    data = runs[0].data if runs else config.dataset or ("coco" if task == "det" else default_dataset(names[0]))
+    data = runs[0].data if runs else config.dataset or ("coco" if task == "det" else _default_data(names))
     if runs and (config.dataset or config.recipe):
         faults.append("--dataset and --recipe are for backbones alone: with --runs the data are the runs'")
     if names:
@@ -182,12 +181,22 @@ def _shape(config: Plan, task: str, data: str, known: list[Known], runs: Sequenc
         size = input_of(config.head, config.image_size, "--image_size").size
         return TimedNetwork("", 1, like.classes if like else _classes(data), size, config.head)
     if like and (runs or config.recipe or data not in DATASETS):
-        shape = replace(like, backbone="", members=1)
-        return replace(shape, image_size=config.image_size or like.image_size)
-    if data not in DATASETS:
+        facts = Dataset(like.form, like.classes, like.image_size)
+    elif data in DATASETS:
+        facts = DATASETS[data]
+    else:
         raise UserError(f"--dataset {data}: give one of {', '.join([*DATASETS, *_known_data(task)])}")
-    facts = DATASETS[data]
     return TimedNetwork("", 1, facts.num_classes, choose_image_size(config.image_size, facts), form=facts.form)
+
+
+def _default_data(names: list[str]) -> str:
+    """The data set of the first backbone that is one; the others are refused later."""
+    for name in names:
+        try:
+            return default_dataset(name)
+        except UserError:
+            continue
+    return "cifar100"
 
 
 def _classes(data: str) -> int:
@@ -264,9 +273,9 @@ def _measured(task: str, timer: Timer) -> list[str]:
     what = "from normalized images to the ensemble's scores"
     if task == "det":
         what = "from uint8 images of the input's size to fused boxes (reading and resizing are not in it)"
-    low, high = min(timer.reference), max(timer.reference)
-    drift = f"beside the others the first network took {low:.3g} to {high:.3g} ms: differences below that mean nothing"
-    return [f"milliseconds and images/s here, {what}", *([drift] if len(timer.reference) > 1 else [])]
+    drift = max(timer.reference) / min(timer.reference)
+    speed = f"the machine's speed, which moved by a factor of {drift:.2f} meanwhile: smaller differences mean nothing"
+    return [f"milliseconds and images/s here, {what}", *([speed] if len(timer.reference) > 1 else [])]
 
 
 def _assumed(task: str, field: Field) -> list[str]:

@@ -68,6 +68,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.plot(unknown, [0] * len(unknown), "|k", transform=axes.get_xaxis_transform(), label="accuracy unknown")
     if found["budget_ms"] is not None:
         axes.axvline(found["budget_ms"], color="gray", linestyle=":", label="budget")
+    axes.margins(y=0.15)
     axes.set(xlabel="milliseconds an image", ylabel=found["metric"], xlim=(0, None))
     axes.set_title(f"{found['data']}, {found['device']}")
     axes.legend()
