@@ -15,7 +15,7 @@ def describe(found: dict[str, Any]) -> str:
     names = {"cls": "classifiers", "det": "detectors"}
     lines = [
         f"{names[found['task']]} for {found['data']}{f', recipe {recipe}' if recipe else ''}: {found['precision']}, "
-        f"{found['device']}, torch {found['torch']}",
+        f"{found['device']}, threads {found['threads']}, torch {found['torch']}",
         "",
     ]
     head = ["candidate", "M params", "GFLOPs", "ms, batch 1 (quartiles)", f"images/s, batch {found['batch_size']}"]
@@ -64,8 +64,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         if row["front"]:
             place = (row["milliseconds"], row["accuracy"]["value"])
             axes.annotate(row["name"], place, xytext=(4, -10), textcoords="offset points", fontsize=7)
-    unknown = [row["milliseconds"] for row in found["candidates"] if not row["accuracy"]]
-    axes.plot(unknown, [0] * len(unknown), "|k", transform=axes.get_xaxis_transform(), label="accuracy unknown")
+    if unknown := [row["milliseconds"] for row in found["candidates"] if not row["accuracy"]]:
+        axes.plot(unknown, [0] * len(unknown), "|k", transform=axes.get_xaxis_transform(), label="accuracy unknown")
     if found["budget_ms"] is not None:
         axes.axvline(found["budget_ms"], color="gray", linestyle=":", label="budget")
     axes.margins(y=0.15)

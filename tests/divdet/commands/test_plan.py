@@ -308,7 +308,7 @@ def test_runs_of_classifiers(run: Path, tmp_path: Path) -> None:
     saved = {
         "kind": "classification",
         "model": {"a": torch.zeros(1), "b": torch.zeros(1)},
-        "config": {"model": {"backbone": "wrn16_8", "members": 2}, "data": {"dataset": "cifar100", "root": "there"}},
+        "config": {"model": {"backbone": "wrn16_1", "members": 2}, "data": {"dataset": "cifar100", "root": "there"}},
         "meta": {"classes": ["a", "b", "c"], "image_size": 24, "stem": "cifar"},
         "epoch": 2,
         "history": [{"epoch": 1, "top1": 60.0}, {"epoch": 2, "top1": 50.0}],
@@ -316,9 +316,15 @@ def test_runs_of_classifiers(run: Path, tmp_path: Path) -> None:
     torch.save(saved, tmp_path / "best.pt")
     (found,), faults = read_runs([str(tmp_path / "best.pt")], None)
     assert faults == []
-    assert found.network == TimedNetwork("wrn16_8", 2, 3, 24, form="cifar")
+    assert found.network == TimedNetwork("wrn16_1", 2, 3, 24, form="cifar")
     assert (found.accuracy.value, found.data) == (60.0, "there")
     assert "is a detector and" in read_runs([str(tmp_path), str(run)], None)[1][0]
+    # Data that is called as ours may be another
+    saved["config"]["data"]["root"] = "cifar10"
+    saved["meta"] = {"classes": list("abcdefghij"), "image_size": 32, "stem": "cifar"}
+    torch.save(saved, tmp_path / "best.pt")
+    planned = plan(str(tmp_path), "--backbones=resnet10_16", "--members=1")["candidates"]
+    assert [one["accuracy"] for one in planned if one["backbone"] == "resnet10_16"] == [None]
     torch.save(saved | {"meta": {"classes": []}}, tmp_path / "best.pt")
     assert "best.pt: its classes, image_size or stem is damaged" in read_runs([str(tmp_path)], None)[1][0]
 
