@@ -24,7 +24,14 @@ SHORT = {
     "train-det": ["--train.epochs=1", "--train.warmup_epochs=0", "--train.workers=0", "--report=false"],
     "train-cls": ["--train.epochs=1", "--train.warmup_epochs=0", "--train.cot_warmup_epochs=0", "--train.workers=0"],
     "benchmark": ["--rounds=2", "--seconds=0.01", "--batch_sizes=1", "--backbone=resnet10_16"],
-    "plan": ["--rounds=2", "--seconds=0.01", "--batch_size=1", "--backbones=resnet10_16", "--runtimes=torch"],
+    "plan": [
+        "--rounds=2",
+        "--seconds=0.01",
+        "--batch_size=1",
+        "--backbones=resnet10_16",
+        "--members=2",
+        "--runtimes=torch",
+    ],
 }
 
 
