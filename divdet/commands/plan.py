@@ -164,7 +164,9 @@ def _field(config: Plan, task: str, names: list[str], runs: Sequence[Run], fault
         shape = _shape(config, task, data, known, runs)
         networks, refused = _divided(names, shape, config, faults)
         recipe, joined, notes = _join(networks, known, config.recipe)
-        candidates += [Candidate(one.title, one, cost, joined.get(one)) for one, cost in networks.items()]
+        trained = {run.network for run in runs}
+        untrained = {one: cost for one, cost in networks.items() if one not in trained}
+        candidates += [Candidate(one.title, one, cost, joined.get(one)) for one, cost in untrained.items()]
     return Field(data, recipe, candidates, refused, notes)
 
 
@@ -178,7 +180,8 @@ def _shape(config: Plan, task: str, data: str, known: list[Known], runs: Sequenc
         known = [one for one in known if one.recipe == config.recipe]
     like = runs[0].network if runs else known[0].network if known else None
     if task == "det":
-        size = input_of(config.head, config.image_size, "--image_size").size
+        own = like.image_size if config.recipe and like and like.head == config.head else None
+        size = input_of(config.head, own if config.image_size is None else config.image_size, "--image_size").size
         return TimedNetwork("", 1, like.classes if like else _classes(data), size, config.head)
     if like and (runs or config.recipe or data not in DATASETS):
         facts = Dataset(like.form, like.classes, like.image_size)

@@ -262,7 +262,8 @@ def test_runs_have_their_own_accuracy(run: Path, tmp_path: Path) -> None:
             line["AP"] = value
 
     other = changed(run, tmp_path / "single", better)
-    found = plan("--runs", str(run), other, "--backbones=resnet10_4", "--members=2", "--runtimes=torch")
+    words = ["--backbones=resnet10_4,resnet10_16", "--members=2", "--runtimes=torch"]
+    found = plan("--runs", str(run), other, *words)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = max(lines, key=lambda line: line["AP"])
     by_name = {one["name"]: one for one in found["candidates"]}
@@ -272,6 +273,7 @@ def test_runs_have_their_own_accuracy(run: Path, tmp_path: Path) -> None:
     assert (own["backbone"], own["members"], own["head"], own["classes"]) == ("resnet10_16", 2, "ssd300", 6)
     assert by_name[f"{other}, torch"]["accuracy"]["value"] == 0.9
     assert by_name[f"{other}, torch"]["members"] == 1
+    assert "resnet10_16 S=2, torch" not in by_name  # it is the run's
     # The backbones have the runs' classes, and no accuracy of other data
     assert (by_name["resnet10_4 S=2, torch"]["classes"], by_name["resnet10_4 S=2, torch"]["accuracy"]) == (6, None)
     assert found["data"] == str(run.parent / "data")
