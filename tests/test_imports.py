@@ -84,6 +84,7 @@ def test_detection_has_few_floors() -> None:
         "divdet.commands",
         "divdet.commands.settings",
         "divdet.commands.demo_settings",
+        "divdet.commands.network_settings",
         "divdet.commands.serve_settings",
         "detection.settings",
         "classification.settings",

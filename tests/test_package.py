@@ -9,6 +9,7 @@ import pytest
 
 import divdet
 from divdet.__main__ import run
+from divdet.commands.known_accuracies import FILE
 from tests.processes import ROOT, environment
 
 
@@ -39,6 +40,7 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     assert "backbone: resnet10_24" in divdet_command("train-det", "--config", "bccd", "--print_config")
     assert "WRN" in divdet_command("summary", "--backbone", "wrn28_10", "--members", "2").upper()
     assert list(tmp_path.iterdir()) == []
+    assert (installed / "divdet/commands/known_accuracies.json").read_bytes() == FILE.read_bytes()
 
 
 def test_every_recipe_has_a_name_of_its_own() -> None:

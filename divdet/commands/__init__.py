@@ -118,6 +118,12 @@ COMMANDS = {
         f"{_NETWORK}:Benchmark",
         "divdet.commands.benchmark:print_benchmark",
     ),
+    "plan": Command(
+        "times widths, S and runtimes here, and says which are worth their time",
+        f"{_NETWORK}:Plan",
+        "divdet.commands.plan:print_plan",
+        positional="runs",
+    ),
     "quickstart": Command(
         "runs the whole pipeline on generated images",
         f"{_NETWORK}:Quickstart",

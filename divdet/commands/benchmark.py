@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from classification.backbones.cost import choose_image_size
 from classification.backbones.registry import BACKBONES, default_dataset, find_dataset
-from classification.backbones.timm_models import output_shape
-from classification.ensemble import create_ensemble
 from detection.heads import input_of
 from detection.models.cost import foreground_classes
-from detection.models.head import DividedDetector, create_detector
 from detection.postprocess import fuse, head_boxes
 from detection.prediction_settings import PostprocessSettings
 from divdet.commands.benchmark_table import POSTPROCESSED, describe, draw
 from divdet.commands.network_settings import Benchmark
+from divdet.commands.timed_networks import TimedNetwork, device_title, difference, note_load, positive_numbers
 from divdet.engine.concurrency import Graphs, concurrent, threads_of
 from divdet.engine.devices import autocast, precision_dtype, resolve_precision, use_device
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder, write_json
 from divdet.engine.settings import Concurrency
 from divdet.engine.timing import side_by_side
-
-# Scores above the threshold, of each member on an image: no fewer than a trained detector has.
-CANDIDATES = 1000
 
 
 def print_benchmark(config: Benchmark) -> None:
@@ -41,16 +34,12 @@ def print_benchmark(config: Benchmark) -> None:
             of concurrency that this machine lacks.
     """
     device = use_device(config.device)
-    if device.type == "cpu" and (load := os.getloadavg()[0]) > 0.5 * _cores():
-        print(
-            f"note: a load of {load:.1f} on {_cores()} cores: beside other programs, times and ratios are far off",
-            file=sys.stderr,
-        )
+    note_load(device)
     sizes = _batch_sizes(config, device)
     if config.precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16: is for a GPU; on a CPU use float32 or bf16")
     torch.manual_seed(config.seed)
-    single, divided = (_network(config, members, device) for members in (1, config.members))
+    single, divided = (_network(config, members).create(device) for members in (1, config.members))
     runners, missing = _runners(config, divided, device)
     folder = make_folder(config.output) if config.output else None  # before the time is spent
     rows = [row for size in sizes for row in _time(config, single, divided, runners, size, device)]
@@ -61,7 +50,7 @@ def print_benchmark(config: Benchmark) -> None:
         "head": config.head if config.task == "det" else None,
         "image_size": _image_size(config),
         "precision": resolve_precision(config.precision, device),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cores()} CPU cores",
+        "device": device_title(device),
         "torch": torch.__version__,
         "rows": rows,
         "missing": missing,
@@ -72,32 +61,19 @@ def print_benchmark(config: Benchmark) -> None:
         draw(found, folder / "benchmark.png")
 
 
-def _cores() -> int:
-    return torch.get_num_threads() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0))
-
-
 def _batch_sizes(config: Benchmark, device: torch.device) -> list[int]:
     listed = config.batch_sizes or ("1,8,32,100" if device.type == "cuda" else "1,8")
-    words = [word.strip() for word in listed.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
-        raise UserError(f"--batch_sizes {listed}: give numbers of images from 1, separated by commas")
-    return list(dict.fromkeys(int(word) for word in words))
+    return positive_numbers(listed, "--batch_sizes", "numbers of images")
 
 
-def _network(config: Benchmark, members: int, device: torch.device) -> nn.Module:
+def _network(config: Benchmark, members: int) -> TimedNetwork:
     if not config.backbone:
         raise UserError(f"--backbone is missing: one of {', '.join(BACKBONES)}")
     size = _image_size(config)
     if config.task == "det":
-        network = create_detector(config.head, config.backbone, members, foreground_classes(config.dataset), size)
-    else:
-        dataset = find_dataset(_dataset(config))
-        network = create_ensemble(config.backbone, members, dataset.num_classes, _dataset(config))
-        output_shape(network, config.backbone, size)
-    network = network.to(device, memory_format=torch.channels_last).eval()
-    if config.task == "det":
-        _find_candidates(network, torch.randn(1, 3, size, size, device=device))
-    return network
+        return TimedNetwork(config.backbone, members, foreground_classes(config.dataset), size, config.head)
+    dataset = find_dataset(_dataset(config))
+    return TimedNetwork(config.backbone, members, dataset.num_classes, size, form=dataset.form)
 
 
 def _dataset(config: Benchmark) -> str:
@@ -108,27 +84,6 @@ def _image_size(config: Benchmark) -> int:
     if config.task == "det":
         return input_of(config.head, config.image_size, "--image_size").size
     return choose_image_size(config.image_size, find_dataset(_dataset(config)))
-
-
-@torch.inference_mode()
-def _find_candidates(network: DividedDetector, image: Tensor) -> None:
-    """Sets the class heads so that each member has about ``CANDIDATES`` scores above the threshold, not none or all."""
-    regressions, logits = network(image)
-    scale = 3 / logits.std().clamp(min=1e-12)
-    # The background's logit goes up, or where there is none, those of the classes go down.
-    first, sign = (slice(0, 1), 1) if network.background else (slice(None), -1)
-    low, high = 0.0, 60.0
-    for _ in range(20):
-        shift, values = (low + high) / 2, logits * scale
-        values[..., first] += sign * shift
-        _, scores = network.decode(regressions, values)
-        many = (scores > PostprocessSettings().score_threshold).sum() > CANDIDATES * len(logits)
-        low, high = (shift, high) if many else (low, shift)
-    weights = network.state_dict()
-    for key in network.class_keys():
-        weights[key] *= scale
-        if weights[key].ndim == 1:  # (class, box shape)
-            weights[key].unflatten(0, (network.background + network.num_classes, -1))[first] += sign * shift
 
 
 def _runners(
@@ -187,12 +142,14 @@ def _time(
         calls |= {"single network, graph": (single, Graphs(single.branches(), device, parallel=False))}
         calls |= {"members in sequence, graph": (divided, Graphs(divided.branches(), device, parallel=False))}
     calls |= {f"members at once, {how}": (divided, runner) for how, runner in runners.items()}
+    # On a GPU TF32 and half precision differ by algorithm.
+    limit = 1e-5 if device.type == "cpu" and dtype is None else 5e-2
     differences = {}
     for name, (network, runner) in calls.items():
         if network is divided:
             with threads_of(runner):
                 wanted = call(divided, None)
-            differences[name] = _difference(name, call(network, runner), wanted, strict=device.type == "cpu")
+            differences[name] = difference(name, call(network, runner), wanted, limit)
     rows = []
     for suffix, boxes in [("", False), (POSTPROCESSED, True)] if config.task == "det" else [("", False)]:
         ways = {name: lambda one=one, boxes=boxes: call(*one, boxes) for name, one in calls.items()}
@@ -209,12 +166,3 @@ def _time(
             for timing in timings
         ]
     return rows
-
-
-def _difference(name: str, found: Any, wanted: Any, strict: bool) -> float:
-    pairs = [(found, wanted)] if isinstance(wanted, Tensor) else list(zip(found, wanted, strict=True))
-    worst = max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
-    # On a GPU TF32 and half precision differ by algorithm.
-    if not worst <= (1e-5 if strict and wanted[0].dtype == torch.float32 else 5e-2):
-        raise UserError(f"{name}: its outputs differ from those in sequence by {worst:.2g} of the largest")
-    return worst

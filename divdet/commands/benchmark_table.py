@@ -36,14 +36,20 @@ def describe(found: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Plots images per second by batch size, post-processing left out."""
+def new_figure(path: Path) -> Any:
+    """A figure of matplotlib; None, with a word on stderr, where that is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         print(f"no {path}: the picture needs pip install -e '.[docs]'", file=sys.stderr)
+        return None
+    return Figure(figsize=(7, 4.5), layout="constrained")
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Plots images per second by batch size, post-processing left out."""
+    if (figure := new_figure(path)) is None:
         return
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for way in dict.fromkeys(row["way"] for row in found["rows"] if not row["way"].endswith(POSTPROCESSED)):
         rows = [row for row in found["rows"] if row["way"] == way]

@@ -1,6 +1,6 @@
 """What the commands for networks take: costs, times, published weights. Nothing here imports torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from detection.heads import find_head, input_of
@@ -129,3 +129,48 @@ class Benchmark(CommonSettings):
             raise UserError(f"rounds is {self.rounds}: choose at least 2")
         if not 0 < self.seconds < 3600:
             raise UserError(f"seconds is {self.seconds}: choose more than 0 and less than 3600")
+
+
+@dataclass
+class Plan(CommonSettings):
+    """Times candidates on this machine, joins known accuracies, and says which are worth their time, and which to take.
+
+    Attributes:
+        runs: folders of train-det or train-cls, or their checkpoints: each is a candidate with the best accuracy of its
+            own evaluations; all must be of the same validation data.
+        task: cls or det; default: that of the runs, else det.
+        backbones: names of backbones before dividing, separated by commas; of widths, such as resnet10_48 and wrn28_12,
+            too.
+        members: numbers S into which each of the backbones is divided, separated by commas.
+        head: what finds boxes behind the backbones (det), as model.head of a recipe.
+        dataset: whose accuracies are joined to the backbones, and of which the networks are: cifar10, cifar100, svhn or
+            imagenet (cls; default cifar100 where the first backbone has that form); coco, or the number of foreground
+            classes (det); or one of docs/evidence.md, such as bccd. Not with runs.
+        recipe: training whose accuracies are joined; default: the one that knows most of the candidates.
+        image_size: pixels a side; default: the data set's, the head's, or the recipe's.
+        runtimes: what runs detectors, separated by commas: torch, compile (minutes a network), onnxruntime, openvino;
+            default: torch and those of the last two that are installed. Classifiers run in torch.
+        budget_ms: milliseconds that an image may take; default: any.
+        batch_size: images at a time for images/s; default: 32 on a GPU and 8 on a CPU.
+        rounds: every way of a network is timed once in each; at least 2.
+        seconds: about how long one way runs in a round; at least one call.
+        precision: float32, bf16 or fp16 in torch and compile; the other runtimes have float32.
+        json: print one JSON object.
+        output: folder for plan.json and, with matplotlib, plan.png; default: write nothing.
+    """
+
+    runs: list[str] = field(default_factory=list)
+    task: Literal["cls", "det"] | None = None
+    backbones: str | None = None
+    members: str = "1,2,4"
+    head: str = "ssd300"
+    dataset: str | None = None
+    recipe: str | None = None
+    image_size: int | None = None
+    runtimes: str | None = None
+    budget_ms: float | None = None
+    batch_size: int | None = None
+    rounds: int = 7
+    seconds: float = 0.2
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    json: bool = False

@@ -98,7 +98,7 @@ def _notebook(name: str) -> Iterator[str]:
 _NAVIGATION = {
     "Start": "index first_ten_minutes own_data notebooks",
     "Guide": "how_it_works data training distributed logging heads prediction fusion evaluation",
-    "Deploy": "demo serving export",
+    "Deploy": "planning demo serving export",
     "Reference": "configuration recipes commands api troubleshooting",
     "Evidence": "evidence performance reliability reproduce decisions",
     "Project": "architecture contributing changelog",

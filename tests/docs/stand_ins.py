@@ -24,6 +24,14 @@ SHORT = {
     "train-det": ["--train.epochs=1", "--train.warmup_epochs=0", "--train.workers=0", "--report=false"],
     "train-cls": ["--train.epochs=1", "--train.warmup_epochs=0", "--train.cot_warmup_epochs=0", "--train.workers=0"],
     "benchmark": ["--rounds=2", "--seconds=0.01", "--batch_sizes=1", "--backbone=resnet10_16"],
+    "plan": [
+        "--rounds=2",
+        "--seconds=0.01",
+        "--batch_size=1",
+        "--backbones=resnet10_16",
+        "--members=2",
+        "--runtimes=torch",
+    ],
 }
 
 
@@ -82,6 +90,11 @@ def _checkpoint(template: Path, place: Path) -> None:
     shutil.copy(template / "detector.pt", place)
 
 
+def _run_folder(template: Path, place: Path) -> None:
+    place.mkdir()
+    shutil.copy(template / "detector.pt", place / "best.pt")
+
+
 def _annotations(template: Path, place: Path) -> None:
     """Of the validation images, as ``images`` and ``photos`` have no others."""
     shutil.copy(template / "data/annotations/instances_val.json", place)
@@ -115,6 +128,7 @@ STAND_INS: dict[str, Callable[[Path, Path], None]] = {
     "mine.yaml": _pipeline,
     **dict.fromkeys(["photo.jpg", "a.jpg", "b.jpg", "more.jpg", "street.jpg"], _photo),
     **dict.fromkeys(["runs/mine/best.pt", "runs/bccd/best.pt", "runs/quickstart/detector/best.pt"], _checkpoint),
+    **dict.fromkeys(["runs/s1", "runs/s4"], _run_folder),
     **dict.fromkeys(["best.pt", "new.pt", "ssd.pt", "fcos.pt"], _checkpoint),
     **dict.fromkeys(["train.json", "val.json", "instances_train.json", "instances_val.json"], _annotations),
     **dict.fromkeys(["yours.json", "theirs.json", "first.json", "second.json", "results.json"], _results),

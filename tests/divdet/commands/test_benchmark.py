@@ -10,8 +10,9 @@ import torch
 from detection.models.head import DividedDetector
 from detection.prediction_settings import PostprocessSettings
 from divdet.commands import benchmark as benchmark_command
-from divdet.commands.benchmark import CANDIDATES, print_benchmark
+from divdet.commands.benchmark import print_benchmark
 from divdet.commands.network_settings import Benchmark
+from divdet.commands.timed_networks import CANDIDATES
 from divdet.engine.errors import UserError
 from divdet.engine.timing import side_by_side
 
