@@ -14,7 +14,7 @@ from divdet.engine.errors import UserError
 
 Result = dict[str, Any]
 LATENCY_KEYS = ("task", "backbone", "classes", "image_size", "stem", "members", "how", "batch_size")
-COSTS = {"params": 1e6, "own_params": 1e6, "gflops": 1}
+COSTS = {"params": 1e6, "gflops": 1}
 DIGITS = {"cls": 2, "det": 3}
 AT_WIDTH = re.compile(r"(?P<family>\w+)_w(?P<width>\d+)_s(?P<members>\d+)")  # names of rows at several widths
 
@@ -25,7 +25,7 @@ def value(result: Result, name: str) -> float | None:
     Args:
         result: of a result file.
         name: ``members``, the mean of the members' top-1 (%) or AP; ``best``, the best member's; ``gain``, what the
-            ensemble has above that; ``params``, ``own_params`` (millions) and ``gflops``; ``minutes``; or a metric of
+            ensemble has above that; ``params`` (millions) and ``gflops``; ``minutes``; or a metric of
             eval_cls.py or eval_det.py, a rule of ensemble, or a way of fusion.
     """
     metrics, main = result["metrics"], METRIC[result["task"]]

@@ -106,7 +106,9 @@ def _recipe(result: Entry) -> str:
     shape = [result["cost"][key] for key in ("classes", "image_size", "stem")]
     settings = {name: part for name, part in result["recipe"].items() if name != "model"}
     others = {k: v for k, v in result["recipe"]["model"].items() if k not in ("backbone", "members")}
-    return json.dumps([result["task"], _data(result), start, shape, settings, others], sort_keys=True)
+    return json.dumps(
+        [result["task"], _data(result), result.get("images"), start, shape, settings, others], sort_keys=True
+    )
 
 
 def text(entries: list[Entry]) -> str:

@@ -9,7 +9,7 @@ Post-processing is not in it.
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,46 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.evidence.networks import Network
+from benchmarks.evidence.figures import LATENCY_KEYS
 from benchmarks.machine import machine
 from detection.data.coco_json import read_json
+from divdet.commands.timed_networks import TimedNetwork
 from divdet.engine.cli import run
 from divdet.engine.concurrency import Graphs, concurrent
 from divdet.engine.devices import autocast, precision_dtype, resolve_device
 from divdet.engine.files import write_atomically
+from divdet.engine.settings import Precision
 from divdet.engine.timing import side_by_side
 from divdet.engine.tuning import keep_freed_memory
 
 HERE = Path(__file__).parent
 
 
-def networks(folder: Path) -> dict[Network, list[int]]:
-    """What the result files are of, with their numbers of members."""
-    found: dict[Network, set[int]] = {}
+def networks(folder: Path) -> dict[TimedNetwork, list[int]]:
+    """What the result files are of, as networks of S=1, with their numbers of members."""
+    found: dict[TimedNetwork, set[int]] = {}
     for path in sorted(folder.glob("*-*.json")):
         result = read_json(path)
-        facts = {name: result["cost"][name] for name in Network.__dataclass_fields__}
-        found.setdefault(Network(**facts), set()).add(result["members"])
+        backbone, classes, size, stem = (result["cost"][key] for key in LATENCY_KEYS[1:5])
+        head = "ssd300" if result["task"] == "det" else None
+        network = TimedNetwork(backbone, 1, classes, size, head, stem)
+        found.setdefault(network, set()).add(result["members"])
     return {network: sorted(members) for network, members in found.items()}
 
 
-def time_network(network: Network, divisions: list[int], size: int, rounds: int, precision: str) -> list[dict]:
+def facts(network: TimedNetwork) -> dict[str, Any]:
+    """The first of ``LATENCY_KEYS``."""
+    values = (network.task, network.backbone, network.classes, network.image_size, network.form)
+    return dict(zip(LATENCY_KEYS[:5], values, strict=True))
+
+
+def time_network(
+    network: TimedNetwork, divisions: list[int], size: int, rounds: int, precision: Precision
+) -> list[dict[str, Any]]:
     """Milliseconds of a batch for each S, in sequence and at once, timed in turn."""
     device = resolve_device("auto")
-    images = torch.randn(size, *network.shape, device=device).to(memory_format=torch.channels_last)
+    images = torch.randn(size, 3, network.image_size, network.image_size, device=device)
+    images = images.to(memory_format=torch.channels_last)
     at_once = "graph" if device.type == "cuda" else "threads"
     ways: dict[tuple[int, str], Any] = {}
 
@@ -55,7 +68,7 @@ def time_network(network: Network, divisions: list[int], size: int, rounds: int,
             torch.cuda.synchronize()
 
     for members in divisions:
-        model = network.create(members).to(device, memory_format=torch.channels_last).eval()
+        model = replace(network, members=members).create(device)
         ways[members, "sequential"] = partial(call, model, None)
         if device.type == "cuda":
             ways[members, "graph, sequential"] = partial(call, model, Graphs(model.branches(), device, parallel=False))
@@ -90,7 +103,7 @@ def main() -> None:
         parser.error(f"{folder} has no results yet: python -m benchmarks.evidence.run {arguments.protocol}")
     keep_freed_memory()
     lines = [
-        asdict(network) | line
+        facts(network) | line
         for network, divisions in found.items()
         for size in (1, 32 if gpu else 8)
         for line in time_network(network, divisions, size, arguments.rounds, "bf16" if gpu else "float32")

@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.evidence.networks import of_checkpoint
 from benchmarks.evidence.resampling import resampled_ap
 from benchmarks.evidence.rows import METRIC, PROTOCOLS, ROWS, Row
 from benchmarks.machine import machine
@@ -37,6 +36,8 @@ from detection.detector import Detector, to_pixels
 from detection.evaluation.coco_metrics import CocoEvaluator
 from detection.postprocess import fuse, head_boxes
 from detection.preprocess import Normalize
+from divdet.commands.plan_runs import network_of
+from divdet.engine import checkpoint
 from divdet.engine.cli import run
 from divdet.engine.files import make_folder, write_atomically, write_json
 
@@ -162,6 +163,14 @@ def curve(folder: Path, metric: str) -> list[tuple[int, float, float | None]]:
     return [(one["epoch"], round(one["train_loss"], 4), one.get(metric)) for one in epochs]
 
 
+def cost(last: Path) -> dict[str, Any]:
+    """What decides a network's speed, but for S, and its parameters and operations."""
+    network = network_of(checkpoint.load(last))
+    counted = network.cost()
+    facts = {name: getattr(network, name) for name in ("task", "backbone", "classes", "image_size")}
+    return facts | {"stem": network.form, "params": counted.params, "gflops": counted.gflops, "macs": counted.macs}
+
+
 def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
     """Trains and evaluates one run; ``minutes`` are those of a training that went through without a stop."""
     whole, began = not (work / f"{row.name}-{seed}" / "last.pt").exists(), time.perf_counter()
@@ -186,7 +195,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "metrics": metrics,
         "curve": curve(last.parent, METRIC[row.task]),
         "recipe": recipe(last),
-        "cost": of_checkpoint(last, row.task).cost(row.members),
+        "cost": cost(last),
         "minutes": minutes,
         "machine": machine(),
         "threads": torch.get_num_threads(),

@@ -67,7 +67,7 @@ def _read(name: str) -> Run:
             raise UserError(f"{name}: no run of train-det or train-cls: it holds neither last.pt nor best.pt")
         path = files[0]
     saved = checkpoint.load(path)
-    network = _detector(saved) if saved.kind == "detection" else _classifier(saved)
+    network = network_of(saved)
     metric = METRIC[network.task]
     lines = [line for line in saved.history if isinstance(line.get(metric), int | float)]
     if not lines:
@@ -76,6 +76,11 @@ def _read(name: str) -> Run:
     accuracy = Accuracy(best[metric], f"measured: {name}, epoch {best.get('epoch', saved.epoch)}")
     fingerprint = saved.run.data.get("validation") if saved.run else None
     return Run(name, network, accuracy, _data(saved), fingerprint)
+
+
+def network_of(saved: Checkpoint) -> TimedNetwork:
+    """The network of a training checkpoint; UserError where the file lacks what it takes."""
+    return _detector(saved) if saved.kind == "detection" else _classifier(saved)
 
 
 def _detector(saved: Checkpoint) -> TimedNetwork:
