@@ -53,9 +53,8 @@ def interval(differences: list[float]) -> tuple[float, float] | None:
     """The 95 % interval of the mean by Student's t; None of fewer than two values, or of equal ones."""
     if len(differences) < 2 or np.ptp(differences) == 0:
         return None
-    return tuple(
-        stats.t.interval(0.95, len(differences) - 1, loc=np.mean(differences), scale=stats.sem(differences)).tolist()
-    )
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return float(np.mean(differences) - half), float(np.mean(differences) + half)
 
 
 class Figures:

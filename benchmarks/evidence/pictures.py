@@ -51,12 +51,13 @@ def widths(figures: Figures, families: dict[str, str], path: Path) -> None:
                 if divided := [own[members] for own in rows.values() if members in own]:
                     points(axis, figures, divided, cost, color, marker, f"S={members}, as costly", linestyle=":")
             axis.set(xscale="log", xlabel=label)
+            axis.margins(x=0.15, y=0.1)
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter("")
             axis.grid(alpha=0.3)
         for width, own in rows.items():
             place = (np.mean([value(result, "params") for result in figures.rows[own[1]]]), figures.average(own[1]))
-            line[0].annotate(f"w={width}", place, xytext=(4, -12), textcoords="offset points", fontsize=9)
+            line[0].annotate(f"w={width}", place, xytext=(5, -13), textcoords="offset points", fontsize=9)
         line[0].set_ylabel(f"{title}\n{LABELS[metric(figures, whole[0])]}")
     legend: dict[str, Artist] = {}
     for axis in axes.flat:

