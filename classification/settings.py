@@ -48,6 +48,8 @@ class ModelSettings:
         pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, its classifier
             loaded by class name. For timm's models also plain files or pip, without their classifier (as train_det.py),
             or timm, which downloads weights.
+        divide_from: a train_cls.py checkpoint of the same backbone and stem with one member, of which each member takes
+            other channels to start from, its classifier by class name.
     """
 
     backbone: str = "resnet110"
@@ -57,9 +59,12 @@ class ModelSettings:
     dropout: float = 0.0
     drop_path: float | None = None
     pretrained: str | None = None
+    divide_from: str | None = None
 
     def __post_init__(self) -> None:
         check_range("model.members", self.members, 1)
+        if self.pretrained and self.divide_from:
+            raise UserError("model.pretrained and model.divide_from are both given: the members start from one of them")
         check_range("model.dropout", self.dropout, 0, 1, below=True)
         check_range("model.drop_path", self.drop_path, 0, 1, below=True)
 

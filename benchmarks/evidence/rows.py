@@ -19,6 +19,7 @@ class Row:
         seeds: one run each.
         whole: row of the undivided network that it is compared with; of that row, its own name.
         start: row whose checkpoint of the same seed the training begins with.
+        divide: the checkpoint of ``start`` is an undivided network's, of which each member takes a slice.
         categories: of the detection data, those that are learnt, on the images that have some; all where none is named.
     """
 
@@ -30,6 +31,7 @@ class Row:
     whole: str
     seeds: tuple[int, ...] = (0, 1, 2)
     start: str | None = None
+    divide: bool = False
     categories: tuple[str, ...] = ()
 
     @property
@@ -48,12 +50,13 @@ def _divided(
     start: str | None = None,
     **options: Any,
 ) -> list[Row]:
-    """The same recipe at several S; ``start``, too, is taken at the same S."""
+    """The same recipe at several S; ``start``, too, is taken at the same S, or undivided where ``divide`` is given."""
+    start_at = "s1" if options.get("divide") else "s{}"
     return [
         Row(
             *(f"{name}_s{s}", data, config, words, s),
             whole=whole or f"{name}_s1",
-            start=f"{start}_s{s}" if start else None,
+            start=f"{start}_{start_at.format(s)}" if start else None,
             **options,
         )
         for s in members
@@ -67,6 +70,8 @@ _AUGMENTED = ("--data.erasing=0.5", "--train.mixup=0.2")
 _SMALL = "cls/cifar10_small.yaml"
 # Pre-training for the detectors, whose backbones have the ImageNet form
 _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64")
+_BF16 = "--train.precision=bf16"
+_FURTHER = ("--train.epochs=1", "--train.warmup_epochs=0.25", "--train.cot_warmup_epochs=0.25")
 _COT = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=4")
 _PERSON = (
     *("coco_subset", "det/bccd.yaml"),
@@ -140,6 +145,20 @@ CPU = [
     ),
     *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2,), whole="cifar10_s1"),
     *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
+    # Dividing a trained network: the large one; members from scratch, and its slices, at equal further steps
+    *_divided("tiny_large", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, members=(1, 2)),
+    *_divided(
+        "tiny_further", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, *_FURTHER, members=(2, 4), whole="tiny_sliced_s1"
+    ),
+    *_divided("tiny_sliced", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, *_FURTHER, start="tiny_large", divide=True),
+    *_divided(
+        *("tiny_sliced_lr0.05", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, *_FURTHER, "--train.lr=0.05"),
+        start="tiny_large",
+        divide=True,
+    ),
+    # As many epochs as the large network and its slices together
+    *_divided("tiny_both", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, "--train.epochs=4", members=(1, 2)),
+    *_divided("bccd_sliced", "bccd", "det/bccd.yaml", _BF16, start="tiny_large", divide=True),
     *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
     # What S=2 has besides its division: the shared layers get both members' gradients
     *_divided("bccd_lr0.04", "bccd", "det/bccd.yaml", "--train.lr=0.04", members=(1,), whole="bccd_s1"),
