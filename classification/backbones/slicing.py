@@ -66,7 +66,7 @@ def channel_axes(network: nn.Module, size: int, name: str) -> tuple[Axes, dict[i
     graph = _Tracer().trace(network)
     module = fx.GraphModule(network, graph)
     device = next(network.parameters()).device
-    ShapeProp(module).propagate(torch.zeros(2, 3, size, size, device=device))
+    ShapeProp(module).propagate(torch.zeros(2, 3, size, size, device=device, dtype=next(network.parameters()).dtype))
     layers, spaces, axes = dict(network.named_modules()), _Spaces(), {}
     at: dict[fx.Node, int] = {}
     for node in graph.nodes:
