@@ -84,6 +84,10 @@ _FEW = (
     *("--train.epochs=45", "--train.warmup_epochs=3", "--train.cot_warmup_epochs=6", "--train.evaluate_every=15"),
     *("--train.batch_size=64", "--train.lr=0.1", "--train.label_smoothing=0.1", "--train.precision=bf16"),
 )
+_W64_FURTHER = (
+    *("--model.backbone=resnet10_64", *_FEW, "--train.epochs=15"),
+    *("--train.warmup_epochs=1", "--train.cot_warmup_epochs=2"),
+)
 _FEW_TINY = (
     *("--model.stem=imagenet", "--data.image_size=64", "--data.limit=4000"),
     *("--train.epochs=45", "--train.warmup_epochs=3", "--train.cot_warmup_epochs=6", "--train.evaluate_every=15"),
@@ -158,6 +162,9 @@ CPU = [
     ),
     # As many epochs as the large network and its slices together
     *_divided("tiny_both", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, "--train.epochs=4", members=(1, 2)),
+    # Where width saturates: the same from cifar2k_w64, for a third of its epochs
+    *_divided("cifar2k_sliced", "cifar10.npz", _SMALL, *_W64_FURTHER, start="cifar2k_w64", divide=True),
+    *_divided("cifar2k_further", "cifar10.npz", _SMALL, *_W64_FURTHER, members=(2, 4), whole="cifar2k_sliced_s1"),
     *_divided("bccd_sliced", "bccd", "det/bccd.yaml", _BF16, start="tiny_large", divide=True),
     *_divided("bccd_pretrained", "bccd", "det/bccd.yaml", start="tinyimagenet"),
     # What S=2 has besides its division: the shared layers get both members' gradients
