@@ -13,6 +13,7 @@ from divdet.engine.settings import (
     TrainSettings,
     check_not_negative,
     check_range,
+    check_start,
 )
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
@@ -63,8 +64,6 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_range("model.members", self.members, 1)
-        if self.pretrained and self.divide_from:
-            raise UserError("model.pretrained and model.divide_from are both given: the members start from one of them")
         check_range("model.dropout", self.dropout, 0, 1, below=True)
         check_range("model.drop_path", self.drop_path, 0, 1, below=True)
 
@@ -217,6 +216,10 @@ class TrainClassification(CommonSettings):
     data: DataSettings = field(default_factory=DataSettings)
     train: ClassificationTrainSettings = field(default_factory=ClassificationTrainSettings)
     resume: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_start(self.model.pretrained, self.model.divide_from, self.train)
 
 
 @dataclass

@@ -138,7 +138,7 @@ def _train(
         else:
             load_pretrained(model, pretrained, images.classes)
     if config.model.divide_from and not folder.resumed:
-        load_slices(model, config.model.divide_from, backbone, images.classes, config.seed)
+        load_slices(model, config, images.classes)
     if config.model.same_initialization:
         for number, member in enumerate(model.members, 1):
             what = f"model.same_initialization: member {number} of {backbone}"
@@ -166,15 +166,17 @@ def load_plain(model: Ensemble, found: Sequence[tuple[str, dict[str, Tensor]]]) 
         load_weights(member, {key: v for key, v in weights.items() if not key.startswith(heads)} | fresh, source)
 
 
-def load_slices(model: Ensemble, path: str, backbone: str, classes: Sequence[str], seed: int) -> None:
-    """Loads slices of a trained undivided network, the classifier's rows by class name."""
-    saved, found = divided_weights(path, backbone, len(model.members), derived_seed(seed, "dividing"))
+def load_slices(model: Ensemble, config: TrainClassification, classes: Sequence[str]) -> None:
+    """Loads slices of the undivided network that ``model.divide_from`` names, its classifier by class name."""
+    path, seed = config.model.divide_from, derived_seed(config.seed, "dividing")
+    saved, found = divided_weights(path, config.model.backbone, len(model.members), seed)
+    if (stem := saved.meta["stem"]) != config.model.stem:
+        raise UserError(f"{path}: was trained with model.stem = {stem}, not {config.model.stem}; make them equal")
     pairs = match_classes(classes, saved.meta["classes"], path)
     for number, (member, weights) in enumerate(zip(model.members, found, strict=True), 1):
         own = member.state_dict()
-        for name in _classifiers(member):
-            for key in (f"{name}.weight", f"{name}.bias"):
-                weights[key] = take_rows(own[key], weights[key], pairs)
+        for key in (f"{name}.{part}" for name in _classifiers(member) for part in ("weight", "bias")):
+            weights[key] = take_rows(own[key], weights[key], pairs)
         load_weights(member, weights, f"{path} (member {number})")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +16,6 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from divdet.engine.errors import UserError
 
-How = Literal["dealt", "same", "random"]
 Axes = dict[str, tuple[int | None, ...]]  # of a tensor's first dimensions, the space in which each lies
 
 _Norm = nn.modules.batchnorm._BatchNorm
@@ -113,39 +111,27 @@ def importance(weights: Mapping[str, Tensor], axes: Axes, parts: Mapping[int, in
             dim = 1 if own[1] is not None else 0  # grouped: a part reads what it writes
             norm = value.unflatten(dim, (parts[own[dim]], -1)).movedim(dim, 0).flatten(1).norm(dim=1)
             read[own[dim]] += norm / norm.mean().clamp_min(1e-12)
-    return {
-        space: (written[space] if written[space].any() else 1)
-        * (read[space] if read[space].any() else 1)
-        * torch.ones(parts[space])
-        for space in parts
-    }
+    ones = {space: torch.ones(n) for space, n in parts.items()}  # where a space has no batch norm, or no reader
+    factors = [
+        {space: found[space] if found[space].any() else ones[space] for space in parts} for found in (written, read)
+    ]
+    return {space: factors[0][space] * factors[1][space] for space in parts}
 
 
-def deal(score: Tensor, kept: int, members: int, how: How, generator: torch.Generator) -> list[Tensor]:
+def deal(score: Tensor, kept: int, members: int, generator: torch.Generator) -> list[Tensor]:
     """Which ``kept`` of a space's parts each of S members gets, in their old order.
 
-    ``dealt``: the most important ones to all members, the others once each, by importance in turn, so that every part
-    has a member if there is room for all. ``same``: the most important ones. ``random``: any.
+    The most important go to all members, the others once each, by importance in turn, so that every part has a member
+    if there is room for all. (Of Tiny ImageNet, S=2, one further epoch: 23.1; with the same channels for both 22.7.)
     """
-    count = len(score)
-    if kept == count:
-        return [torch.arange(count)] * members
-    if how == "random":
-        return [torch.randperm(count, generator=generator)[:kept].sort().values for _ in range(members)]
-    order = score.argsort(descending=True, stable=True)
-    if how == "same":
-        return [order[:kept].sort().values] * members
-    shared = max(0, (members * kept - count) // (members - 1)) if members > 1 else kept
-    hands = [order[:shared].tolist() for _ in range(members)]
-    left, number = order[shared:].tolist(), 0
+    order = score.argsort(descending=True, stable=True).tolist()
+    shared = max(0, (members * kept - len(order)) // (members - 1)) if members > 1 else kept
+    hands, left = [order[:shared] for _ in range(members)], order[shared:]
     while any(len(hand) < kept for hand in hands):
-        turn = torch.randperm(members, generator=generator).tolist()
-        for member in turn:
-            if len(hands[member]) < kept:
-                # when all are dealt, once more from the most important that the member lacks
-                card = left[number] if number < len(left) else next(c for c in order.tolist() if c not in hands[member])
-                number += 1
-                hands[member].append(card)
+        for member in torch.randperm(members, generator=generator).tolist():
+            hand = hands[member]
+            if len(hand) < kept:  # when all are dealt, the most important that it lacks
+                hand.append(left.pop(0) if left else next(part for part in order if part not in hand))
     return [torch.tensor(hand).sort().values for hand in hands]
 
 
@@ -158,7 +144,7 @@ def take(value: Tensor, own: Sequence[int | None], chosen: Mapping[int, Tensor],
 
 
 def slices(
-    network: nn.Module, members: Sequence[nn.Module], size: int, seed: int, name: str, how: How = "dealt"
+    network: nn.Module, members: Sequence[nn.Module], size: int, seed: int, name: str
 ) -> list[dict[str, Tensor]]:
     """Weights for each of ``members``: a slice of the trained ``network``, of which they are narrower forms.
 
@@ -170,7 +156,7 @@ def slices(
     kept = _kept(weights, members[0].state_dict(), axes, parts, name)
     generator = torch.Generator().manual_seed(seed)
     scores = importance(weights, axes, parts)
-    hands = {space: deal(scores[space], kept[space], len(members), how, generator) for space in sorted(parts)}
+    hands = {space: deal(scores[space], kept[space], len(members), generator) for space in sorted(parts)}
     return [
         {
             key: take(value, axes.get(key, ()), {space: hand[i] for space, hand in hands.items()}, parts).clone()
