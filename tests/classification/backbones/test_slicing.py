@@ -58,6 +58,30 @@ def test_channels_that_are_zero_can_go(backbone: str, dataset: str) -> None:
     torch.testing.assert_close(member(images), whole, rtol=0, atol=1e-10)
 
 
+def test_what_is_added_keeps_the_same_channels() -> None:
+    """All that write a stage's sum and all that read it, by the names that ResNet-50 gives them."""
+    network = trained("resnet50", "imagenet")
+    number = {key: value.zero_() for key, value in network.state_dict().items()}  # each weight its channel's number
+    writers = ["layer2.0.downsample.2.bias", *(f"layer2.{block}.bn3.bias" for block in range(4))]
+    readers = [
+        *(f"layer2.{block}.conv1.weight" for block in range(1, 4)),
+        *("layer3.0.conv1.weight", "layer3.0.downsample.1.weight"),
+    ]
+    for key in writers:
+        number[key] += torch.arange(512)
+    for key in readers:
+        number[key] += torch.arange(512)[:, None, None]
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight)  # so that each layer alone would keep others
+    members = create_ensemble("resnet50", 2, 5, "imagenet").members
+    for weights in slices(network, members, 32, 0, "x"):
+        kept = weights[writers[0]]
+        assert kept.shape == (352,)
+        assert all(torch.equal(weights[key], kept) for key in writers)
+        assert all(torch.equal(weights[key][0, :, 0, 0], kept) for key in readers)
+
+
 def test_all_channels_are_dealt_the_best_to_everyone() -> None:
     score = torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0, 0.0])
     first, second = deal(score, 4, 2, torch.Generator().manual_seed(0))
