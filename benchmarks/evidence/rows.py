@@ -150,7 +150,7 @@ CPU = [
     *_divided("cifar10_apart", "cifar10.npz", _SMALL, *_APART, members=(2,), whole="cifar10_s1"),
     *_divided("tinyimagenet", "tinyimagenet64.npz", _SMALL, *_TINY),
     # Dividing a trained network: the large one; members from scratch, and its slices, at equal further steps
-    *_divided("tiny_large", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, members=(1, 2)),
+    *_divided("tiny_large", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, members=(1,)),
     *_divided(
         "tiny_further", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, *_FURTHER, members=(2, 4), whole="tiny_sliced_s1"
     ),
@@ -160,8 +160,6 @@ CPU = [
         start="tiny_large",
         divide=True,
     ),
-    # As many epochs as the large network and its slices together
-    *_divided("tiny_both", "tinyimagenet64.npz", _SMALL, *_TINY, _BF16, "--train.epochs=4", members=(1, 2)),
     # Where width saturates: the same from cifar2k_w64, for a third of its epochs
     *_divided("cifar2k_sliced", "cifar10.npz", _SMALL, *_W64_FURTHER, start="cifar2k_w64", divide=True),
     *_divided("cifar2k_further", "cifar10.npz", _SMALL, *_W64_FURTHER, members=(2, 4), whole="cifar2k_sliced_s1"),
