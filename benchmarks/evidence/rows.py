@@ -19,6 +19,7 @@ class Row:
         seeds: one run each.
         whole: row of the undivided network that it is compared with; of that row, its own name.
         start: row whose checkpoint of the same seed the training begins with.
+        divide: the checkpoint of ``start`` is an undivided network's, of which each member takes a slice.
         categories: of the detection data, those that are learnt, on the images that have some; all where none is named.
         images: of the detection data, how many are trained on, drawn anew by each seed; all where not given.
     """
@@ -31,6 +32,7 @@ class Row:
     whole: str
     seeds: tuple[int, ...] = (0, 1, 2)
     start: str | None = None
+    divide: bool = False
     categories: tuple[str, ...] = ()
     images: int | None = None
 
@@ -50,12 +52,13 @@ def _divided(
     start: str | None = None,
     **options: Any,
 ) -> list[Row]:
-    """The same recipe at several S; ``start``, too, is taken at the same S."""
+    """The same recipe at several S; ``start``, too, is taken at the same S, or undivided where ``divide`` is given."""
+    start_at = "s1" if options.get("divide") else "s{}"
     return [
         Row(
             *(f"{name}_s{s}", data, config, words, s),
             whole=whole or f"{name}_s1",
-            start=f"{start}_s{s}" if start else None,
+            start=f"{start}_{start_at.format(s)}" if start else None,
             **options,
         )
         for s in members
@@ -115,6 +118,13 @@ def _lite(name: str, categories: tuple[str, ...]) -> list[Row]:
     ]
 
 
+# Dividing a trained network: members from scratch, slices of the large one and the large one itself, for as many epochs
+_FEW_FURTHER = ("--model.backbone=resnet10_64", *_FEW, "--train.epochs=15", "--train.warmup_epochs=1")
+_FEW_FURTHER += ("--train.cot_warmup_epochs=2",)
+_TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64", *_BF16)
+_TINY_FURTHER = (*_TINY, "--train.epochs=1", "--train.warmup_epochs=0.25", "--train.cot_warmup_epochs=0.25")
+_TINY_SLICES = (*_TINY_FURTHER, "--train.lr=0.05")
+
 CPU = [
     *_at_widths("cifar2k", "cifar10.npz", _SMALL, _FEW, {16: (1, 4), 32: (1,), 64: (1, 2, 4, 8), 128: (1,)}),
     *[
@@ -129,6 +139,23 @@ CPU = [
     *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {64: (1, 4)}),
     *_at_widths("cells50", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 2, 4), 48: (1,)}, images=50),
     *_at_widths("cells", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 4), 48: (1, 4)}),
+    *_divided(
+        *("cifar2k_sliced", "cifar10.npz", _SMALL, *_FEW_FURTHER), members=(1, 4), start="cifar2k_w64", divide=True
+    ),
+    *_divided(*("cifar2k_further", "cifar10.npz", _SMALL, *_FEW_FURTHER), members=(4,), whole="cifar2k_sliced_s1"),
+    *_divided("tiny_large", "tinyimagenet64.npz", _SMALL, *_TINY, members=(1,)),
+    *_divided(
+        "tiny_further", "tinyimagenet64.npz", _SMALL, *_TINY_FURTHER, members=(2,), whole="tiny_sliced_lr0.05_s1"
+    ),
+    *_divided(
+        "tiny_sliced_lr0.05",
+        "tinyimagenet64.npz",
+        _SMALL,
+        *_TINY_SLICES,
+        members=(1, 2),
+        start="tiny_large",
+        divide=True,
+    ),
     *_lite("lite_person", ("person",)),
     *_lite("lite_all", ()),
 ]

@@ -115,7 +115,10 @@ def train(row: Row, seed: int, data: Path, work: Path) -> Path:
     words = ["--config", f"configs/{row.config}", *row.words, f"--model.members={row.members}", f"--seed={seed}"]
     if row.start:
         start = work / f"{row.start}-{seed}/last.pt"
-        words += ["--model.pretrained", start if start.exists() else train(ROWS[row.start], seed, data, work)]
+        words += [
+            "--model.divide_from" if row.divide else "--model.pretrained",
+            start if start.exists() else train(ROWS[row.start], seed, data, work),
+        ]
     tool(f"train_{row.task}.py", *words, *data_words(row, seed, data, work), "--resume=auto", f"--output={output}")
     return output / "last.pt"
 
@@ -152,7 +155,7 @@ def fusions(last: Path, row: Row, seed: int, members: list[float], data: Path, w
 def recipe(last: Path) -> dict[str, Any]:
     """What a checkpoint was trained with, less what may differ from run to run: paths and seed."""
     config = torch.load(last, weights_only=True, map_location="cpu")["config"]
-    places = {"root", "train_annotations", "train_images", "val_annotations", "val_images", "pretrained"}
+    places = {"root", "train_annotations", "train_images", "val_annotations", "val_images", "pretrained", "divide_from"}
     parts = {name: part for name, part in config.items() if isinstance(part, dict)}
     return {name: {key: v for key, v in part.items() if key not in places} for name, part in parts.items()}
 
@@ -188,6 +191,7 @@ def measure(row: Row, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "config": row.config,
         "words": row.words,
         "start": row.start,
+        "divide": row.divide,
         "categories": row.categories,
         "images": row.images,
         "members": row.members,

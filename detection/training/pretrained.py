@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from classification.dividing import divided_weights
 from classification.foreign_weights import foreign_weights, is_own, read_weights
 from detection.category_names import category_name
 from detection.models.coco_classes import COCO
@@ -40,6 +41,13 @@ def load_pretrained(
         return
     for member, (source, weights) in zip(model.members, found, strict=True):
         checkpoint.load_weights(member, member.from_classifier(weights), source)
+
+
+def load_slices(model: DividedDetector, path: str, backbone: str, seed: int) -> None:
+    """Loads slices of a trained undivided classifier into the backbones (``model.divide_from``)."""
+    _, found = divided_weights(path, backbone, len(model.members), seed)
+    for number, (member, weights) in enumerate(zip(model.members, found, strict=True), 1):
+        checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number})")
 
 
 def _published(model: DividedDetector, pretrained: str) -> dict[str, Tensor] | None:

@@ -26,7 +26,7 @@ from detection.models.matcher import losses_of_members
 from detection.preprocess import Normalize
 from detection.settings import TrainDetection
 from detection.training.class_weights import class_weights
-from detection.training.pretrained import load_pretrained
+from detection.training.pretrained import load_pretrained, load_slices
 from divdet.engine import freezing
 from divdet.engine.best import Best
 from divdet.engine.callbacks import Callback
@@ -195,9 +195,12 @@ def _train(
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         views = config.data.different_views
         load_pretrained(model, config.model.pretrained, config.model.backbone, training.names, views)
+    if config.model.divide_from and not folder.resumed:
+        load_slices(model, config.model.divide_from, config.model.backbone, derived_seed(config.seed, "dividing"))
     if config.train.cot_weight and config.model.members == 1:
         print("note: train.cot_weight does nothing with one member")
     start = f"weights from {config.model.pretrained}" if config.model.pretrained else "from scratch"
+    start = f"slices of {config.model.divide_from}" if config.model.divide_from else start
     start = "as resumed" if folder.resumed else start
     parameters = sum(parameter.numel() for parameter in model.parameters())
     title = title_of(config.model.head, config.model.input_size)

@@ -65,7 +65,7 @@ def export(config: Export) -> Path:
         "input": asdict(detector.input),
         "categories": [{"id": number, "name": name} for number, name in categories],
         "config": {
-            "model": asdict(saved_model(saved)) | {"pretrained": None, "input_size": side},
+            "model": asdict(saved_model(saved)) | {"pretrained": None, "divide_from": None, "input_size": side},
             "data": {field.name: getattr(config.data, field.name) for field in fields(EvalDataSettings)},
             "postprocess": asdict(settings),
         },

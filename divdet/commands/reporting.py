@@ -64,6 +64,7 @@ def _describe(model: Mapping[str, Any], postprocess: Mapping[str, Any]) -> dict[
     words = [title_of(model["head"], size)] if model.get("head") else []
     words += [str(model.get("backbone")), members]
     words += [f"from {model['pretrained']}"] if model.get("pretrained") else []
+    words += [f"from slices of {model['divide_from']}"] if model.get("divide_from") else []
     listed = ", ".join(f"{name} {value}" for name, value in postprocess.items() if value is not None)
     return {"Model": ", ".join(words), "Postprocess": listed}
 

@@ -1,0 +1,88 @@
+"""Training that starts from slices of a trained network."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from classification.settings import ModelSettings
+from classification.training import train
+from detection.models.ssd import create_ssd
+from detection.settings import DetectionTrainSettings, TrainDetection
+from detection.settings import ModelSettings as DetectorSettings
+from detection.training.pretrained import load_slices
+from divdet.engine import checkpoint
+from divdet.engine.errors import UserError
+from tests.classification.recipes import recipe
+
+STEM = "members.{}.layer0.0.weight"
+
+
+@pytest.fixture(scope="module")
+def large(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of an undivided network."""
+    config = recipe(npz, tmp_path_factory.mktemp("runs") / "large")
+    train(replace(config, model=ModelSettings("resnet10_16", 1, "imagenet")))
+    return Path(config.output) / "last.pt"
+
+
+def filters(weight: torch.Tensor) -> list[bytes]:
+    """The filters of a convolution, or rows of a linear layer, to compare."""
+    return [one.numpy().tobytes() for one in weight]
+
+
+def test_members_start_from_other_channels_of_the_network(large: Path, npz: Path, tmp_path: Path) -> None:
+    config = recipe(npz, tmp_path / "two")
+    config.model = ModelSettings("resnet10_16", 2, "imagenet", divide_from=str(large))
+    config.train.lr = 0
+    train(config)
+    source, found = checkpoint.read(large)["model"], checkpoint.read(tmp_path / "two/last.pt")["model"]
+    all_filters = filters(source[STEM.format(0)])
+    own = [filters(found[STEM.format(member)]) for member in (0, 1)]
+    assert [len(one) for one in own] == [6, 6]  # of 8
+    assert set(own[0]) | set(own[1]) == set(all_filters)
+    assert len(set(own[0]) & set(own[1])) == 4
+    # The classifier reads some columns and keeps all classes
+    columns = filters(source["members.0.fc.weight"].T.contiguous())
+    assert set(filters(found["members.1.fc.weight"].T.contiguous())) < set(columns)
+    assert torch.equal(found["members.1.fc.bias"], source["members.0.fc.bias"])
+
+
+def test_detectors_start_from_slices_too(large: Path) -> None:
+    model = create_ssd("resnet10_16", 2, num_classes=3)
+    load_slices(model, str(large), "resnet10_16", seed=0)
+    all_filters = set(filters(checkpoint.read(large)["model"][STEM.format(0)]))
+    own = [set(filters(model.state_dict()[STEM.format(member)])) for member in (0, 1)]
+    assert own[0] | own[1] == all_filters
+
+
+def test_what_cannot_be_divided_is_told(large: Path, npz: Path, trained: Path, tmp_path: Path) -> None:
+    def start(path: Path, *model: object) -> None:
+        config = recipe(npz, tmp_path / "refused")
+        train(replace(config, model=ModelSettings(*model, divide_from=str(path))))
+
+    with pytest.raises(UserError, match=r"last\.pt: was trained with model\.members = 2; .* needs 1"):
+        start(trained / "last.pt", "resnet10_16", 2)
+    with pytest.raises(
+        UserError, match=r"last\.pt: was trained with model\.backbone = resnet10_16; .* needs resnet10_24"
+    ):
+        start(large, "resnet10_24", 2)
+    with pytest.raises(UserError, match=r"model\.stem = imagenet"):
+        start(large, "resnet10_16", 2, "cifar")
+    with pytest.raises(UserError, match=r"give its weights as model\.pretrained"):
+        start(large, "timm:resnet18", 2)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_settings_that_contradict_it_are_refused() -> None:
+    for model, train_settings, named in (
+        ({"pretrained": "a.pt"}, {}, r"model\.pretrained and model\.divide_from"),
+        ({}, {"batch_norm": "frozen_backbone"}, r"train\.batch_norm is frozen_backbone"),
+        ({}, {"freeze": 1}, r"train\.freeze"),
+    ):
+        with pytest.raises(UserError, match=named):
+            TrainDetection(
+                model=DetectorSettings("resnet10_16", 2, divide_from="b.pt", **model),
+                train=DetectionTrainSettings(**train_settings),
+            )
