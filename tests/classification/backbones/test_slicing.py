@@ -13,6 +13,7 @@ NETWORKS = [
     ("wrn16_4", "cifar10"),
     ("resnext29_4x64d", "cifar10"),
     ("resnet50", "imagenet"),
+    ("timm:resnet18", "imagenet"),
 ]
 
 
@@ -40,7 +41,8 @@ def test_members_of_the_full_width_are_the_network(backbone: str, dataset: str) 
 def test_channels_that_are_zero_can_go(backbone: str, dataset: str) -> None:
     """Where no more channels are alive than a member has, it computes what the network does."""
     network = trained(backbone, dataset).double()
-    member = create_ensemble(backbone, 2, 5, dataset).members[0].eval().double()
+    divided = f"{backbone}/2" if backbone.startswith("timm:") else backbone
+    member = create_ensemble(divided, 2, 5, dataset).members[0].eval().double()
     draw, alive, narrow = torch.Generator().manual_seed(1), {}, dict(member.named_modules())
     for name, layer in network.named_modules():
         if isinstance(layer, nn.BatchNorm2d) and (left := narrow[name].num_features) < layer.num_features:
@@ -88,6 +90,35 @@ def test_all_channels_are_dealt_the_best_to_everyone() -> None:
     both = set(first.tolist()) & set(second.tolist())
     assert both == {0, 2}  # 2 · 4 - 6 are shared
     assert set(first.tolist()) | set(second.tolist()) == set(range(6))
+
+
+@pytest.mark.parametrize("name", ["resnet26", "seresnet33ts", "resnext26ts", "mobilenetv3_small_050"])
+def test_timms_networks_are_divided_by_the_root(name: str) -> None:
+    whole, half = (create_ensemble(f"timm:{one}", 1, 5, "imagenet").members[0].eval() for one in (name, f"{name}/4"))
+    assert half(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
+    sizes = [sum(value.numel() for value in network.parameters()) for network in (whole, half)]
+    assert sizes[1] == pytest.approx(sizes[0] / 4, rel=0.25)
+    for layer, wide in zip(half.modules(), whole.modules(), strict=True):
+        if isinstance(layer, nn.Conv2d):
+            assert layer.weight.shape == (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+            assert layer.out_channels == round(wide.out_channels / 2)
+        elif isinstance(layer, nn.BatchNorm2d):
+            assert layer.num_features == len(layer.running_var)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18/1", "behind / give a number from 2"),
+        ("resnet18/two", "behind / give a number from 2"),
+        ("densenet121/2", "mixes channels"),
+        ("vit_tiny_patch16_224/2", "cannot be divided by its channels"),
+        ("resnet_18/2", "did you mean"),
+    ],
+)
+def test_models_of_timm_that_cannot_be_divided(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create_ensemble(f"timm:{name}", 2, 5, "imagenet")
 
 
 @pytest.mark.parametrize("backbone", ["densenet_bc_190", "pyramidnet272"])
