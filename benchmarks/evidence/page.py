@@ -27,7 +27,7 @@ TITLES = {"cls": "Classification", "det": "Detection"}
 # What conclusions.md shows
 FAMILIES = {
     "cifar2k": "CIFAR-10, 2,000 images",
-    "tiny4k": "Tiny ImageNet, 4,000 images",
+    "cifar50k": "CIFAR-10, 50,000 images",
     "cells50": "blood cells, 50 photos",
     "cells": "blood cells, 205 photos",
 }

@@ -81,6 +81,12 @@ _FULL = (
     *("--train.epochs=90", "--train.warmup_epochs=6", "--train.cot_warmup_epochs=12", "--train.evaluate_every=30"),
 )
 _BF16 = ("--train.precision=bf16",)
+# Where width pays: as many steps on all of the images
+_MANY = (
+    *("--model.stem=cifar", "--data.image_size=16", "--data.padding=2", "--train.epochs=2", "--train.evaluate_every=2"),
+    *("--train.warmup_epochs=0.2", "--train.cot_warmup_epochs=0.3", "--train.batch_size=64", "--train.lr=0.1"),
+    *("--train.label_smoothing=0.1", *_BF16),
+)
 
 
 def _at_widths(
@@ -136,6 +142,7 @@ CPU = [
             whole="cifar2k_w64_s1",
         )
     ],
+    *_at_widths("cifar50k", "cifar10.npz", _SMALL, _MANY, {16: (1, 2, 4), 32: (1, 4), 64: (1,)}),
     *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {64: (1, 4)}),
     *_at_widths("cells50", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 2, 4), 48: (1,)}, images=50),
     *_at_widths("cells", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 4), 48: (1, 4)}),
