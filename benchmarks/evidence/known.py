@@ -73,7 +73,7 @@ def of_results(folder: Path = RESULTS) -> Iterator[Entry]:
         for row, results in Figures(folder / protocol, {}).rows.items():
             groups[_recipe(results[0])].append((row, results))
     for rows in groups.values():
-        bases = [re.sub(r"_s\d+$", "", row) for row, _ in rows]
+        bases = [re.sub(r"_w\d+|_s\d+$", "", row) for row, _ in rows]
         recipe = os.path.commonprefix(bases).rstrip("_") or bases[0]  # noqa: RUF071 - characters are meant
         for row, results in rows:
             first, task = results[0], results[0]["task"]

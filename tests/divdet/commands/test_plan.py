@@ -111,8 +111,8 @@ def test_the_evidences_rows_are_its_results() -> None:
     own = [one for one in ENTRIES if not one["source"].startswith(PAPER)]
     key = lambda one: one["source"]  # noqa: E731
     assert sorted(evidence.of_results(), key=key) == sorted(own, key=key), "python -m benchmarks.evidence.known"
-    (found,) = [one for one in own if one["source"] == "evidence: bccd_s2"]
-    files = (evidence.RESULTS / "cpu").glob("bccd_s2-?.json")
+    (found,) = [one for one in own if one["source"] == "evidence: cells50_w24_s2"]
+    files = (evidence.RESULTS / "cpu").glob("cells50_w24_s2-?.json")
     values = [json.loads(file.read_text())["metrics"]["AP"] for file in files]
     assert (found["accuracy"], found["std"]) == (round(mean(values), 4), round(stdev(values), 4))
 
@@ -151,12 +151,12 @@ def test_rows_of_several_widths_are_of_one_recipe(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_classifiers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["--task=cls", "--backbones=resnet10_16,resnet10_4", "--members", "1,2,512", "--dataset=cifar10"]
-    found = plan(*words, "--budget-ms", "1e6", f"--output={tmp_path}")
+    words = ["--task=cls", "--backbones=resnet10_16,resnet10_4", "--members", "1,4,512", "--dataset=cifar10"]
+    found = plan(*words, "--recipe=cifar2k", "--budget-ms", "1e6", f"--output={tmp_path}")
     rows = found["candidates"]
     assert json.loads((tmp_path / "plan.json").read_text()) == found
     assert (tmp_path / "plan.png").stat().st_size > 0
-    ways = {"S=1, torch", "S=2, torch", "S=2, torch, threads"}
+    ways = {"S=1, torch", "S=4, torch", "S=4, torch, threads"}
     assert {one["name"] for one in rows} == {f"{name} {way}" for name in ("resnet10_16", "resnet10_4") for way in ways}
     assert [one["milliseconds"] for one in rows] == sorted(one["milliseconds"] for one in rows)
     for one in rows:
@@ -164,29 +164,29 @@ def test_a_plan_of_classifiers(tmp_path: Path, capsys: pytest.CaptureFixture) ->
         assert low <= one["milliseconds"] <= high
         assert one["per_second"] == pytest.approx(2000 / one["batch_milliseconds"])
         assert one["within_budget"] is True
-        known = {(16, 1): "cifar10_s1", (16, 2): "cifar10_s2"}.get((int(one["backbone"][9:]), one["members"]))
+        known = {(16, 1): "cifar2k_w16_s1", (16, 4): "cifar2k_w16_s4"}.get((int(one["backbone"][9:]), one["members"]))
         assert (one["accuracy"] or {}).get("source") == (known and f"evidence: {known}")
-    assert (found["data"], found["recipe"], found["metric"]) == ("cifar10", "cifar10", "top1")
+    assert (found["data"], found["recipe"], found["metric"]) == ("cifar10", "cifar2k", "top1")
     assert [(one["backbone"], one["members"]) for one in found["refused"]] == [
         ("resnet10_16", 512),
         ("resnet10_4", 512),
     ]
     assert found["missing"] == {}
-    assert "'cifar10_long' of 2" in found["notes"][0]
+    assert "'cifar50k' of 2" in found["notes"][0]
     text = capsys.readouterr().out
     assert text.strip() == describe(found).strip()
     assert "| resnet10_4 S=1, torch |" in text
     assert "refused: resnet10_4 S=512: " in text
-    assert "take resnet10_16 S=1, torch: top1 65.85" in text
+    assert "take resnet10_16 S=4, torch" in text
 
 
 def test_another_recipe_has_other_accuracies(capsys: pytest.CaptureFixture) -> None:
     found = plan("--task=cls", "--backbones=resnet10_24", "--members=2", "--dataset=tinyimagenet64", "--json")
     assert json.loads(capsys.readouterr().out) == found
     assert {(one["image_size"], one["classes"]) for one in found["candidates"]} == {(64, 200)}
-    assert {one["accuracy"]["value"] for one in found["candidates"]} == {21.573}
-    words = ["--backbones=resnet10_16", "--members=1", "--dataset=cifar10", "--recipe=cifar10_long"]
-    assert plan("--task=cls", *words)["candidates"][0]["accuracy"]["value"] == 79.73
+    assert {one["accuracy"]["source"] for one in found["candidates"]} == {"evidence: tiny_further_s2"}
+    words = ["--backbones=resnet10_16", "--members=1", "--dataset=cifar10", "--recipe=cifar50k"]
+    assert plan("--task=cls", *words)["candidates"][0]["accuracy"]["source"] == "evidence: cifar50k_w16_s1"
 
 
 def test_a_plan_of_detectors_counts_their_boxes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -201,7 +201,7 @@ def test_a_plan_of_detectors_counts_their_boxes(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "onnx", None)
     found = plan("--backbones=resnet10_24", "--members=2", "--dataset=bccd", "--runtimes=torch,onnxruntime")
     assert {one["concurrency"] for one in found["candidates"]} == {"sequential", "threads"}
-    assert {one["accuracy"]["source"] for one in found["candidates"]} == {"evidence: bccd_s2"}
+    assert {one["accuracy"]["source"] for one in found["candidates"]} == {"evidence: cells50_w24_s2"}
     ((reason, networks),) = found["missing"].items()
     assert "--runtime onnxruntime needs onnx: pip install" in reason
     assert networks == ["resnet10_24 S=2"]
