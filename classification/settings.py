@@ -221,6 +221,10 @@ class TrainClassification(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_start(self.model.pretrained, self.model.divide_from, self.train)
+        if self.model.divide_from and self.model.same_initialization:
+            raise UserError(
+                "model.same_initialization would make all slices of model.divide_from the first: leave one out"
+            )
 
 
 @dataclass

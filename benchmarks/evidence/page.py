@@ -41,7 +41,6 @@ CURVES = {
 ARMS = {
     "CIFAR-10, 2,000 images, S=4 of w=64": {
         "cifar2k_w64_apart_s4": "same views, no co-training",
-        "cifar2k_w64_cot_s4": "same views, co-training",
         "cifar2k_w64_views_s4": "different views, no co-training",
         "cifar2k_w64_s4": "different views, co-training",
     },

@@ -7,6 +7,7 @@ two sides of a batch norm, an activation, a pooling, a depthwise or grouped conv
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +22,7 @@ Axes = dict[str, tuple[int | None, ...]]  # of a tensor's first dimensions, the 
 
 _Norm = nn.modules.batchnorm._BatchNorm
 _LAYERS = (nn.Conv2d, nn.Linear, _Norm)
-_MIXING = ("cat", "stack", "chunk", "split", "permute", "transpose", "pad", "unbind")  # of channels
+_MIXING = ("cat", "stack", "chunk", "split", "tensor_split", "permute", "transpose", "pad", "unbind")
 
 
 class _Tracer(fx.Tracer):
@@ -48,7 +49,7 @@ class _Spaces:
 
     def join(self, spaces: Sequence[int], parts: int | None = None) -> int:
         roots = sorted({self.find(space) for space in spaces})
-        fewest = min([self.parts[root] for root in roots] + ([parts] if parts else []))
+        fewest = math.gcd(*(self.parts[root] for root in roots), parts or 0)
         for root in roots:
             self.parent[root] = roots[0]
         self.parts[roots[0]] = fewest
@@ -66,7 +67,7 @@ def channel_axes(network: nn.Module, size: int, name: str) -> tuple[Axes, dict[i
         UserError: with ``name``, for layers that join or rearrange channels, as DenseNet's.
     """
     refusal = f"{name} cannot be divided by its channels: "
-    network = on_meta(network).eval()
+    network = on_meta(network).float().eval()
     try:
         graph = _Tracer().trace(network)
     except Exception as error:  # whatever a network's own code does with values that are only traced
@@ -82,6 +83,8 @@ def channel_axes(network: nn.Module, size: int, name: str) -> tuple[Axes, dict[i
             at[node] = spaces.new(shape[1])
         elif node.op == "output":
             ends = {spaces.find(at[one]) for one in (graph.find_nodes(op="placeholder")[0], *inputs)}
+        elif isinstance(layer, _LAYERS) and any(key.startswith(f"{node.target}.") for key in axes):
+            raise UserError(f"{refusal}it runs {node.target} twice")
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             groups = getattr(layer, "groups", 1)
             at[node] = spaces.new(shape[1])
@@ -92,11 +95,14 @@ def channel_axes(network: nn.Module, size: int, name: str) -> tuple[Axes, dict[i
         elif isinstance(layer, _Norm):
             at[node] = at[inputs[0]]
             axes |= {f"{node.target}.{key}": (at[node],) for key in ("weight", "bias", "running_mean", "running_var")}
-        elif inputs and shape is not None:
-            what = getattr(node.target, "__name__", str(node.target))
-            if any(word in what for word in _MIXING):
-                raise UserError(f"{refusal}it has the operation {what}, which mixes channels")
-            at[node] = spaces.join([at[one] for one in inputs])
+        elif inputs:
+            what = type(layer).__name__ if layer else getattr(node.target, "__name__", str(node.target))
+            if what in _MIXING:
+                raise UserError(f"{refusal}its operation {what} joins, splits or moves channels")
+            if len({one.meta["tensor_meta"].shape[1] for one in inputs}) > 1:
+                raise UserError(f"{refusal}its operation {what} takes tensors of different channels")
+            if shape is not None:
+                at[node] = spaces.join([at[one] for one in inputs])
     state = network.state_dict()
     for key in state.keys() - axes.keys():
         if not key.endswith("num_batches_tracked"):

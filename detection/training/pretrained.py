@@ -45,7 +45,9 @@ def load_pretrained(
 
 def load_slices(model: DividedDetector, path: str, backbone: str, seed: int) -> None:
     """Loads slices of a trained undivided classifier into the backbones (``model.divide_from``)."""
-    _, found = divided_weights(path, backbone, len(model.members), seed)
+    trained, found = divided_weights(path, backbone, len(model.members), seed)
+    if trained.stem == "cifar":
+        raise UserError(f"{path}: was trained with model.stem = cifar; detectors need imagenet")
     for number, (member, weights) in enumerate(zip(model.members, found, strict=True), 1):
         checkpoint.load_weights(member, member.from_classifier(weights), f"{path} (member {number})")
 

@@ -76,6 +76,8 @@ def print_plan(config: Plan) -> dict[str, Any]:
     with explained(batch_size, None, "nothing was written", section=""):
         times = {network: timer.time(network) for network in progress(networks, "timing", "network")}
     rows = [_row(candidate, timed, config) for candidate in field.candidates for timed in times[candidate.network]]
+    if not rows:
+        raise UserError(f"nothing could be timed: {'; '.join(timer.missing)}")
     rows.sort(key=lambda row: row["milliseconds"])
     mark_front(rows)
     task = field.candidates[0].network.task
@@ -247,7 +249,16 @@ def _join(
     recipe = recipe or next(iter(dict(counts.most_common(1))), None)
     others = [f"'{name}' of {count}" for name, count in counts.items() if name != recipe]
     notes = [f"other recipes know the accuracy, too (--recipe): {', '.join(others)}"] if others else []
+    asked = {(network.backbone, network.members) for network in networks}
+    near = Counter(one.recipe for one in known if one.recipe not in counts and _pair(one) in asked)
+    if near:
+        listed = ", ".join(f"'{name}' of {count}" for name, count in near.items())
+        notes.append(f"at other image sizes or heads recipes know the accuracy (--recipe): {listed}")
     return recipe, {one.network: one.accuracy for one in known if one.recipe == recipe}, notes
+
+
+def _pair(known: Known) -> tuple[str, int]:
+    return known.network.backbone, known.network.members
 
 
 def _row(candidate: Candidate, timed: Timed, config: Plan) -> dict[str, Any]:

@@ -68,13 +68,15 @@ class Timer:
         self._call: Callable[[], Any] | None = None
 
     def time(self, network: TimedNetwork) -> list[Timed]:
-        """The times of all ways that this machine has.
+        """The times of all ways that this machine has; why others are missing is in ``missing``.
 
         Raises:
             UserError: where a way's outputs differ from those of the first one.
         """
         model = network.create(self.device)
         runs, finish = self._detector(network, model) if network.head else self._classifier(model)
+        if not runs:
+            return []
         found: list[dict[str, Timing]] = []
         for size in (1, self.config.batch_size):
             images = self._images(network, size)
@@ -119,8 +121,6 @@ class Timer:
                 runs[way] = create_network(model, settings, self.device)
             except UserError as error:
                 self.missing.setdefault(str(error), []).append(network.title)
-        if not runs:
-            raise UserError(f"{network.title}: none of the runtimes can run it: {'; '.join(self.missing)}")
         settings = PostprocessSettings()
         return runs, lambda outputs: fuse(head_boxes(model, *outputs, settings), settings)
 

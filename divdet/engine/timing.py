@@ -28,7 +28,7 @@ class Timing:
     @property
     def quartiles(self) -> tuple[float, float]:
         """First and third, in milliseconds of one call."""
-        low, _, high = statistics.quantiles(self.milliseconds, n=4)
+        low, _, high = statistics.quantiles(self.milliseconds, n=4, method="inclusive")
         return low, high
 
 

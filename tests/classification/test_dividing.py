@@ -113,7 +113,10 @@ def test_what_cannot_be_divided_is_told(large: Path, npz: Path, trained: Path, t
     assert not (tmp_path / "refused").exists()
 
 
-def test_settings_that_contradict_it_are_refused() -> None:
+def test_settings_that_contradict_it_are_refused(npz: Path, tmp_path: Path) -> None:
+    model = ModelSettings("resnet10_16", 2, "imagenet", divide_from="b.pt", same_initialization=True)
+    with pytest.raises(UserError, match=r"model\.same_initialization would make all slices"):
+        replace(recipe(npz, tmp_path), model=model)
     for model, train_settings, named in (
         ({"pretrained": "a.pt"}, {}, r"model\.pretrained and model\.divide_from"),
         ({}, {"batch_norm": "frozen_backbone"}, r"train\.batch_norm is frozen_backbone"),

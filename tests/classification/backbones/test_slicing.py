@@ -111,7 +111,8 @@ def test_timms_networks_are_divided_by_the_root(name: str) -> None:
     [
         ("resnet18/1", "behind / give a number from 2"),
         ("resnet18/two", "behind / give a number from 2"),
-        ("densenet121/2", "mixes channels"),
+        ("densenet121/2", "operation cat joins, splits or moves channels"),
+        ("cspresnet50/2", "operation split joins, splits or moves channels"),
         ("vit_tiny_patch16_224/2", "cannot be divided by its channels"),
         ("resnet_18/2", "did you mean"),
     ],
@@ -124,5 +125,5 @@ def test_models_of_timm_that_cannot_be_divided(name: str, message: str) -> None:
 @pytest.mark.parametrize("backbone", ["densenet_bc_190", "pyramidnet272"])
 def test_networks_that_join_channels_are_refused(backbone: str) -> None:
     network = create_ensemble(backbone, 1, 5, "cifar10").members[0]
-    with pytest.raises(UserError, match="mixes channels"):
+    with pytest.raises(UserError, match="joins, splits or moves channels"):
         slices(network, [network], 32, 0, backbone)
