@@ -168,5 +168,5 @@ def test_resampled_ap_is_that_of_the_drawn_images(tmp_path: Path) -> None:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        assert numbers[k] == pytest.approx(evaluation.stats[0], abs=1e-6)
+        assert numbers[k] == pytest.approx(evaluation.stats[0], abs=6e-6)  # of five digits
     assert len(set(numbers)) > 10
