@@ -45,7 +45,7 @@ def widths(figures: Figures, families: dict[str, str], path: Path) -> None:
     for line, (family, title) in zip(axes, families.items(), strict=True):
         rows = figures.widths()[family]
         for axis, (label, cost) in zip(line, costs.items(), strict=True):
-            whole = [own[1] for own in rows.values()]
+            whole = [own[1] for own in rows.values() if 1 in own]
             points(axis, figures, whole, cost, color="black", marker="o", label="S=1, by width")
             for members, (color, marker) in MARKERS.items():
                 if divided := [own[members] for own in rows.values() if members in own]:
@@ -55,8 +55,8 @@ def widths(figures: Figures, families: dict[str, str], path: Path) -> None:
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter("")
             axis.grid(alpha=0.3)
-        for width, own in rows.items():
-            place = (np.mean([value(result, "params") for result in figures.rows[own[1]]]), figures.average(own[1]))
+        for width, row in ((width, own[1]) for width, own in rows.items() if 1 in own):
+            place = (np.mean([value(result, "params") for result in figures.rows[row]]), figures.average(row))
             line[0].annotate(f"w={width}", place, xytext=(5, -13), textcoords="offset points", fontsize=9)
         line[0].set_ylabel(f"{title}\n{LABELS[metric(figures, whole[0])]}")
     legend: dict[str, Artist] = {}
@@ -85,7 +85,7 @@ def points(
     axis.errorbar(x, means, yerr=error, color=color, marker=marker, label=label, linestyle=linestyle, capsize=3)
     for place, mean, own in zip(x, means, runs, strict=True):
         if len(own) == 1:
-            axis.plot(place, mean, marker=marker, color=color, markerfacecolor="white")
+            axis.plot(place, mean, marker=marker, color=color, markerfacecolor="white", zorder=3)
 
 
 def curves(figures: Figures, rows: dict[str, str], path: Path) -> None:
