@@ -34,6 +34,27 @@ class Trained(NamedTuple):
     image_size: int
 
 
+def check_start(
+    divide_from: str | None, pretrained: str | None, batch_norm: str, freeze: int = 0, same_initialization: bool = False
+) -> None:
+    """Raises UserError for settings that contradict ``model.divide_from``."""
+    if not divide_from:
+        return
+    if pretrained:
+        raise UserError("model.pretrained and model.divide_from are both given: leave one out")
+    if same_initialization:
+        raise UserError("model.same_initialization would make all slices of model.divide_from the first: leave one out")
+    if freeze:
+        raise UserError(
+            "train.freeze keeps slices as they are, which have to learn: with model.divide_from set it to 0"
+        )
+    if batch_norm.startswith("frozen"):
+        raise UserError(
+            f"train.batch_norm is {batch_norm}, but slices of a network have other statistics than it has: with "
+            "model.divide_from set it to own"
+        )
+
+
 def divided_weights(source: str, backbone: str, members: int, seed: int) -> tuple[Trained, list[dict[str, Tensor]]]:
     """A trained network, and weights for each of the S classifiers it is divided into.
 

@@ -13,7 +13,6 @@ from divdet.engine.settings import (
     TrainSettings,
     check_not_negative,
     check_range,
-    check_start,
 )
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
@@ -217,14 +216,6 @@ class TrainClassification(CommonSettings):
     data: DataSettings = field(default_factory=DataSettings)
     train: ClassificationTrainSettings = field(default_factory=ClassificationTrainSettings)
     resume: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_start(self.model.pretrained, self.model.divide_from, self.train)
-        if self.model.divide_from and self.model.same_initialization:
-            raise UserError(
-                "model.same_initialization would make all slices of model.divide_from the first: leave one out"
-            )
 
 
 @dataclass

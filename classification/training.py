@@ -15,7 +15,7 @@ from classification.backbones.dividing import divide_weight_decay
 from classification.backbones.timm_models import check_copies_differ, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs
-from classification.dividing import divided_weights
+from classification.dividing import check_start, divided_weights
 from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.foreign_weights import PIP, foreign_weights
@@ -95,6 +95,8 @@ class CoTraining:
 def train(config: TrainClassification, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Runs a recipe, in which the main process calls ``callbacks``; returns the last epoch's metrics."""
     check_loggers(config.train.loggers)
+    model = config.model
+    check_start(model.divide_from, model.pretrained, config.train.batch_norm, 0, model.same_initialization)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         return _train(config, world, device, callbacks)
 

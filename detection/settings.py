@@ -6,14 +6,7 @@ from typing import Literal
 from detection.heads import input_of
 from detection.prediction_settings import PostprocessSettings
 from divdet.engine.errors import UserError
-from divdet.engine.settings import (
-    CommonSettings,
-    TrainSettings,
-    check_choice,
-    check_not_negative,
-    check_range,
-    check_start,
-)
+from divdet.engine.settings import CommonSettings, TrainSettings, check_choice, check_not_negative, check_range
 
 Orientation = Literal["auto", "upright", "stored"]
 DataFormat = Literal["auto", "coco", "yolo", "voc"]
@@ -212,11 +205,6 @@ class TrainDetection(CommonSettings):
             raise UserError(
                 "postprocess.classes is set: a detector is trained on all classes of the annotations; "
                 "give it to eval-det, detect or predict"
-            )
-        check_start(self.model.pretrained, self.model.divide_from, self.train)
-        if self.model.divide_from and self.train.freeze:
-            raise UserError(
-                "train.freeze keeps slices as they are, which have to learn: with model.divide_from set it to 0"
             )
         weights, members = self.postprocess.member_weights, self.model.members
         if weights is not None and len(weights) != members:

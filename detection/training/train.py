@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from classification.backbones.timm_models import check_copies_differ
+from classification.dividing import check_start
 from classification.foreign_weights import PIP
 from classification.losses import cot_weight_at
 from detection.data.annotations import CocoAnnotations
@@ -154,6 +155,7 @@ def train(
     during the training.
     """
     check_loggers(config.train.loggers)
+    check_start(config.model.divide_from, config.model.pretrained, config.train.batch_norm, config.train.freeze)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         metrics, task, folder = _train(config, world, device, callbacks)
     if finish and world.is_main_process and task.evaluation:  # the other processes need not wait

@@ -153,14 +153,3 @@ def check_range(name: str, value: float | None, least: float, most: float = math
         return
     upper = "" if most == math.inf else f" and {'below' if below else 'at most'} {most}"
     raise UserError(f"{name} is {value}: it must be at least {least}{upper}")
-
-
-def check_start(pretrained: str | None, divide_from: str | None, train: TrainSettings) -> None:
-    """Raises UserError for two things to start from, and for slices that would keep the large network's statistics."""
-    if pretrained and divide_from:
-        raise UserError("model.pretrained and model.divide_from are both given: leave one out")
-    if divide_from and train.batch_norm.startswith("frozen"):
-        raise UserError(
-            f"train.batch_norm is {train.batch_norm}, but slices of a network have other statistics than it has: with "
-            "model.divide_from set it to own"
-        )

@@ -14,6 +14,7 @@ from detection.models.ssd import create_ssd
 from detection.settings import DetectionTrainSettings, TrainDetection
 from detection.settings import ModelSettings as DetectorSettings
 from detection.training.pretrained import load_slices
+from detection.training.train import train as train_detector
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 from tests.classification.recipes import recipe
@@ -114,16 +115,18 @@ def test_what_cannot_be_divided_is_told(large: Path, npz: Path, trained: Path, t
 
 
 def test_settings_that_contradict_it_are_refused(npz: Path, tmp_path: Path) -> None:
-    model = ModelSettings("resnet10_16", 2, "imagenet", divide_from="b.pt", same_initialization=True)
-    with pytest.raises(UserError, match=r"model\.same_initialization would make all slices"):
-        replace(recipe(npz, tmp_path), model=model)
-    for model, train_settings, named in (
-        ({"pretrained": "a.pt"}, {}, r"model\.pretrained and model\.divide_from"),
-        ({}, {"batch_norm": "frozen_backbone"}, r"train\.batch_norm is frozen_backbone"),
-        ({}, {"freeze": 1}, r"train\.freeze"),
+    config = recipe(npz, tmp_path / "run")
+    own = ModelSettings("resnet10_16", 2, "imagenet", divide_from="b.pt")
+    for model, message in (
+        (replace(own, same_initialization=True), r"model\.same_initialization would make all slices"),
+        (replace(own, pretrained="a.pt"), r"model\.pretrained and model\.divide_from"),
     ):
-        with pytest.raises(UserError, match=named):
-            TrainDetection(
-                model=DetectorSettings("resnet10_16", 2, divide_from="b.pt", **model),
-                train=DetectionTrainSettings(**train_settings),
-            )
+        with pytest.raises(UserError, match=message):
+            train(replace(config, model=model))
+    for settings, message in (
+        ({"batch_norm": "frozen_backbone"}, r"train\.batch_norm is frozen_backbone"),
+        ({"freeze": 1}, r"train\.freeze"),
+    ):
+        model = DetectorSettings("resnet10_16", 2, divide_from="b.pt")
+        with pytest.raises(UserError, match=message):
+            train_detector(TrainDetection(model=model, train=DetectionTrainSettings(**settings), output=str(tmp_path)))
