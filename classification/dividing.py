@@ -71,6 +71,8 @@ def divided_weights(source: str, backbone: str, members: int, seed: int) -> tupl
     whole = _undivided(backbone, members)
     if source in ("pip", "timm"):
         raise UserError(f"model.divide_from is {source}: name the network, such as {TIMM}resnet50, or a file")
+    if Path(source).is_dir():
+        raise UserError(f"model.divide_from is {source}, a folder: give its last.pt")
     own = not source.startswith(TIMM) and is_own(Path(source))
     trained = _own(source, whole) if own else _foreign(source, whole)
     classes = next(reversed(trained.network.state_dict().values())).shape[0]  # of the last bias

@@ -146,8 +146,9 @@ def _train(
             what = f"model.same_initialization: member {number} of {backbone}"
             load_weights(member, model.members[0].state_dict(), what)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    start = f", slices of {config.model.divide_from}" if config.model.divide_from and not folder.resumed else ""
     print(
-        f"{backbone} divided into {members}: {parameters / 1e6:.2f} M parameters, {device}; "
+        f"{backbone} divided into {members}{start}: {parameters / 1e6:.2f} M parameters, {device}; "
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
     views = TrainingViews(images, config.data, size, members, config.seed)

@@ -214,7 +214,9 @@ def _kept(
 ) -> dict[int, int]:
     """The number of a member's parts in each space."""
     if odd := weights.keys() ^ member.keys():
-        raise UserError(f"{name} is of another architecture than the members: only one of them has {sorted(odd)[0]}")
+        raise UserError(
+            f"{name}: of it and its narrower members only one has {sorted(odd)[0]}: choose another width or S"
+        )
     found: dict[int, set[int]] = defaultdict(set)
     for key, own in axes.items():
         for large, small, space in zip(

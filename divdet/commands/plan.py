@@ -96,6 +96,7 @@ def print_plan(config: Plan) -> dict[str, Any]:
         "candidates": rows,
         "refused": field.refused,
         "missing": timer.missing,
+        "drift": max(timer.reference) / min(timer.reference),
         "measured": _measured(task, timer),
         "assumed": _assumed(task, field),
         "notes": field.notes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 Row = dict[str, Any]
+_STEADY = 1.3  # a machine whose speed moves by less
 
 
 def mark_front(rows: list[Row]) -> None:
@@ -38,9 +39,11 @@ def advice(found: dict[str, Any]) -> str:
     """What to take, in a sentence or two, from what ``plan.json`` holds."""
     rows, budget, metric = found["candidates"], found["budget_ms"], found["metric"]
     cheapest = min(rows, key=lambda row: row["milliseconds"])
+    moved = f" Uncertain: the machine's speed moved by a factor of {found['drift']:.2f} meanwhile; measure again."
+    unsure = moved if found["drift"] > _STEADY else ""
     cost = f"{cheapest['name']} at {cheapest['milliseconds']:.3g} ms"
     if budget is not None and cheapest["milliseconds"] > budget:
-        return f"Nothing is within {budget:g} ms: the cheapest is {cost}."
+        return f"Nothing is within {budget:g} ms: the cheapest is {cost}.{unsure}"
     within = "Whatever the time," if budget is None else f"Within {budget:g} ms"
     front = sorted((row for row in rows if row["front"]), key=lambda row: row["milliseconds"])
     best = choose(rows, budget)
@@ -48,12 +51,20 @@ def advice(found: dict[str, Any]) -> str:
         text = f"{within} take {_said(best, metric)}{_how(best)}."
     else:
         text = f"{within} no accuracy is known; the cheapest is {cost}."
+    if level := [row for row in front if best and row is not best and _level(row, best)]:
+        text += f" Level with it, within its ±: {_said(level[0], metric)}."
     if dearer := [row for row in front if best is None or row["milliseconds"] > best["milliseconds"]]:
         text += f" The next on the front is {_said(dearer[0], metric)}."
     unknown = len({(row["backbone"], row["members"], row["head"]) for row in rows if not row["accuracy"]})
     if unknown:
         text += f" Of {unknown} network{'s' * (unknown > 1)} the accuracy is unknown: train what fits, and give --runs."
-    return text
+    return text + unsure
+
+
+def _level(cheaper: Row, best: Row) -> bool:
+    """Whether a cheaper row's accuracy differs from the best one's by no more than their standard deviations."""
+    within = max(row["accuracy"]["std"] or 0 for row in (cheaper, best))
+    return 0 <= best["accuracy"]["value"] - cheaper["accuracy"]["value"] <= within
 
 
 def _said(row: Row, metric: str) -> str:

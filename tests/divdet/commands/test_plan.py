@@ -81,7 +81,13 @@ def test_the_front_is_that_of_brute_force() -> None:
 def test_what_to_take(budget: float | None, said: str) -> None:
     rows = [row("a", 10, 0.5), row("b", 20, 0.6), row("c", 5, None)]
     mark_front(rows)
-    assert advice({"candidates": rows, "budget_ms": budget, "metric": "AP"}).startswith(said)
+    found = {"candidates": rows, "budget_ms": budget, "metric": "AP", "drift": 1.1}
+    assert advice(found).startswith(said)
+    assert "Uncertain" not in advice(found)
+    assert advice(found | {"drift": 2.0}).endswith("moved by a factor of 2.00 meanwhile; measure again.")
+    rows[1]["accuracy"]["std"] = 0.1
+    level = "Level with it, within its ±: a: AP 0.5 at 10 ms."
+    assert (level in advice(found)) == (budget is None)
 
 
 # What is known
