@@ -1,9 +1,9 @@
 """Trains and measures the rows of docs/evidence.md, one result file each; stop it at any time and start it again.
 
     python -m benchmarks.evidence.run cpu                  # what has no result file yet; hours on two cores
-    python -m benchmarks.evidence.run cpu --rows bccd_s1 bccd_s2 --minutes 30
+    python -m benchmarks.evidence.run cpu --rows cells50_w24_s1 cells50_w24_s4 --minutes 30
     python -m benchmarks.evidence.run gpu --results runs/evidence --work runs/evidence-work
-    python -m benchmarks.evidence.run cpu --rows cifar10_s1 --seeds 0 --results runs/again --work runs/again  # again
+    python -m benchmarks.evidence.run cpu --rows cifar2k_w16_s1 --seeds 0 --results runs/a --work runs/a  # once more
 
 Data: ``bccd``, ``coco_subset``, ``cifar10.npz`` and ``tinyimagenet64.npz`` in ../shared/data, or $DIVDET_SHARED/data.
 A result holds the metrics of tools/eval_cls.py or eval_det.py on the last weights, the recipe as it was resolved, the

@@ -219,9 +219,8 @@ def _kept(
         )
     found: dict[int, set[int]] = defaultdict(set)
     for key, own in axes.items():
-        for large, small, space in zip(
-            weights[key].shape, member[key].shape, own, strict=False
-        ):  # of a kernel, no sides
+        pairs = zip(weights[key].shape, member[key].shape, own, strict=False)  # a kernel's sides are in no space
+        for large, small, space in pairs:
             if space is not None:
                 found[space].add(small // (large // parts[space]) if small % (large // parts[space]) == 0 else -1)
         if weights[key].shape[len(own) :] != member[key].shape[len(own) :]:
