@@ -50,7 +50,7 @@ class ModelSettings:
             or timm, which downloads weights.
         divide_from: a train_cls.py checkpoint of the same backbone and stem with one member, of which each member takes
             other channels to start from, its classifier by class name. For timm:<model>/S also timm:<model>, whose
-            weights timm downloads, or a file of them, without their classifier.
+            weights timm downloads, a file of them, or pip, without their classifier.
     """
 
     backbone: str = "resnet110"

@@ -28,7 +28,6 @@ from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
-from divdet.engine.progress import progress
 
 
 class Candidate(NamedTuple):
@@ -72,10 +71,9 @@ def print_plan(config: Plan) -> dict[str, Any]:
     note_load(device)
     torch.manual_seed(config.seed)
     timer = Timer(config, runtimes, device)
-    networks = dict.fromkeys(candidate.network for candidate in field.candidates)
     with explained(batch_size, None, "nothing was written", section=""):
-        times = {network: timer.time(network) for network in progress(networks, "timing", "network")}
-    rows = [_row(candidate, timed, config) for candidate in field.candidates for timed in times[candidate.network]]
+        times = timer.time({candidate.network: candidate.cost.params for candidate in field.candidates})
+    rows = [_row(one, timed, config) for one in field.candidates for timed in times.get(one.network, [])]
     if not rows:
         raise UserError(f"nothing could be timed: {'; '.join(timer.missing)}")
     rows.sort(key=lambda row: row["milliseconds"])
@@ -96,7 +94,7 @@ def print_plan(config: Plan) -> dict[str, Any]:
         "candidates": rows,
         "refused": field.refused,
         "missing": timer.missing,
-        "drift": max(timer.reference) / min(timer.reference),
+        "drift": timer.drift,
         "measured": _measured(task, timer),
         "assumed": _assumed(task, field),
         "notes": field.notes,
@@ -288,9 +286,8 @@ def _measured(task: str, timer: Timer) -> list[str]:
     what = "from normalized images to the ensemble's scores"
     if task == "det":
         what = "from uint8 images of the input's size to fused boxes (reading and resizing are not in it)"
-    drift = max(timer.reference) / min(timer.reference)
-    speed = f"the machine's speed, which moved by a factor of {drift:.2f} meanwhile: smaller differences mean nothing"
-    return [f"milliseconds and images/s here, {what}", *([speed] if len(timer.reference) > 1 else [])]
+    speed = f"the machine's speed, which moved by a factor of {timer.drift:.2f} meanwhile (quartiles)"
+    return [f"milliseconds and images/s here, {what}", speed]
 
 
 def _assumed(task: str, field: Field) -> list[str]:

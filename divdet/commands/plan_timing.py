@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,11 +22,12 @@ from divdet.commands.timed_networks import TimedNetwork, difference
 from divdet.engine.concurrency import concurrent
 from divdet.engine.devices import autocast, precision_dtype
 from divdet.engine.errors import UserError
+from divdet.engine.progress import progress
 from divdet.engine.settings import Concurrency
 from divdet.engine.timing import Timing, side_by_side
 
 Call = Callable[[Tensor], Any]  # images -> raw outputs, and then what a user gets
-_REFERENCE = "reference"
+_TOGETHER = 300e6  # parameters: 1.2 GB in each runtime
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Timed:
 
 
 class Timer:
-    """Times networks one after the other, and a reference beside each: the first way of the first network.
+    """Times all networks in turns, in every way that this machine has, so that a change of its speed affects all alike.
+
+    Networks stay in memory meanwhile; where they are more than ``_TOGETHER``, groups of them follow one another.
 
     Args:
         config: with a ``batch_size``.
@@ -58,43 +62,71 @@ class Timer:
 
     Attributes:
         missing: the networks that were not timed in a way, by the reason.
-        reference: milliseconds of the reference, for each network: what the machine's speed did meanwhile.
+        speeds: milliseconds of the first way of the first network, which every group times, round by round: what the
+            machine's speed did.
     """
 
     def __init__(self, config: Plan, runtimes: Sequence[Runtime], device: torch.device) -> None:
         self.config, self.runtimes, self.device = config, runtimes, device
         self.missing: dict[str, list[str]] = {}
-        self.reference: list[float] = []
-        self._call: Callable[[], Any] | None = None
+        self.speeds: list[float] = []
+        self._reference: Callable[[], Any] | None = None
 
-    def time(self, network: TimedNetwork) -> list[Timed]:
-        """The times of all ways that this machine has; why others are missing is in ``missing``.
+    @property
+    def drift(self) -> float:
+        """By which factor the middle half of ``speeds`` differs."""
+        low, _, high = statistics.quantiles(self.speeds, n=4, method="inclusive")
+        return high / low
+
+    def time(self, networks: Mapping[TimedNetwork, int]) -> dict[TimedNetwork, list[Timed]]:
+        """The times of networks, given with their parameters, by network; why ways are missing is in ``missing``.
 
         Raises:
             UserError: where a way's outputs differ from those of the first one.
         """
-        model = network.create(self.device)
-        runs, finish = self._detector(network, model) if network.head else self._classifier(model)
-        if not runs:
-            return []
-        found: list[dict[str, Timing]] = []
-        for size in (1, self.config.batch_size):
-            images = self._images(network, size)
-            with torch.inference_mode():
-                wanted = None
-                for way, run in runs.items():
-                    outputs = run(images)
-                    wanted = outputs if wanted is None else wanted
-                    limit = 1e-3 if self.device.type == "cpu" and self.config.precision == "float32" else 5e-2
-                    difference(str(way), outputs, wanted, limit)
-            calls = {str(way): partial(_call, run, finish, images) for way, run in runs.items()}
-            if size == 1:
-                self._call = self._call or next(iter(calls.values()))
-                calls[_REFERENCE] = self._call
-            timings = side_by_side(calls, next(iter(calls)), self.config.rounds, self.config.seconds)
-            found.append({timing.name: timing for timing in timings})
-        self.reference.append(found[0][_REFERENCE].median)
-        return [Timed(way, *(timings[str(way)] for timings in found)) for way in runs]
+        groups: list[list[TimedNetwork]] = []
+        room = 0
+        for network, params in networks.items():
+            if params > room:
+                groups.append([])
+                room = _TOGETHER
+            groups[-1].append(network)
+            room -= params
+        return {network: timed for group in groups for network, timed in self._group(group).items()}
+
+    def _group(self, networks: Sequence[TimedNetwork]) -> dict[TimedNetwork, list[Timed]]:
+        ways: dict[TimedNetwork, list[Way]] = {}
+        singles, batches = {}, {}
+        for network in progress(networks, "preparing", "network"):
+            model = network.create(self.device)
+            runs, finish = self._detector(network, model) if network.head else self._classifier(model)
+            ways[network] = list(runs)
+            for calls, size in ((singles, 1), (batches, self.config.batch_size)):
+                images = self._images(network, size)
+                self._check(runs, images)
+                calls |= {(network, way): partial(_call, run, finish, images) for way, run in runs.items()}
+        if not singles:
+            return {}
+        first = next(iter(singles))
+        self._reference = self._reference or singles[first]
+        timings = []
+        for calls in ({None: self._reference, **singles}, batches):
+            turns = side_by_side(calls, next(iter(calls)), self.config.rounds, self.config.seconds, "timing")
+            timings.append({timing.name: timing for timing in turns})
+        self.speeds += timings[0][None].milliseconds
+        return {
+            network: [Timed(way, *(timing[network, way] for timing in timings)) for way in own]
+            for network, own in ways.items()
+        }
+
+    @torch.inference_mode()
+    def _check(self, runs: Mapping[Way, Call], images: Tensor) -> None:
+        limit = 1e-3 if self.device.type == "cpu" and self.config.precision == "float32" else 5e-2
+        wanted = None
+        for way, run in runs.items():
+            outputs = run(images)
+            wanted = outputs if wanted is None else wanted
+            difference(str(way), outputs, wanted, limit)
 
     def _images(self, network: TimedNetwork, size: int) -> Tensor:
         side = network.image_size

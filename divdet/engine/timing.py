@@ -2,8 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+
+from divdet.engine.progress import progress
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Timing:
         ratio: median over the rounds of the reference's time divided by this way's: above 1 is faster.
     """
 
-    name: str
+    name: Hashable
     milliseconds: list[float]
     ratio: float
 
@@ -33,7 +35,11 @@ class Timing:
 
 
 def side_by_side(
-    ways: Mapping[str, Callable[[], object]], reference: str, rounds: int = 15, seconds: float = 0.2
+    ways: Mapping[Hashable, Callable[[], object]],
+    reference: Hashable,
+    rounds: int = 15,
+    seconds: float = 0.2,
+    description: str | None = None,
 ) -> list[Timing]:
     """Times every way once per round, after warm-up calls.
 
@@ -41,15 +47,16 @@ def side_by_side(
         ways: functions by name; each call does the same work, which the caller has checked.
         reference: name of the way that ratios refer to.
         seconds: about how long one way is called per round; at least one call.
+        description: of a progress bar; none without it.
     """
-    calls = {}
+    calls: dict[Hashable, int] = {}
     for name, way in ways.items():
         way()
         began = time.perf_counter()
         way()
         calls[name] = max(1, round(seconds / max(time.perf_counter() - began, 1e-9)))
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
+    times: dict[Hashable, list[float]] = {name: [] for name in ways}
+    for _ in progress(range(rounds), description, "round") if description else range(rounds):
         for name, way in ways.items():
             began = time.perf_counter()
             for _ in range(calls[name]):

@@ -18,7 +18,7 @@ from classification.foreign_weights import PIP, pretrained_files, timm_weights
 from classification.training import load_plain
 from detection import create_ssd
 from detection.images import read_image
-from detection.training.pretrained import load_pretrained
+from detection.training.pretrained import load_pretrained, load_slices
 from divdet.engine.errors import UserError
 
 LITE0 = "tf_efficientnet_lite0"
@@ -56,6 +56,17 @@ def test_packaged_weights_go_into_each_member() -> None:
         assert torch.equal(member.network.conv_stem.weight, weights["_conv_stem.weight"])
         last = next(reversed([name for name in weights if name.startswith("_blocks.")]))
         assert torch.equal(list(member.state_dict().values())[-1], weights[last])
+
+
+def test_packaged_weights_are_divided() -> None:
+    weights = torch.load(packaged(LITE0), weights_only=True)["_conv_stem.weight"]
+    backbone = f"timm:{LITE0}/2"
+    model = create_ssd(backbone, 2, num_classes=2)
+    load_slices(model, PIP, backbone, seed=0)
+    own = [{one.numpy().tobytes() for one in member.network.conv_stem.weight.detach()} for member in model.members]
+    assert own[0] | own[1] == {one.numpy().tobytes() for one in weights}
+    with pytest.raises(UserError, match=r"model\.divide_from is pip, but timm:resnet18 is not one of timm:tf_eff"):
+        load_slices(model, PIP, "timm:resnet18/2", seed=0)
 
 
 def test_weights_out_of_order_are_refused(tmp_path: Path) -> None:
