@@ -24,7 +24,10 @@ def describe(found: dict[str, Any]) -> str:
     for row in found["candidates"]:
         low, high = row["quartiles"]
         cells = [row["name"], f"{row['params'] / 1e6:.3g}", f"{row['gflops']:.3g}"]
-        cells += [f"{row['milliseconds']:.3g} ({low:.3g} to {high:.3g})", f"{row['per_second']:.3g}"]
+        cells += [
+            f"{row['milliseconds']:.3g} ({low:.3g} to {high:.3g})",
+            f"{row['per_second']:,.{0 if row['per_second'] >= 100 else 1}f}",
+        ]
         cells += [*_accuracy(row["accuracy"]), _place(row)]
         cells += [] if budget is None else ["within" if row["within_budget"] else "over"]
         lines.append(f"| {' | '.join(cells)} |")

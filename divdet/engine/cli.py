@@ -215,7 +215,7 @@ def _parser(config_class: type, prog: str | None, positional: str | None) -> _Pa
     parser.fields = fields_of(config_class)
     parser.add_argument("--config", action="config", help="a YAML file of these fields, or the name of a recipe")
     if positional:
-        parser.add_argument(positional, nargs="*", help="see above")
+        parser.add_argument(positional, nargs="*", default=[], help="see above")
     parser.add_class_arguments(config_class, skip={positional} if positional else None)
     return parser
 
