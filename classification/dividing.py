@@ -35,7 +35,7 @@ class Trained(NamedTuple):
 
 
 def check_start(
-    divide_from: str | None, pretrained: str | None, batch_norm: str, freeze: int = 0, same_initialization: bool = False
+    divide_from: str | None, pretrained: str | None, freeze: int = 0, same_initialization: bool = False
 ) -> None:
     """Raises UserError for settings that contradict ``model.divide_from``."""
     if not divide_from:
@@ -47,11 +47,6 @@ def check_start(
     if freeze:
         raise UserError(
             "train.freeze keeps slices as they are, which have to learn: with model.divide_from set it to 0"
-        )
-    if batch_norm.startswith("frozen"):
-        raise UserError(
-            f"train.batch_norm is {batch_norm}, but slices of a network have other statistics than it has: with "
-            "model.divide_from set it to own"
         )
 
 

@@ -63,6 +63,7 @@ class CoTraining:
         self.evaluation, self.views, self.world, self.erasing = evaluation, views, world, config.data.erasing > 0
         decay, division = config.train.weight_decay, config.train.weight_decay_division
         self.weight_decay = divide_weight_decay(decay, config.model.members, division)
+        self.sliced = bool(config.model.divide_from)
         self.device = next(model.parameters()).device
         self.mean, self.std = (torch.tensor(meta[key], device=self.device) for key in ("mean", "std"))
 
@@ -96,7 +97,7 @@ def train(config: TrainClassification, callbacks: Sequence[Callback] = ()) -> di
     """Runs a recipe, in which the main process calls ``callbacks``; returns the last epoch's metrics."""
     check_loggers(config.train.loggers)
     model = config.model
-    check_start(model.divide_from, model.pretrained, config.train.batch_norm, 0, model.same_initialization)
+    check_start(model.divide_from, model.pretrained, 0, model.same_initialization)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         return _train(config, world, device, callbacks)
 

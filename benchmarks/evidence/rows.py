@@ -125,7 +125,7 @@ def _lite(name: str, categories: tuple[str, ...], seeds: tuple[int, ...]) -> lis
     data, config = "coco_subset", "det/photos.yaml"
     cot = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=1")
     slices = ("--model.backbone=timm:tf_efficientnet_lite2/2", "--model.pretrained=null", "--model.divide_from=pip")
-    slices += ("--train.freeze=0", "--train.batch_norm=own")
+    slices += ("--train.freeze=0",)
     return [
         Row(whole, data, config, (_LITE2, *_FIVE), 1, whole, seeds, **about),
         Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FIVE), 2, whole, seeds, **about),

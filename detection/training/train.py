@@ -67,6 +67,7 @@ class DetectionTask:
         self._best = Best(self.best_metric)
         self.model = self.network = self.detector.model
         self.weight_decay = self.config.train.weight_decay
+        self.sliced = bool(self.config.model.divide_from)
         self.lr_factors = {"members.": self.config.train.backbone_lr}
         weights = class_weights(self.training, self.config.train.class_weights)
         self.class_weights = None if weights is None else weights.to(self.detector.device)
@@ -155,7 +156,7 @@ def train(
     during the training.
     """
     check_loggers(config.train.loggers)
-    check_start(config.model.divide_from, config.model.pretrained, config.train.batch_norm, config.train.freeze)
+    check_start(config.model.divide_from, config.model.pretrained, config.train.freeze)
     with processes(config.device, config.model.members, config.train.member_parallel) as (world, device):
         metrics, task, folder = _train(config, world, device, callbacks)
     if finish and world.is_main_process and task.evaluation:  # the other processes need not wait
@@ -214,7 +215,7 @@ def _train(
     freeze_backbones(model, config.train.freeze)
     if config.train.freeze and not config.model.pretrained:
         print("note: train.freeze keeps stages that were not pretrained (model.pretrained) as they are drawn at random")
-    if config.train.batch_norm.startswith("frozen") and not config.model.pretrained:
+    if config.train.batch_norm.startswith("frozen") and not (config.model.pretrained or config.model.divide_from):
         print(
             f"note: train.batch_norm {config.train.batch_norm} keeps the statistics of a fresh backbone, mean 0 and "
             "variance 1, which are not those of its features: set it to own, or give model.pretrained"

@@ -1,5 +1,6 @@
 """Which statistics batch normalization uses in training."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -95,3 +96,18 @@ def freeze(model: nn.Module, setting: BatchNorm) -> None:
     for layer in (model if setting == "frozen" else model.members).modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
+
+
+@torch.no_grad()
+def estimate(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object]) -> None:
+    """Gives batch norms new running statistics: the averages over ``batches``, each run by ``forward``."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # all batches count alike
+    model.train()
+    for batch in batches:
+        forward(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

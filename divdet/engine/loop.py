@@ -3,6 +3,8 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from functools import partial
+from itertools import islice
 from typing import Any, NoReturn
 
 import torch
@@ -31,6 +33,8 @@ from divdet.engine.settings import TrainSettings
 from divdet.engine.state import ModelEMA, gather_entries, load_momentum, local_entries, momentum, not_finite
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
 from divdet.engine.task import Task
+
+_ESTIMATED = 50  # batches that statistics are estimated on
 
 
 def training_loader(
@@ -133,6 +137,9 @@ class _Training:
         if folder.resumed:
             self._resume(folder.resumed, folder.resumed.run)
         else:
+            if task.sliced:
+                batches = progress(islice(loader, _ESTIMATED), "statistics", "batch", min(_ESTIMATED, self.batches))
+                batch_norm.estimate(self.model, batches, partial(task.losses, epoch=0.0))
             self.average = ModelEMA(self.model, settings.ema_decay)
         places = world.all_gather_objects((self.epoch, self.batch, self.average.steps, self.sampler.layout))
         if any(place != places[0] for place in places):

@@ -15,6 +15,7 @@ class Task(Protocol):
         best_metric: key of ``evaluate()`` that chooses best.pt, higher is better; None makes every epoch the best.
         meta: plain values that a checkpoint needs beside the weights, such as class names.
         weight_decay: after dividing by S (Eq. 6).
+        sliced: its members are slices of a network: their batch norms' statistics are estimated before the first step.
         lr_factors: factors on the learning rate of parameters, by a prefix of their names; others have 1.
     """
 
@@ -23,6 +24,7 @@ class Task(Protocol):
     best_metric: str | None
     meta: dict[str, Any]
     weight_decay: float
+    sliced: bool
     lr_factors: Mapping[str, float]
 
     def losses(self, batch: Any, epoch: float) -> Mapping[str, Tensor]:

@@ -17,6 +17,7 @@ from detection.training.pretrained import load_slices
 from detection.training.train import train as train_detector
 from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
+from tests.classification.generated import generated_images
 from tests.classification.recipes import recipe
 
 STEM = "members.{}.layer0.0.weight"
@@ -123,10 +124,22 @@ def test_settings_that_contradict_it_are_refused(npz: Path, tmp_path: Path) -> N
     ):
         with pytest.raises(UserError, match=message):
             train(replace(config, model=model))
-    for settings, message in (
-        ({"batch_norm": "frozen_backbone"}, r"train\.batch_norm is frozen_backbone"),
-        ({"freeze": 1}, r"train\.freeze"),
-    ):
-        model = DetectorSettings("resnet10_16", 2, divide_from="b.pt")
-        with pytest.raises(UserError, match=message):
-            train_detector(TrainDetection(model=model, train=DetectionTrainSettings(**settings), output=str(tmp_path)))
+    model = DetectorSettings("resnet10_16", 2, divide_from="b.pt")
+    with pytest.raises(UserError, match=r"train\.freeze"):
+        train_detector(TrainDetection(model=model, train=DetectionTrainSettings(freeze=1), output=str(tmp_path)))
+
+
+def test_statistics_are_those_of_the_slices(large: Path, npz: Path, tmp_path: Path) -> None:
+    """Frozen batch norms keep what was estimated before: each member's own features, normalized, have a mean of 0."""
+    config = recipe(npz, tmp_path / "two")
+    config.model = ModelSettings("resnet10_16", 2, "imagenet", divide_from=str(large))
+    config.data = replace(config.data, auto_augment="none", erasing=0.0, flip=0.0, crop="none")
+    config.train = replace(config.train, lr=0, batch_norm="frozen", mixup=0.0)
+    train(config)
+    model, saved = load_ensemble(tmp_path / "two/last.pt")
+    images = torch.from_numpy(generated_images(24, seed=0)[0]).permute(0, 3, 1, 2) / 255  # as in the file
+    mean, std = (torch.tensor(saved.meta[key])[:, None, None] for key in ("mean", "std"))
+    with torch.inference_mode():
+        for member in model.eval().members:
+            normalized = member.layer0[:2]((images - mean) / std)
+            assert normalized.mean((0, 2, 3)).tolist() == pytest.approx(member.layer0[1].bias.tolist(), abs=1e-3)

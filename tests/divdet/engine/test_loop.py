@@ -46,6 +46,7 @@ class OneWeight:
 
     best_metric = "score"
     weight_decay = 0.0
+    sliced = False
     lr_factors: dict[str, float] = {}  # noqa: RUF012
 
     def __init__(self, meet: Callable[[float, Tensor], float]) -> None:
