@@ -27,9 +27,9 @@ TITLES = {"cls": "Classification", "det": "Detection"}
 # What conclusions.md shows
 FAMILIES = {
     "cifar2k": "CIFAR-10, 2,000 images",
-    "cifar50k": "CIFAR-10, 50,000 images",
+    "cifar2k_wrn10": "CIFAR-10, 2,000 images",
     "cells50": "blood cells, 50 photos",
-    "cells": "blood cells, 205 photos",
+    "cifar50k": "CIFAR-10, 50,000 images",
 }
 CURVES = {
     "cifar2k_w16_s1": "w=16",
@@ -41,6 +41,7 @@ CURVES = {
 ARMS = {
     "CIFAR-10, 2,000 images, S=4 of w=64": {
         "cifar2k_w64_apart_s4": "same views, no co-training",
+        "cifar2k_w64_loss_s4": "same views, co-training",
         "cifar2k_w64_views_s4": "different views, no co-training",
         "cifar2k_w64_s4": "different views, co-training",
     },

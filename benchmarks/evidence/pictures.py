@@ -55,9 +55,9 @@ def widths(figures: Figures, families: dict[str, str], path: Path) -> None:
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter("")
             axis.grid(alpha=0.3)
-        for width, row in ((width, own[1]) for width, own in rows.items() if 1 in own):
-            place = (np.mean([value(result, "params") for result in figures.rows[row]]), figures.average(row))
-            line[0].annotate(f"w={width}", place, xytext=(5, -13), textcoords="offset points", fontsize=9)
+        for row in whole:
+            place = (value(figures.rows[row][0], "params"), figures.average(row))
+            line[0].annotate(figures.rows[row][0]["cost"]["backbone"], place, xytext=(5, -13), textcoords="offset points", fontsize=9)
         line[0].set_ylabel(f"{title}\n{LABELS[metric(figures, whole[0])]}")
     legend: dict[str, Artist] = {}
     for axis in axes.flat:
