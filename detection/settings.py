@@ -90,8 +90,9 @@ class EvalDataSettings:
         check_choice("data.voc_origin", self.voc_origin, VocOrigin)
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction}: choose a share above 0 and below 1")
-        if self.val_fraction is not None and self.val_annotations:
-            raise UserError("data.val_fraction and data.val_annotations are both set: leave one out")
+        for name in ("val_annotations", "val_images"):
+            if self.val_fraction is not None and getattr(self, name):
+                raise UserError(f"data.val_fraction and data.{name} are both set: leave one out")
 
 
 @dataclass

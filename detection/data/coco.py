@@ -18,6 +18,7 @@ from detection.data.coco_json import gc_paused, read_json
 from detection.data.entry_values import show
 from detection.data.faults import DataError, DataFault
 from detection.data.image_files import ImageFiles
+from detection.data.json_formats import other_format
 from detection.data.orientation import set_layouts
 from detection.data.repeated_files import count_repeated
 from detection.settings import Orientation
@@ -25,16 +26,6 @@ from divdet.engine.errors import UserError
 
 _LISTS = ("images", "annotations", "categories")
 _FOLDER = "set the folder that the file names are relative to"
-# What other JSON files of annotations hold, or the first of their entries.
-_OTHERS = {
-    "a results file, which eval_det takes as --detections": {"image_id", "category_id", "score"},
-    "labelme's JSON of one image: export the data set as COCO": {"shapes", "imagePath"},
-    "a VIA project: export it as COCO": {"_via_img_metadata"},
-    "VIA's annotations: export them as COCO": {"filename", "regions"},
-    "Label Studio's own JSON: export it as COCO": {"annotations", "data"},
-    "Create ML's JSON: convert it to COCO": {"image", "annotations"},
-    "a list of COCO's annotations alone: add images and categories": {"image_id", "category_id"},
-}
 
 
 @gc_paused()
@@ -82,7 +73,7 @@ def ground_truth_from(
     """
     absent = [key for key in _LISTS if key not in data] if isinstance(data, dict) else _LISTS
     if absent:
-        raise UserError(f"{path}: not COCO ground truth: it has no {', '.join(absent)}{_other_format(data)}")
+        raise UserError(f"{path}: not COCO ground truth: it has no {', '.join(absent)}{other_format(data)}")
     if not any(data[key] for key in _LISTS):
         raise UserError(f"{path}: an empty data set: it lists no images, annotations or categories")
     reader, files = EntryReader(path), ImageFiles(images_dir, path)
@@ -111,14 +102,3 @@ def _fatal(reader: EntryReader, files: ImageFiles, images: list[ImageRecord], tr
         return reader.faults
     form = wrong_form(images, truth)
     return [DataFault(str(reader.path), "", form), *reader.faults] if form else []
-
-
-def _other_format(data: Any) -> str:
-    """Which other format the content of a JSON file looks like, as the end of a sentence."""
-    entry = data[0] if isinstance(data, list) and data else data
-    keys = entry.keys() if isinstance(entry, dict) else set()
-    values = [value for value in data.values() if isinstance(value, dict)] if isinstance(data, dict) else []
-    for name, known in _OTHERS.items():
-        if known <= keys or any(known <= value.keys() for value in values[:1]):
-            return f"; it looks like {name}"
-    return ""

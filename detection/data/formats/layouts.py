@@ -11,8 +11,9 @@ from functools import cache
 from itertools import islice
 from os.path import exists, isdir, isfile, join
 from pathlib import Path
+from typing import Any
 
-from detection.data.entry_values import reads_as_number
+from detection.data.entry_values import reads_as_number, show
 from detection.data.formats.class_names import names_file
 from detection.data.formats.folders import (
     NO_LABELS,
@@ -26,7 +27,8 @@ from detection.data.formats.folders import (
     yolo_folders,
 )
 from detection.data.formats.text_files import is_darknet, is_description, read_description
-from detection.data.formats.yolo_yaml import locate, splits_in
+from detection.data.formats.yolo_yaml import locate, locate_by_end, splits_in
+from detection.data.json_formats import format_of
 from detection.data.path_forms import NameIndex
 from detection.settings import DataFormat
 from detection.sources import IMAGE_SUFFIXES
@@ -82,8 +84,7 @@ def _of_file(path: Path) -> dict[str, Source]:
     if not exists(path):
         raise UserError(f"{path}: cannot be read: there is no such file or folder")
     if is_description(path):
-        splits = splits_in(read_description(path), path)
-        return {split: Source("yolo", path, split) for split in ("train", "val", "test") if split in splits}
+        return _described(path, read_description(path))
     if path.suffix.lower() == ".txt":
         voc = path.parent.name == "Main" and path.parent.parent.name == "ImageSets"
         return {"": Source("voc", path.parents[2], path.stem) if voc else Source("yolo", path)}
@@ -110,6 +111,9 @@ def _of_folder(folder: Path, format: DataFormat, depth: int = 1) -> dict[str, So
         others = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _OTHERS]
         if others:
             raise UserError(f"{others[0]}: is {_OTHERS[others[0].suffix.lower()]}")
+        for file in sorted(islice(folder.rglob("*.json"), _LOOKED_AT)):
+            if other := format_of(file):
+                raise UserError(f"{file}: not COCO ground truth{other}")
         looked = ", ".join(wanted[name] for name in kinds)
         raise _NoneFound(f"{folder}: no annotations found in a known layout (looked for: {looked}); see docs/data.md")
     return next(iter(found.values()))
@@ -126,8 +130,8 @@ def _yolo(folder: Path) -> dict[str, Source]:
     files = list(texts)
     if len(files) > 1:
         raise UserError(f"{folder}: {files[0].name} and {files[1].name} both describe a YOLO data set: name one")
-    if files and (splits := splits_in(texts[files[0]], files[0])):
-        return {split: Source("yolo", files[0], split) for split in splits}
+    if files and (found := _described(files[0], texts[files[0]])):
+        return found
     for parent in (subfolder(folder, "labels"), subfolder(folder, "images"), folder):
         parts = _split_folders(parent) if parent else {}
         if found := {split: Source("yolo", path) for split, path in parts.items() if _holds_labels(path)}:
@@ -136,6 +140,17 @@ def _yolo(folder: Path) -> dict[str, Source]:
     if "train" in lists and _first(label_files(folder), _is_label):
         return {split: Source("yolo", path) for split, path in lists.items()}
     return {"": Source("yolo", folder)} if _holds_labels(folder) else {}
+
+
+def _described(file: Path, data: Any) -> dict[str, Source]:
+    """The splits that a data.yaml names. Roboflow names a test split that is not exported, too."""
+    splits = splits_in(data, file)
+    tests = splits.get("test", ())
+    absent = [entry for entry in tests if not (locate(file, data, entry) or locate_by_end(file, entry))]
+    if absent and len(splits) > 1:
+        _note(f"{file}: its test split is left out, since {show(absent[0])} is not there")
+        del splits["test"]
+    return {split: Source("yolo", file, split) for split in ("train", "val", "test") if split in splits}
 
 
 def _voc(folder: Path) -> dict[str, Source]:

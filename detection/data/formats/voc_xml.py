@@ -114,7 +114,8 @@ def _parse(path: Path) -> tuple[Element, dict[Element, int]]:
         raise Fault(f"is not XML: {error}") from error
     root = builder.close()
     if root.tag != "annotation":
-        raise Fault(f"is no Pascal VOC annotation: its root is <{root.tag}>, not <annotation>")
+        cvat = "; it looks like CVAT's own XML: export as COCO, YOLO or Pascal VOC" if root.tag == "annotations" else ""
+        raise Fault(f"is no Pascal VOC annotation: its root is <{root.tag}>, not <annotation>{cvat}")
     return root, lines
 
 

@@ -225,6 +225,8 @@ def test_several_formats_ask_for_a_choice(tmp_path: Path) -> None:
     ("make", "words"),
     [
         (lambda root: text(root / "a.bin", "x"), "no annotations found in a known layout"),
+        (lambda root: text(root / "train/a.json", '{"shapes": [], "imagePath": "a.jpg"}'), "looks like labelme's JSON"),
+        (lambda root: text(root / "a.json", '{"categories": {}, "items": []}'), "looks like Datumaro's JSON"),
         (lambda root: [ultralytics(root), text(root / "b.yaml", "names: [x]")], "b.yaml and coco8.yaml both describe"),
         (lambda root: [pascal_voc(root), (root / "VOCdevkit/VOC2007/Annotations").mkdir(parents=True)], "name one"),
         (
@@ -237,6 +239,14 @@ def test_unclear_folders_say_what_to_do(make: Callable[[Path], object], words: s
     make(tmp_path)
     with pytest.raises(UserError, match=words):
         find_splits(tmp_path)
+
+
+def test_a_test_split_that_is_not_there_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    roboflow_yolo(tmp_path)
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
+    for place in (tmp_path, tmp_path / "data.yaml"):
+        assert list(find_splits(place)) == ["train", "val"]
+    assert "data.yaml: its test split is left out, since '../test/images' is not there" in capsys.readouterr().out
 
 
 def test_missing_splits_say_what_to_set(tmp_path: Path) -> None:

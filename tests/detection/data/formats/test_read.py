@@ -104,6 +104,8 @@ def test_val_fraction_of_settings(tmp_path: Path) -> None:
     (tmp_path / "val.json").write_text(json.dumps(coco("000.png")))
     with pytest.raises(UserError, match=r"val_fraction and data\.val_annotations are both set"):
         EvalDataSettings(val_fraction=0.3, val_annotations="x")
+    with pytest.raises(UserError, match=r"val_fraction and data\.val_images are both set"):
+        EvalDataSettings(val_fraction=0.3, val_images="x")
     with pytest.raises(UserError, match="choose a share above 0 and below 1"):
         EvalDataSettings(val_fraction=1.0)
 

@@ -147,6 +147,7 @@ FILES = {
     "": "is not XML: no element found",
     "<annotation>": "is not XML",
     "<doc/>": "its root is <doc>",
+    "<annotations/>": "looks like CVAT's own XML",
     "<annotation>" + "<a>" * 200: "nested too deeply",
     '<!DOCTYPE a [<!ENTITY b "b">]><annotation>&b;</annotation>': "has a document type declaration",
     '<!DOCTYPE a SYSTEM "http://127.0.0.1/x.dtd"><annotation/>': "has a document type declaration",

@@ -49,6 +49,12 @@ def test_lines_become_boxes(tmp_path: Path) -> None:
     assert found.counts[yolo_lines.OUTLINES] == 2
 
 
+def test_poses_without_their_shape_are_no_outlines(tmp_path: Path) -> None:
+    points = " 0.45 0.45 2 0.55 0.55 1"
+    with pytest.raises(UserError, match=r"has a box and a pose: set kpt_shape: \[2, 3\] in data\.yaml"):
+        read_annotations(data_set(tmp_path, f"0 0.5 0.5 0.25 0.5{points}\n"), "train")
+
+
 def test_poses_become_boxes(tmp_path: Path) -> None:
     points = " 0.1 0.1 2 0.9 0.9 1"  # more than the box
     found = read_annotations(data_set(tmp_path, f"0 0.5 0.5 0.25 0.5{points}\n", YAML + "kpt_shape: [2, 3]\n"), "train")
