@@ -57,7 +57,9 @@ def widths(figures: Figures, families: dict[str, str], path: Path) -> None:
             axis.grid(alpha=0.3)
         for row in whole:
             place = (value(figures.rows[row][0], "params"), figures.average(row))
-            line[0].annotate(figures.rows[row][0]["cost"]["backbone"], place, xytext=(5, -13), textcoords="offset points", fontsize=9)
+            line[0].annotate(
+                figures.rows[row][0]["cost"]["backbone"], place, xytext=(5, -13), textcoords="offset points", fontsize=9
+            )
         line[0].set_ylabel(f"{title}\n{LABELS[metric(figures, whole[0])]}")
     legend: dict[str, Artist] = {}
     for axis in axes.flat:

@@ -91,6 +91,10 @@ _MANY = (
 )
 
 
+# The detectors' co-training: its warm-up is the same part of the training as the paper's on CIFAR
+_COT = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=8")
+
+
 def _at_widths(
     name: str,
     data: str,
@@ -123,14 +127,12 @@ def _lite(name: str, categories: tuple[str, ...], seeds: tuple[int, ...]) -> lis
     """EfficientNet-Lite0 and Lite1 against Lite2, on 1,000 photos of coco_subset."""
     whole, about = f"{name}_s1", {"categories": categories, "images": 1000}
     data, config = "coco_subset", "det/photos.yaml"
-    cot = ("--data.different_views=true", "--train.cot_weight=0.5", "--train.cot_warmup_epochs=1")
     slices = ("--model.backbone=timm:tf_efficientnet_lite2/2", "--model.pretrained=null", "--model.divide_from=pip")
     slices += ("--train.freeze=0",)
     return [
         Row(whole, data, config, (_LITE2, *_FIVE), 1, whole, seeds, **about),
         Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FIVE), 2, whole, seeds, **about),
         Row(f"{name}_longer_s1", data, config, (_LITE2, *_EIGHT), 1, whole, (0,), **about),
-        Row(f"{name}_cot_s2", data, config, (_LITE0_LITE1, *_FIVE, *cot), 2, whole, (0,), **about),
         Row(f"{name}_sliced_s2", data, config, (*slices, *_FIVE), 2, whole, (0,), **about),
     ]
 
@@ -156,6 +158,12 @@ CPU = [
     *_at_widths("cifar50k", "cifar10.npz", _SMALL, _MANY, {16: (1, 2, 4), 32: (1, 4), 64: (1,)}),
     *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {64: (1, 4)}),
     *_at_widths("cells50", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 2, 4), 48: (1,)}, images=50),
+    *_divided(
+        *("cells50_cot", "bccd", "det/bccd.yaml", "--model.backbone=resnet10_24", *_BF16, *_COT),
+        members=(4,),
+        whole="cells50_w24_s1",
+        images=50,
+    ),
     *_at_widths("cells", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 4), 48: (1, 4)}),
     *_divided(
         *("cifar2k_sliced", "cifar10.npz", _SMALL, *_FEW_FURTHER), members=(1, 4), start="cifar2k_w64", divide=True
@@ -185,7 +193,7 @@ CPU = [
         images=50,
     ),
     *_lite("lite_person", ("person",), seeds=(0, 1, 2)),
-    *_lite("lite_all", (), seeds=(0,))[:2],
+    *_lite("lite_all", (), seeds=(0,))[:1],
 ]
 
 _FAST = ("--train.precision=bf16", "--train.compile=true", "--train.workers=14", "--train.evaluate_every=10")
