@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from classification.backbones.timm_models import check_copies_differ
+from classification.backbones import TIMM
+from classification.backbones.timm_models import check_copies_differ, note_other_division
 from classification.dividing import check_start
 from classification.foreign_weights import PIP
 from classification.losses import cot_weight_at
@@ -194,6 +195,8 @@ def _train(
     if config.model.pretrained in ("timm", PIP) and not folder.resumed:
         check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     model = create_model(config.model, len(training.names), fetched)
+    if config.model.backbone.startswith(TIMM):
+        note_other_division(config.model.backbone, config.model.members)
     _check_options(config, model)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         views = config.data.different_views
