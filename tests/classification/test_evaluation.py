@@ -141,8 +141,8 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
         torch.save(found | change, tmp_path / "bad.pt")
         with pytest.raises(UserError, match=message):
             evaluate(EvaluateClassification(str(tmp_path / "bad.pt"), data, workers=0))
-    model = {"backbone": "timm:test_vit", "members": 1}  # of 160 pixels
-    weights = create_ensemble("timm:test_vit", 1, 3, "imagenet").state_dict()
+    model = {"backbone": "timm:vit_tiny_patch16_224", "members": 1}
+    weights = create_ensemble("timm:vit_tiny_patch16_224", 1, 3, "imagenet").state_dict()
     torch.save(found | {"config": {"model": found["config"]["model"] | model}, "model": weights}, tmp_path / "vit.pt")
     with pytest.raises(UserError, match=r"data\.image_size: .*vit\.pt cannot take images of 16 pixels"):
         evaluate(EvaluateClassification(str(tmp_path / "vit.pt"), data, workers=0))
