@@ -21,6 +21,7 @@ from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.foreign_weights import PIP, foreign_weights
 from classification.losses import co_training_loss, cot_weight_at
 from classification.settings import TrainClassification
+from divdet.engine.batch_norm import note_fresh
 from divdet.engine.callbacks import Callback
 from divdet.engine.checkpoint import load_weights
 from divdet.engine.class_rows import match_classes, take_rows
@@ -147,6 +148,10 @@ def _train(
         for number, member in enumerate(model.members, 1):
             what = f"model.same_initialization: member {number} of {backbone}"
             load_weights(member, model.members[0].state_dict(), what)
+        if members > 1 and not config.data.different_views:
+            print("note: members that start alike and see the same views stay alike, but for what dropout draws")
+    if not (pretrained or config.model.divide_from):
+        note_fresh(config.train.batch_norm)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     start = f", slices of {config.model.divide_from}" if config.model.divide_from and not folder.resumed else ""
     print(
