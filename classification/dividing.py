@@ -64,6 +64,8 @@ def divided_weights(source: str, backbone: str, members: int, seed: int) -> tupl
         UserError: for a source of another network, one of several members, and networks that cannot be sliced.
     """
     whole = _undivided(backbone, members)
+    if members == 1 and whole == backbone:
+        raise UserError("model.members is 1, of which model.divide_from makes no slices: start from model.pretrained")
     if source == "timm":
         raise UserError(f"model.divide_from is timm: name the network, such as {TIMM}resnet50, or a file")
     if Path(source).is_dir():

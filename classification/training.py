@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from classification.backbones import TIMM
 from classification.backbones.dividing import divide_weight_decay
-from classification.backbones.timm_models import check_copies_differ, output_shape, statistics
+from classification.backbones.timm_models import check_copies_differ, note_other_division, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs
 from classification.dividing import check_start, divided_weights
@@ -21,6 +21,7 @@ from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.foreign_weights import PIP, foreign_weights
 from classification.losses import co_training_loss, cot_weight_at
 from classification.settings import TrainClassification
+from divdet.engine.batch_norm import note_fresh
 from divdet.engine.callbacks import Callback
 from divdet.engine.checkpoint import load_weights
 from divdet.engine.class_rows import match_classes, take_rows
@@ -134,6 +135,7 @@ def _train(
     options = {"dropout": config.model.dropout, "drop_path": config.model.drop_path, "pretrained": fetched}
     model = create_ensemble(backbone, members, len(images.classes), FORM_DATASETS[stem], **options)
     if backbone.startswith(TIMM):  # whose models may refuse the size
+        note_other_division(backbone, members)
         output_shape(model, f"data.image_size: {backbone}", size)
     if pretrained not in (None, "timm") and not folder.resumed:
         if found := foreign_weights(pretrained, backbone, members, config.data.different_views):
@@ -146,10 +148,14 @@ def _train(
         for number, member in enumerate(model.members, 1):
             what = f"model.same_initialization: member {number} of {backbone}"
             load_weights(member, model.members[0].state_dict(), what)
+        if members > 1 and not config.data.different_views:
+            print("note: members that start alike and see the same views stay alike, but for what dropout draws")
+    if not (pretrained or config.model.divide_from):
+        note_fresh(config.train.batch_norm)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     start = f", slices of {config.model.divide_from}" if config.model.divide_from and not folder.resumed else ""
     print(
-        f"{backbone} divided into {members}{start}: {parameters / 1e6:.2f} M parameters, {device}; "
+        f"{backbone}, S={members}{start}: {parameters / 1e6:.2f} M parameters, {device}; "
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
     views = TrainingViews(images, config.data, size, members, config.seed)

@@ -217,18 +217,20 @@ def _kept(
         raise UserError(
             f"{name}: of it and its narrower members only one has {sorted(odd)[0]}: choose another width or S"
         )
-    found: dict[int, set[int]] = defaultdict(set)
+    found: dict[int, dict[int, str]] = defaultdict(dict)  # by space, numbers of a member's parts, and who has them
     for key, own in axes.items():
         pairs = zip(weights[key].shape, member[key].shape, own, strict=False)  # a kernel's sides are in no space
         for large, small, space in pairs:
             if space is not None:
-                found[space].add(small // (large // parts[space]) if small % (large // parts[space]) == 0 else -1)
+                count, rest = divmod(small, large // parts[space])
+                found[space].setdefault(-1 if rest else count, key)
         if weights[key].shape[len(own) :] != member[key].shape[len(own) :]:
             raise UserError(f"{name}: {key} is {list(weights[key].shape)}, of a member {list(member[key].shape)}")
     for space, counts in found.items():
         if len(counts) > 1 or not 0 < min(counts) <= parts[space]:
-            key = next(key for key, own in axes.items() if space in own)
+            shapes = [f"{key} {list(member[key].shape)} of {list(weights[key].shape)}" for key in counts.values()]
             raise UserError(
-                f"{name}: {key} is {list(weights[key].shape)}, which no slice makes {list(member[key].shape)}"
+                f"{name}: a member has {' and '.join(shapes)}, so no slice gives it the same channels wherever layers "
+                "meet: choose another width or S"
             )
-    return {space: counts.pop() for space, counts in found.items()}
+    return {space: next(iter(counts)) for space, counts in found.items()}

@@ -196,8 +196,16 @@ def check_copies_differ(backbone: str, members: int, different_views: bool) -> N
         )
 
 
+def note_other_division(backbone: str, members: int) -> None:
+    """Prints a note where ``timm:<model>/S`` divides the width for another number of members."""
+    for divisor in sorted({_divisor(name) for name in _names(backbone)} - {1, members}):
+        print(
+            f"note: {backbone} is one of {divisor} members that cost as much as the undivided, and there are {members}"
+        )
+
+
 def _names(backbone: str) -> list[str]:
-    return backbone.removeprefix(TIMM).split(",")
+    return [name.strip() for name in backbone.removeprefix(TIMM).split(",")]
 
 
 def undivided(name: str) -> str:

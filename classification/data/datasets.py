@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -168,11 +169,12 @@ def _load_imagenet(root: Path, split: Split) -> ImageSet:
 
 def _load_folder(root: Path, split: Split) -> ImageSet:
     from torchvision.datasets import ImageFolder  # slow to import
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
     folder = root / split
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder: --data.root needs train/ and val/ with a folder per class")
-    _check_links(folder)
+    left_out = _check_tree(folder, IMG_EXTENSIONS)
     try:
         data = ImageFolder(str(folder))
     except FileNotFoundError as error:
@@ -182,14 +184,19 @@ def _load_folder(root: Path, split: Split) -> ImageSet:
             raise UserError(f"{folder}: the class folder {name} has a name that is not UTF-8: rename it")
     if len(data.classes) < 2:
         raise UserError(f"{folder}: holds the one class folder {data.classes[0]}: at least 2 are needed")
+    if left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(9))
+        taken = ", ".join(suffix[1:] for suffix in IMG_EXTENSIONS)
+        print(f"note: {folder}: files left out: {kinds}; images are {taken} in a folder per class")
     paths = np.array([path for path, _ in data.samples])
     return ImageSet(str(folder), data.classes, np.array(data.targets, np.int64), paths)
 
 
-def _check_links(folder: Path) -> None:
-    """Rejects symlink cycles, many links to the same folders, and folders that cannot be read.
+def _check_tree(folder: Path, suffixes: tuple[str, ...]) -> Counter[str]:
+    """Counts by suffix the files that ImageFolder skips: in no folder of a class, or without one of ``suffixes``.
 
-    ImageFolder would not end for the former, and would skip the latter.
+    It rejects symlink cycles, many links to the same folders, and folders that cannot be read. ImageFolder would not
+    end for the former, and would skip the latter.
     """
 
     def refuse(error: OSError) -> None:
@@ -197,7 +204,8 @@ def _check_links(folder: Path) -> None:
 
     above = {str(folder): {os.path.realpath(folder)}}  # by path, the real paths of a folder and of those that it is in
     places: set[str] = set()
-    for visits, (path, names, _) in enumerate(os.walk(folder, onerror=refuse, followlinks=True), 1):
+    skipped: Counter[str] = Counter()
+    for visits, (path, names, files) in enumerate(os.walk(folder, onerror=refuse, followlinks=True), 1):
         real = above.pop(path)
         places |= real
         if visits > 10 * len(places) + 1000:
@@ -208,6 +216,10 @@ def _check_links(folder: Path) -> None:
             if place in real:
                 raise UserError(f"{inner}: a link to a folder that it is in leads round in circles; remove it")
             above[inner] = real | {place}
+        for name in files:
+            if not name.startswith(".") and (path == str(folder) or not name.lower().endswith(suffixes)):
+                skipped[os.path.splitext(name)[1].lower() or "without suffix"] += 1
+    return skipped
 
 
 def _load_npz(path: Path, split: Split) -> ImageSet:

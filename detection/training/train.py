@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from classification.backbones.timm_models import check_copies_differ
+from classification.backbones import TIMM
+from classification.backbones.timm_models import check_copies_differ, note_other_division
 from classification.dividing import check_start
 from classification.foreign_weights import PIP
 from classification.losses import cot_weight_at
@@ -28,7 +29,7 @@ from detection.preprocess import Normalize
 from detection.settings import TrainDetection
 from detection.training.class_weights import class_weights
 from detection.training.pretrained import load_pretrained, load_slices
-from divdet.engine import freezing
+from divdet.engine import batch_norm, freezing
 from divdet.engine.best import Best
 from divdet.engine.callbacks import Callback
 from divdet.engine.devices import resolve_precision
@@ -194,6 +195,8 @@ def _train(
     if config.model.pretrained in ("timm", PIP) and not folder.resumed:
         check_copies_differ(config.model.backbone, config.model.members, config.data.different_views)
     model = create_model(config.model, len(training.names), fetched)
+    if config.model.backbone.startswith(TIMM):
+        note_other_division(config.model.backbone, config.model.members)
     _check_options(config, model)
     if config.model.pretrained not in (None, "timm") and not folder.resumed:
         views = config.data.different_views
@@ -215,11 +218,8 @@ def _train(
     freeze_backbones(model, config.train.freeze)
     if config.train.freeze and not config.model.pretrained:
         print("note: train.freeze keeps stages that were not pretrained (model.pretrained) as they are drawn at random")
-    if config.train.batch_norm.startswith("frozen") and not (config.model.pretrained or config.model.divide_from):
-        print(
-            f"note: train.batch_norm {config.train.batch_norm} keeps the statistics of a fresh backbone, mean 0 and "
-            "variance 1, which are not those of its features: set it to own, or give model.pretrained"
-        )
+    if not (config.model.pretrained or config.model.divide_from):
+        batch_norm.note_fresh(config.train.batch_norm)
     detector = Detector(model, training.names, training.category_ids, config.postprocess, device)
     task = DetectionTask(config, detector, training, ground_truth, meta, world)
     images = TrainingImages(

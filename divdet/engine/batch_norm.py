@@ -98,6 +98,15 @@ def freeze(model: nn.Module, setting: BatchNorm) -> None:
             layer.eval()
 
 
+def note_fresh(setting: BatchNorm) -> None:
+    """Prints a note where ``train.batch_norm`` keeps the statistics of a network from scratch."""
+    if setting.startswith("frozen"):
+        print(
+            f"note: train.batch_norm {setting} keeps the statistics of a fresh backbone, mean 0 and variance 1, which "
+            "are not those of its features: set it to own, or give model.pretrained"
+        )
+
+
 @torch.no_grad()
 def estimate(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object]) -> None:
     """Gives batch norms new running statistics: the averages over ``batches``, each run by ``forward``."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -137,9 +136,12 @@ class _Training:
         if folder.resumed:
             self._resume(folder.resumed, folder.resumed.run)
         else:
+            if bad := not_finite(self.model.state_dict()):
+                raise UserError(
+                    f"model.pretrained or model.divide_from: not all numbers of {bad[0]} are finite; use another file"
+                )
             if task.sliced:
-                batches = progress(islice(loader, _ESTIMATED), "statistics", "batch", min(_ESTIMATED, self.batches))
-                batch_norm.estimate(self.model, batches, partial(task.losses, epoch=0.0))
+                self._estimate_statistics()
             self.average = ModelEMA(self.model, settings.ema_decay)
         places = world.all_gather_objects((self.epoch, self.batch, self.average.steps, self.sampler.layout))
         if any(place != places[0] for place in places):
@@ -264,9 +266,21 @@ class _Training:
         first = batch - batch % self.settings.accumulate
         return self.epoch + first / self.batches, self.epoch + (first + self.settings.accumulate) / self.batches
 
+    def _estimate_statistics(self) -> None:
+        batches = progress(islice(self.loader, _ESTIMATED), "statistics", "batch", min(_ESTIMATED, self.batches))
+
+        def forward(numbered: tuple[int, Any]) -> None:
+            self._seed(numbered[0])
+            self.task.losses(numbered[1], 0.0)
+
+        batch_norm.estimate(self.model, enumerate(batches), forward)
+
+    def _seed(self, batch: int) -> None:
+        torch.manual_seed(derived_seed(self.folder.config.seed, "step", self.epoch * self.batches + batch))
+
     def _backward(self, batch: Any, last: bool) -> dict[str, Tensor]:
         """Adds a batch's gradients; DDP averages them over the replicas at the ``last`` batch of a step."""
-        torch.manual_seed(derived_seed(self.folder.config.seed, "step", self.epoch * self.batches + self.batch))
+        self._seed(self.batch)
         replica = self.replica
         alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
         with alone:

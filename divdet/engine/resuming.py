@@ -1,5 +1,7 @@
 """Compares the checkpoint that a run continues from with the current settings and data."""
 
+import json
+import shlex
 from typing import Any
 
 from divdet.engine.checkpoint import Checkpoint
@@ -36,7 +38,8 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
     changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
     for key in changed:
         if key in old and key.startswith(_FIXED):
-            raise UserError(f"{file}: was trained with {key} = {old.get(key)}, not {new.get(key)}; resume with that")
+            was, now = (value if isinstance(value, str) else json.dumps(value) for value in (old[key], new.get(key)))
+            raise UserError(f"{file}: was trained with {key} = {was}, not {now}; add --{key} {shlex.quote(was)}")
     for key in meta:
         if key not in saved.meta:
             raise UserError(f"{file}: comes from an earlier version, which did not save {key}; start a new run")
@@ -45,7 +48,7 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
     inside = f" and batch {saved.run.batch} of the next" if saved.run.batch else ""
     print(f"resuming {file} after epoch {saved.epoch}{inside}")
     for key in changed:
-        print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else "(new setting)"))
+        print(f"  changed: {key} = {new.get(key)}" + (f", was {old[key]}" if key in old else " (new setting)"))
     other_data = [name for name in data if known.get(name, data[name]) != data[name]]
     for name in other_data:
         if name in ("training", "validation"):

@@ -1,5 +1,6 @@
 """Training that starts from slices of a trained network."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 import timm
 import torch
 
+from classification.backbones.timm_models import note_other_division
 from classification.evaluation import load_ensemble
 from classification.settings import ModelSettings
-from classification.training import train
+from classification.training import CoTraining, train
 from detection.models.ssd import create_ssd
 from detection.settings import DetectionTrainSettings, TrainDetection
 from detection.settings import ModelSettings as DetectorSettings
@@ -69,18 +71,26 @@ def timm_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_timms_weights_are_divided(timm_file: Path, npz: Path, tmp_path: Path) -> None:
+def test_timms_weights_are_divided(
+    timm_file: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = recipe(npz, tmp_path / "two")
     config.model = ModelSettings("timm:resnet10t/2", 2, "imagenet", divide_from=str(timm_file))
     config.train.lr = 0
     train(config)
     whole = torch.load(timm_file, weights_only=True)
+    assert "note: timm" not in capsys.readouterr().out
     model, _ = load_ensemble(tmp_path / "two/last.pt")
     first = [filters(member.conv1[0].weight.detach()) for member in model.members]
     assert [len(one) for one in first] == [17, 17]  # of 24
     assert set(first[0]) | set(first[1]) == set(filters(whole["conv1.0.weight"]))
     assert model.members[0].fc.weight.shape == (3, 362)  # the classes of the images
 
+    note_other_division("timm:resnet10t/2, resnet18/4", 3)
+    assert capsys.readouterr().out.splitlines() == [
+        f"note: timm:resnet10t/2, resnet18/4 is one of {n} members that cost as much as the undivided, and there are 3"
+        for n in (2, 4)
+    ]
     detector = create_ssd("timm:resnet10t/2", 2, num_classes=3)
     assert detector.members[0].level_channels == [91, 181, 362]
     load_slices(detector, str(timm_file), "timm:resnet10t/2", seed=0)
@@ -112,6 +122,13 @@ def test_what_cannot_be_divided_is_told(large: Path, npz: Path, trained: Path, t
         start(Path("timm:resnet34"), "timm:resnet18/2", 2)
     with pytest.raises(UserError, match=r"resnet10_16 has layers of its own"):
         start(Path("timm:resnet18"), "resnet10_16", 2)
+    with pytest.raises(UserError, match=r"model\.members is 1, .* start from model\.pretrained"):
+        start(large, "resnet10_16", 1, "imagenet")
+    damaged = checkpoint.read(large)
+    damaged["model"]["members.0.layer2.0.conv1.weight"][0, 0] = math.nan
+    torch.save(damaged, tmp_path / "nan.pt")
+    with pytest.raises(UserError, match=r"not all numbers of members\.0\.layer2\.0\.conv1\.weight are finite"):
+        start(tmp_path / "nan.pt", "resnet10_16", 2, "imagenet")
     assert not (tmp_path / "refused").exists()
 
 
@@ -129,13 +146,23 @@ def test_settings_that_contradict_it_are_refused(npz: Path, tmp_path: Path) -> N
         train_detector(TrainDetection(model=model, train=DetectionTrainSettings(freeze=1), output=str(tmp_path)))
 
 
-def test_statistics_are_those_of_the_slices(large: Path, npz: Path, tmp_path: Path) -> None:
-    """Frozen batch norms keep what was estimated before: each member's own features, normalized, have a mean of 0."""
+def test_statistics_are_those_of_the_slices(
+    large: Path, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen batch norms keep what was estimated before: each member's own features, normalized, have a mean of 0.
+
+    All processes draw alike for it, as in the steps of the first epoch.
+    """
+    losses, seeds = CoTraining.losses, []
+    monkeypatch.setattr(CoTraining, "losses", lambda *args: seeds.append(torch.initial_seed()) or losses(*args))
     config = recipe(npz, tmp_path / "two")
     config.model = ModelSettings("resnet10_16", 2, "imagenet", divide_from=str(large))
     config.data = replace(config.data, auto_augment="none", erasing=0.0, flip=0.0, crop="none")
     config.train = replace(config.train, lr=0, batch_norm="frozen", mixup=0.0)
     train(config)
+    steps = 24 // config.train.batch_size
+    assert seeds[:steps] == seeds[steps : 2 * steps]
+    assert len(set(seeds[:steps])) == steps > 1
     model, saved = load_ensemble(tmp_path / "two/last.pt")
     images = torch.from_numpy(generated_images(24, seed=0)[0]).permute(0, 3, 1, 2) / 255  # as in the file
     mean, std = (torch.tensor(saved.meta[key])[:, None, None] for key in ("mean", "std"))

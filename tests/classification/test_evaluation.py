@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from classification.ensemble import Ensemble
+from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import load_ensemble, measure
 from classification.probabilities import calibration_error, calibration_sums, error_sums, squared_error_terms
 from classification.settings import EvalDataSettings, EvaluateClassification, ModelSettings
@@ -141,6 +141,11 @@ def test_evaluation_refuses_what_does_not_fit(trained: Path, npz: Path, tmp_path
         torch.save(found | change, tmp_path / "bad.pt")
         with pytest.raises(UserError, match=message):
             evaluate(EvaluateClassification(str(tmp_path / "bad.pt"), data, workers=0))
+    model = {"backbone": "timm:vit_tiny_patch16_224", "members": 1}
+    weights = create_ensemble("timm:vit_tiny_patch16_224", 1, 3, "imagenet").state_dict()
+    torch.save(found | {"config": {"model": found["config"]["model"] | model}, "model": weights}, tmp_path / "vit.pt")
+    with pytest.raises(UserError, match=r"data\.image_size: .*vit\.pt cannot take images of 16 pixels"):
+        evaluate(EvaluateClassification(str(tmp_path / "vit.pt"), data, workers=0))
     assert not (tmp_path / "metrics.json").exists()
 
 

@@ -148,7 +148,9 @@ def test_members_start_differently_and_their_views_matter(npz: Path, tmp_path: P
     assert not torch.equal(weights["members.1.layer0.0.weight"], other["members.1.layer0.0.weight"])
 
 
-def test_members_may_start_alike_and_then_learn_from_kl(npz: Path, tmp_path: Path) -> None:
+def test_members_may_start_alike_and_then_learn_from_kl(
+    npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = recipe(npz, tmp_path)
     config = replace(
         config,
@@ -157,15 +159,18 @@ def test_members_may_start_alike_and_then_learn_from_kl(npz: Path, tmp_path: Pat
         train=replace(config.train, cot_loss="kl", cot_weight=1.0, cot_warmup_epochs=0),
     )
     last = train(config)
+    assert "note: members that start alike and see the same views stay alike" in capsys.readouterr().out
     assert last["train_cot"] == pytest.approx(0, abs=1e-6)
     weights = checkpoint.read(tmp_path / "last.pt")["model"]
     members = [[value for key, value in weights.items() if key.startswith(f"members.{i}.")] for i in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*members, strict=True))
 
 
-def test_one_member_trains_alone(npz: Path, tmp_path: Path) -> None:
+def test_one_member_trains_alone(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = recipe(npz, tmp_path)
+    config.train.batch_norm = "frozen"
     last = train(replace(config, model=ModelSettings("resnet10_16", 1)))
+    assert "note: train.batch_norm frozen keeps the statistics of a fresh backbone" in capsys.readouterr().out
     assert last["train_cot"] == 0
     assert "cosine_similarity" not in last
     metrics = evaluate(EvaluateClassification(str(tmp_path / "last.pt"), EvalDataSettings("npz", str(npz)), workers=0))

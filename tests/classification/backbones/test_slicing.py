@@ -127,3 +127,12 @@ def test_networks_that_join_channels_are_refused(backbone: str) -> None:
     network = create_ensemble(backbone, 1, 5, "cifar10").members[0]
     with pytest.raises(UserError, match="joins, splits or moves channels"):
         slices(network, [network], 32, 0, backbone)
+
+
+def test_layers_that_do_not_fit_are_named_with_their_shapes() -> None:
+    network, other = trained("resnet10_16", "imagenet"), trained("resnet10_16", "imagenet")
+    other.layer1[0].conv1 = nn.Conv2d(8, 10, 3, bias=False)
+    with pytest.raises(
+        UserError, match=r"\.weight \[16, .* of \[16, .* and layer1\.0\.conv1\.weight \[10, .* of \[16,"
+    ):
+        slices(network, [other], 32, 0, "x")

@@ -136,6 +136,19 @@ def test_folder_has_a_class_per_subfolder(tmp_path: Path) -> None:
     assert (train.read(1) == expected).all()
 
 
+def test_files_that_are_left_out_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_folder(tmp_path)
+    assert len(load_images(settings("folder", root), "train")) == 12
+    assert capsys.readouterr().out == ""
+    for name in ("red/more/a.GIF", "red/b.gif", "red/.DS_Store", "blue/c", "d.png", "blue/e.JPG"):
+        (root / "train" / name).parent.mkdir(exist_ok=True)
+        (root / "train" / name).write_bytes(b"")
+    assert len(load_images(settings("folder", root), "train")) == 13
+    assert capsys.readouterr().out.startswith(
+        f"note: {root}/train: files left out: 2 .gif, 1 .png, 1 without suffix; images are jpg, jpeg, png"
+    )
+
+
 def test_faults_of_a_folder_are_named(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data")
     data = settings("folder", root)

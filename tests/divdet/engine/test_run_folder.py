@@ -40,6 +40,13 @@ class RunConfig:
 
 
 @dataclass
+class ModelConfig(RunConfig):
+    """A run with a setting that must stay."""
+
+    model: dict[str, str | None] = field(default_factory=lambda: {"divide_from": None})
+
+
+@dataclass
 class EvaluatedConfig(RunConfig):
     """A run with settings that an evaluation depends on."""
 
@@ -110,6 +117,11 @@ def test_a_run_with_other_data_or_of_an_earlier_version_is_refused(tmp_path: Pat
         RunFolder(config, "detection", {"classes": ["b"]})
     with pytest.raises(UserError, match=r"last\.pt: comes from an earlier version, which did not save std; start"):
         RunFolder(config, "detection", {"classes": ["a"], "std": [1.0]})
+    torch.save(RUN | {"meta": {"classes": ["a"]}, "config": {"seed": 0, "model": {"divide_from": "a b.pt"}}}, path)
+    with pytest.raises(
+        UserError, match=r"with model\.divide_from = a b\.pt, not null; add --model\.divide_from 'a b\.pt'"
+    ):
+        RunFolder(ModelConfig(output=str(tmp_path), resume="auto"), "detection", {"classes": ["a"]})
 
 
 def test_a_run_that_continues_another_folders_is_continued_itself_when_it_starts_again(tmp_path: Path) -> None:
