@@ -35,13 +35,18 @@ def choose(rows: list[Row], budget: float | None) -> Row | None:
     return max(inside, key=lambda row: row["accuracy"]["value"], default=None)
 
 
+def digits(number: float) -> str:
+    """Three digits, or from 1,000 on all of a whole number's."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
 def advice(found: dict[str, Any]) -> str:
     """What to take, in a sentence or two, from what ``plan.json`` holds."""
     rows, budget, metric = found["candidates"], found["budget_ms"], found["metric"]
     cheapest = min(rows, key=lambda row: row["milliseconds"])
     moved = f" Uncertain: the machine's speed moved by a factor of {found['drift']:.2f} meanwhile; measure again."
     unsure = moved if found["drift"] > _STEADY else ""
-    cost = f"{cheapest['name']} at {cheapest['milliseconds']:.3g} ms"
+    cost = f"{cheapest['name']} at {digits(cheapest['milliseconds'])} ms"
     if budget is not None and cheapest["milliseconds"] > budget:
         return f"Nothing is within {budget:g} ms: the cheapest is {cost}.{unsure}"
     within = "Whatever the time," if budget is None else f"Within {budget:g} ms"
@@ -68,7 +73,7 @@ def _level(cheaper: Row, best: Row) -> bool:
 
 
 def _said(row: Row, metric: str) -> str:
-    return f"{row['name']}: {metric} {row['accuracy']['value']:.4g} at {row['milliseconds']:.3g} ms"
+    return f"{row['name']}: {metric} {row['accuracy']['value']:.4g} at {digits(row['milliseconds'])} ms"
 
 
 def _how(row: Row) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from divdet.commands.benchmark_table import new_figure
-from divdet.commands.plan_front import advice
+from divdet.commands.plan_front import advice, digits
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -23,9 +23,9 @@ def describe(found: dict[str, Any]) -> str:
     lines += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head))]
     for row in found["candidates"]:
         low, high = row["quartiles"]
-        cells = [row["name"], f"{row['params'] / 1e6:.3g}", f"{row['gflops']:.3g}"]
+        cells = [row["name"], digits(row["params"] / 1e6), digits(row["gflops"])]
         cells += [
-            f"{row['milliseconds']:.3g} ({low:.3g} to {high:.3g})",
+            f"{digits(row['milliseconds'])} ({digits(low)} to {digits(high)})",
             f"{row['per_second']:,.{0 if row['per_second'] >= 100 else 1}f}",
         ]
         cells += [*_accuracy(row["accuracy"]), _place(row)]
