@@ -125,10 +125,8 @@ def device_title(device: torch.device) -> str:
 def note_load(device: torch.device) -> None:
     """Says on stderr where other programs occupy the cores that are to be timed."""
     if device.type == "cpu" and (load := os.getloadavg()[0]) > 0.5 * cores():
-        print(
-            f"note: a load of {load:.1f} on {cores()} cores: beside other programs, times and ratios are far off",
-            file=sys.stderr,
-        )
+        effect = "times and ratios are far off" if load > cores() else "times may be too long"
+        print(f"note: a load of {load:.1f} on {cores()} cores: beside other programs, {effect}", file=sys.stderr)
 
 
 def positive_numbers(text: str, key: str, what: str) -> list[int]:
