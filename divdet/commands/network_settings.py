@@ -142,19 +142,20 @@ class Plan(CommonSettings):
         backbones: names of backbones before dividing, separated by commas; of widths, such as resnet10_48 and wrn28_12,
             too.
         members: numbers S into which each of the backbones is divided, separated by commas.
-        head: what finds boxes behind the backbones (det), as model.head of a recipe.
+        head: what finds boxes behind the backbones (det), as model.head of a recipe; default: the runs', the
+            recipe's, else ssd300.
         dataset: whose accuracies are joined to the backbones, and of which the networks are: cifar10, cifar100, svhn or
             imagenet (cls; default cifar100 where the first backbone has that form); coco, or the number of foreground
             classes (det); or one of docs/evidence.md, such as bccd. Not with runs.
         recipe: training whose accuracies are joined; default: the one that knows most of the candidates.
-        image_size: pixels a side; default: the data set's, the head's, or the recipe's.
+        image_size: pixels a side for the backbones; default: the runs', the data set's, the head's, or the recipe's.
         runtimes: what runs detectors, separated by commas: torch, compile (minutes a network), onnxruntime, openvino;
             default: torch and those of the last two that are installed. Classifiers run in torch.
         budget_ms: milliseconds that an image may take; default: any.
         batch_size: images at a time for images/s; default: 32 on a GPU and 8 on a CPU.
         rounds: every way of a network is timed once in each; at least 2.
         seconds: about how long one way runs in a round; at least one call.
-        precision: float32, bf16 or fp16 in torch and compile; the other runtimes have float32.
+        precision: float32, bf16 or fp16; the last two in torch and compile alone.
         json: print one JSON object.
         output: folder for plan.json and, with matplotlib, plan.png; default: write nothing.
     """
@@ -163,7 +164,7 @@ class Plan(CommonSettings):
     task: Literal["cls", "det"] | None = None
     backbones: str | None = None
     members: str = "1,2,4"
-    head: str = "ssd300"
+    head: str | None = None
     dataset: str | None = None
     recipe: str | None = None
     image_size: int | None = None

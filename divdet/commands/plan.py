@@ -27,7 +27,7 @@ from divdet.engine.cost import Cost
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
-from divdet.engine.files import make_folder, write_json
+from divdet.engine.files import check_folder, make_folder, write_json
 
 
 class Candidate(NamedTuple):
@@ -67,7 +67,8 @@ def print_plan(config: Plan) -> dict[str, Any]:
     field, runtimes = _read(config, device.type)
     batch_size = config.batch_size or (32 if device.type == "cuda" else 8)
     config = replace(config, batch_size=batch_size)
-    folder = make_folder(config.output) if config.output else None  # before the time is spent
+    if config.output:
+        check_folder(config.output)  # before the time is spent
     note_load(device)
     torch.manual_seed(config.seed)
     timer = Timer(config, runtimes, device)
@@ -100,7 +101,8 @@ def print_plan(config: Plan) -> dict[str, Any]:
         "notes": field.notes,
     }
     print(json.dumps(found) if config.json else describe(found))
-    if folder:
+    if config.output:
+        folder = make_folder(config.output)
         write_json(found, folder / "plan.json")
         draw(found, folder / "plan.png")
     return found
@@ -108,6 +110,9 @@ def print_plan(config: Plan) -> dict[str, Any]:
 
 def _read(config: Plan, device: str) -> tuple[Field, list[Runtime]]:
     """Reads and checks all settings before anything is timed."""
+    runs, wrong = read_runs(config.runs, config.task)
+    task = config.task or (runs[0].network.task if runs else "det")
+    names = [name for name in map(str.strip, (config.backbones or "").split(",")) if name]
     faults = [
         f"--{name} is {getattr(config, name)}: {wanted}"
         for name, right, wanted in (
@@ -115,15 +120,16 @@ def _read(config: Plan, device: str) -> tuple[Field, list[Runtime]]:
             ("batch_size", config.batch_size is None or config.batch_size > 0, "give at least 1"),
             ("rounds", config.rounds > 1, "choose at least 2"),
             ("seconds", 0 < config.seconds < 3600, "choose more than 0 and less than 3600"),
+            ("head", task == "det" or config.head is None, "classifiers have none: leave it out"),
+            ("head", names or config.head is None, "runs have their own: it is for --backbones"),
+            ("image_size", names or config.image_size is None, "runs have their own: it is for --backbones"),
             ("precision", config.precision != "fp16" or device == "cuda", "is for a GPU; on a CPU use float32 or bf16"),
         )
         if not right
     ]
-    runs, wrong = read_runs(config.runs, config.task)
-    task = config.task or (runs[0].network.task if runs else "det")
     runtimes = _runtimes(config, task, device, faults)
     faults += wrong
-    field, names = None, [name for name in map(str.strip, (config.backbones or "").split(",")) if name]
+    field = None
     if not names and not config.runs:
         faults.append("--backbones is missing: give names such as resnet10_24,resnet10_48, or --runs of your own")
     elif not wrong:  # the runs decide what the backbones are compared on
@@ -181,9 +187,11 @@ def _shape(config: Plan, task: str, data: str, known: list[Known], runs: Sequenc
         known = [one for one in known if one.recipe == config.recipe]
     like = runs[0].network if runs else known[0].network if known else None
     if task == "det":
-        own = like.image_size if config.recipe and like and like.head == config.head else None
-        size = input_of(config.head, own if config.image_size is None else config.image_size, "--image_size").size
-        return TimedNetwork("", 1, like.classes if like else _classes(data), size, config.head)
+        own = like if runs or config.recipe else None
+        head = config.head or (own and own.head) or "ssd300"
+        size = own.image_size if own and own.head == head and config.image_size is None else config.image_size
+        size = input_of(head, size, "--image_size").size
+        return TimedNetwork("", 1, like.classes if like else _classes(data), size, head)
     if like and (runs or config.recipe or data not in DATASETS):
         facts = Dataset(like.form, like.classes, like.image_size)
     elif data in DATASETS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 
-_TASKS = {"detection": "det", "classification": "cls"}
+_CHECKPOINTS = ("last.pt", "best.pt")
 
 
 class Run(NamedTuple):
@@ -40,7 +41,10 @@ def read_runs(paths: list[str], task: str | None) -> tuple[list[Run], list[str]]
     It is a fault, too, where they are of both tasks, of another one than ``task``, or of several validation data sets.
     """
     runs, faults = [], []
-    for path in dict.fromkeys(paths):
+    by_place: dict[str, str] = {}
+    for path in paths:
+        by_place.setdefault(_place(path), path)
+    for path in by_place.values():
         try:
             runs.append(_read(path))
         except UserError as error:
@@ -59,10 +63,16 @@ def read_runs(paths: list[str], task: str | None) -> tuple[list[Run], list[str]]
     return runs, faults
 
 
+def _place(name: str) -> str:
+    """What is the same for a run's folder and for its checkpoints, however they are named."""
+    path = Path(name)
+    return os.path.realpath(path.parent if path.name in _CHECKPOINTS else path)
+
+
 def _read(name: str) -> Run:
     path = Path(name)
     if path.is_dir():
-        files = [path / file for file in ("last.pt", "best.pt") if (path / file).is_file()]
+        files = [path / file for file in _CHECKPOINTS if (path / file).is_file()]
         if not files:
             raise UserError(f"{name}: no run of train-det or train-cls: it holds neither last.pt nor best.pt")
         path = files[0]

@@ -103,7 +103,7 @@ class Timer:
             ways[network] = list(runs)
             for calls, size in ((singles, 1), (batches, self.config.batch_size)):
                 images = self._images(network, size)
-                self._check(runs, images)
+                self._check(network.title, runs, images)
                 calls |= {(network, way): partial(_call, run, finish, images) for way, run in runs.items()}
         if not singles:
             return {}
@@ -120,13 +120,13 @@ class Timer:
         }
 
     @torch.inference_mode()
-    def _check(self, runs: Mapping[Way, Call], images: Tensor) -> None:
+    def _check(self, title: str, runs: Mapping[Way, Call], images: Tensor) -> None:
         limit = 1e-3 if self.device.type == "cpu" and self.config.precision == "float32" else 5e-2
         wanted = None
         for way, run in runs.items():
             outputs = run(images)
             wanted = outputs if wanted is None else wanted
-            difference(str(way), outputs, wanted, limit)
+            difference(f"{title}, {way}", outputs, wanted, limit)
 
     def _images(self, network: TimedNetwork, size: int) -> Tensor:
         side = network.image_size

@@ -14,9 +14,10 @@ from benchmarks.evidence import known as evidence
 from detection.data.synthetic import generate
 from detection.models.head import DividedDetector
 from detection.prediction_settings import PostprocessSettings
-from divdet.commands import COMMANDS, plan_timing
+from divdet.commands import COMMANDS, plan_timing, timed_networks
 from divdet.commands.known_accuracies import FILE, PAPER, known_accuracies
-from divdet.commands.plan_front import advice, choose, mark_front
+from divdet.commands.plan import _shape
+from divdet.commands.plan_front import advice, choose, digits, mark_front
 from divdet.commands.plan_runs import read_runs
 from divdet.commands.plan_table import describe
 from divdet.commands.timed_networks import CANDIDATES, TimedNetwork
@@ -233,8 +234,36 @@ def test_a_runtime_runs_the_same_network(monkeypatch: pytest.MonkeyPatch) -> Non
         return settings
 
     monkeypatch.setattr(plan_timing, "create_network", another)
-    with pytest.raises(UserError, match="openvino: its outputs differ"):
+    with pytest.raises(UserError, match="resnet10_16 S=1, openvino: its outputs differ"):
         plan(*words)
+
+
+def test_nothing_is_left_of_a_plan_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        assert not (tmp_path / "new").exists()  # a signal may end the process here
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan_timing.Timer, "time", stop)
+    with pytest.raises(KeyboardInterrupt):
+        plan("--task=cls", "--backbones=resnet10_4", "--members=1", f"--output={tmp_path / 'new' / 'plan'}")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be created"):
+        plan("--task=cls", "--backbones=resnet10_4", "--members=1", f"--output={tmp_path / 'file'}")
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.9, ""), (1.2, "may be too long"), (3.0, "far off")])
+def test_the_load_is_told(
+    load: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(timed_networks.os, "getloadavg", lambda: (load, 0, 0))
+    monkeypatch.setattr(timed_networks, "cores", lambda: 2)
+    timed_networks.note_load(torch.device("cpu"))
+    written = capsys.readouterr().err
+    assert said in written if said else not written
+
+
+def test_numbers_for_people() -> None:
+    assert list(map(digits, (0.1349, 27.34, 999.4, 999.6, 12345))) == ["0.135", "27.3", "999", "1,000", "12,345"]
 
 
 # Runs
@@ -284,6 +313,23 @@ def test_runs_have_their_own_accuracy(run: Path, tmp_path: Path) -> None:
     assert (by_name["resnet10_4 S=2, torch"]["classes"], by_name["resnet10_4 S=2, torch"]["accuracy"]) == (6, None)
     assert found["data"] == str(run.parent / "data")
     assert found["recipe"] is None
+
+
+def test_a_run_is_listed_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    runs, faults = read_runs(["run", "run/last.pt", "./run/best.pt", f"{run}/"], None)
+    assert ([one.name for one in runs], faults) == (["run"], [])
+
+
+def test_backbones_have_the_head_and_the_size_of_the_runs(run: Path, tmp_path: Path) -> None:
+    def fcos(saved: checkpoint.Checkpoint) -> None:
+        saved.config["model"] |= {"head": "fcos", "input_size": 256}
+
+    runs, _ = read_runs([changed(run, tmp_path / "fcos", fcos)], None)
+    for words, head, size in (("", "fcos", 256), ("--image_size=128", "fcos", 128), ("--head=ssdlite", "ssdlite", 320)):
+        config = COMMANDS["plan"].parse(["--backbones=resnet10_4", *words.split()], "divdet plan")
+        shape = _shape(config, "det", "", [], runs)
+        assert (shape.head, shape.image_size, shape.classes) == (head, size, 6)
 
 
 def test_runs_that_cannot_be_compared(run: Path, tmp_path: Path) -> None:
@@ -354,6 +400,11 @@ def test_runs_of_classifiers(run: Path, tmp_path: Path) -> None:
         ("--backbones resnet10_16 --dataset cifar10", ["give coco or the number", "or one of bccd"]),
         ("--task cls --backbones resnet10_16 --dataset bccd", ["--dataset bccd: give one of cifar10, cifar100"]),
         ("--task cls --backbones resnet10_16 --image_size 0", ["image_size must be 1 to 10000"]),
+        ("--task cls --backbones resnet10_16 --head fcos", ["--head is fcos: classifiers have none"]),
+        (
+            "--image_size 512 --head fcos",
+            ["--head is fcos: runs have their own", "--image_size is 512: runs have their"],
+        ),
         ("--task cls --backbones resnet10_16 --recipe x", ["--recipe x: known for cifar100: 'paper, 300 epochs'"]),
         ("--task cls --backbones resnet10_16 --members 1,0", ["--members 1,0: give numbers of networks from 1"]),
         ("--task cls --backbones wrn28_10 --runtimes openvino", ["classifiers run in torch alone"]),
