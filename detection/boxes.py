@@ -82,7 +82,7 @@ class ClassRules:
         if score_threshold > 0 or settings.class_thresholds:
             thresholds = torch.full((len(names),), score_threshold, dtype=torch.float64)
             for name, least in (settings.class_thresholds or {}).items():
-                thresholds[find_classes([name], names, ids, "postprocess.class_thresholds")] = least
+                thresholds[find_classes([name], names, ids, "postprocess.class_thresholds")] = float(least)
         return cls(kept, thresholds, settings.nms_iou if settings.class_agnostic else None)
 
     def describe(self, names: Sequence[str]) -> str:

@@ -112,7 +112,7 @@ class Detector:
     def load(
         cls,
         path: str | Path,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         settings: PostprocessSettings | None = None,
         run: RuntimeSettings | None = None,
     ) -> Detector:
@@ -120,7 +120,7 @@ class Detector:
 
         Args:
             path: the checkpoint, or an exported .onnx, .xml or .pt2.
-            device: auto, cpu, cuda or cuda:N.
+            device: auto, cpu, cuda or cuda:N; or torch's own.
             settings: post-processing; default: the checkpoint's.
             run: runtime, precision and concurrency; default: PyTorch, one after the other.
 
@@ -131,6 +131,7 @@ class Detector:
         from detection.runtimes.backends import create_network
         from detection.runtimes.running import runtime_device
 
+        device = str(device)
         if Path(path).suffix in EXPORT_ENDINGS.values():
             from detection.runtimes.exported import load_exported
 
@@ -219,13 +220,15 @@ class Detector:
         if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
         check_bgr(bgr)
-        several = tile is not None or tta is not None
+        several = (tile, overlap, whole_image, tta) != (None, 0.2, True, None)
         views = ViewSettings(tile=tile, overlap=overlap, whole_image=whole_image, tta=tta) if several else None
         settings = self.settings
         if classes is not None:
-            settings = replace(settings, classes=classes if isinstance(classes, str) else list(classes))
+            listed_classes = isinstance(classes, Iterable) and not isinstance(classes, str)
+            settings = replace(settings, classes=list(classes) if listed_classes else classes)
         if class_thresholds is not None:
-            settings = replace(settings, class_thresholds=dict(class_thresholds))
+            thresholds = dict(class_thresholds) if isinstance(class_thresholds, Mapping) else class_thresholds
+            settings = replace(settings, class_thresholds=thresholds)
         rules = ClassRules.of(settings, self.names, self.category_ids, float(score_threshold))
         if views:
             found = self._predict_views(named, int(batch_size), bgr, rules, views)
@@ -265,7 +268,7 @@ class Detector:
         """
         from detection.videos import Video, stream
 
-        with Video(os.fspath(source), frames) as video:
+        with Video(os.fspath(source) if isinstance(source, PathLike) else source, frames) as video:
             for _, found in stream(self, video, score_threshold, batch_size, max_frames, **options):
                 yield found
 

@@ -159,7 +159,7 @@ class Fusion:
         """Finds objects in each frame of a video; see ``Detector.stream``."""
         from detection.videos import Video, stream
 
-        with Video(os.fspath(source), frames) as video:
+        with Video(os.fspath(source) if isinstance(source, PathLike) else source, frames) as video:
             for _, found in stream(self, video, score_threshold, 1, max_frames):
                 yield found
 

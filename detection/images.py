@@ -7,21 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from divdet.engine.errors import UserError
 from divdet.engine.images import decode_image, read_bytes
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-_EXIF_ORIENTATION = 0x0112
-# Names in PIL.Image.Transpose by EXIF orientation, from 2 on
-_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
-_TRANSPOSE = dict(enumerate(_TURNS, start=2))
 
 
 def read_image(source: str | Path | bytes, size: tuple[int, int] | None = None, orient: bool = False) -> np.ndarray:
@@ -75,13 +67,20 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
         uint8 RGB ``[H, W, 3]``; an array that is already RGB is returned itself.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(os.fspath(image), orient=orient)
+        try:
+            return read_image(os.fspath(image), orient=orient)
+        except UserError as error:
+            from detection.sources import explained  # imported here, because images seldom fail
+
+            raise explained(os.fspath(image), error) from error
     if hasattr(image, "read"):  # an open file
         image = image.read()
-    if isinstance(image, bytes):
+    if isinstance(image, bytes | bytearray | memoryview):
         return decode_image(image, name, orient)
     if is_pil(image):
-        image, bgr = _decode_pil(image, name, orient), False
+        from detection.pil_images import decode_pil  # imported here: most images are files
+
+        image, bgr = decode_pil(image, name, orient), False
     kind = type(image).__name__
     if isinstance(image, np.ndarray | Tensor):
         kind = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
@@ -101,7 +100,8 @@ def named_images(images: Any) -> tuple[Iterator[tuple[str, Any]], bool, bool]:
         UserError: for what is neither an image nor several.
     """
     array = isinstance(images, np.ndarray | Tensor)
-    single = isinstance(images, str | bytes | os.PathLike) or is_pil(images) or hasattr(images, "read")
+    single = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike)
+    single = single or is_pil(images) or hasattr(images, "read")
     single = single or (array and images.ndim in (0, 2, 3))
     if not single and (not isinstance(images, Iterable) or isinstance(images, Mapping)):
         raise UserError(f"predict takes an image or a list of images, not {type(images).__name__}")
@@ -125,16 +125,3 @@ def check_bgr(bgr: Any) -> None:
 def is_pil(image: Any) -> bool:
     """Whether it is a PIL image. Does not import PIL: a caller with a PIL image has already imported it."""
     return "PIL.Image" in sys.modules and isinstance(image, sys.modules["PIL.Image"].Image)
-
-
-def _decode_pil(image: Image.Image, name: str, orient: bool) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{name} is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
-    try:
-        image.load()
-        # Not by ImageOps.exif_transpose, which rewrites the EXIF data and fails on some files that Pillow can read.
-        turn = _TRANSPOSE.get(image.getexif().get(_EXIF_ORIENTATION)) if orient else None
-        upright = image.transpose(getattr(sys.modules["PIL.Image"].Transpose, turn)) if turn else image
-        return np.asarray(upright.convert("RGB"))
-    except Exception as error:  # Pillow decodes here, and damaged EXIF raises many kinds
-        raise UserError(f"{name} is a PIL image that cannot be decoded: {error}") from error

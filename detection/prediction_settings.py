@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from divdet.engine.errors import UserError
@@ -112,7 +113,7 @@ class PostprocessSettings:
         if not isinstance(self.class_thresholds, dict | None):
             raise UserError(f"postprocess.class_thresholds is {self.class_thresholds!r}: give scores by class name")
         for name, value in (self.class_thresholds or {}).items():
-            if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
+            if isinstance(value, bool) or not (isinstance(value, Real) and 0 <= value <= 1):
                 raise UserError(f"postprocess.class_thresholds: {name} has {value!r}: choose a value from 0 to 1")
         check_choice("postprocess.fusion_method", self.fusion_method, FusionMethod)
         _check_weights("postprocess.member_weights", self.member_weights)
@@ -139,7 +140,8 @@ class ViewSettings:
     tta: str | None = None
 
     def __post_init__(self) -> None:
-        if self.tile is not None and (type(self.tile) is not int or not 32 <= self.tile <= 2**16):
+        whole = isinstance(self.tile, Integral) and not isinstance(self.tile, bool)
+        if self.tile is not None and not (whole and 32 <= self.tile <= 2**16):
             raise UserError(f"tile is {self.tile!r}: choose a whole number of pixels from 32 to 65536")
         if isinstance(self.overlap, str | bool):
             raise UserError(f"overlap is {self.overlap!r}: choose a share from 0 to 0.9")

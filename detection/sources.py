@@ -35,6 +35,15 @@ def is_video(source: str) -> bool:
     return is_live(source) or (_suffix(source) in VIDEO_SUFFIXES and not os.path.isdir(source))
 
 
+def explained(path: str, error: UserError) -> UserError:
+    """What to do with a folder, pattern or video that was given as an image; for other paths the error itself."""
+    if os.path.isdir(path) or ("*" in path and "://" not in path):
+        return UserError(f"{path}: is no single image: give a list, such as sorted(glob.glob('photos/*.jpg'))")
+    if is_video(path):
+        return UserError(f"{path}: is a video: its frames are looked at by detector.stream(…), or by divdet detect")
+    return error
+
+
 def find_images(sources: Sequence[str | Path], leave_out: Path | None = None) -> list[str]:
     """Returns the image files and addresses that ``sources`` name, each once, in order.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from classification.backbones.registry import create_feature_extractors
 from detection.heads import Input, find_head, input_of
+from divdet.engine.errors import UserError
 from divdet.engine.members import present
 
 
@@ -257,10 +258,12 @@ def create_detector(
         input_size: pixels a side; default: the head's own.
 
     Raises:
-        UserError: for an unknown name, a size that the head does not take, a backbone that it cannot use or that cannot
-            be divided into S, or weights that cannot be downloaded.
+        UserError: for an unknown name, no class, a size that the head does not take, a backbone that it cannot use or
+            that cannot be divided into S, or weights that cannot be downloaded.
     """
     network, shape = find_head(head).network, input_of(head, input_size)
+    if type(num_classes) is not int or num_classes < 1:
+        raise UserError(f"num_classes is {num_classes!r}: choose a whole number of at least 1")
     if isinstance(network, str):
         module, _, name = network.partition(":")
         network = getattr(importlib.import_module(module), name)

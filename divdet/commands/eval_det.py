@@ -25,7 +25,13 @@ from detection.evaluation.intervals import compare, interval_of
 from detection.evaluation.tables import class_table, comparison_table, error_lines
 from detection.prediction_settings import PostprocessSettings, ViewSettings
 from detection.settings import EvalDataSettings
-from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion, prediction_defaults, read_saved
+from divdet.commands.fused_checkpoints import (
+    checkpoints_of,
+    describe_runs,
+    load_fusion,
+    prediction_defaults,
+    read_saved,
+)
 from divdet.commands.reporting import report_evaluation
 from divdet.commands.settings import Detect, EvaluateDetection, Export
 from divdet.engine.distributed import World
@@ -192,7 +198,9 @@ def _run_checkpoints(
     config: EvaluateDetection, folder: Path, rules: Rules, world: World
 ) -> tuple[CocoAnnotations, Evaluation]:
     _refuse_processes(world, "several checkpoints are")
-    return _run_fusion(load_fusion(config), config, folder, rules)
+    annotations, found = _run_fusion(load_fusion(config), config, folder, rules)
+    found.metrics |= describe_runs(config)
+    return annotations, found
 
 
 def _run_fusion(

@@ -6,7 +6,7 @@ from typing import Any
 
 from detection.detector import Detector, saved_settings
 from detection.ensembles import Fusion
-from detection.prediction_settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings, RuntimeSettings
 from detection.runtimes.exported import is_exported, run_defaults, saved_of
 from divdet.commands.demo_settings import Demo
 from divdet.commands.serve_settings import Serve
@@ -38,16 +38,32 @@ def read_saved(path: str) -> Checkpoint:
 
 
 def prediction_defaults(config: _Config, saved: Checkpoint | None = None) -> dict[str, Any]:
-    """The post-processing of a checkpoint, the first of several, as defaults; of an exported file also its runtime.
+    """The post-processing of a checkpoint, the first of several, as defaults; of one exported file also its runtime.
 
     ``saved`` is that checkpoint, where it has been read already.
     """
     if not config.checkpoint:
         return {}
-    first = checkpoints_of(config)[0]
+    first, *others = checkpoints_of(config)
     saved = saved or read_saved(first)
     defaults = {f"postprocess.{name}": value for name, value in asdict(saved_settings(saved)[0]).items()}
-    return defaults | (run_defaults(saved) if is_exported(first) else {})
+    return defaults | (run_defaults(saved) if is_exported(first) and not others else {})
+
+
+def runs_of(config: EvaluateDetection | Detect | Serve) -> list[RuntimeSettings]:
+    """What runs each checkpoint: an exported file as it is, where the user asks for nothing else."""
+    asked = RuntimeSettings(**{field.name: getattr(config, field.name) for field in fields(RuntimeSettings)})
+    as_it_is = asked == RuntimeSettings()
+    return [
+        RuntimeSettings(**run_defaults(saved_of(path))) if as_it_is and is_exported(path) else asked
+        for path in checkpoints_of(config)
+    ]
+
+
+def describe_runs(config: EvaluateDetection | Detect | Serve) -> dict[str, str]:
+    """``runtime`` and ``precision`` of the checkpoints, each kind once."""
+    runs = runs_of(config)
+    return {name: ", ".join(dict.fromkeys(getattr(run, name) for run in runs)) for name in ("runtime", "precision")}
 
 
 def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
@@ -71,8 +87,8 @@ def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
     use_device(config.device)
     common = {name: value for name, value in asked.items() if name not in _OF_FUSION}
     detectors = [
-        Detector.load(path, config.device, replace(settings, **common), config)
-        for path, settings in zip(paths, own, strict=True)
+        Detector.load(path, config.device, replace(settings, **common), run)
+        for path, settings, run in zip(paths, own, runs_of(config), strict=True)
     ]
     chosen = config.postprocess
     fusion = Fusion(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from detection.runtimes.exporting import library
 from divdet.commands.finding import load_detector, views_of
-from divdet.commands.fused_checkpoints import checkpoints_of
+from divdet.commands.fused_checkpoints import checkpoints_of, describe_runs
 from divdet.commands.serve_settings import Serve
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import SIGNALS
@@ -95,8 +95,7 @@ def describe(config: Serve, runner: Runner) -> dict[str, Any]:
     detector = runner.detector
     several = getattr(detector, "detectors", [detector])
     settings = {
-        "runtime": config.runtime,
-        "precision": config.precision,
+        **describe_runs(config),
         "device": ", ".join(dict.fromkeys(str(one.device) for one in several)),
         "threads": torch.get_num_threads(),
         "max_batch": config.max_batch if runner.shared else 1,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from detection import Detections, Detector, create_ssd
 from detection.detector import to_pixels
+from detection.ensembles import Fusion
 from detection.prediction_settings import PostprocessSettings
 from detection.preprocess import to_input
 from detection.settings import ModelSettings, TrainDetection
@@ -21,6 +22,7 @@ from divdet.commands.eval_det import checkpoint_defaults
 from divdet.commands.settings import EvaluateDetection
 from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError
+from tests.detection.generated import write_detector
 
 CPU = torch.device("cpu")
 
@@ -75,11 +77,13 @@ def test_images_of_every_kind_give_the_same(detector: Detector, tmp_path: Path) 
     Image.fromarray(RGB).save(path)
     expected = detector.predict([RGB])[0]
     assert len(expected) > 0
-    kinds = [str(path), path, path.read_bytes(), Image.open(path), RGB, torch.from_numpy(RGB.copy())]
+    content = path.read_bytes()
+    kinds = [str(path), path, content, bytearray(content), memoryview(content), Image.open(path), RGB]
+    kinds.append(torch.from_numpy(RGB.copy()))
     # Batches of one, since a sum's order may follow the batch's size.
-    assert detector.predict(kinds, batch_size=1) == [expected] * 6
-    assert detector.predict(tuple(kinds), batch_size=1) == [expected] * 6
-    assert list(detector.predict((kind for kind in kinds), batch_size=1)) == [expected] * 6
+    assert detector.predict(kinds, batch_size=1) == [expected] * 8
+    assert detector.predict(tuple(kinds), batch_size=1) == [expected] * 8
+    assert list(detector.predict((kind for kind in kinds), batch_size=1)) == [expected] * 8
     for single in kinds:
         assert detector.predict(single) == detector(single) == expected
     for several in (np.stack([RGB, RGB]), torch.from_numpy(np.stack([RGB, RGB]))):
@@ -125,12 +129,53 @@ def test_a_generator_reads_a_batch_at_a_time(detector: Detector) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [{"batch_size": value} for value in (0, -1, 1.5, "2", None, True)]
-    + [{"score_threshold": value} for value in (math.nan, -0.1, 1.1, math.inf, "0.3", None, True)],
+    + [{"score_threshold": value} for value in (math.nan, -0.1, 1.1, math.inf, "0.3", None, True)]
+    + [{"tile": 300.0}, {"tile": True}],
 )
 def test_arguments_out_of_range_are_refused(detector: Detector, arguments: dict) -> None:
     with pytest.raises(UserError, match=f"^{next(iter(arguments))} is "):
         detector.predict(iter([RGB]), **arguments)  # not only when the generator is used
     assert len(detector.predict([RGB], np.float32(0.5), np.int64(2))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"overlap": 0.5}, "overlap and whole_image are of tiles"),
+        ({"whole_image": False}, "overlap and whole_image are of tiles"),
+        ({"classes": 3}, "postprocess.classes is 3: give names or category ids"),
+        ({"class_thresholds": [0.9]}, r"postprocess.class_thresholds is \[0.9\]: give scores by class name"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(detector: Detector, arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        detector.predict(RGB, **arguments)
+
+
+def test_numbers_of_numpy_are_numbers(detector: Detector) -> None:
+    assert detector.predict(RGB, tile=np.int64(32)) == detector.predict(RGB, tile=32)
+    wanted = detector.predict(RGB, 0.5)
+    assert len(wanted)
+    assert detector.predict(RGB, class_thresholds={np.int64(1): np.float32(0.5)}) == wanted
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, "3"])
+def test_a_detector_of_no_class_is_refused(count: object) -> None:
+    with pytest.raises(UserError, match=rf"num_classes is {count!r}: choose"):
+        create_ssd("resnet10_16", 1, count)
+
+
+def test_a_camera_that_is_a_number_is_explained(detector: Detector) -> None:
+    for looks in (detector, Fusion([detector])):
+        with pytest.raises(UserError, match=r"source is 0: give a path, an address, or camera:0"):
+            next(looks.stream(0))
+
+
+def test_devices_of_torch_are_devices(tmp_path: Path) -> None:
+    path = write_detector(tmp_path / "a.pt", 1, {"id": 1, "name": "a"})
+    assert Detector.load(path, CPU)(RGB) == Detector.load(path, "cpu")(RGB)
+    with pytest.raises(UserError, match="--device mps: not supported"):
+        Detector.load(path, torch.device("mps"))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +190,10 @@ def test_arguments_out_of_range_are_refused(detector: Detector, arguments: dict)
         (np.array(3), r"the image is int64 \[\]"),
         (RGB[None, None], r"images\[0\] is uint8 \[1, 30, 40, 3\]"),
         ("absent.jpg", "absent.jpg: the image cannot be read"),
+        (Path(__file__).parent, "detection: is no single image: give a list"),
+        ("photos/*.jpg", r"photos/\*\.jpg: is no single image: give a list"),
+        ("street.mp4", r"street\.mp4: is a video: .*detector\.stream"),
+        (bytearray(b"bytes"), "the image: not an image"),
         (Path("absent.jpg"), "absent.jpg: the image cannot be read"),
         (b"bytes", "the image: not an image"),
         (Image.new("I", (2, 2)), "the image is a PIL image of mode I"),

@@ -129,6 +129,17 @@ def test_commands_take_it(ending: str, folder: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "c/detections.json").read_text())
 
 
+def test_they_are_fused_with_checkpoints(folder: Path, tmp_path: Path) -> None:
+    """In any order, each as it is: by its own runtime."""
+    names = ["best.pt", "model.onnx", "model.xml"]
+    several = ",".join(str(folder / name) for name in names)
+    found = divdet.evaluate(several, output=str(tmp_path), device="cpu")
+    assert found["runtime"] == "torch, onnxruntime, openvino"
+    assert len(found["members"]) == 3
+    with pytest.raises(UserError, match=r"model\.onnx: runs by onnxruntime as it is"):
+        divdet.evaluate(several, runtime="openvino", output=str(tmp_path), device="cpu")
+
+
 def test_what_is_in_the_network_stays_and_the_fusion_may_change(folder: Path) -> None:
     own = Detector.load(folder / "best.pt").settings
     with pytest.raises(UserError, match=r"score_threshold is 0.4 in the network itself, not 0.3: export"):

@@ -1,0 +1,25 @@
+"""Images of Pillow as arrays."""
+
+import numpy as np
+from PIL import Image
+
+from divdet.engine.errors import UserError
+
+_EXIF_ORIENTATION = 0x0112
+# Names in PIL.Image.Transpose by EXIF orientation, from 2 on
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_TRANSPOSE = dict(enumerate(_TURNS, start=2))
+
+
+def decode_pil(image: Image.Image, name: str, orient: bool) -> np.ndarray:
+    """Decodes a PIL image to uint8 RGB ``[H, W, 3]``; ``name`` and ``orient`` as of ``detection.images.as_rgb``."""
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{name} is a PIL image of mode {image.mode}: convert it to 8-bit RGB first")
+    try:
+        image.load()
+        # Not by ImageOps.exif_transpose, which rewrites the EXIF data and fails on some files that Pillow can read.
+        turn = _TRANSPOSE.get(image.getexif().get(_EXIF_ORIENTATION)) if orient else None
+        upright = image.transpose(getattr(Image.Transpose, turn)) if turn else image
+        return np.asarray(upright.convert("RGB"))
+    except Exception as error:  # Pillow decodes here, and damaged EXIF raises many kinds
+        raise UserError(f"{name} is a PIL image that cannot be decoded: {error}") from error
