@@ -141,6 +141,11 @@ class Figures:
             text += f" ({bounds[0]:+.{digits}f} to {bounds[1]:+.{digits}f})"
         return text
 
+    def times(self, row: str, other: str, name: str) -> str:
+        """How many times another row's figure a row's is."""
+        ours, theirs = (np.mean(self.values(one, name)) for one in (row, other))
+        return f"{ours / theirs:.1f} times"
+
     def relative(self, row: str, name: str) -> str:
         """A figure as part of its undivided network's, less 1, in percent."""
         ours, theirs = (np.mean(self.values(one, name)) for one in (row, self.wholes[row]))

@@ -70,13 +70,14 @@ class Timer:
         self.config, self.runtimes, self.device = config, runtimes, device
         self.missing: dict[str, list[str]] = {}
         self.speeds: list[float] = []
+        self._spreads: list[float] = []
         self._reference: Callable[[], Any] | None = None
 
     @property
     def drift(self) -> float:
-        """By which factor the middle half of ``speeds`` differs."""
+        """By which factor quartiles differ: of ``speeds``, or of the ways' own times in the middle of all ways."""
         low, _, high = statistics.quantiles(self.speeds, n=4, method="inclusive")
-        return high / low
+        return max(high / low, statistics.median(self._spreads))
 
     def time(self, networks: Mapping[TimedNetwork, int]) -> dict[TimedNetwork, list[Timed]]:
         """The times of networks, given with their parameters, by network; why ways are missing is in ``missing``.
@@ -114,6 +115,8 @@ class Timer:
             turns = side_by_side(calls, next(iter(calls)), self.config.rounds, self.config.seconds, "timing")
             timings.append({timing.name: timing for timing in turns})
         self.speeds += timings[0][None].milliseconds
+        for low, high in (timing.quartiles for timing in timings[0].values()):
+            self._spreads.append(high / low)
         return {
             network: [Timed(way, *(timing[network, way] for timing in timings)) for way in own]
             for network, own in ways.items()
