@@ -86,6 +86,11 @@ class Detections:
     frame: int | None = None
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, dtype in (("boxes", torch.float32), ("scores", torch.float32), ("labels", torch.int64)):
+            if not isinstance(getattr(self, name), Tensor):  # lists or arrays of a user
+                object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=dtype))
+
     def __len__(self) -> int:
         return len(self.scores)
 

@@ -20,14 +20,14 @@ from divdet.commands.known_accuracies import METRIC, Accuracy, Known, known_accu
 from divdet.commands.network_settings import Plan
 from divdet.commands.plan_front import mark_front
 from divdet.commands.plan_runs import Run, read_runs
-from divdet.commands.plan_table import describe, draw
+from divdet.commands.plan_table import check_folder, describe, draw
 from divdet.commands.plan_timing import Timed, Timer
 from divdet.commands.timed_networks import CANDIDATES, TimedNetwork, device_title, note_load, positive_numbers
 from divdet.engine.cost import Cost
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
-from divdet.engine.files import check_folder, make_folder, write_json
+from divdet.engine.files import make_folder, write_json
 
 
 class Candidate(NamedTuple):

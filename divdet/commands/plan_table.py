@@ -1,12 +1,14 @@
-"""The plan as a Markdown table and as a picture."""
+"""The plan as a Markdown table, as a picture, and the folder that it is written to."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from divdet.commands.benchmark_table import new_figure
 from divdet.commands.plan_front import advice, digits
+from divdet.engine.files import make_folder
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -76,3 +78,13 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{found['data']}, {found['device']}")
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def check_folder(path: str | Path) -> None:
+    """Raises UserError where a folder cannot be created, before long work; leaves none behind that was not there."""
+    path = Path(path)
+    new = [one for one in (path, *path.parents) if not one.exists()]
+    make_folder(path)
+    for one in new:
+        with suppress(OSError):  # another program has written into it
+            one.rmdir()

@@ -40,16 +40,6 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
-def check_folder(path: str | Path) -> None:
-    """Raises UserError where a folder cannot be created, before long work; leaves none behind that was not there."""
-    path = Path(path)
-    new = [one for one in (path, *path.parents) if not one.exists()]
-    make_folder(path)
-    for one in new:
-        with suppress(OSError):  # another program has written into it
-            one.rmdir()
-
-
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls ``write(temporary path)`` and moves the file into place, so readers see the old or the new one.
 

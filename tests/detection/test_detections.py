@@ -89,6 +89,13 @@ def test_what_selects_nothing_is_an_index_error(index: object) -> None:
         some()[index]
 
 
+def test_lists_and_arrays_are_taken() -> None:
+    found = Detections([[1, 2, 30, 40]], [0.5], np.array([3]), ["a"])
+    assert found.to_json() == '[{"name": "a", "label": 3, "score": 0.5, "box": [1.0, 2.0, 30.0, 40.0]}]'
+    assert found == Detections(torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([0.5]), torch.tensor([3]), ["a"])
+    assert Detections([], [], [], []).to_json() == "[]"
+
+
 def test_iteration_is_by_object() -> None:
     assert list(some()) == [some()[index] for index in range(3)]
     assert [one.names for one in some()] == [["dog"], ["cat"], ["dog"]]
