@@ -172,7 +172,7 @@ CPU = [
     *_divided("tiny_large", "tinyimagenet64.npz", _SMALL, *_TINY, members=(1,)),
     *[
         row
-        for rate in ("0.05", "0.2")
+        for rate in ("0.2", "0.05")
         for row in _divided(
             *(f"tiny_further_lr{rate}", "tinyimagenet64.npz", _SMALL, *_TINY_FURTHER, f"--train.lr={rate}"),
             members=(2,),

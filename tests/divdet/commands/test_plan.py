@@ -191,7 +191,7 @@ def test_another_recipe_has_other_accuracies(capsys: pytest.CaptureFixture) -> N
     found = plan("--task=cls", "--backbones=resnet10_24", "--members=2", "--dataset=tinyimagenet64", "--json")
     assert json.loads(capsys.readouterr().out) == found
     assert {(one["image_size"], one["classes"]) for one in found["candidates"]} == {(64, 200)}
-    assert {one["accuracy"]["source"] for one in found["candidates"]} == {"evidence: tiny_further_s2"}
+    assert {one["accuracy"]["source"] for one in found["candidates"]} == {"evidence: tiny_further_lr0.2_s2"}
     words = ["--backbones=resnet10_16", "--members=1", "--dataset=cifar10", "--recipe=cifar50k"]
     assert plan("--task=cls", *words)["candidates"][0]["accuracy"]["source"] == "evidence: cifar50k_w16_s1"
 
