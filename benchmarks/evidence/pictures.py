@@ -51,15 +51,14 @@ def widths(figures: Figures, families: dict[str, str], path: Path) -> None:
                 if divided := [own[members] for own in rows.values() if members in own]:
                     points(axis, figures, divided, cost, color, marker, f"S={members}, as costly", linestyle=":")
             axis.set(xscale="log", xlabel=label)
-            axis.margins(x=0.15, y=0.1)
+            axis.margins(x=0.25, y=0.1)
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter("")
             axis.grid(alpha=0.3)
         for row in whole:
             place = (value(figures.rows[row][0], "params"), figures.average(row))
-            line[0].annotate(
-                figures.rows[row][0]["cost"]["backbone"], place, xytext=(5, -13), textcoords="offset points", fontsize=9
-            )
+            name = figures.rows[row][0]["cost"]["backbone"]
+            line[0].annotate(name, place, xytext=(5, -13), textcoords="offset points", fontsize=9)
         line[0].set_ylabel(f"{title}\n{LABELS[metric(figures, whole[0])]}")
     legend: dict[str, Artist] = {}
     for axis in axes.flat:
