@@ -50,8 +50,10 @@ def test_rows_of_the_evidence_can_be_trained(row: Row) -> None:
     def read(row: Row) -> tuple[Any, str]:
         words = ["--config", str(CONFIGS / row.config), *row.words, f"--model.members={row.members}"]
         config = parse({"cls": TrainClassification, "det": TrainDetection}[row.task], words)
-        small = row.task == "cls" and config.model.stem == "auto" and config.data.image_size in (None, 32, 64)
-        return config, "cifar" if small else "imagenet"
+        if row.task == "det":
+            return config, "imagenet"
+        auto = "cifar" if config.data.image_size in (None, 32, 64) else "imagenet"
+        return config, auto if config.model.stem == "auto" else config.model.stem
 
     config, form = read(row)
     with torch.device("meta"):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from classification.backbones import TIMM
 from classification.backbones.timm_models import output_shape
 from classification.data.datasets import check_classes, load_images
 from classification.data.views import EvaluationViews
@@ -43,7 +44,8 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
     if config.others:
         ensembles = [model, *(_load_peer(path, meta, config) for path in config.others)]
         model = Ensemble(nn.ModuleList(map(MeanOfMembers, ensembles)))
-    output_shape(model, f"data.image_size: {config.checkpoint}", meta["image_size"])
+    if found.setting("model.backbone", str).startswith(TIMM):  # whose models may refuse the size
+        output_shape(model, f"data.image_size: {config.checkpoint}", meta["image_size"])
     images = load_images(config.data, "val")
     check_classes(images, meta["classes"], f"those of {config.checkpoint}")
     views = EvaluationViews(images, meta["image_size"], meta["eval_resize"], meta["interpolation"])
