@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-from detection.data.coco_json import read_json
-from divdet.engine.errors import UserError
 
 # What other JSON files of annotations hold, or the first of their entries.
 _OTHERS = {
@@ -19,14 +15,6 @@ _OTHERS = {
     "Create ML's JSON: convert it to COCO": {"image", "annotations"},
     "a list of COCO's annotations alone: add images and categories": {"image_id", "category_id"},
 }
-
-
-def format_of(path: Path) -> str:
-    """Which other format a JSON file is in, as the end of a sentence; empty where that is not known."""
-    try:
-        return other_format(read_json(path))
-    except UserError:
-        return ""
 
 
 def other_format(data: Any) -> str:

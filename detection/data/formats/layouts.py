@@ -13,6 +13,7 @@ from os.path import exists, isdir, isfile, join
 from pathlib import Path
 from typing import Any
 
+from detection.data.coco_json import read_json
 from detection.data.entry_values import reads_as_number, show
 from detection.data.formats.class_names import names_file
 from detection.data.formats.folders import (
@@ -28,7 +29,7 @@ from detection.data.formats.folders import (
 )
 from detection.data.formats.text_files import is_darknet, is_description, read_description
 from detection.data.formats.yolo_yaml import locate, locate_by_end, splits_in
-from detection.data.json_formats import format_of
+from detection.data.json_formats import other_format
 from detection.data.path_forms import NameIndex
 from detection.settings import DataFormat
 from detection.sources import IMAGE_SUFFIXES
@@ -112,7 +113,7 @@ def _of_folder(folder: Path, format: DataFormat, depth: int = 1) -> dict[str, So
         if others:
             raise UserError(f"{others[0]}: is {_OTHERS[others[0].suffix.lower()]}")
         for file in sorted(islice(folder.rglob("*.json"), _LOOKED_AT)):
-            if other := format_of(file):
+            if other := other_format(read_json(file)):
                 raise UserError(f"{file}: not COCO ground truth{other}")
         looked = ", ".join(wanted[name] for name in kinds)
         raise _NoneFound(f"{folder}: no annotations found in a known layout (looked for: {looked}); see docs/data.md")

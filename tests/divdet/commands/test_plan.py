@@ -1,23 +1,18 @@
-"""The planner: its front, what it knows, times, refuses and prints; the times themselves are not tested."""
+"""The planner: what it times, refuses and prints; the times themselves are not tested."""
 
 import json
-import random
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.evidence import known as evidence
 from detection.data.synthetic import generate
 from detection.models.head import DividedDetector
 from detection.prediction_settings import PostprocessSettings
 from divdet.commands import COMMANDS, plan_timing, timed_networks
-from divdet.commands.known_accuracies import FILE, PAPER, known_accuracies
 from divdet.commands.plan import _shape
-from divdet.commands.plan_front import advice, choose, digits, mark_front
 from divdet.commands.plan_runs import read_runs
 from divdet.commands.plan_table import describe
 from divdet.commands.timed_networks import CANDIDATES, TimedNetwork
@@ -25,133 +20,11 @@ from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 
 SHORT = ["--rounds=2", "--seconds=0.001", "--batch_size=2", "--device=cpu"]
-ENTRIES = json.loads(FILE.read_text())
 
 
 def plan(*words: str) -> dict[str, Any]:
     command = COMMANDS["plan"]
     return command.call(command.parse([*SHORT, *words], "divdet plan"))
-
-
-def row(name: str, milliseconds: float, value: float | None, members: int = 1) -> dict[str, Any]:
-    accuracy = None if value is None else {"value": value, "std": None, "source": "a test"}
-    network = {"backbone": name, "members": members, "head": "ssd300", "runtime": "torch", "concurrency": "sequential"}
-    return {"name": name, "milliseconds": milliseconds, "accuracy": accuracy, **network}
-
-
-# The front
-
-
-def test_the_front_by_hand() -> None:
-    rows = [
-        row("a", 1, 0.5),
-        row("b", 2, 0.5),
-        row("c", 3, 0.7),
-        row("d", 3, 0.7),
-        row("e", 4, 0.6),
-        row("f", 0.5, None),
-    ]
-    mark_front(rows)
-    assert [one["name"] for one in rows if one["front"]] == ["a", "c", "d"]
-    assert [one["dominated_by"] for one in rows] == [None, "a", None, None, "c", None]
-    assert choose(rows, 2.5)["name"] == "a"
-    assert choose(rows, None)["name"] == "c"
-    assert choose(rows, 0.7) is None
-
-
-def test_the_front_is_that_of_brute_force() -> None:
-    draw = random.Random(0)
-    rows = [row(str(i), draw.randrange(12), draw.randrange(12)) for i in range(60)]
-    mark_front(rows)
-    for one in rows:
-        x, y = one["milliseconds"], one["accuracy"]["value"]
-        others = [(other["milliseconds"], other["accuracy"]["value"]) for other in rows]
-        assert one["front"] == all(a > x or b < y or (a, b) == (x, y) for a, b in others)
-        assert one["front"] == (one["dominated_by"] is None)
-
-
-@pytest.mark.parametrize(
-    ("budget", "said"),
-    [
-        (None, "Whatever the time, take b: AP 0.6 at 20 ms. Of 1 network the accuracy is unknown: train what fits"),
-        (10, "Within 10 ms take a: AP 0.5 at 10 ms. The next on the front is b: AP 0.6 at 20 ms. Of 1"),
-        (9, "Within 9 ms no accuracy is known; the cheapest is c at 5 ms. The next on the front is a: AP 0.5"),
-        (1, "Nothing is within 1 ms: the cheapest is c at 5 ms."),
-    ],
-)
-def test_what_to_take(budget: float | None, said: str) -> None:
-    rows = [row("a", 10, 0.5), row("b", 20, 0.6), row("c", 5, None)]
-    mark_front(rows)
-    found = {"candidates": rows, "budget_ms": budget, "metric": "AP", "drift": 1.1}
-    assert advice(found).startswith(said)
-    assert "Uncertain" not in advice(found)
-    assert advice(found | {"drift": 2.0}).endswith("moved by a factor of 2.00 meanwhile; measure again.")
-    rows[1]["accuracy"]["std"] = 0.1
-    level = "Level with it, within its ±: a: AP 0.5 at 10 ms."
-    assert (level in advice(found)) == (budget is None)
-
-
-# What is known
-
-
-def test_the_papers_rows_are_those_of_its_tables(shared: Path) -> None:
-    tables = json.loads((shared / "reference/paper_tables.json").read_text())
-    assert evidence.of_paper(tables) == [one for one in ENTRIES if one["source"].startswith(PAPER)]
-
-
-@pytest.mark.parametrize(
-    ("table", "recipe", "network", "value"),
-    [
-        ("II", "300 epochs", TimedNetwork("resnet110", 2, 100, 32, form="cifar"), 81.68),
-        ("II", "1800 epochs", TimedNetwork("wrn40_10", 4, 100, 32, form="cifar"), 86.9),
-        ("III", "1800 epochs", TimedNetwork("wrn28_10", 4, 10, 32, form="cifar"), 98.32),
-        ("IV", "120 epochs, 320 pixels", TimedNetwork("efficientnet_b7", 2, 1000, 320), 82.74),
-        ("IX", "65 epochs", TimedNetwork("wrn50_3", 2, 80, 300, "ssd300"), 0.316),
-    ],
-)
-def test_some_rows_of_the_paper_as_it_prints_them(table: str, recipe: str, network: TimedNetwork, value: float) -> None:
-    (found,) = [one for one in known_accuracies() if one.network == network and one.recipe == f"paper, {recipe}"]
-    assert (found.accuracy.value, found.accuracy.source) == (value, f"paper, Table {table}")
-
-
-def test_the_evidences_rows_are_its_results() -> None:
-    own = [one for one in ENTRIES if not one["source"].startswith(PAPER)]
-    key = lambda one: one["source"]  # noqa: E731
-    assert sorted(evidence.of_results(), key=key) == sorted(own, key=key), "python -m benchmarks.evidence.known"
-    (found,) = [one for one in own if one["source"] == "evidence: cells50_w24_s2"]
-    files = (evidence.RESULTS / "cpu").glob("cells50_w24_s2-?.json")
-    values = [json.loads(file.read_text())["metrics"]["AP"] for file in files]
-    assert (found["accuracy"], found["std"]) == (round(mean(values), 4), round(stdev(values), 4))
-
-
-def test_accuracies_of_a_recipe_can_be_compared() -> None:
-    of_recipe: dict[Any, list[TimedNetwork]] = {}
-    for one in known_accuracies():
-        of_recipe.setdefault((one.network.task, one.data, one.recipe), []).append(one.network)
-    for networks in of_recipe.values():
-        assert len(set(networks)) == len(networks)
-        assert len({(one.classes, one.image_size, one.head, one.form) for one in networks}) == 1
-
-
-def test_rows_of_several_widths_are_of_one_recipe(tmp_path: Path) -> None:
-    for row, width, epochs in (("w16_s1", 16, 5), ("w32_s2", 32, 5), ("w32_long_s2", 32, 9)):
-        result = {
-            "row": row,
-            "task": "cls",
-            "data": "some.npz",
-            "members": int(row[-1]),
-            "start": None,
-            "metrics": {"top1": width},
-            "recipe": {
-                "model": {"backbone": f"resnet10_{width}", "members": int(row[-1])},
-                "train": {"epochs": epochs},
-            },
-            "cost": {"backbone": f"resnet10_{width}", "classes": 10, "image_size": 16, "stem": "cifar"},
-        }
-        (tmp_path / "cpu").mkdir(exist_ok=True)
-        (tmp_path / f"cpu/{row}-0.json").write_text(json.dumps(result))
-    found = {one["source"]: one["recipe"] for one in evidence.of_results(tmp_path)}
-    assert found == {"evidence: w16_s1": "w", "evidence: w32_s2": "w", "evidence: w32_long_s2": "w32_long"}
 
 
 # Plans
@@ -260,10 +133,6 @@ def test_the_load_is_told(
     timed_networks.note_load(torch.device("cpu"))
     written = capsys.readouterr().err
     assert said in written if said else not written
-
-
-def test_numbers_for_people() -> None:
-    assert list(map(digits, (0.1349, 27.34, 999.4, 999.6, 12345))) == ["0.135", "27.3", "999", "1,000", "12,345"]
 
 
 # Runs
