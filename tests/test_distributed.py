@@ -20,7 +20,7 @@ from tests.detection.generated import shapes
 from tests.processes import column, run
 
 STEPS = 3
-HALF = {"train_cls": "--train.batch_size=4", "train_det": "--train.batch_size=2"}
+HALF = "--train.batch_size=4"
 
 
 @pytest.fixture(scope="module")
@@ -78,26 +78,23 @@ def read_line(folder: Path) -> dict:
     return yaml.safe_load((folder / "metrics.jsonl").read_text().splitlines()[-1])
 
 
-@pytest.mark.parametrize("tool", ["train_cls", "train_det"])
-def test_two_processes_with_half_the_batch_learn_as_one(recipes: Path, tool: str) -> None:
-    one = trained(recipes, tool, "one")
-    two = trained(recipes, tool, "two", HALF[tool], "--train.batch_norm=sync", processes=2)
+def test_two_processes_with_half_the_batch_learn_as_one(recipes: Path) -> None:
+    one = trained(recipes, "train_cls", "one")
+    two = trained(recipes, "train_cls", "two", HALF, "--train.batch_norm=sync", processes=2)
     check_equal(one, two)
     assert column(two, "epoch") == list(range(1, STEPS + 1))
     assert len((two / "metrics.csv").read_text().splitlines()) == 1 + STEPS  # one process logs
     assert len(list(two.glob("events.*"))) == 1
 
 
-@pytest.mark.parametrize("tool", ["train_cls", "train_det"])
-def test_members_on_processes_of_their_own_learn_as_in_one(recipes: Path, tool: str) -> None:
-    one = trained(recipes, tool, "one")
-    check_equal(one, trained(recipes, tool, "members", "--train.member_parallel=true", processes=2))
+def test_members_on_processes_of_their_own_learn_as_in_one(recipes: Path) -> None:
+    one = trained(recipes, "train_cls", "one")
+    check_equal(one, trained(recipes, "train_cls", "members", "--train.member_parallel=true", processes=2))
 
 
-@pytest.mark.parametrize("tool", ["train_cls", "train_det"])
-def test_members_and_replicas_together(recipes: Path, tool: str) -> None:
-    arguments = (HALF[tool], "--train.batch_norm=sync", "--train.member_parallel=true")
-    check_equal(trained(recipes, tool, "one"), trained(recipes, tool, "both", *arguments, processes=4))
+def test_members_and_replicas_of_a_detector_together(recipes: Path) -> None:
+    arguments = ("--train.batch_size=2", "--train.batch_norm=sync", "--train.member_parallel=true")
+    check_equal(trained(recipes, "train_det", "one"), trained(recipes, "train_det", "both", *arguments, processes=4))
 
 
 def test_detectors_members_co_train_across_processes(recipes: Path) -> None:

@@ -132,8 +132,8 @@ def _lite(name: str, categories: tuple[str, ...], seeds: tuple[int, ...]) -> lis
     return [
         Row(whole, data, config, (_LITE2, *_FIVE), 1, whole, seeds, **about),
         Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FIVE), 2, whole, seeds, **about),
-        Row(f"{name}_longer_s1", data, config, (_LITE2, *_EIGHT), 1, whole, (0,), **about),
-        Row(f"{name}_sliced_s2", data, config, (*slices, *_FIVE), 2, whole, (0,), **about),
+        Row(f"{name}_longer_s1", data, config, (_LITE2, *_EIGHT), 1, whole, seeds, **about),
+        Row(f"{name}_sliced_s2", data, config, (*slices, *_FIVE), 2, whole, seeds, **about),
     ]
 
 
