@@ -18,6 +18,7 @@ from detection.ensembles import Fusion
 from detection.images import read_image
 from detection.outputs import save_files
 from detection.sources import find_images
+from detection.visual.html import counted
 from divdet.commands.finding import Finder, load_detector, objects_of, picture_of, threads_of
 from divdet.commands.fused_checkpoints import checkpoints_of
 from divdet.commands.partial_results import PartialResults
@@ -167,8 +168,8 @@ class _Run:
         if images:
             write_results(self.partial.images, self.folder, self.detector.names, self.config.save or ())
             apart = " (class_thresholds apart)" if self.config.postprocess.class_thresholds else ""
-            found = f"{objects} objects at score ≥ {self.config.score_threshold:g}{apart} in {images} images"
-            print(f"{found} ({empty} without any); wrote {self.folder}")
+            found = f"{counted(objects, 'object')} at score ≥ {self.config.score_threshold:g}{apart}"
+            print(f"{found} in {counted(images, 'image')} ({empty} without any); wrote {self.folder}")
         self.partial.remove()
         if len(unreadable) > 1:
             print(*unreadable, sep="\n", file=sys.stderr)

@@ -17,6 +17,7 @@ from detection.detector import Detector
 from detection.ensembles import Fusion
 from detection.outputs import file_name, save_files
 from detection.videos import Frame, Video, stream
+from detection.visual.html import counted
 from divdet.commands.finding import load_detector, objects_of, picture_of, threads_of, views_of
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.result_files import write_results
@@ -152,7 +153,8 @@ class _Run:
         """What was done, in a line."""
         video, seconds = self.video, max(self.last - self.began, 1e-9)
         latency = 1000 * statistics.median(self.latencies)
-        text = f"{self.objects} objects in {self.frames} frames, {self.frames / seconds:.1f} frames a second, "
+        text = f"{counted(self.objects, 'object')} in {counted(self.frames, 'frame')}, "
+        text += f"{self.frames / seconds:.1f} frames a second, "
         if video.live:  # a file's frames wait to be looked at
             text += f"{latency:.0f} ms from reading a frame to its result, "
         text = f"{text.removesuffix(', ')}; wrote {self.folder}"

@@ -68,6 +68,7 @@ def test_results_are_those_of_predict(config: Detect, capsys: pytest.CaptureFixt
     assert frames_of(out / "a.mp4") == 2
     said = capsys.readouterr().out
     assert "no sound" in said
+    assert f"{len(rows)} objects in 2 frames, " in said
     assert "frames a second" in said
 
 
