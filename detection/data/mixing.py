@@ -6,20 +6,20 @@ import cv2
 import numpy as np
 
 from detection.heads import Input
+from detection.preprocess import Window, input_window, resize_window
 
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]  # image [H, W, 3] uint8, boxes [n, 4] xyxy in pixels, labels [n]
 
-_FILL = 114  # ultralytics' and mmdetection's gray
+_FILL = 114  # ultralytics' and mmdetection's gray, where no image lies
 _CENTER = (0.5, 1.5)  # of the four images' common corner, in tiles
 
 
 def mosaic(parts: Sequence[Labelled], random: np.random.Generator, form: Input) -> Labelled:
     """Puts four images around a common corner and cuts out a part (Bochkovskiy et al. 2020, "YOLOv4").
 
-    Each image is brought to a square as large as the network's input: stretched, or in its aspect ratio at the upper
-    left. The corner lies at random in the middle of a canvas
-    of 2 x 2 such squares. What is cut out has 1 to 2 squares a side, at a random place. Boxes are cut at the borders;
-    those whose center is outside are left out.
+    Each image is brought to a square as the network sees it alone: stretched, or in its aspect ratio at the upper left.
+    The corner lies at random in the middle of a canvas of 2 x 2 such squares. What is cut out has 1 to 2 squares a
+    side, at a random place. Boxes are cut at the borders; those whose center is outside are left out.
 
     Args:
         parts: four images, their boxes inside them.
@@ -33,18 +33,13 @@ def mosaic(parts: Sequence[Labelled], random: np.random.Generator, form: Input) 
     window = random.integers(0, 2 * tile - side + 1, 2)
     all_boxes, all_labels = [], []
     for place, (image, boxes, labels) in enumerate(parts):
-        height, width = image.shape[:2]
-        whole = (width, height) if form.fit == "stretch" else (max(width, height),) * 2
-        scale = (tile / whole[0], tile / whole[1])
-        size = [max(1, round(side * factor)) for side, factor in zip((width, height), scale, strict=True)]
-        how = cv2.INTER_AREA if min(scale) < 1 else cv2.INTER_LINEAR
-        square = np.full((tile, tile, 3), _FILL, np.uint8)
-        square[: size[1], : size[0]] = cv2.resize(image, size, interpolation=how)
+        whole = input_window(Window(0, 0, image.shape[1], image.shape[0]), form)
+        square, mapping = resize_window(image, whole, tile)
         first = corner - tile * np.array([place % 2 == 0, place < 2])  # left of the corner or right, above or below
         low, high = first.clip(0), (first + tile).clip(max=2 * tile)
         inner = (slice(low[1] - first[1], high[1] - first[1]), slice(low[0] - first[0], high[0] - first[0]))
         canvas[low[1] : high[1], low[0] : high[0]] = square[inner]
-        moved = boxes * np.tile(scale, 2) + np.tile(first, 2)
+        moved = boxes * np.tile(mapping[:2], 2) + np.tile(mapping[2:] + first, 2)
         low, high = np.maximum(low, window), np.minimum(high, window + side)
         centers = (moved[:, :2] + moved[:, 2:]) / 2
         kept = ((centers > low) & (centers < high)).all(axis=1)

@@ -10,16 +10,23 @@ from classification.importing import read_published, rename
 from detection.heads import find_head
 from detection.models.coco_classes import COCO
 from detection.models.head import create_detector
+from detection.prediction_settings import PostprocessSettings
 from detection.settings import ModelSettings, TrainDetection
 from divdet.engine import checkpoint
 from divdet.engine.cli import to_dict
 from divdet.engine.errors import UserError
 
+# Of torchvision's detectors, as the recipes for COCO have it; the paper's is the default.
+_POSTPROCESS = {
+    "ssdlite": PostprocessSettings(score_threshold=0.001, candidates_per_class=300, nms_iou=0.55, max_per_member=300),
+    "fcos": PostprocessSettings(candidates_per_class=1000, nms_iou=0.6, max_per_member=100),
+}
+
 
 def import_detector(
     source: str, backbone: str, members: int, head: str = "ssd300", input_size: int | None = None
 ) -> checkpoint.Checkpoint:
-    """Converts a published COCO detector to a checkpoint for ``Detector.load``, with the released post-processing."""
+    """Converts a published COCO detector to a checkpoint for ``Detector.load``, with its source's post-processing."""
     with torch.device("meta"):
         model = create_detector(head, backbone, members, len(COCO), input_size)
     own, published = model.state_dict(), read_published(source)
@@ -29,7 +36,10 @@ def import_detector(
         raise UserError(f"{source}: holds no published weights of {find_head(head).title}; choose another --head")
     checkpoint.check_weights(own, weights, source)
     weights = {key: weights[key].to(value.dtype) for key, value in own.items()}
-    config = TrainDetection(model=ModelSettings(backbone, members, head=head, input_size=model.input.size))
+    config = TrainDetection(
+        model=ModelSettings(backbone, members, head=head, input_size=model.input.size),
+        postprocess=_POSTPROCESS.get(head, PostprocessSettings()),
+    )
     return checkpoint.Checkpoint("detection", weights, to_dict(config), {"categories": COCO})
 
 

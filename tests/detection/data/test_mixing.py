@@ -11,6 +11,7 @@ from detection.data.coco import load_annotations
 from detection.data.dataset import TrainingImages, collate
 from detection.data.mixing import mixup, mosaic
 from detection.heads import Input
+from detection.preprocess import seen_share, to_input
 from detection.settings import DataSettings
 from divdet.engine.loading import Loader
 from divdet.engine.sampling import EpochSampler
@@ -44,6 +45,26 @@ def test_boxes_of_a_mosaic_lie_where_their_colors_are(seed: int, fit: str) -> No
         (box,) = boxes[labels == label]
         expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(box, expected, atol=3)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_images_of_a_mosaic_are_as_the_network_sees_them_alone(fit: str) -> None:
+    """Also where one side shrinks and the other grows, or the scaled side is no whole number of pixels."""
+    form, noise = Input(320, fit), np.random.default_rng(0).integers(0, 256, (333, 500, 3), dtype=np.uint8)
+    pictures = [noise, noise[:40], noise[:, :333], noise[:, :70]]
+    wholes = [np.array([[0, 0, picture.shape[1], picture.shape[0]]], np.float32) for picture in pictures]
+    parts = [(picture, box, np.array([n])) for n, (picture, box) in enumerate(zip(pictures, wholes, strict=True))]
+    compared = 0
+    for seed in range(20):
+        image, boxes, labels = mosaic(parts, np.random.default_rng(seed), form)
+        assert np.array_equal(boxes, boxes.round())  # where the pixels end
+        for (left, top, right, bottom), label in zip(boxes.astype(int), labels, strict=True):
+            alone = to_input(pictures[label], form)
+            across, down = (round(320 * share) for share in seen_share(*pictures[label].shape[1::-1], form))
+            if (right - left, bottom - top) == (across, down):  # not cut
+                assert np.array_equal(image[top:bottom, left:right], alone[:down, :across])
+                compared += 1
+    assert compared > 5
 
 
 def test_a_mixture_is_the_mean_of_both_by_a_share_near_one_half() -> None:

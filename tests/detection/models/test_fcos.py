@@ -1,6 +1,7 @@
 """FCOS against torchvision's fcos_resnet50_fpn."""
 
 import re
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -14,12 +15,15 @@ from classification.data.statistics import IMAGENET_STATISTICS
 from detection.models.coco_classes import COCO
 from detection.models.fcos_loss import match
 from detection.models.head import DividedDetector, LossOptions, create_detector
+from detection.models.released import import_detector
 from detection.postprocess import head_boxes
 from detection.prediction_settings import PostprocessSettings, RuntimeSettings
 from detection.preprocess import FromPixels
 from detection.runtimes.backends import create_network
+from detection.settings import TrainDetection
 from detection.training.pretrained import load_pretrained
 from divdet.engine.checkpoint import check_weights
+from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
 from tests.reference import deterministic_weight
 
@@ -202,6 +206,12 @@ def test_classes_are_taken_by_name_and_others_stay_fresh(file: str, ours: Divide
     rows, whole = (m.classification.cls_logits.weight for m in (model, ours))
     assert torch.equal(rows[1:], whole[[NAMES.index("dog"), NAMES.index("person")]])
     assert torch.equal(rows[0], fresh[0])
+
+
+def test_it_is_imported_with_the_postprocessing_of_its_recipe(file: str, ours: DividedDetector) -> None:
+    found = import_detector(file, "timm:resnet50", 1, "fcos", 160)
+    assert all(torch.equal(found.model[key], value) for key, value in ours.state_dict().items())
+    assert found.config["postprocess"] == asdict(parse(TrainDetection, ["--config", "fcos_resnet50"]).postprocess)
 
 
 def test_published_weights_need_no_network_of_memory(file: str) -> None:

@@ -16,9 +16,11 @@ from detection import Detector
 from detection.models.coco_classes import COCO
 from detection.models.head import DividedDetector, create_detector
 from detection.prediction_settings import PostprocessSettings
+from detection.settings import TrainDetection
 from detection.training.pretrained import load_pretrained
 from divdet.commands.import_checkpoint import import_checkpoint
 from divdet.commands.network_settings import ImportCheckpoint
+from divdet.engine.cli import parse
 from divdet.engine.errors import UserError
 from tests.reference import deterministic_weight
 
@@ -99,13 +101,18 @@ def test_weights_of_another_network_are_refused(file: str, theirs: SSD, tmp_path
         load_pretrained(model, str(tmp_path / "part.pth"), "mobilenet_v3_large", ["dog"])
 
 
-def test_it_is_imported_as_a_checkpoint(file: str, ours: DividedDetector, tmp_path: Path) -> None:
+def test_it_is_imported_as_a_checkpoint(file: str, theirs: SSD, ours: DividedDetector, tmp_path: Path) -> None:
     settings = ImportCheckpoint(
         source=file, task="det", backbone="mobilenet_v3_large", head="ssdlite", output=str(tmp_path / "own.pt")
     )
     import_checkpoint(settings)
     detector = Detector.load(tmp_path / "own.pt", "cpu")
     assert (detector.names, detector.input.size) == (NAMES, 320)
+    recipe = parse(TrainDetection, ["--config", "ssdlite_mobilenet_v3_large"])
+    assert detector.settings == recipe.postprocess
+    own = detector.settings
+    expected = (theirs.score_thresh, theirs.topk_candidates, theirs.nms_thresh, theirs.detections_per_img)
+    assert (own.score_threshold, own.candidates_per_class, own.nms_iou, own.max_per_member) == expected
     for key, value in ours.state_dict().items():
         assert torch.equal(detector.model.state_dict()[key], value)
     import_checkpoint(replace(settings, input_size=384))
