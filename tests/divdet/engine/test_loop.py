@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,16 @@ def test_a_late_signal_stops_a_run_which_then_goes_on(tmp_path: Path, late: None
     again, history_again = train(tmp_path / "run", resume="auto")
     assert history_again == history
     assert torch.equal(again.model.weight, whole.model.weight)
+
+
+def test_a_run_in_a_thread_of_another_program(tmp_path: Path) -> None:
+    """Only the main thread may handle signals: as a server or a search for settings trains."""
+    with ThreadPoolExecutor(1) as pool:
+        _, history = pool.submit(train, tmp_path / "thread", workers=1).result()
+        starved = pool.submit(train, tmp_path / "memory", lambda epoch, numbers: torch.empty(2**50)[0])
+        with pytest.raises(UserError, match="out of memory"):
+            starved.result()
+    assert history == train(tmp_path / "alone")[1]
 
 
 def test_a_report_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
