@@ -360,6 +360,7 @@ class _Training:
         self._save(best)
         print(_describe(line, metric, self.run.seconds), flush=True)
         self.callbacks.epoch(line)
+        self.world.await_all()  # the first process, which alone has callbacks, may take long
         signal = self._agree(stopping)
         if signal and self.epoch < settings.epochs:
             self._stop(signal)
