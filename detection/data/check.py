@@ -62,7 +62,9 @@ def check_objects(check: DataCheck) -> None:
     """A training split of which no object is left is a fault, which nothing can be left out for."""
     training = check.splits.get("train")
     if training and training.images and all(record.crowd.all() for record in training.images):
-        what = f"there is no object to learn from ({training.describe()})"
+        crowds = sum(len(record.crowd) for record in training.images)
+        only = "; all boxes are crowds (iscrowd 1), which are not learned" if crowds else ""
+        what = f"there is no object to learn from ({training.describe()}{only})"
         check.leave_out("training splits without objects", [DataFault(str(training.path), "", what)])
         check.complete = False
 

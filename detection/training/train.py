@@ -168,8 +168,11 @@ def train(
 def _train(
     config: TrainDetection, world: World, device: torch.device, callbacks: Sequence[Callback]
 ) -> tuple[dict[str, Any], DetectionTask, Path]:
-    if config.model.members * config.train.batch_size < 2:
-        raise UserError("train.batch_size is 1 with one member: batch normalization needs at least 2 images a step")
+    if config.model.members * config.train.batch_size < 2 and config.train.batch_norm != "frozen":
+        raise UserError(
+            "train.batch_size is 1 with one member: batch normalization needs at least 2 images a step, unless "
+            "train.batch_norm is frozen"
+        )
     size = input_of(config.model.head, config.model.input_size).size
     config = replace(config, model=replace(config.model, input_size=size))
     precision = resolve_precision(config.train.precision, device, training=True)

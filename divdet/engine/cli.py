@@ -152,7 +152,7 @@ def parse(
     """
     parser = _parser(config_class, prog, positional)
     argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
-    argv = _with_implied(translate(argv, parser.fields, positional), parser.fields)
+    argv = _with_implied(_with_run(translate(argv, parser.fields, positional), parser.fields), parser.fields)
     for key, word in itertools.pairwise(["", *argv]):
         if digits := re.search(rf"\d{{{_MAX_DIGITS + 1}}}", word):
             name = f"{key} " * key.startswith("--") + word[: digits.start() + 20]
@@ -193,6 +193,17 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
                 raise UserError(f"--config {name}: no such file, and no recipe of that name: {meant}")
             words[place] = known[name]
     return words
+
+
+def _with_run(argv: list[str], fields: Mapping[str, Any]) -> list[str]:
+    """Adds the config.yaml of a training that ``--resume`` continues, where neither a recipe nor data are given."""
+    given = dict(word[2:].split("=", 1) for word in argv if word.startswith("--") and "=" in word)
+    resume, output = given.get("resume"), given.get("output")
+    if not resume or "train.epochs" not in fields or any(word.startswith(("--config", "--data")) for word in argv):
+        return argv
+    folder = output if resume == "auto" else os.path.dirname(resume) or "."
+    file = os.path.join(folder or "", "config.yaml")
+    return ["--config", file, f"--output={output or folder}", *argv] if folder and os.path.isfile(file) else argv
 
 
 def _with_implied(argv: list[str], fields: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 from divdet.engine.errors import UserError
 from divdet.engine.files import reason
 
+_PREFIX = "events.out.tfevents."  # of the files' names
+
 
 class Events:
     """Writes event files to a folder of a run; each process adds a file of its own.
@@ -38,7 +40,7 @@ class Events:
         numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         events = [Event(wall_time=now, step=step, summary=Summary(value=numbers))]
         if self._file is None:
-            self._file = self.folder / f"events.out.tfevents.{time.time_ns()}.{platform.node()}.{os.getpid()}"
+            self._file = self.folder / f"{_PREFIX}{self._number()}.{platform.node()}.{os.getpid()}"
             start = Event(wall_time=now, step=step, session_log=SessionLog(status=SessionLog.START))
             events = [Event(wall_time=now, file_version="brain.Event:2"), start, *events]
         try:
@@ -52,10 +54,15 @@ class Events:
                 "checkpoint, if one was written"
             ) from error
 
+    def _number(self) -> int:
+        """The time, or what follows the newest file, since TensorBoard sorts files by name: clocks may be set back."""
+        numbers = (path.name.removeprefix(_PREFIX).partition(".")[0] for path in self.folder.glob(f"{_PREFIX}*"))
+        return max(time.time_ns(), *(int(number) + 1 for number in numbers if number.isdecimal()), 0)
+
     def refill(self) -> None:
         """Adds the epochs of ``history`` that are missing; raises UserError where events cannot be read or written."""
         history, self.history = self.history, []
-        shown = self._shown() if history and any(self.folder.glob("events.out.tfevents.*")) else {}
+        shown = self._shown() if history and any(self.folder.glob(f"{_PREFIX}*")) else {}
         missing = [line["epoch"] for line in history if line.keys() - {"epoch"} - shown.get(line["epoch"], {}).keys()]
         for line in history:
             epoch = line["epoch"]

@@ -1,6 +1,7 @@
 """Turns faults of long runs into one line that says what to do."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,8 +54,9 @@ def explained(batch_size: int, workers: int | None, kept: str, section: str = "t
     except (MemoryError, RuntimeError, *_HANDING_OVER) as error:
         if getattr(error, "of_callback", False):  # the user's own code
             raise
-        # First: DataLoader's handler would raise again, anywhere, when its next worker dies.
-        if hasattr(signal, "SIGCHLD"):  # not on Windows
+        # First: DataLoader's handler would raise again, anywhere, when its next worker dies. Windows has none, and
+        # DataLoader sets it in the main thread alone.
+        if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(known in text for known in _MEMORY):

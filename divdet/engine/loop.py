@@ -27,7 +27,7 @@ from divdet.engine.optimization import build_optimizer, build_scaler, clip_gradi
 from divdet.engine.progress import progress
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import EpochSampler, derived_seed, epoch_length
-from divdet.engine.schedule import Clock
+from divdet.engine.schedule import Clock, schedule_notes
 from divdet.engine.settings import TrainSettings
 from divdet.engine.state import ModelEMA, gather_entries, load_momentum, local_entries, momentum, not_finite
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
@@ -72,8 +72,8 @@ def fit(
         UserError: where the loss is not finite, or memory or disk run out; the last checkpoint is kept.
         Stopped: after SIGINT or SIGTERM, when the current step is done and saved.
     """
-    if settings.warmup_epochs >= settings.epochs:
-        print(f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: no cosine follows")
+    for note in schedule_notes(settings):
+        print(note)
     kept = f"{folder.last} holds the last checkpoint, if one was written"
     faults = explained(settings.batch_size, settings.workers, kept)
     with stop_on_signals() as stopping, faults, closing(folder), loader, tuned_convolutions(device):
@@ -84,9 +84,10 @@ def fit(
             for logger in loggers if world.is_main_process and folder.last.exists() else ():
                 logger.complete(training.run)
         else:
-            steps = training.steps
-            epochs = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
-            print(f"{epochs} of {steps} step{'s' * (steps > 1)}: {settings.epochs * steps} steps")
+            steps, epochs = training.steps, settings.epochs
+            total = epochs * steps
+            counted = f"{epochs} epoch{'s' * (epochs > 1)} of {steps} step{'s' * (steps > 1)}"
+            print(f"{counted}: {total} step{'s' * (total > 1)}")
             with training.callbacks.around_training():
                 training.train(stopping)
     return training.history[-1] if training.history else {}
@@ -359,6 +360,7 @@ class _Training:
         self._save(best)
         print(_describe(line, metric, self.run.seconds), flush=True)
         self.callbacks.epoch(line)
+        self.world.await_all()  # the first process, which alone has callbacks, may take long
         signal = self._agree(stopping)
         if signal and self.epoch < settings.epochs:
             self._stop(signal)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import TypeVar
 
@@ -70,6 +71,19 @@ def patience_note(settings: TrainSettings) -> str:
     else:
         advice = f"set --train.evaluate_every 1 --train.patience {max(epochs // 4, 1)}"
     return f"note: train.patience {patience} counts evaluations, not epochs, and never ends this run: {what}; {advice}"
+
+
+def schedule_notes(settings: TrainSettings) -> Iterator[str]:
+    """Lines on a warm-up and milestones that lie beyond the run's last epoch."""
+    epochs = settings.epochs
+    if settings.warmup_epochs >= epochs:
+        missed = "no cosine follows" if settings.schedule == "cosine" else "the rate is not divided"
+        yield f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: {missed}"
+    elif late := [str(epoch) for epoch in settings.milestones if epoch >= epochs]:
+        yield (
+            f"note: train.epochs {epochs} ends before train.milestones {', '.join(late)}: the rate is not divided "
+            "there; set train.milestones, too"
+        )
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +43,13 @@ class Stopping:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stopping]:
-    """Notes signals instead of ending the process; a second Ctrl-C interrupts at once."""
+    """Notes signals instead of ending the process; a second Ctrl-C interrupts at once.
+
+    In another thread than the main one, which alone gets signals, it does nothing: they stay the program's.
+    """
     stopping = Stopping()
-    before = {number: signal.signal(number, stopping._take) for number in SIGNALS}
+    numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stopping._take) for number in numbers}
     try:
         yield stopping
     finally:

@@ -134,6 +134,7 @@ def test_copies_that_would_stay_alike_are_refused() -> None:
     check_copies_differ("timm:resnet18", 2, different_views=True)
     check_copies_differ("timm:resnet18,resnet34", 2, different_views=False)
     check_copies_differ("timm:resnet18", 1, different_views=False)
+    check_copies_differ("resnet10_24", 2, different_views=False)  # the answer is that there are none to fetch
 
 
 def test_statistics_are_the_models_and_must_agree() -> None:

@@ -312,6 +312,15 @@ def test_not_finite_loss_stops_and_keeps_the_last_checkpoint(data: DataSettings,
     assert not (folder / "last.pt").exists() or checkpoint.read(folder / "last.pt")["epoch"] < 3
 
 
+def test_single_images_need_statistics_that_stay(data: DataSettings, tmp_path: Path) -> None:
+    config = recipe(data, tmp_path / "run", epochs=1, model=ModelSettings("resnet10_16", 1, head="fcos", input_size=64))
+    config.train.batch_size = 1
+    with pytest.raises(UserError, match="needs at least 2 images a step"):
+        train(config)
+    config.train.batch_norm = "frozen"
+    assert math.isfinite(train(config)["train_loss"])
+
+
 @pytest.mark.parametrize("members", [0, -1])
 def test_members_out_of_range_are_refused_naming_the_key(members: int) -> None:
     with pytest.raises(UserError, match=rf"model\.members is {members}"):

@@ -128,6 +128,16 @@ def test_one_image_and_no_object(tmp_path: Path) -> None:
             read_splits(replace(data, skip_bad=skip_bad))
 
 
+def test_crowds_alone_teach_nothing(tmp_path: Path) -> None:
+    data = make(tmp_path / "data", 2, ["cat"])
+    file = Path(data.train_annotations)
+    truth = json.loads(file.read_text())
+    crowds = [annotation | {"iscrowd": 1} for annotation in truth["annotations"]]
+    file.write_text(json.dumps(truth | {"annotations": crowds}))
+    with pytest.raises(DataError, match=r"no object to learn from \(2 images .*; all boxes are crowds \(iscrowd 1\)"):
+        inspected(data, tmp_path / "out")
+
+
 def test_no_object_in_validation_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, other = make(tmp_path / "data", 3, ["cat"]), make(tmp_path / "other", 1, ["cat"], seed=1)
     data.val_annotations, data.val_images = other.train_annotations, other.train_images

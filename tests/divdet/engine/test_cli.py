@@ -48,6 +48,22 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
     assert parse(Config, ["--config", str(file)]) == config
 
 
+def test_a_resumed_run_has_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of its config.yaml, wherever it lies now, unless a recipe or data are given."""
+    run = TrainDetection(output="elsewhere")
+    run.train.epochs, run.model.backbone, run.data.path = 7, "resnet10_24", "my_set"
+    (tmp_path / "config.yaml").write_text(to_yaml(run))
+    monkeypatch.chdir(tmp_path)
+    for words in ([f"--resume={tmp_path}/last.pt"], ["--resume", "last.pt"], ["--resume", "--output", str(tmp_path)]):
+        found = parse(TrainDetection, [*words, "--epochs", "9"])
+        assert (found.train.epochs, found.model.backbone, found.data.path) == (9, "resnet10_24", "my_set")
+        assert Path(found.output).resolve() == tmp_path
+        assert parse(TrainDetection, [*words, "--data", "other"]).model.backbone != "resnet10_24"
+    assert parse(TrainDetection, ["--resume", "last.pt", "--output", "new"]).output == "new"
+    assert parse(TrainDetection, ["--resume", "--config", "bccd"]).data.path is None
+    assert parse(TrainDetection, ["--resume", "--output", "absent"]).data.path is None
+
+
 @pytest.mark.parametrize(
     "arguments", [["--train.epoch", "3"], ["--train.epochs", "many"], ["--nonsense"], ["--config", "absent.yaml"]]
 )

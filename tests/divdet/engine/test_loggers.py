@@ -23,6 +23,7 @@ from divdet.commands import COMMANDS
 from divdet.engine import loggers, loss_report
 from divdet.engine.callbacks import Callback, Run, Step
 from divdet.engine.errors import UserError
+from divdet.engine.events import Events
 from tests.divdet.engine.test_loop import OneWeight, train
 
 Points = dict[str, list[tuple[int, float]]]  # (step or epoch, value), by name
@@ -130,6 +131,17 @@ def test_csv_and_tensorboard_hold_metrics_jsonl(tmp_path: Path, steps: list[Step
     train(tmp_path, resume="auto", evaluate_every=2)
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
     assert len(EventAccumulator(str(tmp_path)).Reload().Scalars("lr")) == 3
+
+
+def test_tensorboard_shows_a_run_whose_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads files in the order of their names, and forgets the later epochs of earlier files."""
+    for epochs, now in (([1, 2], 2_000_000_000), ([3], 1), ([4], 1_000_000_000)):
+        monkeypatch.setattr("time.time_ns", lambda now=now: now * 10**9)
+        events = Events(tmp_path)
+        for epoch in epochs:
+            events.write(epoch, {"loss": epoch / 2})
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in shown] == [(1, 0.5), (2, 1), (3, 1.5), (4, 2)]
 
 
 def records(file: Path) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from classification.losses import cot_weight_at
 from divdet.engine import loop, loss_report
+from divdet.engine.callbacks import Callback, Run
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.loop import fit, training_loader
@@ -165,6 +167,29 @@ def test_a_late_signal_stops_a_run_which_then_goes_on(tmp_path: Path, late: None
     again, history_again = train(tmp_path / "run", resume="auto")
     assert history_again == history
     assert torch.equal(again.model.weight, whole.model.weight)
+
+
+def test_a_run_in_a_thread_of_another_program(tmp_path: Path) -> None:
+    """Only the main thread may handle signals: as a server or a search for settings trains."""
+    with ThreadPoolExecutor(1) as pool:
+        _, history = pool.submit(train, tmp_path / "thread", workers=1).result()
+        starved = pool.submit(train, tmp_path / "memory", lambda epoch, numbers: torch.empty(2**50)[0])
+        with pytest.raises(UserError, match="out of memory"):
+            starved.result()
+    assert history == train(tmp_path / "alone")[1]
+
+
+def test_processes_wait_for_long_callbacks_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With patience: the collectives of a step give up after five minutes."""
+    seen = []
+
+    class Long(Callback):
+        def on_epoch_end(self, run: Run, epoch: int, metrics: dict[str, float]) -> None:
+            seen.append(epoch)
+
+    monkeypatch.setattr(World, "await_all", lambda world: seen.append("all"))
+    train(tmp_path, callbacks=[Long()])
+    assert seen == [1, "all", 2, "all", 3, "all"]
 
 
 def test_a_report_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

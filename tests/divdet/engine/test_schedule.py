@@ -44,6 +44,23 @@ def test_epochs_are_raised_to_the_steps_and_the_schedule_with_them(capsys: pytes
     assert with_min_steps(steps, 3).milestones == [12, 18]
 
 
+def test_milestones_and_warm_ups_beyond_the_end_are_told() -> None:
+    """The paper's 43 and 54 of 65 epochs, in a run that was cut to 50, and to 12."""
+
+    def notes(**settings: Any) -> list[str]:
+        return list(schedule.schedule_notes(TrainSettings(schedule="step", milestones=[43, 54], **settings)))
+
+    assert notes(epochs=65) == []
+    assert [note.partition(":")[2] for note in notes(epochs=54)] == [
+        " train.epochs 54 ends before train.milestones 54: the rate is not divided there; set train.milestones, too"
+    ]
+    assert notes(epochs=12)[0].startswith("note: train.epochs 12 ends before train.milestones 43, 54:")
+    assert notes(epochs=2, warmup_epochs=2) == [
+        "note: train.warmup_epochs 2 is not below train.epochs: the rate is not divided"
+    ]
+    assert "no cosine follows" in next(schedule.schedule_notes(TrainSettings(epochs=2, warmup_epochs=2)))
+
+
 @pytest.mark.parametrize(
     ("words", "steps"),
     [
