@@ -98,10 +98,11 @@ def test_members_and_replicas_of_a_detector_together(recipes: Path) -> None:
 
 
 def test_detectors_members_co_train_across_processes(recipes: Path) -> None:
-    """With mixed images of several sizes, rare classes more often, weights by class, and a stem that stays as it is."""
+    """By AdamW, with mixed images of several sizes, rare classes more often, weights by class, and a frozen stem."""
     arguments = ("--train.cot_weight=0.5", "--train.cot_warmup_epochs=2", "--data.different_views=true")
     arguments += ("--data.mosaic=0.5", "--data.mixup=0.5", "--data.class_balanced=0.9", "--train.class_weights=auto")
     arguments += ("--train.backbone_lr=0.5", "--train.freeze=1", "--train.min_steps=4", "--train.multi_scale=0.3")
+    arguments += ("--train.optimizer=adamw",)
     one = trained(recipes, "train_det", "cot", *arguments)
     check_equal(one, trained(recipes, "train_det", "cot-many", *arguments, "--train.member_parallel=true", processes=2))
 

@@ -33,7 +33,7 @@ class RunState:
         totals: sums of the losses over those batches, by name.
         trained: the trained weights where ``Checkpoint.model`` holds their moving average; otherwise empty.
         average_steps: steps in that average.
-        optimizer: SGD's momentum, by parameter name.
+        optimizer: what ``optimizer_state`` returns.
         scaler: state of ``torch.amp.GradScaler``; empty without fp16.
         best: highest value of the metric that chooses best.pt.
         waited: evaluations since that value.
@@ -146,7 +146,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "totals": lambda totals: _is_dict(totals, lambda total: type(total) is float),
     "trained": lambda weights: _is_dict(weights, _is_tensor),
     "average_steps": _is_count,
-    "optimizer": lambda momentum: _is_dict(momentum, _is_tensor),
+    "optimizer": lambda state: _is_dict(state, _is_tensor),
     "scaler": lambda state: state == {} or _is_dict(state, lambda n: _is_number(n) and 0 <= n < 2**63, _SCALER),
     "best": lambda best: type(best) is float and not math.isnan(best),
     "waited": _is_count,

@@ -29,7 +29,7 @@ from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import EpochSampler, derived_seed, epoch_length
 from divdet.engine.schedule import Clock, schedule_notes
 from divdet.engine.settings import TrainSettings
-from divdet.engine.state import ModelEMA, gather_entries, load_momentum, local_entries, momentum, not_finite
+from divdet.engine.state import ModelEMA, gather_entries, load_optimizer, local_entries, not_finite, optimizer_state
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
 from divdet.engine.task import Task
 
@@ -168,7 +168,7 @@ class _Training:
         self.average = ModelEMA(self.model, self.settings.ema_decay)
         if self.settings.ema_decay and run.average_steps:
             self.average.load(weights, run.average_steps)
-        load_momentum(self.optimizer, self.model, run.optimizer, source)
+        load_optimizer(self.optimizer, self.model, run.optimizer, source)
         if run.scaler:  # empty where the run so far had no fp16
             self.scaler.load_state_dict(run.scaler)
         self.epoch, self.history = saved.epoch, list(saved.history)
@@ -369,7 +369,7 @@ class _Training:
         """Writes the run as it stands."""
         weights = gather_entries(self.model.state_dict(), self.world)
         average = gather_entries(self.average.values, self.world)
-        held = gather_entries(momentum(self.optimizer, self.model), self.world)
+        held = gather_entries(optimizer_state(self.optimizer, self.model), self.world)
         if not self.world.is_main_process:
             return
         bad = [name for part in (weights, average, held) for name in not_finite(part)]

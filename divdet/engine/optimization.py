@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 
 from divdet.engine.distributed import World, shared_parameters
 from divdet.engine.settings import TrainSettings
@@ -18,11 +18,12 @@ def build_optimizer(
     weight_decay: float,
     scaled: bool = False,
     lr_factors: Mapping[str, float] | None = None,
-) -> SGD:
-    """SGD with weight decay on all but one-dimensional parameters: biases and normalization layers.
+) -> Optimizer:
+    """The optimizer, with weight decay on all but one-dimensional parameters: biases and normalization layers.
 
     It is fused unless the losses are ``scaled``: where a scaler skips the first step, fused SGD keeps uninitialized
-    momentum. ``lr_factors`` (see ``divdet.engine.task.Task``) become the groups' ``lr_factor``.
+    momentum, and one process of several could skip a step alone. ``lr_factors`` (see ``divdet.engine.task.Task``)
+    become the groups' ``lr_factor``.
     """
     parts: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -34,6 +35,8 @@ def build_optimizer(
         {"params": parts[key], "weight_decay": 0.0 if key[0] else weight_decay, "lr_factor": key[1]}
         for key in sorted(parts)
     ]
+    if settings.optimizer == "adamw":
+        return AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), fused=not scaled)
     nesterov = settings.nesterov and settings.momentum > 0
     return SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=not scaled)
 

@@ -50,6 +50,11 @@ _SCORE = _same("score_threshold", "postprocess.score_threshold")
 _IOU = _same("postprocess.nms_iou")
 _OUTPUT = _same("output")
 _CLIP = _same("train.clip_gradient")
+_OPTIMIZER = Option(
+    ("train.optimizer",),
+    {"sgd": "sgd", "auto": "sgd", "adamw": "adamw"},
+    answers=("--train.optimizer is sgd or adamw",),
+)
 _SCHEDULE = "--train.schedule is cosine, or step with --train.milestones"
 _COSINE = dict.fromkeys(("cosine", "cos", "cosineannealing", "cosineannealinglr"), "cosine")
 _STEP = dict.fromkeys(("step", "multistep", "multisteplr"), "step")
@@ -152,10 +157,8 @@ OPTIONS: dict[str, Option] = {
     "time": _no("--train.epochs says how long to train"),
     "start_epoch": _no("--resume auto continues a run"),
     "resume": Option(("resume",), {"true": "auto", "false": "null"}),
-    "optimizer": _no(
-        "the optimizer is SGD, with --train.lr, --train.momentum and --train.weight_decay", anyway=("sgd", "auto")
-    ),
-    "opt": _no("the optimizer is SGD, with --train.lr, --train.momentum and --train.weight_decay", anyway=("sgd",)),
+    "optimizer": _OPTIMIZER,
+    "opt": _OPTIMIZER,
     "learning_rate": _same("train.lr"),
     "base_lr": _same("train.lr"),
     "lr0": _same("train.lr"),

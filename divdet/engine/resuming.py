@@ -11,8 +11,8 @@ from divdet.engine.errors import UserError
 # Settings that may change without changing the weights.
 _FREE = {"output", "device", "resume", "train.workers", "train.save_every", "train.keep", "train.member_parallel"}
 _FREE |= {"data.check", "report", "train.loggers", "train.log_every"}
-# Settings that a checkpoint's weights and momentum depend on.
-_FIXED = ("model.", "seed", "train.decay_all", "train.freeze")
+# Settings that a checkpoint's weights and its optimizer's state depend on.
+_FIXED = ("model.", "seed", "train.optimizer", "train.decay_all", "train.freeze")
 # Settings that decide what an evaluation measures, and those that name its data.
 _MEASURE = ("postprocess.", "data.orientation")
 _VALIDATION = ("data.val_", "data.dataset", "data.root")

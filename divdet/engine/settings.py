@@ -44,8 +44,9 @@ class TrainSettings:
         lr: peak learning rate. It is not scaled: the usual rule is in proportion to the images of a step, batch_size x
             accumulate x data-parallel processes.
         end_lr: final rate of ``cosine``.
-        momentum: of SGD.
-        nesterov: use Nesterov's momentum.
+        optimizer: sgd, as in the paper, or adamw, whose betas are ``momentum`` and 0.999.
+        momentum: of the optimizer.
+        nesterov: use Nesterov's momentum (sgd).
         weight_decay: of weights; of biases and normalization layers only with ``decay_all``.
         decay_all: also decay biases and normalization layers, as the released SSD recipe does.
         schedule: ``cosine`` or ``step`` (÷10 at each of ``milestones``), after the warm-up.
@@ -59,10 +60,8 @@ class TrainSettings:
             extra layers and heads are new, and normalize by each process's batch).
         ema_decay: decay of the moving average (EMA) of the weights, which is evaluated and saved; 0 turns it off.
         member_parallel: under torchrun, each process has one member.
-        compile: train with torch.compile: faster on a GPU after minutes of compilation; evaluation and checkpoints do
-            not change.
-        precision: auto, float32, bf16 or fp16 (mixed precision by autocast); auto is the fastest that the device
-            supports in hardware.
+        compile: train with torch.compile, faster on a GPU after minutes of compilation; checkpoints stay the same.
+        precision: float32, bf16 or fp16 (mixed precision by autocast); auto: the fastest that the hardware supports.
         save_every: steps between checkpoints inside an epoch; 0 saves only at the end of an epoch.
         keep: number of checkpoints to keep: last.pt, and earlier epochs' as epoch_0012.pt, ….
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
@@ -79,6 +78,7 @@ class TrainSettings:
     accumulate: int = 1
     lr: float = 0.1
     end_lr: float = 0.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4

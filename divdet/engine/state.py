@@ -7,11 +7,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from divdet.engine.checkpoint import check_weights
 from divdet.engine.distributed import World
 from divdet.engine.members import Elsewhere
+
+# What an optimizer remembers of a parameter
+_PARTS = {SGD: ("momentum_buffer",), AdamW: ("step", "exp_avg", "exp_avg_sq")}
 
 
 def local_entries(saved: dict[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -31,29 +34,46 @@ def gather_entries(local: dict[str, Tensor], world: World) -> dict[str, Tensor]:
     return {name: value for part in parts or () for name, value in part.items()}
 
 
-def momentum(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """SGD's momentum by parameter name; empty before the first step."""
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """What the optimizer remembers, by parameter name; empty before the first step.
+
+    SGD's momentum has the parameter's own name; of AdamW each part's name follows it: ``name.exp_avg``.
+    """
     names = {parameter: name for name, parameter in model.named_parameters()}
-    held = {names[p]: state.get("momentum_buffer") for p, state in optimizer.state.items()}
+    held = {_entry(names[p], part): value for p, state in optimizer.state.items() for part, value in state.items()}
     return {name: value for name, value in held.items() if value is not None}
 
 
-def load_momentum(optimizer: Optimizer, model: nn.Module, saved: dict[str, Tensor], source: str) -> None:
-    """Restores a checkpoint's momentum; raises UserError, naming ``source``, where it does not fit the network."""
+def load_optimizer(optimizer: Optimizer, model: nn.Module, saved: dict[str, Tensor], source: str) -> None:
+    """Restores a checkpoint's; raises UserError, naming ``source``, where it does not fit network and optimizer."""
     saved = local_entries(saved, model)
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if saved:
-        check_weights(parameters, saved, source)
-    for name, value in saved.items():
-        buffer = torch.empty_like(parameters[name], requires_grad=False)  # keeps the memory layout
-        optimizer.state[parameters[name]]["momentum_buffer"] = buffer.copy_(value)
+    if not saved:
+        return
+    state: dict[nn.Parameter, dict[str, Tensor]] = {}
+    entries: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for part in _PARTS[type(optimizer)] if parameter.requires_grad else ():
+            if part == "step":
+                own = torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")
+            else:
+                own = torch.empty_like(parameter, requires_grad=False)  # keeps the memory layout
+            entries[_entry(name, part)] = state.setdefault(parameter, {})[part] = own
+    check_weights(entries, saved, source)
+    for name, own in entries.items():
+        own.copy_(saved[name])
+    optimizer.state.update(state)
+
+
+def _entry(name: str, part: str) -> str:
+    return name if part == "momentum_buffer" else f"{name}.{part}"
 
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:
     """The names of the tensors with a value that is not finite; synchronizes with their device once."""
     if not tensors:
         return []
-    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    device = next(iter(tensors.values())).device  # AdamW's counts of steps may lie elsewhere than the rest
+    finite = torch.stack([value.isfinite().all().to(device) for value in tensors.values()]).tolist()
     return [name for name, good in zip(tensors, finite, strict=True) if not good]
 
 

@@ -88,6 +88,23 @@ def test_resumed_run_ends_with_the_same_weights(npz: Path, tmp_path: Path, train
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_adamw_resumes_to_the_same_weights_and_not_as_another_optimizer(npz: Path, tmp_path: Path) -> None:
+    straight, resumed = (recipe(npz, tmp_path / name, epochs=2) for name in ("straight", "resumed"))
+    for config in (straight, resumed):
+        config.train = replace(config.train, optimizer="adamw", lr=1e-3, save_every=1)
+    train(straight)
+    train_until(resumed, step=5)
+    resumed.resume = "auto"
+    sgd = replace(resumed, train=replace(resumed.train, optimizer="sgd"))
+    with pytest.raises(UserError, match=r"optimizer = adamw, not sgd; add --train\.optimizer adamw"):
+        train(sgd)
+    train(resumed)
+    first, second = (checkpoint.read(tmp_path / name / "last.pt") for name in ("straight", "resumed"))
+    for part in ("model", "optimizer"):
+        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+    assert {value.item() for key, value in first["optimizer"].items() if key.endswith(".step")} == {6}
+
+
 def test_continued_run_has_a_best_of_its_own(
     trained: Path, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

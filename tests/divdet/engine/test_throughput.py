@@ -82,6 +82,26 @@ def test_the_fused_step_is_sgds_formula_whatever_the_layout(nesterov: bool) -> N
         weight = layer.weight.detach().double()
 
 
+def test_adamw_is_its_formula() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2; ε is 1e-8; the bias is not decayed."""
+    layer = nn.Linear(4, 3)
+    optimizer = build_optimizer(layer, TrainSettings(lr=0.01, optimizer="adamw", momentum=0.8), weight_decay=0.1)
+    expected = {name: value.detach().double() for name, value in layer.named_parameters()}
+    first, second = ({name: torch.zeros_like(value) for name, value in expected.items()} for _ in range(2))
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        layer(torch.randn(2, 4)).square().sum().backward()
+        optimizer.step()
+        for name, parameter in layer.named_parameters():
+            gradient = parameter.grad.double()
+            first[name] = 0.8 * first[name] + 0.2 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            change = first[name] / (1 - 0.8**step) / ((second[name] / (1 - 0.999**step)).sqrt() + 1e-8)
+            decay = 0.1 * expected[name] if name == "weight" else 0
+            expected[name] = expected[name] - 0.01 * (change + decay)
+            torch.testing.assert_close(parameter.detach().double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
 def test_a_step_that_the_scaler_skips_first_leaves_no_momentum_behind() -> None:
     layer = nn.Linear(4, 4, bias=False)
     before = layer.weight.detach().clone()
