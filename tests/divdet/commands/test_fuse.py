@@ -188,6 +188,13 @@ def test_images_without_a_size(truth: Path, tmp_path: Path) -> None:
         divdet.fuse_results(truth, files, images=tmp_path, output=tmp_path / "out")
 
 
+def test_files_from_python(truth: Path, tmp_path: Path) -> None:
+    (good,) = write(tmp_path, good=GOOD)
+    with pytest.raises(UserError, match=r"good\.json': give a list of two or more files"):
+        divdet.fuse_results(truth, str(good))
+    assert divdet.evaluate(good, data={"val_annotations": truth}, output=tmp_path / "out")["AP"] == pytest.approx(1)
+
+
 def test_nothing_annotated(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """As in a test set: files are fused, and nothing is said of what it brings."""
     content = json.loads(truth.read_text()) | {"annotations": []}
