@@ -16,6 +16,7 @@ from detection.data.coco_json import bbox_of, id_of, read_entries, read_json
 from detection.data.coco_values import box_around, check_mask, plain_number
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
+from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
 
 
@@ -70,7 +71,12 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             raise Fault(f"has score {show(entry['score'])}, which is not a finite number")
         return image, label, bbox, entry["score"]
 
-    rows = read_entries(path, "detections", read_json(path), read)
+    content = read_json(path)
+    if isinstance(content, dict):
+        held = ", ".join(show(key) for key in list(content)[:3]) or "nothing"
+        form = "COCO results are [{image_id, category_id, bbox, score}, …]"
+        raise UserError(f"{path}: detections is an object, not a list: {form}; this file holds {held}")
+    rows = read_entries(path, "detections", content, read)
     if masks:
         print(f"{path}: {masks} boxes computed from segmentations")
     if lookup.names.by_base:

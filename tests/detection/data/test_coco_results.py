@@ -15,7 +15,7 @@ from divdet.engine.errors import UserError
 
 GOOD = {"image_id": 2**40 + 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
 BAD_RESULTS = {
-    "not a list": ({"images": []}, "detections is an object, not a list"),
+    "not a list": ({"images": []}, "detections is an object, not a list: COCO results are [{image_id, "),
     "not objects": ([[1, 2]], "detections[0] is a list, not an object"),
     "unknown image": ([GOOD, {**GOOD, "image_id": 5}], "detections[1] has image_id 5, which"),
     "unknown category": ([{**GOOD, "category_id": 2}], "detections[0] has category_id 2, which"),
