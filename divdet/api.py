@@ -51,8 +51,9 @@ def evaluate(
     """Evaluates a checkpoint on its own validation data, or on that of ``settings``; or a detector of any library.
 
     Args:
-        checkpoint: of a detector or of classifiers, or an exported detector; or what is called with an image: a
-            ``Fusion``, or a detector such as ``Fusion`` takes, whose boxes then stay as they are.
+        checkpoint: of a detector or of classifiers, or an exported detector; or a COCO results file (``.json``) of any
+            detector, to be scored with ``data``; or what is called with an image: a ``Fusion``, or a detector such as
+            ``Fusion`` takes, whose boxes then stay as they are.
         names: class names by label, for a detector that returns labels alone; see ``Fusion``.
         settings: fields of ``divdet eval-det`` or ``divdet eval-cls``; sections are dicts. For what is called,
             ``data`` is needed, and files are written only if ``output`` is given.
@@ -73,6 +74,8 @@ def evaluate(
         return _evaluate_calls(checkpoint, names, settings)
     if names is not None:
         raise UserError("names is for detectors that are called: a checkpoint has its own; leave it out")
+    if Path(checkpoint).suffix.lower() == ".json":
+        return _run("eval-det", settings, "--detections", str(checkpoint))
     from detection.runtimes.exported import is_exported
     from divdet.engine.checkpoint import load
 
@@ -117,6 +120,8 @@ def fuse_results(
 
         divdet.fuse_results("val.json", ["yolo.json", "rcnn.json"], weights=[2, 1], output="runs/both")["AP"]
     """
+    if isinstance(results, str | PathLike):
+        raise UserError(f"results is {str(results)!r}: give a list of two or more files")
     if weights is not None:
         settings["weights"] = weights if isinstance(weights, str) else ",".join(map(str, weights))
     return _run("fuse", settings | {"annotations": annotations}, *map(str, results))

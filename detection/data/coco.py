@@ -73,7 +73,8 @@ def ground_truth_from(
     """
     absent = [key for key in _LISTS if key not in data] if isinstance(data, dict) else _LISTS
     if absent:
-        raise UserError(f"{path}: not COCO ground truth: it has no {', '.join(absent)}{other_format(data)}")
+        without = '; if there are none, as in a test set, add "annotations": []' * (absent == ["annotations"])
+        raise UserError(f"{path}: not COCO ground truth: it has no {', '.join(absent)}{other_format(data)}{without}")
     if not any(data[key] for key in _LISTS):
         raise UserError(f"{path}: an empty data set: it lists no images, annotations or categories")
     reader, files = EntryReader(path), ImageFiles(images_dir, path)

@@ -12,7 +12,14 @@ import numpy as np
 from detection.category_names import category_name
 from detection.data.annotations import Columns, ImageRecord, columns_of
 from detection.data.coco_json import bbox_of, id_of, is_id, read_entries
-from detection.data.coco_values import FROM_SEGMENTATION, as_list, plain_annotation, plain_entry, plain_number
+from detection.data.coco_values import (
+    FROM_SEGMENTATION,
+    as_list,
+    check_mask,
+    plain_annotation,
+    plain_entry,
+    plain_number,
+)
 from detection.data.entry_values import MAX_COORDINATE, Fault, show
 from detection.data.faults import DataFault
 from divdet.engine.errors import UserError
@@ -119,7 +126,7 @@ class EntryReader:
                     raise _unlisted(entry, kind)
                 return None
             if changed[FROM_SEGMENTATION]:
-                _check_mask(entry["segmentation"], records[image])
+                check_mask(entry["segmentation"], records[image])
             return image, label, bbox, entry.get("area", bbox[2] * bbox[3]), entry.get("iscrowd", 0)
 
         return Columns(*columns_of(self._read("annotations", entries, read), area=np.float64, crowd=bool))
@@ -179,13 +186,6 @@ def _is_plain(entry: dict[str, Any]) -> bool:
         and (type(crowd) is int and 0 <= crowd <= 1)
         and (type(get("image_id")) is int and type(get("category_id")) is int and is_id(get("id", 0)))
     )
-
-
-def _check_mask(segmentation: Any, image: ImageRecord) -> None:
-    """Refuses run lengths of another size than the image's, of which they are columns."""
-    own = [image.height, image.width]
-    if isinstance(segmentation, dict) and None not in own and list(map(plain_number, segmentation["size"])) != own:
-        raise Fault(f"has a mask of size {show(segmentation['size'])} on an image of [height, width] {own}")
 
 
 def _check(entry: dict[str, Any]) -> None:

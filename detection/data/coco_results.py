@@ -13,8 +13,10 @@ import numpy as np
 from detection.category_names import category_name
 from detection.data.annotations import CocoAnnotations, ImageRecord, columns_of
 from detection.data.coco_json import bbox_of, id_of, read_entries, read_json
+from detection.data.coco_values import box_around, check_mask, plain_number
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
+from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
 
 
@@ -41,19 +43,26 @@ class Results:
 def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Results:
     """Read a COCO results file of any detector, to score it against ``annotations``.
 
-    An entry belongs to the image of its ``file_name`` (see ``FileNames``), or without one to that of its ``image_id``.
-    Beside a ``file_name``, ``image_id`` may also be text or the number in that name, as detect.py writes it without
-    annotations; any other number must be the image's id. An empty list is a valid file.
+    An entry belongs to the image of its ``file_name`` (see ``FileNames``), or without one to that of its ``image_id``,
+    which may then also be the file's name as text (ultralytics). Beside a ``file_name``, ``image_id`` may also be text
+    or the number in that name, as detect.py writes it without annotations; any other number must be the image's id.
+    Entries without a ``bbox`` have the box around their ``segmentation``. An empty list is a valid file.
 
     Raises:
         UserError: for a file that is not a COCO results file, and for entries that are malformed, contradict
             themselves, or are of images or categories that ``annotations`` does not list.
     """
-    path = Path(results_path)
+    path, masks = Path(results_path), 0
     lookup = _Lookup(annotations)
 
     def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float]:
-        image, label, bbox = lookup.image(entry), lookup.label(entry), bbox_of(entry)
+        nonlocal masks
+        image, label = lookup.image(entry), lookup.label(entry)
+        if not entry.get("bbox") and entry.get("segmentation"):  # as pycocotools takes masks alone
+            entry = entry | {"bbox": box_around(entry["segmentation"])}
+            check_mask(entry["segmentation"], annotations.images[image])
+            masks += 1
+        bbox = bbox_of(entry)
         if bbox[2] < 0 or bbox[3] < 0:
             raise Fault(f"has bbox {show(bbox)} of negative size; COCO boxes are x, y, width, height")
         if "score" not in entry:
@@ -62,7 +71,14 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             raise Fault(f"has score {show(entry['score'])}, which is not a finite number")
         return image, label, bbox, entry["score"]
 
-    rows = read_entries(path, "detections", read_json(path), read)
+    content = read_json(path)
+    if isinstance(content, dict):
+        held = ", ".join(show(key) for key in list(content)[:3]) or "nothing"
+        form = "COCO results are [{image_id, category_id, bbox, score}, …]"
+        raise UserError(f"{path}: detections is an object, not a list: {form}; this file holds {held}")
+    rows = read_entries(path, "detections", content, read)
+    if masks:
+        print(f"{path}: {masks} boxes computed from segmentations")
     if lookup.names.by_base:
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:
@@ -111,11 +127,14 @@ class _Lookup:
         self._images = {image.id: index for index, image in enumerate(annotations.images)}
         self._labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
         self._by_name = cache(self._by_name)  # an image has many entries
+        self._by_text = cache(self._by_text)
 
     def image(self, entry: dict[str, Any]) -> int:
         name, image_id = entry.get("file_name"), entry.get("image_id")
+        if name is None and isinstance(image_id, str):
+            return self._by_text(image_id)
         if name is None:
-            image = self._images.get(id_of(entry, "image_id"))
+            image = self._images.get(_id_of(entry, "image_id"))
             if image is None:
                 truth = self._annotations.path
                 raise Fault(f"has image_id {image_id}, which {truth} does not list; score against its own images")
@@ -125,6 +144,16 @@ class _Lookup:
         if type(image_id) not in (int, str, type(None)):
             raise Fault(f"has image_id {show(image_id)}, which is not an integer")
         return self._by_name(name, image_id)
+
+    def _by_text(self, text: str) -> int:
+        """The image of an ``image_id`` that is text: a number, or the name of the file (ultralytics)."""
+        by_id, named = self._images.get(plain_number(text)), self.names.of_stem(text)
+        fits = {*named, *([] if by_id is None else [by_id])}
+        if len(fits) != 1:
+            what = "fits several images by id or name" if fits else "is neither id nor name of an image"
+            raise Fault(f"has image_id {show(text)}, which {what} of {self._annotations.path}; give its file_name")
+        self.renumbered |= by_id is None
+        return fits.pop()
 
     def _by_name(self, name: str, image_id: int | str | None) -> int:
         number = number_in_name(image_id) if isinstance(image_id, str) else image_id
@@ -139,7 +168,7 @@ class _Lookup:
         return index
 
     def label(self, entry: dict[str, Any]) -> int:
-        category_id, truth = id_of(entry, "category_id"), self._annotations
+        category_id, truth = _id_of(entry, "category_id"), self._annotations
         label = self._labels.get(category_id)
         if label is None:
             raise Fault(f"has category_id {category_id}, which {truth.path} does not list; use its category ids")
@@ -148,3 +177,10 @@ class _Lookup:
             named = f"has category_id {category_id} and category {show(name)}"
             raise Fault(f"{named}, which has another id in {truth.path}")
         return label
+
+
+def _id_of(entry: dict[str, Any], key: str) -> int:
+    """The id under ``key``, also of a tool that writes 3.0 or "3"."""
+    if type(entry.get(key)) in (float, str):
+        entry = {key: plain_number(entry[key])}
+    return id_of(entry, key)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from detection.data.annotations import ImageRecord
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.run_lengths import box_around_runs, unpack_runs
 
@@ -72,7 +73,7 @@ def plain_annotation(entry: dict[str, Any], counts: Counter[str]) -> dict[str, A
         entry["bbox"] = list(map(plain_number, bbox))
         counts[NUMBERS] = before + (counts[NUMBERS] > before or any(isinstance(value, str) for value in bbox))
     elif bbox in (None, []):
-        box = _box_around(entry.get("segmentation"))
+        box = box_around(entry.get("segmentation"))
         if box is None and bbox == []:
             counts[EMPTY] += 1
             return None
@@ -82,7 +83,7 @@ def plain_annotation(entry: dict[str, Any], counts: Counter[str]) -> dict[str, A
     return entry
 
 
-def _box_around(segmentation: Any) -> list[float] | None:
+def box_around(segmentation: Any) -> list[float] | None:
     """The box [x, y, width, height] around polygons (of flat coordinates or of points) or a mask by run lengths."""
     if isinstance(segmentation, dict):
         return _box_around_mask(segmentation)
@@ -102,6 +103,13 @@ def _flat(values: list[Any], depth: int) -> Any:
             yield from _flat(value, depth - 1)
         else:
             yield value
+
+
+def check_mask(segmentation: Any, image: ImageRecord) -> None:
+    """Refuses run lengths of another size than the image's, of which they are columns."""
+    own = [image.height, image.width]
+    if isinstance(segmentation, dict) and None not in own and list(map(plain_number, segmentation["size"])) != own:
+        raise Fault(f"has a mask of size {show(segmentation['size'])} on an image of [height, width] {own}")
 
 
 def _box_around_mask(mask: dict[str, Any]) -> list[float]:

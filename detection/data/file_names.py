@@ -67,6 +67,10 @@ class FileNames:
             self.by_base[name] = own
         return fits[0]
 
+    def of_stem(self, name: str) -> list[int]:
+        """The indices of the images whose base name is that of ``name``, or has only a suffix more."""
+        return self._names.same_stem(name)
+
     def describe_by_base(self) -> str:
         """How many names only the base name matched, with an example; there must be one."""
         name, own = next(iter(self.by_base.items()))

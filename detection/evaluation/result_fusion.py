@@ -34,7 +34,7 @@ def fuse_results(
         named = annotations.images[unknown[0]].file_name
         raise UserError(
             f"{annotations.path}: {len(unknown)} of {len(sizes)} images have no width and height, the first {named}: "
-            "boxes are fused as fractions of them; add them"
+            "boxes are fused as fractions of them; add them, or give the folder of the images as --images"
         )
     columns = zip(*((own.image, own.label, own.bbox, own.score) for own in results), strict=True)
     image, label, bbox, score = map(np.concatenate, columns)

@@ -12,6 +12,7 @@ from detection.evaluation.matches import IOU
 from detection.visual.charts import Series, lines
 from detection.visual.html import (
     bar,
+    bullets,
     charts,
     columns,
     counted,
@@ -223,15 +224,18 @@ def _labels(analysis: Analysis, names: Sequence[str], shown: Pictures) -> str:
     if not found:
         return ""
     drawn: list[str] = []
+    captions: list[str] = []
     for one in found:
-        if len(drawn) == _DOUBTFUL or shown.gave_up:
+        if len(drawn) == _DOUBTFUL or (shown.gave_up and len(captions) >= _DOUBTFUL):
             break
         what = "nothing is annotated" if one.annotated is None else f"annotated as {names[one.annotated]}"
         caption = f"{names[one.found]} {one.score:.2f}; {what}, in {shown.name(one.image)}"
+        captions.append(caption)
         picture = shown.crop(one.image, np.array(one.bbox), FALSE, caption)
         drawn += [picture] if picture else []
     told = (
         f"{counted(len(found), 'box', 'boxes')} with a score from 0.50 where no object of that class is annotated. "
         "The detector is wrong, or the label: a look decides. The surest:"
     )
-    return f"<h3>Labels that may be wrong</h3>{paragraph(told)}{pictures(drawn, 'crops')}"
+    listed = pictures(drawn, "crops") or bullets(captions[:_DOUBTFUL])  # without images, in words
+    return f"<h3>Labels that may be wrong</h3>{paragraph(told)}{listed}"

@@ -1,5 +1,6 @@
 """The fuse command: results of several detectors, fused and compared."""
 
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from detection.data.annotations import CocoAnnotations, sizes_of
+from detection.data.annotations import CocoAnnotations, ImageRecord, sizes_of
 from detection.data.box_forms import wrong_form
 from detection.data.coco_results import Results, load_results, save_results
 from detection.data.formats.read import read_annotations
+from detection.data.image_index import index_images
 from detection.evaluation.coco_metrics import METRICS, evaluate
 from detection.evaluation.intervals import Interval, compare, interval_of
 from detection.evaluation.result_fusion import fuse_results
@@ -43,6 +45,8 @@ def fuse(config: Fuse) -> dict[str, Any]:
     data = EvalDataSettings(val_annotations=config.annotations, val_images=config.images)
     annotations = read_annotations(data, "val", need_images=config.images is not None)
     print(f"{annotations.path}: {annotations.describe()}")
+    if config.images:
+        _read_sizes(annotations.images)
     files = [str(path) for path in config.results]
     results = [_read(path, annotations) for path in files]
     folder = make_folder(config.output)
@@ -79,9 +83,22 @@ def fuse(config: Fuse) -> dict[str, Any]:
     write_json(metrics, folder / "metrics.json")
     print(_table([*files, "fused"], [*own, metrics], intervals))
     within = ": no more than the choice of images explains" * (gain.low <= 0 <= gain.high)
-    print(f"AP of the fused less that of {files[best]}: {gain}, 95 % interval over images{within}")
+    if math.isnan(gain.value):
+        print("no objects are annotated, which would tell what the fusion brings")
+    else:
+        print(f"AP of the fused less that of {files[best]}: {gain}, 95 % interval over images{within}")
     print(f"wrote {folder / 'fused.json'} ({len(fused)} detections) and {folder / 'metrics.json'}")
     return metrics
+
+
+def _read_sizes(images: list[ImageRecord]) -> None:
+    """Take widths and heights that are not annotated from the images themselves, in the layout that is annotated."""
+    unknown = [image for image in images if not (image.width and image.height)]
+    facts = index_images(image.path for image in unknown)
+    for image in unknown:
+        if fault := facts[image.path].fault:
+            raise UserError(f"{image.path}: {fault}")
+        image.width, image.height = facts[image.path].upright if image.upright else facts[image.path][:2]
 
 
 def _read(path: str, annotations: CocoAnnotations) -> Results:
@@ -154,7 +171,8 @@ def _table(names: list[str], rows: list[dict[str, Any]], intervals: list[Interva
     lines = [" ".join([" " * width, f"{'AP':>6}", f"{'95 % interval':^15}", *(f"{name:>6}" for name in _SHOWN)])]
     for name, metrics, interval in zip(names, rows, intervals, strict=True):
         ap, *numbers = (f"{metrics[key]:6.3f}" if metrics[key] > -1 else f"{'–':>6}" for key in ("AP", *_SHOWN))
-        lines.append(" ".join([f"{name:{width}}", ap, f"{interval.low:7.3f} … {interval.high:5.3f}", *numbers]))
+        within = f"{'–':^15}" if math.isnan(interval.value) else f"{interval.low:7.3f} … {interval.high:5.3f}"
+        lines.append(" ".join([f"{name:{width}}", ap, within, *numbers]))
     return "\n".join(lines)
 
 

@@ -149,7 +149,7 @@ class Fuse(CommonSettings):
     """Fuses COCO results files of any detectors, and says what it brings.
 
     Attributes:
-        annotations: ground truth of the images; its sizes of images are needed.
+        annotations: ground truth of the images.
         results: two or more COCO results files.
         method: wbf (weighted boxes fusion), nms, soft_nms or nmw (non-maximum weighted).
         weights: one for each file, such as 2,1; or ap, by the AP that each has on these annotations; default: equal.
@@ -158,7 +158,7 @@ class Fuse(CommonSettings):
         conf_type: how wbf scores: avg, max, box_and_model_avg or absent_model_aware_avg.
         calibrate: bring the scores of all files to one scale before: rank (by their order alone) or precision (how many
             detections of that score are right on these annotations); default: scores must be 0 to 1.
-        images: folder of the images, to be read in their annotated layout; seldom needed.
+        images: folder of the images, for their width and height; needed where annotations lack them.
         output: folder for fused.json and metrics.json.
     """
 

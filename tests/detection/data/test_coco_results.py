@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pycocotools import mask
 
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco import load_annotations
@@ -14,11 +15,17 @@ from divdet.engine.errors import UserError
 
 GOOD = {"image_id": 2**40 + 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
 BAD_RESULTS = {
-    "not a list": ({"images": []}, "detections is an object, not a list"),
+    "not a list": ({"images": []}, "detections is an object, not a list: COCO results are [{image_id, "),
     "not objects": ([[1, 2]], "detections[0] is a list, not an object"),
     "unknown image": ([GOOD, {**GOOD, "image_id": 5}], "detections[1] has image_id 5, which"),
     "unknown category": ([{**GOOD, "category_id": 2}], "detections[0] has category_id 2, which"),
-    "text id": ([{**GOOD, "image_id": "5"}], "has image_id '5', which is not an integer"),
+    "text id": ([{**GOOD, "image_id": "5"}], "has image_id '5', which is neither id nor name of an image of"),
+    "half an id": ([{**GOOD, "image_id": 7.5}], "has image_id 7.5, which is not an integer"),
+    "a broken mask": ([GOOD | {"bbox": [], "segmentation": {"size": [9, 9], "counts": "a"}}], "no mask by run lengths"),
+    "a mask of another size": (
+        [GOOD | {"bbox": [], "segmentation": {"size": [2, 1], "counts": [1, 1]}}],
+        "has a mask of size [2, 1] on an image of [height, width] [99, 99]",
+    ),
     "no image": ([{key: GOOD[key] for key in ("category_id", "bbox", "score")}], "detections[0] has no image_id"),
     "no bbox": ([{key: GOOD[key] for key in ("image_id", "category_id", "score")}], "detections[0] has no bbox"),
     "no score": ([{key: GOOD[key] for key in ("image_id", "category_id", "bbox")}], "detections[0] has no score"),
@@ -67,6 +74,27 @@ def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path, annotations: Coc
     assert annotations.category_ids[loaded.label[0]] == GOOD["category_id"]
     assert loaded.bbox.tolist() == [GOOD["bbox"]]
     assert loaded.score.tolist() == [GOOD["score"]]
+
+
+@pytest.mark.parametrize(("image_id", "category_id"), [(7.0, 3.0), ("7", "3"), ("7.0", 3)])
+def test_ids_may_be_floats_or_text(
+    tmp_path: Path, annotations: CocoAnnotations, image_id: float | str, category_id: float | str
+) -> None:
+    loaded = read(tmp_path, [GOOD | {"image_id": image_id, "category_id": category_id}], annotations)
+    assert annotations.images[loaded.image[0]].id == 7
+    assert annotations.category_ids[loaded.label[0]] == 3
+
+
+def test_a_mask_alone_has_the_box_around_it(
+    tmp_path: Path, annotations: CocoAnnotations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    polygon = [10, 20, 31, 20, 31, 60]
+    encoded = mask.frPyObjects([polygon], 99, 99)[0]
+    rest = {key: GOOD[key] for key in ("image_id", "category_id", "score")}
+    run_lengths = {"size": [99, 99], "counts": encoded["counts"].decode()}
+    loaded = read(tmp_path, [rest | {"segmentation": form} for form in ([polygon], run_lengths)], annotations)
+    assert loaded.bbox.tolist() == [[10, 20, 21, 40], mask.toBbox(encoded).tolist()]
+    assert "2 boxes computed from segmentations" in capsys.readouterr().out
 
 
 def named(folder: Path, *names: str) -> CocoAnnotations:
@@ -121,14 +149,26 @@ def test_the_number_in_a_name_is_no_image_id(tmp_path: Path, capsys: pytest.Capt
     assert "images are matched by file_name" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("b_x.rf.12", 102), ("103", 103), ("0007", 104), ("b_x.rf.12.jpg", 102)]
+)
+def test_an_image_id_of_text_is_the_name_or_the_number(tmp_path: Path, text: str, expected: int) -> None:
+    """Older ultralytics writes the name without its suffix, and no file_name."""
+    annotations = named(tmp_path, "a.jpg", "v/b_x.rf.12.jpg", "c.jpg", "0007.jpg")
+    entry = {"image_id": text, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == expected
+
+
 CONTRADICTIONS = {
+    "text that is an id, and another image's name": ({"image_id": "105"}, "which fits several images by id or name of"),
+    "text that is two images' name": ({"image_id": "1"}, "which fits several images by id or name of"),
     "another image's id": (
         {"image_id": 101, "file_name": "b.jpg"},
         "which contradict each other: that file is image 102",
     ),
     "an unknown id": ({"image_id": 7, "file_name": "b.jpg"}, "which contradict each other"),
     "another image's id as text": ({"image_id": "101", "file_name": "b.jpg"}, "which contradict each other"),
-    "an unknown file": ({"image_id": 101, "file_name": "c.jpg"}, "has file_name 'c.jpg', which no image of"),
+    "an unknown file": ({"image_id": 101, "file_name": "d.jpg"}, "has file_name 'd.jpg', which no image of"),
     "two that fit": ({"file_name": "1.jpg"}, "has file_name '1.jpg', which fits 'x/1.jpg' and 'y/1.jpg' of"),
     "two that fit, and a number of the name": ({"image_id": 1, "file_name": "1.jpg"}, "which fits 'x/1.jpg' and"),
     "no name": ({"image_id": 101, "file_name": 5}, "has file_name 5, which is not text"),
@@ -140,7 +180,7 @@ CONTRADICTIONS = {
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_entries_that_contradict_themselves_are_refused(tmp_path: Path, case: str) -> None:
     keys, expected = CONTRADICTIONS[case]
-    annotations = named(tmp_path, "a.jpg", "b.jpg", "x/1.jpg", "y/1.jpg")
+    annotations = named(tmp_path, "a.jpg", "b.jpg", "x/1.jpg", "y/1.jpg", "c.jpg", "105.jpg")
     with pytest.raises(UserError) as error:
         read(tmp_path, [{"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5} | keys], annotations)
     assert expected in str(error.value)

@@ -129,10 +129,13 @@ def test_data_at_the_edges(kind: str, tmp_path: Path) -> None:
     fused = results() if kind == "no detection" else results((0, 0, 10, 10, 0.9), (0, 0, 200, 100, 0.3))
     members = {"one image": [fused], "results alone": []}.get(kind, [fused, results()])
     if kind == "results alone":  # and without the images
+        fused.score[1] = 0.8
         for record in annotations.images:
             record.path.unlink()
     text = written(Report(annotations, evaluation(annotations, fused, members)), tmp_path)
     assert ("Members against fusion" in text) == (len(members) > 1)
+    if kind == "results alone":  # what pictures would show is said
+        assert "<li>cat 0.80; nothing is annotated, in a_rather_long" in text
     assert ("could not be read" in text) == (kind == "results alone")
     assert ("nothing can be measured" in text) == (kind in ("no object", "crowds"))
 

@@ -10,6 +10,7 @@ from typing import Any
 import ensemble_boxes
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -172,11 +173,43 @@ def test_refuses_what_does_not_fit(second: Any, message: str, truth: Path, tmp_p
 
 
 def test_images_without_a_size(truth: Path, tmp_path: Path) -> None:
+    files = write(tmp_path, good=GOOD, moved=MOVED)
+    expected = divdet.fuse_results(truth, files, output=tmp_path / "out")
     content = json.loads(truth.read_text())
     del content["images"][0]["width"]
     truth.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"1 of 2 images have no width and height, the first a\.jpg"):
-        divdet.fuse_results(truth, write(tmp_path, good=GOOD, moved=MOVED), output=tmp_path / "out")
+    with pytest.raises(UserError, match=r"1 of 2 images have no width and height, the first a\.jpg: .* --images"):
+        divdet.fuse_results(truth, files, output=tmp_path / "out")
+    for name, size in (("a.jpg", (100, 200)), ("b.jpg", (200, 100))):
+        Image.new("RGB", size).save(tmp_path / name)
+    assert divdet.fuse_results(truth, files, images=tmp_path, output=tmp_path / "out") == expected
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"a\.jpg: "):
+        divdet.fuse_results(truth, files, images=tmp_path, output=tmp_path / "out")
+
+
+def test_files_from_python(truth: Path, tmp_path: Path) -> None:
+    (good,) = write(tmp_path, good=GOOD)
+    with pytest.raises(UserError, match=r"good\.json': give a list of two or more files"):
+        divdet.fuse_results(truth, str(good))
+    assert divdet.evaluate(good, data={"val_annotations": truth}, output=tmp_path / "out")["AP"] == pytest.approx(1)
+
+
+def test_nothing_annotated(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """As in a test set: files are fused, and nothing is said of what it brings."""
+    content = json.loads(truth.read_text()) | {"annotations": []}
+    truth.write_text(json.dumps(content))
+    files = write(tmp_path, good=GOOD, moved=MOVED)
+    metrics = divdet.fuse_results(truth, files, output=tmp_path / "out")
+    assert metrics["gain"]["value"] is None
+    assert len(json.loads((tmp_path / "out/fused.json").read_text())) == 2
+    printed = capsys.readouterr().out
+    assert "nan" not in printed
+    assert "no objects are annotated, which would tell what the fusion brings" in printed
+    del content["annotations"]
+    truth.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"it has no annotations; if there are none, .* add \"annotations\": \[\]"):
+        divdet.fuse_results(truth, files, output=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
