@@ -156,7 +156,7 @@ CPU = [
         )
     ],
     *_at_widths("cifar50k", "cifar10.npz", _SMALL, _MANY, {16: (1, 2, 4), 32: (1, 4), 64: (1,)}),
-    *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {32: (1,), 64: (1, 4), 128: (1,)}),
+    *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {32: (1,), 64: (1, 4), 128: (1, 4)}),
     *_at_widths("cells50", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 2, 4), 48: (1,)}, images=50),
     *_divided(
         *("cells50_cot", "bccd", "det/bccd.yaml", "--model.backbone=resnet10_24", *_BF16, *_COT),
