@@ -28,6 +28,7 @@ TITLES = {"cls": "Classification", "det": "Detection"}
 FAMILIES = {
     "cifar2k": "CIFAR-10, 2,000 images",
     "cifar2k_wrn10": "CIFAR-10, 2,000 images",
+    "cifar2k_full": "CIFAR-10, 2,000 images, strong augmentation",
     "cells50": "blood cells, 50 photos",
     "cifar50k": "CIFAR-10, 50,000 images",
 }

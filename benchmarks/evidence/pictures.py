@@ -11,6 +11,7 @@ from matplotlib import pyplot
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.evidence.figures import Figures, Result, interval, value
 from benchmarks.evidence.rows import METRIC
@@ -52,6 +53,7 @@ def widths(figures: Figures, families: dict[str, str], path: Path) -> None:
                     points(axis, figures, divided, cost, color, marker, f"S={members}, as costly", linestyle=":")
             axis.set(xscale="log", xlabel=label)
             axis.margins(x=0.25, y=0.1)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter("")
             axis.grid(alpha=0.3)
