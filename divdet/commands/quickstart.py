@@ -14,6 +14,7 @@ from divdet.api import evaluate, train
 from divdet.commands.network_settings import Quickstart
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
+from divdet.engine.stopping import Stopped
 
 _PARTS = ("backbones", "detector", "pictures")
 
@@ -39,14 +40,15 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
 
     print("2/5  co-training a backbone divided into two members on crops of the objects")
     crops, backbones = str(folder / "data/crops"), str(folder / "backbones")
-    train("shapes_backbones", task="cls", data={"root": crops}, output=backbones, **common)
+    _train("shapes_backbones", task="cls", data={"root": crops}, output=backbones, **common)
 
     print("3/5  training SSD300 on the two backbones")
     data = {f"{split}_images": str(folder / "data/images" / split) for split in ("train", "val")}
     for split in ("train", "val"):
         data[f"{split}_annotations"] = str(folder / f"data/annotations/instances_{split}.json")
     start = {"pretrained": f"{backbones}/last.pt"}
-    train("shapes", model=start, data=data, train={"epochs": config.epochs}, output=str(folder / "detector"), **common)
+    epochs = {"epochs": config.epochs}
+    _train("shapes", model=start, data=data, train=epochs, output=str(folder / "detector"), **common)
 
     print("4/5  evaluating")
     best = folder / "detector/best.pt"
@@ -58,3 +60,12 @@ def quickstart(config: Quickstart) -> dict[str, Any]:
     minutes = (time.perf_counter() - began) / 60
     print(f"done in {minutes:.1f} min: AP50 {metrics['AP50']:.3f}; look at {folder / 'pictures'}")
     return metrics
+
+
+def _train(recipe: str, **fields: Any) -> None:
+    """Trains. A stopped run says how to resume it, which the quickstart does not."""
+    try:
+        train(recipe, **fields)
+    except Stopped as stopped:
+        text = "stopped: run the quickstart again; it keeps the generated images and trains anew"
+        raise Stopped(stopped.exit_code - 128, text) from None

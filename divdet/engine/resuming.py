@@ -34,7 +34,8 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
         UserError: where something changed that must not.
     """
     file, known = saved.source, saved.run.data
-    old, new = flatten(saved.config), flatten(to_dict(config))
+    # Runs of before there was a choice are SGD's
+    old, new = {"train.optimizer": "sgd"} | flatten(saved.config), flatten(to_dict(config))
     changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
     for key in changed:
         if key in old and key.startswith(_FIXED):

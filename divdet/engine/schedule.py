@@ -76,8 +76,8 @@ def patience_note(settings: TrainSettings) -> str:
 def schedule_notes(settings: TrainSettings) -> Iterator[str]:
     """Lines on rates that do not come as asked for, or are those of another optimizer."""
     epochs = settings.epochs
-    if settings.optimizer == "adamw" and settings.lr > 0.01:
-        yield f"note: train.lr {settings.lr:g} is far above AdamW's usual 0.0001 to 0.001: set train.lr, too"
+    if settings.optimizer == "adamw" and settings.lr > 0.003:
+        yield f"note: train.lr {settings.lr:g} is above AdamW's usual 0.0001 to 0.001: set train.lr, too"
     if settings.warmup_epochs >= epochs:
         missed = "no cosine follows" if settings.schedule == "cosine" else "the rate is not divided"
         yield f"note: train.warmup_epochs {settings.warmup_epochs:g} is not below train.epochs: {missed}"

@@ -105,6 +105,20 @@ def test_adamw_resumes_to_the_same_weights_and_not_as_another_optimizer(npz: Pat
     assert {value.item() for key, value in first["optimizer"].items() if key.endswith(".step")} == {6}
 
 
+def test_a_run_of_before_there_was_a_choice_of_optimizer_is_sgds(
+    trained: Path, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    saved = checkpoint.read(trained / "last.pt")
+    del saved["config"]["train"]["optimizer"]
+    old = tmp_path / "old.pt"
+    torch.save(saved, old)
+    config = recipe(npz, tmp_path / "run", resume=str(old))
+    with pytest.raises(UserError, match=r"trained with train\.optimizer = sgd, not adamw"):
+        train(replace(config, train=replace(config.train, optimizer="adamw")))
+    train(config)
+    assert "optimizer" not in capsys.readouterr().out  # has not changed
+
+
 def test_continued_run_has_a_best_of_its_own(
     trained: Path, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

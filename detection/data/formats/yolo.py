@@ -214,8 +214,13 @@ def _entries(
         if place is None:
             raise UserError(f"{file}: names {show(entry)}, which is not there: correct it, or path, in the file")
         if place.is_dir():
-            images, other = images_in(place), parallel(place, "labels", "images")
-            found |= _with_labels(images or (images_in(other) if other else []))
+            folder, images = place, images_in(place)
+            if not images and (other := parallel(place, "labels", "images")):
+                folder, images = other, images_in(other)
+            part, labels = _with_labels(images), parallel(folder, "images", "labels") or folder
+            counts += _pair_other_names(part, folder, labels)
+            counts += _unused(part, labels)
+            found |= part
         else:
             roots = [place.parent, file.parent, *([file.parent / root] if isinstance(root, str) else [])]
             found |= _with_labels(listed_images(place, roots, faults, counts))

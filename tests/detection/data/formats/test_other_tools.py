@@ -149,10 +149,12 @@ def test_an_export_tools_prefix_may_be_in_names_of_labels(tmp_path: Path) -> Non
         image(tmp_path / "images" / f"{name}.jpg", 9 * number)
     for name in ("0a1b2c3d-a", "1a1b2c3d-b", "2a1b2c3d-b"):  # the last two fit one image
         text(tmp_path / "labels" / f"{name}.txt", CAT)
-    found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path)), "train")
-    assert [len(record.boxes) for record in found.images] == [1, 0, 0]
-    assert "1 label files named otherwise than their image, such as 0a1b2c3d-a.txt of a.jpg" in found.describe()
-    assert "2 label files without an image" in found.describe()
+    text(tmp_path / "data.yaml", "train: images\nnames: [cat]\n")
+    for data in (tmp_path, tmp_path / "data.yaml"):
+        found = read_annotations(EvalDataSettings(train_annotations=str(data)), "train")
+        assert [len(record.boxes) for record in found.images] == [1, 0, 0]
+        assert "1 label files named otherwise than their image, such as 0a1b2c3d-a.txt of a.jpg" in found.describe()
+        assert "2 label files without an image" in found.describe()
 
 
 def test_voc_suffixes_may_be_capitals(tmp_path: Path) -> None:
