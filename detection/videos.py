@@ -19,7 +19,7 @@ import numpy as np
 
 from detection.detections import Detections
 from detection.sources import is_live
-from divdet.engine.addresses import hide_password
+from divdet.engine.addresses import hide_password, is_address
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import refuse_special
 from divdet.engine.settings import check_choice
@@ -78,7 +78,7 @@ class Video:
             raise UserError(f"a video's source is {source!r}: give a path, an address, or camera:0")
         if frames is not None:
             check_choice("frames", frames, Frames)
-        self.source, self.name, self.remote = source, hide_password(source), is_live(source)
+        self.source, self.name, self.remote = source, hide_password(source), is_live(source) or is_address(source)
         self.broken = self.passed_over = 0
         self._capture = self._open()
         rate, total = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
