@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from divdet.engine.addresses import is_address, path_of
+from divdet.engine.addresses import is_address, path_of, serves_stream
 from divdet.engine.errors import UserError, printable
 
 # What OpenCV decodes. HDR and PFM are not among them: they hold no 8- or 16-bit pixels.
@@ -33,6 +33,11 @@ def is_live(source: str) -> bool:
 def is_video(source: str) -> bool:
     """Whether a source is a video file, a camera or a stream."""
     return is_live(source) or (_suffix(source) in VIDEO_SUFFIXES and not os.path.isdir(source))
+
+
+def is_served_stream(source: str) -> bool:
+    """Whether an address that names no image, such as ``http://camera/?action=stream``, answers with a stream."""
+    return is_address(source) and _suffix(path_of(source)) not in IMAGE_SUFFIXES and serves_stream(source)
 
 
 def explained(path: str, error: UserError) -> UserError:

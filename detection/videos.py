@@ -19,8 +19,8 @@ import numpy as np
 
 from detection.detections import Detections
 from detection.sources import is_live
-from divdet.engine.addresses import hide_password
-from divdet.engine.errors import UserError
+from divdet.engine.addresses import hide_password, is_address
+from divdet.engine.errors import UserError, printable
 from divdet.engine.files import refuse_special
 from divdet.engine.settings import check_choice
 
@@ -69,8 +69,8 @@ class Video:
         frames: of a camera or stream, all frames or always the newest (default); of a file always all.
 
     Raises:
-        UserError: where it cannot be opened; while frames are taken, for a stream that has ended or gives none for
-            20 seconds.
+        UserError: where it cannot be opened; while frames are taken, for a file that has none, and for a stream that
+            has ended or gives none for 20 seconds.
     """
 
     def __init__(self, source: str, frames: Frames | None = None) -> None:
@@ -78,7 +78,7 @@ class Video:
             raise UserError(f"a video's source is {source!r}: give a path, an address, or camera:0")
         if frames is not None:
             check_choice("frames", frames, Frames)
-        self.source, self.name, self.remote = source, hide_password(source), is_live(source)
+        self.source, self.name, self.remote = source, hide_password(source), is_live(source) or is_address(source)
         self.broken = self.passed_over = 0
         self._capture = self._open()
         rate, total = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
@@ -152,12 +152,19 @@ class Video:
             if not read:
                 failures += 1
                 if not self._go_on(number, failures):
-                    return
+                    break
                 continue
             failures, now = 0, time.monotonic()
             seconds = now - began if self.live else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             self._put(Frame(number, seconds, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), now))
             number += 1
+        if not number and not self._ended.is_set():
+            code = int(self._capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+            raise UserError(
+                f"{self.name}: has no frame that can be read: it is damaged, cut off, or its codec "
+                f"({printable(code.to_bytes(4, 'little').decode('latin-1'))}) is not OpenCV's: "
+                "convert it, as by ffmpeg -i FILE -c:v libx264 NEW.mp4"
+            )
 
     def _go_on(self, number: int, failures: int) -> bool:
         """Whether to try again after a frame that was not read; a stream is opened anew."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detection.sources import is_video
+from detection.sources import is_served_stream, is_video
 from divdet.commands.detect_photos import detect_photos
 from divdet.commands.detect_stream import detect_stream
 from divdet.commands.settings import Detect
@@ -29,6 +29,6 @@ def detect(config: Detect) -> Path:
         raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
-    if any(map(is_video, config.sources)):
+    if any(map(is_video, config.sources)) or (len(config.sources) == 1 and is_served_stream(config.sources[0])):
         return detect_stream(config)
     return detect_photos(config)

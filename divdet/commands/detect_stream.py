@@ -92,8 +92,6 @@ def detect_stream(config: Detect) -> Path:
     partial.remove()
     if ended:
         raise ended
-    if not run.frames:
-        raise UserError(f"{video.name}: has no frame that can be read; it is damaged or cut off")
     return folder / "detections.json"
 
 

@@ -89,7 +89,8 @@ def create_app(
         score_threshold: where a request names none.
         timeout: seconds from the start of a request to its answer.
     """
-    app = FastAPI(title="divdet", docs_url=None, redoc_url=None)  # their pages would load scripts from elsewhere
+    # Pages of docs would load scripts from elsewhere; a redirect of /predict/ would be no JSON
+    app = FastAPI(title="divdet", docs_url=None, redoc_url=None, redirect_slashes=False)
     uploads, metrics = Uploads(max_bytes), batcher.metrics
     problem = {"content": {"application/json": {"example": {"error": "a line"}}}}
 

@@ -50,7 +50,7 @@ class Room:
             Refused: 408, 413, 415, 422 or 429; see docs/serving.md.
             ClientDisconnect: when the client went away.
         """
-        kind, options = parse_options_header(request.headers.get("content-type", _BYTES[0]))
+        kind, options = parse_options_header(request.headers.get("content-type") or _BYTES[0])
         kind = kind.decode("latin-1").lower()
         form = kind == "multipart/form-data"
         if encoding := request.headers.get("content-encoding"):

@@ -62,6 +62,15 @@ def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
         videos.Video(str(whole))
 
 
+def test_a_file_without_a_frame_that_can_be_read_is_an_error_not_an_empty_video(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", 3)
+    data = path.read_bytes()
+    first, index = data.index(b"\xff\xd8\xff"), data.index(b"idx1")
+    path.write_bytes(data[:first] + bytes(index - first) + data[index:])
+    with pytest.raises(UserError, match=r"no frame that can be read: .*MJPG.*ffmpeg"):
+        values(path)
+
+
 @pytest.mark.parametrize("source", ["none.mp4", "camera:", "camera:x"])
 def test_sources_that_are_none(source: str) -> None:
     with pytest.raises(UserError, match=source):

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -14,8 +16,10 @@ import pytest
 import torch
 
 from detection import Detector
+from divdet.commands.detect import detect
 from divdet.commands.detect_stream import detect_stream
 from divdet.commands.settings import Detect
+from divdet.engine.addresses import fetch
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped
 from tests.detection.generated import write_detector
@@ -104,6 +108,38 @@ def test_what_is_refused(config: Detect) -> None:
     ):
         with pytest.raises(UserError, match=message):
             detect_stream(replace(config, **wrong))
+
+
+class _Camera(BaseHTTPRequestHandler):
+    """Pictures without an end, as mjpg-streamer and other cameras send them."""
+
+    def do_GET(self) -> None:
+        picture = cv2.imencode(".jpg", np.full((48, 64, 3), 99, np.uint8))[1].tobytes()
+        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(head + picture + b"\r\n")
+                time.sleep(0.01)
+        except OSError:  # the client has left
+            pass
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_camera_whose_address_has_no_ending_of_videos(config: Detect) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Camera) as served:
+        served.daemon_threads, served.block_on_close = True, False
+        threading.Thread(target=served.serve_forever, args=(0.05,), daemon=True).start()
+        address = f"http://127.0.0.1:{served.server_port}/?action=stream"
+        detect(replace(config, sources=[address], max_frames=3, save="jsonl", no_pictures=True))
+        assert len((Path(config.output) / "detections.jsonl").read_text().splitlines()) == 3
+        with pytest.raises(UserError, match=r"is a stream: give it alone to divdet detect, or to detector\.stream"):
+            fetch(address)
+        served.shutdown()
 
 
 def test_stream_in_python_ends_its_thread(config: Detect) -> None:

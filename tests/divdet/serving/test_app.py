@@ -164,6 +164,7 @@ def test_a_service_that_stops_refuses_new_requests_and_answers_the_others() -> N
         ({"content": iter([bytes(60_000)] * 2)}, 413, "more than 100000 bytes"),  # chunked: no length is declared
         ({"files": {"file": ("a.png", bytes(100_001))}}, 413, "more than 100000 bytes"),
         ({"files": {"file": ("a.png", bytes(200_000))}}, 413, "more than 100000 bytes"),
+        ({"content": bytes(100_001), "headers": {"content-type": ""}}, 413, "more than 100000 bytes"),
         ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "the body is text/plain"),
         ({"data": {"file": "x"}}, 415, "x-www-form-urlencoded"),
         ({"content": b"x", "headers": {"content-encoding": "gzip"}}, 415, "gzip"),
@@ -209,6 +210,7 @@ def test_other_addresses(service: SimpleNamespace) -> None:
         }
         assert (client.get("/predict").status_code, client.get("/docs").status_code) == (405, 404)
         assert client.get("/docs").json() == {"error": "/docs: Not Found"}
+        assert client.post("/predict/", content=b"x").json() == {"error": "/predict/: Not Found"}
 
 
 def test_a_body_longer_than_declared_is_no_second_image(service: SimpleNamespace) -> None:
