@@ -127,7 +127,10 @@ OPTIONS: dict[str, Option] = {
     ),
     "weights": _same("checkpoint", "model.pretrained"),
     "load_from": _same("checkpoint", "model.pretrained"),
-    "checkpoint": _no("--model.pretrained FILE is what training starts from; --resume FILE continues a run"),
+    "checkpoint": _no(
+        "divdet plan FILE times a checkpoint; detect, eval-det, export and serve take --checkpoint FILE",
+        "--model.pretrained FILE is what training starts from; --resume FILE continues a run",
+    ),
     "weights_backbone": Option(
         file="model.pretrained",
         answers=("--model.pretrained takes a file of weights, pip (of the extra lite) or timm",),

@@ -10,6 +10,7 @@ import pytest
 
 from detection.settings import TrainDetection
 from divdet.commands import COMMANDS
+from divdet.commands.network_settings import Summary
 from divdet.commands.settings import Detect, EvaluateDetection
 from divdet.engine.cli import flatten, parse, to_dict
 from divdet.engine.errors import UserError
@@ -224,6 +225,13 @@ def test_an_option_of_another_command_is_said_to_be_one() -> None:
         parse(TrainDetection, ["--show_conf"])
     with pytest.raises(UserError, match=r"--model\.name x \("):
         parse(TrainDetection, ["--model.name", "x"])
+
+
+def test_a_checkpoint_is_timed_by_plan() -> None:
+    with pytest.raises(UserError, match="divdet plan FILE times a checkpoint"):
+        parse(Summary, ["--checkpoint", "x.pt"])
+    with pytest.raises(UserError, match=r"--model\.pretrained FILE is what training starts from"):
+        parse(TrainDetection, ["--checkpoint", "x.pt"])
 
 
 def test_a_recipe_with_another_trainers_options_is_answered(tmp_path: Path) -> None:
