@@ -34,8 +34,9 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
         UserError: where something changed that must not.
     """
     file, known = saved.source, saved.run.data
-    # Runs of before there was a choice are SGD's
-    old, new = {"train.optimizer": "sgd"} | flatten(saved.config), flatten(to_dict(config))
+    old, new = flatten(saved.config), flatten(to_dict(config))
+    if "train.optimizer" in new:  # runs of before there was a choice are SGD's
+        old = {"train.optimizer": "sgd"} | old
     changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
     for key in changed:
         if key in old and key.startswith(_FIXED):
