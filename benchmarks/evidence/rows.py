@@ -82,6 +82,7 @@ _FULL = (
     *("--data.auto_augment=cifar10", "--data.erasing=0.5", "--train.mixup=0.2"),
     *("--train.epochs=90", "--train.warmup_epochs=6", "--train.cot_warmup_epochs=12", "--train.evaluate_every=30"),
 )
+_FIVE_SEEDS = (0, 1, 2, 3, 4)
 _BF16 = ("--train.precision=bf16",)
 # Where width pays: as many steps on all of the images
 _MANY = (
@@ -144,7 +145,10 @@ _TINY = ("--model.backbone=resnet10_24", "--model.stem=imagenet", "--train.epoch
 _TINY_FURTHER = (*_TINY, "--train.epochs=1", "--train.warmup_epochs=0.25", "--train.cot_warmup_epochs=0.25")
 
 CPU = [
-    *_at_widths("cifar2k", "cifar10.npz", _SMALL, _FEW, {16: (1, 4), 32: (1,), 64: (1, 2, 4, 8, 16), 128: (1,)}),
+    *_at_widths(
+        *("cifar2k", "cifar10.npz", _SMALL, _FEW, {16: (1, 4), 32: (1,), 64: (1, 2, 4, 8, 16), 128: (1,)}),
+        seeds=_FIVE_SEEDS,
+    ),
     *_at_widths("cifar2k_wrn10", "cifar10.npz", _SMALL, _FEW, {2: (1,), 4: (1, 4), 8: (1,)}, backbone="wrn10"),
     *[
         row
@@ -156,7 +160,7 @@ CPU = [
         )
     ],
     *_at_widths("cifar50k", "cifar10.npz", _SMALL, _MANY, {16: (1, 2, 4), 32: (1, 4), 64: (1,)}),
-    *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {32: (1,), 64: (1, 4), 128: (1, 4)}),
+    *_at_widths("cifar2k_full", "cifar10.npz", _SMALL, _FULL, {32: (1,), 64: (1, 4), 128: (1, 4)}, seeds=_FIVE_SEEDS),
     *_at_widths("cells50", "bccd", "det/bccd.yaml", _BF16, {12: (1,), 24: (1, 2, 4), 48: (1,)}, images=50),
     *_divided(
         *("cells50_cot", "bccd", "det/bccd.yaml", "--model.backbone=resnet10_24", *_BF16, *_COT),

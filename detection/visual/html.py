@@ -80,11 +80,6 @@ def text(value: object) -> str:
     return escape(printable(str(value)))
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """A number of things, of which ``one`` is the noun: 1 image, 2 images."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def fraction(value: float | None) -> str:
     """A share of 0…1 with three decimals, – where it is not defined."""
     return "–" if value is None or value < 0 or math.isnan(value) else f"{value:.3f}"

@@ -14,8 +14,9 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
 from detection.data.dataset import read_record
 from detection.drawing import Color, draw_boxes, shrink
-from detection.visual.html import counted, figure, image, text
+from detection.visual.html import figure, image, text
 from divdet.engine.errors import UserError
+from divdet.engine.words import counted
 
 if TYPE_CHECKING:
     from detection.evaluation.matches import Matches, Outcome

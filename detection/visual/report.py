@@ -17,7 +17,7 @@ from detection.evaluation.analysis import Analysis, analyze
 from detection.evaluation.coco_metrics import COCO_RULES, Rules
 from detection.evaluation.intervals import Interval, compare, interval_of
 from detection.evaluation.matches import IOU, agreement, match, outcome
-from detection.visual.html import bullets, cards, counted, facts, fraction, page, paragraph, section
+from detection.visual.html import bullets, cards, facts, fraction, page, paragraph, section
 from detection.visual.outcomes import Found, Pictures
 from detection.visual.report_images import images, missed
 from detection.visual.report_members import best_member, members
@@ -25,6 +25,7 @@ from detection.visual.report_numbers import errors, numbers
 from detection.visual.report_training import training
 from divdet.engine.files import write_text
 from divdet.engine.machine import machine
+from divdet.engine.words import counted
 
 if TYPE_CHECKING:
     from detection.evaluation.evaluate import Evaluation

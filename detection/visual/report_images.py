@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations
-from detection.visual.html import bar, columns, counted, key, paragraph, pictures, section, table, text
+from detection.visual.html import bar, columns, key, paragraph, pictures, section, table, text
 from detection.visual.outcomes import KEY, MISSED, Found, Pictures
+from divdet.engine.words import counted
 
 _BEST, _WORST, _MISSED = 4, 6, 12  # pictures
 

@@ -14,7 +14,6 @@ from detection.visual.html import (
     bar,
     charts,
     columns,
-    counted,
     folded,
     fraction,
     key,
@@ -25,6 +24,7 @@ from detection.visual.html import (
     text,
 )
 from detection.visual.outcomes import KEY, Found, Pictures
+from divdet.engine.words import counted
 
 _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl")
 _OPEN, _CLASSES = 12, 200  # classes that are shown, and folded

@@ -15,7 +15,6 @@ from detection.visual.html import (
     bullets,
     charts,
     columns,
-    counted,
     folded,
     fraction,
     heat,
@@ -26,6 +25,7 @@ from detection.visual.html import (
     text,
 )
 from detection.visual.outcomes import FALSE, Found, Pictures
+from divdet.engine.words import counted
 
 if TYPE_CHECKING:
     from detection.evaluation.analysis import Analysis, Point

@@ -21,6 +21,7 @@ from divdet.demo.server import serving, uploads_folder
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped, stop_on_signals
+from divdet.engine.words import counted
 from divdet.serving.sockets import address_of, bind
 
 _HEADS = {"ssd300": "SSD300", "ssd512": "SSD512", "ssdlite": "SSDLite", "fcos": "FCOS"}
@@ -85,7 +86,7 @@ def describe(detector: Detector, saved: Checkpoint) -> tuple[str, str]:
     members, name = len(detector.model.members), _HEADS.get(head, head)
     form = detector.input
     names = ", ".join(detector.names[:12]) + ", …" * (len(detector.names) > 12)
-    count = f"{len(detector.names)} class{'es' * (len(detector.names) != 1)}"
+    count = counted(len(detector.names), "class", "classes")
     title = f"{name} on {members} members of {backbone}" if members > 1 else f"{name} on {backbone}"
     place = Path(saved.source)
     return title, f"S = {members} · {form.size} px · {count}: {names} · {Path(place.parent.name) / place.name}"

@@ -18,7 +18,6 @@ from detection.ensembles import Fusion
 from detection.images import read_image
 from detection.outputs import save_files
 from detection.sources import find_images
-from detection.visual.html import counted
 from divdet.commands.finding import Finder, load_detector, objects_of, picture_of, threads_of
 from divdet.commands.fused_checkpoints import checkpoints_of
 from divdet.commands.partial_results import PartialResults
@@ -33,6 +32,7 @@ from divdet.engine.launch import processes
 from divdet.engine.pipeline import in_threads
 from divdet.engine.progress import progress
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
+from divdet.engine.words import counted
 
 _AHEAD = 4  # batches that are read before the network needs them, and that wait to be written
 

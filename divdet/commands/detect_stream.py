@@ -17,7 +17,6 @@ from detection.detector import Detector
 from detection.ensembles import Fusion
 from detection.outputs import file_name, save_files
 from detection.videos import Frame, Video, stream
-from detection.visual.html import counted
 from divdet.commands.finding import load_detector, objects_of, picture_of, threads_of, views_of
 from divdet.commands.partial_results import PartialResults
 from divdet.commands.result_files import write_results
@@ -30,6 +29,7 @@ from divdet.engine.files import make_folder
 from divdet.engine.pipeline import in_threads
 from divdet.engine.progress import progress
 from divdet.engine.stopping import Stopped, stop_on_signals
+from divdet.engine.words import counted
 
 _AHEAD = 8  # frames that wait to be written
 _LONGEST_GAP = 5.0  # seconds of a stream that its video fills with one frame

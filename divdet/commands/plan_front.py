@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from divdet.engine.words import counted
+
 Row = dict[str, Any]
 _STEADY = 1.3  # a machine whose speed moves by less
 
@@ -62,7 +64,7 @@ def advice(found: dict[str, Any]) -> str:
         text += f" The next on the front is {_said(dearer[0], metric)}."
     unknown = len({(row["backbone"], row["members"], row["head"]) for row in rows if not row["accuracy"]})
     if unknown:
-        text += f" Of {unknown} network{'s' * (unknown > 1)} the accuracy is unknown: train what fits, and give --runs."
+        text += f" Of {counted(unknown, 'network')} the accuracy is unknown: train what fits, and give --runs."
     return text + unsure
 
 

@@ -53,7 +53,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({reason(error)}); an earlier file there is kept") from error
+        kept = "; the earlier file there is kept" * path.exists()
+        raise UserError(f"{path}: cannot be written ({reason(error)}){kept}") from error
     finally:
         with suppress(OSError):  # a read-only file system raises even for a missing file
             temporary.unlink(missing_ok=True)

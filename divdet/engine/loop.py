@@ -32,6 +32,7 @@ from divdet.engine.settings import TrainSettings
 from divdet.engine.state import ModelEMA, gather_entries, load_optimizer, local_entries, not_finite, optimizer_state
 from divdet.engine.stopping import Stopped, Stopping, stop_on_signals
 from divdet.engine.task import Task
+from divdet.engine.words import counted
 
 _ESTIMATED = 50  # batches that statistics are estimated on
 
@@ -85,9 +86,7 @@ def fit(
                 logger.complete(training.run)
         else:
             steps, epochs = training.steps, settings.epochs
-            total = epochs * steps
-            counted = f"{epochs} epoch{'s' * (epochs > 1)} of {steps} step{'s' * (steps > 1)}"
-            print(f"{counted}: {total} step{'s' * (total > 1)}")
+            print(f"{counted(epochs, 'epoch')} of {counted(steps, 'step')}: {counted(epochs * steps, 'step')}")
             with training.callbacks.around_training():
                 training.train(stopping)
     return training.history[-1] if training.history else {}

@@ -9,6 +9,7 @@ from typing import TypeVar
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import flatten
 from divdet.engine.settings import TrainSettings
+from divdet.engine.words import counted, in_words
 
 Settings = TypeVar("Settings", bound=TrainSettings)
 
@@ -39,7 +40,7 @@ def with_min_steps(settings: Settings, steps: int, resumed: Checkpoint | None = 
     if epochs <= settings.epochs:
         return settings
     scale = epochs / settings.epochs
-    why = "as the run began with" if kept else f"since an epoch has {steps} step{'s' * (steps > 1)}"
+    why = "as the run began with" if kept else f"since an epoch has {counted(steps, 'step')}"
     print(
         f"train.min_steps {settings.min_steps}: {epochs} epochs instead of {settings.epochs}, {why}; "
         "--train.epochs on the command line overrides it"
@@ -63,7 +64,7 @@ def patience_note(settings: TrainSettings) -> str:
     if not patience or (patience + 1) * every < epochs:
         return ""
     evaluations = math.ceil(epochs / every)
-    what = f"train.evaluate_every {every} makes {evaluations} of them in {epochs} epoch{'s' * (epochs > 1)}"
+    what = f"train.evaluate_every {every} makes {evaluations} of them in {counted(epochs, 'epoch')}"
     if epochs < 3:
         advice = "set it to 0, or train longer"
     elif patience + 1 < epochs:  # half of the run at the earliest
@@ -121,13 +122,3 @@ class Clock:
             return ""
         words = f"the {steps} steps left take about {in_words(pace * steps)}, evaluations not counted"
         return f"{pace:.2g} s a step: {words}"
-
-
-def in_words(seconds: float) -> str:
-    """A length of time: ``45 s``, ``4 min 30 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
