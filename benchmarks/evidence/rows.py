@@ -124,10 +124,9 @@ _FIVE = ("--train.epochs=5", "--train.evaluate_every=5", *_BF16)
 _EIGHT = ("--train.epochs=8", "--train.evaluate_every=8", *_BF16)
 
 
-def _lite(name: str, categories: tuple[str, ...], seeds: tuple[int, ...]) -> list[Row]:
-    """EfficientNet-Lite0 and Lite1 against Lite2, on 1,000 photos of coco_subset."""
-    whole, about = f"{name}_s1", {"categories": categories, "images": 1000}
-    data, config = "coco_subset", "det/photos.yaml"
+def _lite(name: str, config: str, categories: tuple[str, ...], seeds: tuple[int, ...]) -> list[Row]:
+    """EfficientNet-Lite0 and Lite1 against Lite2, on 1,000 photos."""
+    data, whole, about = "coco_subset", f"{name}_s1", {"categories": categories, "images": 1000}
     slices = ("--model.backbone=timm:tf_efficientnet_lite2/2", "--model.pretrained=null", "--model.divide_from=pip")
     slices += ("--train.freeze=0",)
     return [
@@ -196,8 +195,10 @@ CPU = [
         divide=True,
         images=50,
     ),
-    *_lite("lite_person", ("person",), seeds=(0, 1, 2)),
-    *_lite("lite_all", (), seeds=(0,))[:1],
+    *_lite("lite_person", "det/photos.yaml", ("person",), seeds=(0, 1, 2)),
+    *_lite("lite_all", "det/photos.yaml", (), seeds=(0,))[:1],
+    *_lite("fcos_person", "det/photos_fcos.yaml", ("person",), seeds=(0, 1, 2))[:2],
+    *_lite("fcos_all", "det/photos_fcos.yaml", (), seeds=(0,))[:2],
 ]
 
 _FAST = ("--train.precision=bf16", "--train.compile=true", "--train.workers=14", "--train.evaluate_every=10")
