@@ -98,10 +98,9 @@ class ImageFiles:
         if fits:
             listed = " and ".join(map(show, fits[:_SHOWN])) + (" and others" if len(fits) > _SHOWN else "")
             raise Fault(f"has file_name {show(name)}, which is not in {self.images_dir}: {listed} fit; name one")
-        if not self._is_inside(name):
-            self.missing.append(name)
-            raise Fault(f"has file_name {show(name)}, which leaves the image folder; make it relative to that folder")
         self.missing.append(name)
+        if not self._is_inside(name):
+            raise Fault(f"has file_name {show(name)}, which leaves the image folder; make it relative to that folder")
         alike = self._files.same_stem(name)
         raise Fault(
             f"has file_name {show(name)}, which is not in {self.images_dir}"
