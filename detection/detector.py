@@ -268,7 +268,7 @@ class Detector:
         """
         from detection.videos import Video, stream
 
-        with Video(os.fspath(source) if isinstance(source, PathLike) else source, frames) as video:
+        with Video(source, frames) as video:
             for _, found in stream(self, video, score_threshold, batch_size, max_frames, **options):
                 yield found
 

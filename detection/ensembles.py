@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -79,12 +78,12 @@ class Fusion:
         if not self.detectors:
             raise UserError("detectors is empty: give at least one")
         self._calls = [as_call(detector, f"detectors[{i}]") for i, detector in enumerate(self.detectors)]
-        rule = FusionRule(iou_thr=iou_thr, skip_box_thr=skip_box_thr, method=method, conf_type=conf_type)
         weights = weights.tolist() if isinstance(weights, np.ndarray | torch.Tensor) else weights
-        rule = FusionRule(**vars(rule) | {"weights": None if weights is None else list(weights)})
-        if rule.weights is not None and len(rule.weights) != len(self.detectors):
-            raise UserError(f"{len(rule.weights)} weights for {len(self.detectors)} detectors: give one for each")
-        self.rule = rule
+        self.rule = FusionRule(
+            method=method, weights=weights, iou_thr=iou_thr, skip_box_thr=skip_box_thr, conf_type=conf_type
+        )
+        if weights is not None and len(weights) != len(self.detectors):
+            raise UserError(f"{len(weights)} weights for {len(self.detectors)} detectors: give one for each")
         self._given, common = _given_names(names, len(self.detectors))
         own = [
             names_of(detector) or (classes_of(given) if given else None)
@@ -159,7 +158,7 @@ class Fusion:
         """Finds objects in each frame of a video; see ``Detector.stream``."""
         from detection.videos import Video, stream
 
-        with Video(os.fspath(source) if isinstance(source, PathLike) else source, frames) as video:
+        with Video(source, frames) as video:
             for _, found in stream(self, video, score_threshold, 1, max_frames):
                 yield found
 
