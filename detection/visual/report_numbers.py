@@ -25,7 +25,7 @@ from detection.visual.html import (
     table,
     text,
 )
-from detection.visual.outcomes import FALSE, Found, Pictures
+from detection.visual.outcomes import FALSE, Found, Pictures, first_drawn
 
 if TYPE_CHECKING:
     from detection.evaluation.analysis import Analysis, Point
@@ -215,16 +215,13 @@ def _labels(analysis: Analysis, names: Sequence[str], shown: Pictures) -> str:
     found = analysis.label_errors
     if not found:
         return ""
-    drawn: list[str] = []
-    captions: list[str] = []
+    captions = []
     for one in found:
-        if len(drawn) == _DOUBTFUL or (shown.gave_up and len(captions) >= _DOUBTFUL):
-            break
         what = "nothing is annotated" if one.annotated is None else f"annotated as {names[one.annotated]}"
-        caption = f"{names[one.found]} {one.score:.2f}; {what}, in {shown.name(one.image)}"
-        captions.append(caption)
-        picture = shown.crop(one.image, np.array(one.bbox), FALSE, caption)
-        drawn += [picture] if picture else []
+        captions.append(f"{names[one.found]} {one.score:.2f}; {what}, in {shown.name(one.image)}")
+    pairs = zip(found, captions, strict=True)
+    crops = (shown.crop(one.image, np.array(one.bbox), FALSE, caption) for one, caption in pairs)
+    drawn = first_drawn(crops, _DOUBTFUL)
     told = (
         f"{counted(len(found), 'box', 'boxes')} with a score from 0.50 where no object of that class is annotated. "
         "The detector is wrong, or the label: a look decides. The surest:"
