@@ -1,4 +1,4 @@
-"""Which objects meet a default box, and how much larger they would have to be for the others to meet one."""
+"""Which objects meet a default box, and how large the input must be for the others to meet one."""
 
 import numpy as np
 

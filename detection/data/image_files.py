@@ -20,9 +20,9 @@ class ImageFiles:
     """The files of an image folder, by the names that annotations give them.
 
     A name is tried as it stands. If there is no such file, the folder is searched for one that fits: its path ends with
-    the name, or the name with its path, where ``/`` and ``\\``, case, URL encoding, Unicode form, a hash that an export
-    tool put before either base name, and a missing suffix make no difference. Exactly one file must fit, better than
-    all others, and no other name may mean the same file.
+    the name, or the name with its path. ``/`` or ``\\``, case, URL encoding, Unicode form, an export tool's hash before
+    a base name, and a missing suffix make no difference. One file must fit better than all others, and no other name
+    may mean it.
 
     Attributes:
         changed: names that are not their file's path, with that path.

@@ -41,7 +41,7 @@ class Candidates:
         sizes: float32 [N, 2], width and height in pixels.
         shares: float32 [N, 2], of the input that the image fills.
         names, ids: of the classes, by label.
-        lowest: no score is missing that is above this.
+        lowest: all scores above this are there.
         seconds: time spent on each part of ``results``, and on what is ``timed``.
     """
 
@@ -71,7 +71,7 @@ class Candidates:
             ValueError: for a score threshold below ``lowest``.
         """
         if settings.score_threshold < self.lowest:
-            raise ValueError(f"score_threshold is {settings.score_threshold}, and lower scores than {self.lowest} lack")
+            raise ValueError(f"score_threshold is {settings.score_threshold}, but no score is below {self.lowest}")
         members = self.counts.shape[1]
         with self.timed("suppression"):
             limit = settings.max_per_member or 200 * members
