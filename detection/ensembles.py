@@ -14,7 +14,7 @@ import torch
 from detection.detections import Detections
 from detection.foreign import Found, as_call, classes_of, names_of, read_found
 from detection.fusion import fuse_by_method
-from detection.images import as_rgb, check_bgr, check_threshold, named_images
+from detection.images import as_rgb, check_bgr, check_threshold, named_images, source_of
 from detection.prediction_settings import ConfType, FusionMethod, FusionRule
 from divdet.engine.errors import UserError
 
@@ -177,7 +177,7 @@ class Fusion:
             self.names += [name for name in dict.fromkeys(found.names) if name not in self.names]
             members.append(_sorted(found))
         boxes, scores, labels = self._fuse(members, np.tile(np.array(size, np.float64), 2))
-        source = image if isinstance(image, str | PathLike | bytes) else array
+        source = source_of(image, array)
         kept = scores >= score_threshold
         own = tuple(self._detections(*member[:2], self._labels(member), source) for member in members)
         return self._detections(boxes[kept], scores[kept], labels[kept], source, own)
