@@ -98,8 +98,7 @@ class ClassRules:
         if self.agnostic_iou is not None:
             from torchvision.ops import nms  # imported here, because torchvision takes long to import
 
-            rows = nms(found.boxes.double(), found.scores.double(), self.agnostic_iou)
-            found = _select(found, rows)
+            found = _select(found, nms(found.boxes.double(), found.scores.double(), self.agnostic_iou))
         return found
 
 

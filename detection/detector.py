@@ -18,7 +18,7 @@ from torch import Tensor
 from detection.boxes import Boxes, ClassRules
 from detection.detections import Detections
 from detection.heads import Input
-from detection.images import as_rgb, check_bgr, check_threshold, named_images
+from detection.images import as_rgb, check_bgr, check_threshold, named_images, source_of
 from detection.models.head import DividedDetector
 from detection.postprocess import fuse, head_boxes
 from detection.prediction_settings import EXPORT_ENDINGS, PostprocessSettings, RuntimeSettings, ViewSettings
@@ -51,11 +51,6 @@ class Seen(NamedTuple):
     input: np.ndarray
     size: tuple[int, int]
     source: np.ndarray | str | Path | bytes | None
-
-
-def _source(image: Any, array: np.ndarray) -> np.ndarray | str | Path | bytes:
-    """What a result keeps of an image; of files their names alone, since their pixels may be many."""
-    return image if isinstance(image, str | PathLike | bytes) else array
 
 
 class Detector:
@@ -268,7 +263,7 @@ class Detector:
         """
         from detection.videos import Video, stream
 
-        with Video(os.fspath(source) if isinstance(source, PathLike) else source, frames) as video:
+        with Video(source, frames) as video:
             for _, found in stream(self, video, score_threshold, batch_size, max_frames, **options):
                 yield found
 
@@ -278,7 +273,7 @@ class Detector:
         orient, left = self.orientation != "stored", iter(images)
         while batch := list(islice(left, batch_size)):
             arrays = [as_rgb(image, name, bgr, orient) for name, image in batch]
-            seen = [self.see(array, _source(image, array)) for (_, image), array in zip(batch, arrays, strict=True)]
+            seen = [self.see(array, source_of(image, array)) for (_, image), array in zip(batch, arrays, strict=True)]
             yield from self.find(seen, rules)
 
     def see(self, image: np.ndarray, source: np.ndarray | str | Path | bytes | None = None) -> Seen:
@@ -308,7 +303,7 @@ class Detector:
         def read() -> Iterator[tuple[int, np.ndarray]]:
             for number, (name, image) in enumerate(images):
                 array = as_rgb(image, name, bgr, orient)
-                sources[number] = _source(image, array)
+                sources[number] = source_of(image, array)
                 yield number, array
 
         for found in self.detect_views(cut_views(read(), views, self.input, batch_size), rules):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -15,7 +14,7 @@ import torch
 from detection.detections import Detections
 from detection.foreign import Found, as_call, classes_of, names_of, read_found
 from detection.fusion import fuse_by_method
-from detection.images import as_rgb, check_bgr, check_threshold, named_images
+from detection.images import as_rgb, check_bgr, check_threshold, named_images, source_of
 from detection.prediction_settings import ConfType, FusionMethod, FusionRule
 from divdet.engine.errors import UserError
 
@@ -79,12 +78,12 @@ class Fusion:
         if not self.detectors:
             raise UserError("detectors is empty: give at least one")
         self._calls = [as_call(detector, f"detectors[{i}]") for i, detector in enumerate(self.detectors)]
-        rule = FusionRule(iou_thr=iou_thr, skip_box_thr=skip_box_thr, method=method, conf_type=conf_type)
         weights = weights.tolist() if isinstance(weights, np.ndarray | torch.Tensor) else weights
-        rule = FusionRule(**vars(rule) | {"weights": None if weights is None else list(weights)})
-        if rule.weights is not None and len(rule.weights) != len(self.detectors):
-            raise UserError(f"{len(rule.weights)} weights for {len(self.detectors)} detectors: give one for each")
-        self.rule = rule
+        self.rule = FusionRule(
+            method=method, weights=weights, iou_thr=iou_thr, skip_box_thr=skip_box_thr, conf_type=conf_type
+        )
+        if weights is not None and len(weights) != len(self.detectors):
+            raise UserError(f"{len(weights)} weights for {len(self.detectors)} detectors: give one for each")
         self._given, common = _given_names(names, len(self.detectors))
         own = [
             names_of(detector) or (classes_of(given) if given else None)
@@ -159,7 +158,7 @@ class Fusion:
         """Finds objects in each frame of a video; see ``Detector.stream``."""
         from detection.videos import Video, stream
 
-        with Video(os.fspath(source) if isinstance(source, PathLike) else source, frames) as video:
+        with Video(source, frames) as video:
             for _, found in stream(self, video, score_threshold, 1, max_frames):
                 yield found
 
@@ -178,7 +177,7 @@ class Fusion:
             self.names += [name for name in dict.fromkeys(found.names) if name not in self.names]
             members.append(_sorted(found))
         boxes, scores, labels = self._fuse(members, np.tile(np.array(size, np.float64), 2))
-        source = image if isinstance(image, str | PathLike | bytes) else array
+        source = source_of(image, array)
         kept = scores >= score_threshold
         own = tuple(self._detections(*member[:2], self._labels(member), source) for member in members)
         return self._detections(boxes[kept], scores[kept], labels[kept], source, own)

@@ -90,8 +90,8 @@ def read_found(result: Any, names: Sequence[str] | None, size: tuple[int, int], 
     boxes, scores, labels, own = _columns(result, where)
     boxes, scores = _array(boxes, where, "boxes"), _array(scores, where, "scores").reshape(-1)
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
-    if boxes.shape != (len(scores), 4) or len(own if labels is None else labels) != len(scores):
-        count = len(own if labels is None else labels)
+    count = len(own if labels is None else labels)
+    if boxes.shape != (len(scores), 4) or count != len(scores):
         raise UserError(
             f"{where} returned boxes of the shape {list(boxes.shape)} with {len(scores)} scores and {count} classes: "
             "they must be [n, 4], n and n"

@@ -93,6 +93,11 @@ def as_rgb(image: Any, name: str, bgr: bool, orient: bool) -> np.ndarray:
     )
 
 
+def source_of(image: Any, array: np.ndarray) -> np.ndarray | str | os.PathLike | bytes:
+    """What a result keeps of an image that ``as_rgb`` made an array of: of a file not its pixels, which may be many."""
+    return image if isinstance(image, str | os.PathLike | bytes) else array
+
+
 def named_images(images: Any) -> tuple[Iterator[tuple[str, Any]], bool, bool]:
     """What ``predict`` was given: each image with its name for messages; whether it is one; whether a list is due.
 

@@ -60,21 +60,31 @@ def fuse(members: list[list[Boxes]], settings: PostprocessSettings) -> list[Boxe
     images = list(zip(*members, strict=True))
     if not images:
         return []
-    boxes, scores, labels = (torch.cat(column) for column in zip(*chain(*images), strict=True))
+    columns = (torch.cat(column).numpy() for column in zip(*chain(*images), strict=True))
+    counts = np.array([[len(found.scores) for found in image] for image in images])
+    return [Boxes(*map(torch.from_numpy, own)) for own in fuse_columns(*columns, counts, settings)]
+
+
+def fuse_columns(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, counts: np.ndarray, settings: PostprocessSettings
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Fuse the boxes of several members as ``fuse`` does; return boxes, scores and labels of each image.
+
+    Boxes [n, 4] and scores [n] are float32. They go by image, then by member: ``counts`` [N, S] of each.
+    """
     fused = fuse_by_method(
-        boxes.clamp(0, 1).double().numpy(),
-        scores.double().numpy(),
-        labels.numpy(),
-        np.array([[len(found.scores) for found in image] for image in images]),
+        boxes.clip(0, 1).astype(np.float64),
+        scores.astype(np.float64),
+        labels,
+        counts,
         method=settings.fusion_method,
-        weights=weights,
+        weights=settings.member_weights,
         iou_thr=settings.fusion_iou,
         skip_box_thr=float(np.float32(settings.fusion_skip)),  # in the scores' precision
         conf_type=settings.fusion_conf,
         threads=min(torch.get_num_threads(), 1 + len(scores) // BOXES_PER_THREAD),
     )
-    columns = ((boxes.astype(np.float32), scores.astype(np.float32), labels) for boxes, scores, labels in fused)
-    return [Boxes(*map(torch.from_numpy, own)) for own in columns]
+    return [(boxes.astype(np.float32), scores.astype(np.float32), labels) for boxes, scores, labels in fused]
 
 
 @torch.no_grad()

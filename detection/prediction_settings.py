@@ -10,10 +10,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.settings import Concurrency, check_choice, check_range
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
-
-
 FusionMethod = Literal["wbf", "nms", "soft_nms", "nmw"]
-
 
 # Of the files of ``divdet export``, by format
 EXPORT_ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -167,14 +164,9 @@ class ViewSettings:
 
 
 Runtime = Literal["torch", "compile", "onnxruntime", "openvino"]
-
-
 RuntimePrecision = Literal["float32", "bf16", "fp16", "int8"]
 
-
 _OF_TORCH = ("float32", "bf16", "fp16")
-
-
 _PRECISIONS = {"torch": _OF_TORCH, "compile": _OF_TORCH, "onnxruntime": ("float32",), "openvino": ("float32", "int8")}
 
 

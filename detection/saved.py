@@ -29,15 +29,14 @@ def saved_model(saved: Checkpoint) -> ModelSettings:
 
 def saved_categories(saved: Checkpoint) -> tuple[list[str], list[int]]:
     """Reads the names and category ids by label. Raises UserError if they are damaged."""
-    source = saved.source
     try:
         categories = [(int(category["id"]), category["name"]) for category in saved.meta["categories"]]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{source}: its categories are damaged ({error!r}); use another checkpoint") from error
+        raise UserError(f"{saved.source}: its categories are damaged ({error!r}); use another checkpoint") from error
     names = [category_name(name) for _, name in categories]
     if None in names:
         wrong = categories[names.index(None)][1]
-        raise UserError(f"{source}: has the invalid category name {wrong!r:.200}; it is damaged")
+        raise UserError(f"{saved.source}: has the invalid category name {wrong!r:.200}; it is damaged")
     return names, [number for number, _ in categories]
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -73,7 +74,8 @@ class Video:
             has ended or gives none for 20 seconds.
     """
 
-    def __init__(self, source: str, frames: Frames | None = None) -> None:
+    def __init__(self, source: str | os.PathLike[str], frames: Frames | None = None) -> None:
+        source = os.fspath(source) if isinstance(source, os.PathLike) else source
         if not isinstance(source, str):
             raise UserError(f"a video's source is {source!r}: give a path, an address, or camera:0")
         if frames is not None:
@@ -195,11 +197,9 @@ class Video:
                 return
             except queue.Full:
                 if self.newest and isinstance(frame, Frame):
-                    try:
+                    with suppress(queue.Empty):
                         self._queue.get_nowait()
                         self.passed_over += 1
-                    except queue.Empty:
-                        pass
 
 
 def stream(

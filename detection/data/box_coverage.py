@@ -1,4 +1,4 @@
-"""Which objects meet a default box, and how much larger they would have to be for the others to meet one."""
+"""Which objects meet a default box, and how large the input must be for the others to meet one."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def best_iou(boxes: np.ndarray, input_size: int, plan: BoxPlan, own_size: int) -
     return best
 
 
-def needed_input_sizes(boxes: np.ndarray, plan: BoxPlan, own_size: int, iou: float = IOU) -> np.ndarray:
+def needed_input_sizes(boxes: np.ndarray, plan: BoxPlan, own_size: int) -> np.ndarray:
     """The smallest input at which each box meets a default box; int [n].
 
     It is ``own_size``, one of the ``INPUT_SIZES`` above it, or 0 for none. Arguments as of ``best_iou``.
@@ -43,7 +43,7 @@ def needed_input_sizes(boxes: np.ndarray, plan: BoxPlan, own_size: int, iou: flo
     needed = np.zeros(len(boxes), int)
     left = np.arange(len(boxes))
     for size in (own_size, *(size for size in INPUT_SIZES if size > own_size)):
-        met = best_iou(boxes[left], size, plan, own_size) >= iou
+        met = best_iou(boxes[left], size, plan, own_size) >= IOU
         needed[left[met]] = size
         left = left[~met]
     return needed

@@ -35,13 +35,14 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     """
     used = set(np.unique(truth.label).tolist())
     unused = [label for label in range(len(categories)) if label not in used]
-    dropped = [label for label in unused if _means_nothing(categories, label)]
+    roots = _roots(categories)
+    dropped = {label for label in unused if label in roots or categories[label]["name"].casefold() in _BACKGROUND}
     if len(dropped) == len(categories):
-        dropped = []
+        dropped = set()
     kept = [label for label in range(len(categories)) if label not in dropped]
     truth.label = np.searchsorted(kept, truth.label)
     empty = [categories[label]["name"] for label in unused if label not in dropped]
-    gone = [categories[label]["name"] for label in dropped]
+    gone = [categories[label]["name"] for label in sorted(dropped)]
     counts = Counter()
     if gone:
         counts[f"categories without objects dropped as root or background ({named(gone)})"] = len(gone)
@@ -53,10 +54,14 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     return [categories[label] for label in kept], counts
 
 
-def _means_nothing(categories: list[dict[str, Any]], label: int) -> bool:
-    own = categories[label]
-    parents = {other.get("supercategory") for other in categories if other is not own}
-    return own["name"].casefold() in _BACKGROUND or (parents == {own["name"]} != {own.get("supercategory")})
+def _roots(categories: list[dict[str, Any]]) -> set[int]:
+    """The labels of those that all others, and not they themselves, name as ``supercategory``."""
+    below = Counter(parent for entry in categories if isinstance(parent := entry.get("supercategory"), str))
+    return {
+        label
+        for label, entry in enumerate(categories)
+        if below[entry["name"]] == len(categories) - 1 > 0 and entry.get("supercategory") != entry["name"]
+    }
 
 
 def match_categories(

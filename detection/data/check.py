@@ -42,7 +42,7 @@ class DataCheck:
     complete: bool = True
 
     def leave_out(self, kind: str, faults: Sequence[DataFault]) -> None:
-        """Notes faults, each of which one entry or image less answers; those that are known are not repeated."""
+        """Notes new faults, for each of which one entry or image is left out."""
         known = set(self.faults)
         new = [fault for fault in dict.fromkeys(faults) if fault not in known]
         self.faults += new
@@ -59,7 +59,7 @@ def check_images(check: DataCheck) -> None:
 
 
 def check_objects(check: DataCheck) -> None:
-    """A training split of which no object is left is a fault, which nothing can be left out for."""
+    """Notes a training split without any object, a fault that leaving entries out cannot mend."""
     training = check.splits.get("train")
     if training and training.images and all(record.crowd.all() for record in training.images):
         crowds = sum(len(record.crowd) for record in training.images)
@@ -120,7 +120,7 @@ def _by_content(records: Iterable[ImageRecord], facts: dict[Path, ImageFacts]) -
 def _find_shared(check: DataCheck) -> None:
     """Images of the training split that the validation split has too are faults: its AP would be too good.
 
-    Where both splits are the same files that is meant, to see whether a model can learn them.
+    Where both splits are the same files, that is intended: to see whether a model can learn them.
     """
     training, validation = (check.splits[split] for split in NAMES)
     own, other = (_by_content(held.images, check.facts) for held in (training, validation))

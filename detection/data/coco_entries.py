@@ -43,10 +43,10 @@ class EntryReader:
         self.path = path
         self.faults: list[DataFault] = []
         self.counts: Counter[str] = Counter()
-        # Ids whose entry has a fault, or that two entries have: their annotations are left out without another fault.
+        # Ids of faulty entries, or of several: their annotations are left out, which is no further fault
         self._lost_images: set[int | str] = set()
         self._lost_categories: set[int | str] = set()
-        # How many entries have another's id: annotations of so many ids that nothing lists may mean them.
+        # How many entries repeat an id, and unlisted ids of annotations: as many of these may mean those entries
         self._repeated: Counter[str] = Counter()
         self._unlisted: dict[str, set[int]] = {"image": set(), "category": set()}
 
@@ -139,7 +139,7 @@ class EntryReader:
         return lost
 
     def _may_mean_repeated(self, entry: dict[str, Any], kind: str) -> bool:
-        """Whether what nothing lists may be an entry that has another's id, a fault already; counts ``LEFT_OUT``."""
+        """Whether an unlisted id may mean an entry that repeats another's, a fault already; counts ``LEFT_OUT``."""
         number, known = entry[f"{kind}_id"], self._unlisted[kind]
         if number not in known and len(known) == self._repeated[kind]:
             return False
@@ -148,7 +148,7 @@ class EntryReader:
         return True
 
     def _new_id(self, entry: dict[str, Any], seen: set[int], kind: str) -> int:
-        """The entry's id, unlike those that are ``seen``."""
+        """The entry's id, which must not be among those ``seen``."""
         number = id_of(entry, "id")
         if number in seen:
             self._repeated[kind] += 1

@@ -60,9 +60,9 @@ def read_entries(
 ) -> list[Row]:
     """Return what ``read`` makes of every entry of a list of objects, in order, without its ``None``.
 
-    An entry of which ``read`` raises ``Fault``, or that is no object, is added to ``faults``, and left out of what is
-    returned. Without ``faults`` the first one raises UserError. Messages name the file and ``key``, the list, unless
-    the entry itself holds another ``place`` and ``file``.
+    An entry that is no object, or for which ``read`` raises ``Fault``, is left out and added to ``faults``; without
+    ``faults`` the first one raises UserError. Messages name the file and ``key``, the list, unless the entry itself
+    holds another ``place`` and ``file``.
 
     Raises:
         UserError: for what is not a list.

@@ -61,8 +61,7 @@ def plain_entry(entry: dict[str, Any], keys: tuple[str, ...], counts: Counter[st
 
 
 def plain_annotation(entry: dict[str, Any], counts: Counter[str]) -> dict[str, Any] | None:
-    """A copy of an annotation in COCO's own form; None for one without a box."""
-    before = counts[NUMBERS]
+    """A copy of an annotation in COCO's own form; None for one without a box. ``counts`` are of this entry alone."""
     entry = dict(plain_entry(entry, ("id", "image_id", "category_id", "area", "iscrowd"), counts))
     nulls = [key for key in ("iscrowd", "area") if key in entry and entry[key] is None]
     counts[NULLS] += bool(nulls)
@@ -71,7 +70,7 @@ def plain_annotation(entry: dict[str, Any], counts: Counter[str]) -> dict[str, A
     bbox = entry.get("bbox")
     if type(bbox) is list and bbox:
         entry["bbox"] = list(map(plain_number, bbox))
-        counts[NUMBERS] = before + (counts[NUMBERS] > before or any(isinstance(value, str) for value in bbox))
+        counts[NUMBERS] |= any(isinstance(value, str) for value in bbox)
     elif bbox in (None, []):
         box = box_around(entry.get("segmentation"))
         if box is None and bbox == []:

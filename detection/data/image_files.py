@@ -20,9 +20,9 @@ class ImageFiles:
     """The files of an image folder, by the names that annotations give them.
 
     A name is tried as it stands. If there is no such file, the folder is searched for one that fits: its path ends with
-    the name, or the name with its path, where ``/`` and ``\\``, case, URL encoding, Unicode form, a hash that an export
-    tool put before either base name, and a missing suffix make no difference. Exactly one file must fit, better than
-    all others, and no other name may mean the same file.
+    the name, or the name with its path. ``/`` or ``\\``, case, URL encoding, Unicode form, an export tool's hash before
+    a base name, and a missing suffix make no difference. One file must fit better than all others, and no other name
+    may mean it.
 
     Attributes:
         changed: names that are not their file's path, with that path.
@@ -98,10 +98,9 @@ class ImageFiles:
         if fits:
             listed = " and ".join(map(show, fits[:_SHOWN])) + (" and others" if len(fits) > _SHOWN else "")
             raise Fault(f"has file_name {show(name)}, which is not in {self.images_dir}: {listed} fit; name one")
-        if not self._is_inside(name):
-            self.missing.append(name)
-            raise Fault(f"has file_name {show(name)}, which leaves the image folder; make it relative to that folder")
         self.missing.append(name)
+        if not self._is_inside(name):
+            raise Fault(f"has file_name {show(name)}, which leaves the image folder; make it relative to that folder")
         alike = self._files.same_stem(name)
         raise Fault(
             f"has file_name {show(name)}, which is not in {self.images_dir}"

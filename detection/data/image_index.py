@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -104,7 +104,7 @@ def _decode_all(paths: Sequence[Path], folders: dict[Path, _Folder]) -> dict[Pat
                 part = paths[start : start + _CHUNK]
                 # The state before decoding: a file that changes meanwhile is decoded again next time.
                 states = [_state(path) for path in part]
-                for path, state, facts in zip(part, states, _results(threads, part), strict=True):
+                for path, state, facts in zip(part, states, threads.map(image_facts, part), strict=True):
                     found[path] = facts
                     bar.update()
                     if state and not facts.fault:
@@ -117,11 +117,6 @@ def _decode_all(paths: Sequence[Path], folders: dict[Path, _Folder]) -> dict[Pat
         while changed:
             folders[changed.pop()].save()
     return found
-
-
-def _results(threads: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[ImageFacts]:
-    for future in [threads.submit(image_facts, path) for path in paths]:
-        yield future.result()
 
 
 def _threads() -> int:
@@ -152,13 +147,10 @@ def _state(path: Path) -> tuple[int, int] | None:
     return None
 
 
-_told: set[str] = set()  # notes are given once a process
-
-
+@cache
 def _tell(text: str) -> None:
-    if text not in _told:
-        _told.add(text)
-        print(printable(f"note: {text}"))
+    """Prints a note, once a process."""
+    print(printable(f"note: {text}"))
 
 
 class _Folder:

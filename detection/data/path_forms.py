@@ -75,9 +75,9 @@ class NameIndex:
     def fits(self, name: str, base_alone: bool) -> list[int]:
         """The indices of the names that fit ``name`` best.
 
-        Forms are compared from the strictest on, until one fits. Of the names with the same base name those fit where
-        one path ends with the other, best where most folders are common, and better without folders that ``name`` does
-        not have. ``base_alone``: where there is none, the same base name is enough.
+        Forms are compared from the strictest on, until a name fits: one path ends with the other. Those with the most
+        folders in common fit best, of these the ones without folders that ``name`` lacks. ``base_alone``: where none
+        fits, an equal base name is enough.
         """
         for own_form, form in COMPARISONS:
             own = own_form(name)

@@ -77,11 +77,8 @@ def check_data(
         faults: list[DataFault] = []
         try:
             check.splits[split] = read_annotations(data, split, faults, need_images, known)
-        except DataError as error:
-            faults += error.faults
-            check.complete = False
         except UserError as error:
-            faults.append(_fault_of(error))
+            faults += error.faults if isinstance(error, DataError) else [_fault_of(error)]
             check.complete = False
         check.leave_out(f"faulty {NAMES[split]} entries", faults)
     if data.check:

@@ -26,7 +26,7 @@ def box_around_runs(runs: list[int], height: int) -> list[float]:
 
 
 def unpack_runs(packed: str) -> list[int]:
-    """The run lengths in COCO's text form: six bits a letter, from the fourth on differences to the one before last.
+    """Run lengths from COCO's text: six bits a letter; from the fourth on, what is added to the last but one.
 
     Raises:
         ValueError: for other text.

@@ -64,13 +64,22 @@ def outline(rng: np.random.Generator, label: int) -> list[np.ndarray]:
 
 
 def _circle(radius: float) -> np.ndarray:
-    angles = np.linspace(0, 2 * math.pi, 49)
-    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return radius * _directions(np.linspace(0, 2 * math.pi, 49))
 
 
 def _corners(radii: list[float]) -> np.ndarray:
-    angles = np.arange(len(radii)) * (2 * math.pi / len(radii))
-    return np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.array(radii)[:, None] * _directions(np.arange(len(radii)) * (2 * math.pi / len(radii)))
+
+
+def _directions(angles: np.ndarray) -> np.ndarray:
+    """Unit vectors, [n, 2]."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _draw_turn(rng: np.random.Generator) -> np.ndarray:
+    """Draws a rotation, [2, 2]."""
+    angle = rng.uniform(0, 2 * math.pi)
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
 def _fill(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -87,8 +96,7 @@ def place_objects(rng: np.random.Generator, height: int, width: int) -> list[Sce
     while not objects or (len(objects) < wanted and tries < 5 * wanted):
         tries += 1
         label = int(rng.integers(len(CLASS_NAMES)))
-        angle, stretch = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(-0.2, 0.2))
-        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        turn, stretch = _draw_turn(rng), math.exp(rng.uniform(-0.2, 0.2))
         polygons = [polygon * [stretch, 1 / stretch] @ turn for polygon in outline(rng, label)]
         low, high = polygons[0].min(0), polygons[0].max(0)
         size = min(height, width) * math.exp(rng.uniform(*np.log(SIZES)))
@@ -131,11 +139,10 @@ def _fill_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
     angles = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     if rng.random() < 0.6:
         waves = [rng.uniform(0.1, 0.35) * np.sin(k * angles + rng.uniform(0, 6.3)) for k in (2, 3, 5)]
-        polygon = (1 + sum(waves))[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        polygon = (1 + sum(waves))[:, None] * _directions(angles)
     else:
         polygon = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [1, rng.uniform(0.06, 0.2)]
-    angle = rng.uniform(0, 2 * math.pi)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    turn = _draw_turn(rng)
     center = rng.uniform((0, 0), (width, height))
     alpha = _fill([polygon * rng.uniform(0.05, 0.25) * min(height, width) @ turn + center], height, width)
     _blend(image, alpha, rng.uniform(0.3, 0.9), rng.uniform(20, 235) + rng.uniform(-60, 60, 3))

@@ -18,8 +18,7 @@ from detection.data.coco_results import Results
 from detection.data.dataset import EvaluationImages
 from detection.detections import rounded
 from detection.detector import Detector
-from detection.fusion import fuse_by_method
-from detection.postprocess import head_boxes
+from detection.postprocess import fuse_columns, head_boxes
 from detection.prediction_settings import PostprocessSettings
 from detection.preprocess import seen_share
 from divdet.engine.errors import UserError
@@ -42,7 +41,7 @@ class Candidates:
         sizes: float32 [N, 2], width and height in pixels.
         shares: float32 [N, 2], of the input that the image fills.
         names, ids: of the classes, by label.
-        lowest: no score is missing that is above this.
+        lowest: all scores above this are there.
         seconds: time spent on each part of ``results``, and on what is ``timed``.
     """
 
@@ -72,7 +71,7 @@ class Candidates:
             ValueError: for a score threshold below ``lowest``.
         """
         if settings.score_threshold < self.lowest:
-            raise ValueError(f"score_threshold is {settings.score_threshold}, and lower scores than {self.lowest} lack")
+            raise ValueError(f"score_threshold is {settings.score_threshold}, but no score is below {self.lowest}")
         members = self.counts.shape[1]
         with self.timed("suppression"):
             limit = settings.max_per_member or 200 * members
@@ -83,7 +82,9 @@ class Candidates:
             counts = np.bincount(pictures, minlength=self.counts.size).reshape(self.counts.shape)
         with self.timed("fusion" if members == 1 else settings.fusion_method):
             if members > 1:
-                boxes, scores, labels, totals = _fuse(boxes, scores, labels, counts, settings)
+                fused = fuse_columns(boxes.astype(np.float32), scores, labels, counts, settings)
+                boxes, scores, labels = map(np.concatenate, zip(*fused, strict=True))
+                totals = np.array([len(own) for _, own, _ in fused])
             else:
                 totals = counts[:, 0]
         with self.timed("classes"):
@@ -127,27 +128,6 @@ def _suppress(
         lambda first, end: nms.suppress(first, end, *inputs, kept), len(counts), torch.get_num_threads()
     )
     return kept
-
-
-def _fuse(
-    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, counts: np.ndarray, settings: PostprocessSettings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As ``postprocess.fuse``: columns of all images, and the number of boxes of each."""
-    fused = fuse_by_method(
-        boxes.astype(np.float32).clip(0, 1).astype(np.float64),
-        scores.astype(np.float64),
-        labels,
-        counts,
-        method=settings.fusion_method,
-        weights=settings.member_weights,
-        iou_thr=settings.fusion_iou,
-        skip_box_thr=float(np.float32(settings.fusion_skip)),
-        conf_type=settings.fusion_conf,
-        threads=torch.get_num_threads(),
-    )
-    boxes, scores, labels = map(np.concatenate, zip(*fused, strict=True))
-    totals = np.array([len(own) for _, own, _ in fused])
-    return boxes.astype(np.float32), scores.astype(np.float32), labels, totals
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """Evaluation of some classes of many: ground truth and results without the others."""
 
 from collections.abc import Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -20,13 +20,7 @@ def choose_truth(annotations: CocoAnnotations, rules: ClassRules) -> CocoAnnotat
     """
     if rules.kept is None:
         return annotations
-    kept = rules.kept.numpy()
-    images = []
-    for record in annotations.images:
-        rows = kept[record.labels]
-        columns = {"boxes": record.boxes[rows], "labels": record.labels[rows], "crowd": record.crowd[rows]}
-        images.append(replace(record, **columns))
-    return replace(annotations, images=images, truth=_rows(annotations.truth, kept[annotations.truth.label]))
+    return _relabelled(annotations, np.where(rules.kept.numpy(), np.arange(len(annotations.names)), -1))
 
 
 def keep_categories(annotations: CocoAnnotations, names: Collection[str]) -> CocoAnnotations:
@@ -34,19 +28,8 @@ def keep_categories(annotations: CocoAnnotations, names: Collection[str]) -> Coc
     labels = [label for label, name in enumerate(annotations.names) if name in names]
     new = np.full(len(annotations.names), -1)
     new[labels] = np.arange(len(labels))
-    images = []
-    for record in annotations.images:
-        rows = new[record.labels] >= 0
-        columns = {"boxes": record.boxes[rows], "labels": new[record.labels[rows]], "crowd": record.crowd[rows]}
-        images.append(replace(record, **columns))
-    truth = _rows(annotations.truth, new[annotations.truth.label] >= 0)
-    return replace(
-        annotations,
-        images=images,
-        names=[annotations.names[label] for label in labels],
-        category_ids=[annotations.category_ids[label] for label in labels],
-        truth=replace(truth, label=new[truth.label]),
-    )
+    names, ids = ([values[label] for label in labels] for values in (annotations.names, annotations.category_ids))
+    return replace(_relabelled(annotations, new), names=names, category_ids=ids)
 
 
 def choose_results(results: Results, rules: ClassRules) -> Results:
@@ -59,5 +42,16 @@ def choose_results(results: Results, rules: ClassRules) -> Results:
     return results if rows.all() else _rows(results, rows)
 
 
+def _relabelled(annotations: CocoAnnotations, new: np.ndarray) -> CocoAnnotations:
+    """The same images, with the objects whose label has a ``new`` one, int64 [C]; -1 drops them."""
+    images = []
+    for record in annotations.images:
+        rows = new[record.labels] >= 0
+        columns = {"boxes": record.boxes[rows], "labels": new[record.labels[rows]], "crowd": record.crowd[rows]}
+        images.append(replace(record, **columns))
+    truth = _rows(annotations.truth, new[annotations.truth.label] >= 0)
+    return replace(annotations, images=images, truth=replace(truth, label=new[truth.label]))
+
+
 def _rows(table: Table, rows: np.ndarray) -> Table:
-    return replace(table, **{field.name: getattr(table, field.name)[rows] for field in fields(table)})
+    return replace(table, **{name: column[rows] for name, column in vars(table).items()})

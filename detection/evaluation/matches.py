@@ -107,17 +107,15 @@ class Outcome:
             return found / (found + self.errors())
 
 
-def outcome(
-    annotations: CocoAnnotations, results: Results, matches: Matches, threshold: float | None = None
-) -> Outcome:
-    """Objects and detections at a score threshold, by default that of the best F1."""
-    threshold = matches.threshold if threshold is None else threshold
+def outcome(annotations: CocoAnnotations, results: Results, matches: Matches) -> Outcome:
+    """Objects and detections at the score of the best F1, ``matches.threshold``."""
     truth, images = annotations.truth, len(annotations.images)
-    shown = results.score >= threshold
+    shown = results.score >= matches.threshold
     found = (matches.detection >= 0) & np.append(shown, False)[matches.detection]
     false = matches.false & shown
     parts = (truth.image[found], truth.image[~found & ~truth.crowd], results.image[false])
-    return Outcome(threshold, found, false, np.stack([np.bincount(part, minlength=images) for part in parts], 1))
+    counts = np.stack([np.bincount(part, minlength=images) for part in parts], 1)
+    return Outcome(matches.threshold, found, false, counts)
 
 
 @dataclass

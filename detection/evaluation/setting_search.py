@@ -12,6 +12,7 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.coco_results import Results
 from detection.evaluation.candidates import Candidates
 from detection.evaluation.intervals import Interval, Matched, compare, draws_of, match_results
+from detection.evaluation.matches import best_count
 from detection.prediction_settings import PostprocessSettings
 
 Metric = Literal["AP", "AP50", "F1"]
@@ -182,12 +183,11 @@ def _best_f1(matched: Matched, images: np.ndarray) -> Measured:
     objects = int(matched.objects[:, images].sum())
     if not objects:
         return Measured(float("nan"))
-    if not len(rows):
+    scores, right = matched.score[rows], matched.right[0, rows].cumsum()
+    count = best_count(scores, right, objects)
+    if not count:
         return Measured(0.0, 1.0)
-    f1 = 2 * matched.right[0, rows].cumsum() / (np.arange(1, len(rows) + 1) + objects)
-    last = np.append(np.diff(matched.score[rows]) != 0, True)  # of those with the same score
-    at = int(np.argmax(np.where(last, f1, -1)))
-    return Measured(float(f1[at]), float(matched.score[rows[at]]))
+    return Measured(float(2 * right[count - 1] / (count + objects)), float(scores[count - 1]))
 
 
 def _drawn_f1(matched: Matched, draws: np.ndarray, score: float) -> np.ndarray:

@@ -47,7 +47,7 @@ def create_network(
         case "compile":
             return _compile(pixels, device)
         case "onnxruntime":
-            return _run_onnx(pixels)
+            return run_onnx(to_onnx(pixels))
         case "openvino" if settings.precision == "int8":
             from detection.runtimes.int8 import quantize
 
@@ -63,7 +63,3 @@ def _compile(pixels: FromPixels, device: torch.device) -> Network:
     # Freezing makes the weights constants in the layout that the CPU's matrix library wants.
     how: dict[str, Any] = {"options": {"freezing": True}} if device.type == "cpu" else {"mode": "reduce-overhead"}
     return torch.compile(pixels, dynamic=False, **how)
-
-
-def _run_onnx(pixels: FromPixels) -> Network:
-    return run_onnx(to_onnx(pixels))

@@ -100,23 +100,20 @@ def _to_onnx(module: torch.nn.Module, example: tuple[Tensor, ...], names: list[s
             input_names=names,
             output_names=_OUTPUTS,
             opset_version=_OPSET,
-            custom_translation_table={torch.ops.divdet.kept_boxes.default: _suppressed_by_onnx()},
+            custom_translation_table={torch.ops.divdet.kept_boxes.default: _kept_in_onnx},
             verbose=False,
         )
         return program.model_proto.SerializeToString()
 
 
-def _suppressed_by_onnx() -> Any:
+def _kept_in_onnx(boxes: Any, scores: Any, iou: float, threshold: float) -> Any:
     """``kept_boxes`` in ONNX's operators."""
     from onnxscript import opset20 as op
 
-    def kept(boxes: Any, scores: Any, iou: float, threshold: float) -> Any:
-        count = op.Slice(op.Shape(scores), op.Constant(value_ints=[1]), op.Constant(value_ints=[2]))
-        limits = count, op.Constant(value_floats=[iou]), op.Constant(value_floats=[threshold])
-        rows = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, op.Constant(value_ints=[1])), *limits)
-        rows = op.Gather(rows, op.Constant(value_ints=[0, 2]), axis=1)  # group and box; there is one class
-        found = op.Slice(op.Shape(rows), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
-        ones = op.Expand(op.Constant(value_float=1.0), found)
-        return op.ScatterND(op.Mul(scores, op.Constant(value_float=0.0)), rows, ones)
-
-    return kept
+    count = op.Slice(op.Shape(scores), op.Constant(value_ints=[1]), op.Constant(value_ints=[2]))
+    limits = count, op.Constant(value_floats=[iou]), op.Constant(value_floats=[threshold])
+    rows = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, op.Constant(value_ints=[1])), *limits)
+    rows = op.Gather(rows, op.Constant(value_ints=[0, 2]), axis=1)  # group and box; there is one class
+    found = op.Slice(op.Shape(rows), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    ones = op.Expand(op.Constant(value_float=1.0), found)
+    return op.ScatterND(op.Mul(scores, op.Constant(value_float=0.0)), rows, ones)

@@ -121,10 +121,12 @@ class DetectionTask:
 
 def freeze_backbones(model: DividedDetector, stages: int | Literal["all"]) -> None:
     """Takes the first ``stages`` of every member out of the training; raises UserError where there are fewer."""
+    members = [member for _, member in present(model.members)] if stages else []
     if stages == "all":
-        freezing.freeze(member for _, member in present(model.members))
+        freezing.freeze(members)
+        return
     told = set()
-    for _, member in present(model.members) if stages and stages != "all" else ():
+    for member in members:
         parts = freezing.stages(getattr(member, "network", member))  # timm's network is wrapped
         if stages > len(parts):
             raise UserError(f"train.freeze is {stages}, but the backbone has {len(parts)} stages: lower it, or set all")

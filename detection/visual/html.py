@@ -51,17 +51,16 @@ figure img { width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit: contain
 figure img, .pair { background: var(--panel); }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem; }
 .pair img { aspect-ratio: 1; image-rendering: pixelated; }
-ul, ol { padding-left: 1.4rem; }
+ul { padding-left: 1.4rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 0 1.5rem; }
-.charts > div { display: flex; flex-direction: column; }
-.charts > div { max-width: 27rem; }
+.charts > div { display: flex; flex-direction: column; max-width: 27rem; }
 .charts figure { margin-top: auto; }
 .charts figure > svg { width: 100%; height: auto; display: block; }
-.legend { list-style: none; padding: 0; margin: 0 0 .3rem; display: flex; flex-wrap: wrap; gap: 0 1rem; }
-.legend { font-size: .875rem; }
+.legend { list-style: none; padding: 0; margin: 0 0 .3rem; display: flex; flex-wrap: wrap; gap: 0 1rem;
+  font-size: .875rem; }
 .legend .sample { width: 26px; height: 8px; margin-right: .35rem; vertical-align: middle; }
-.swatch { display: inline-block; width: .9rem; height: .9rem; margin-right: .35rem; vertical-align: -.1rem; }
-.swatch { border: 1px solid var(--faint); }
+.swatch { display: inline-block; width: .9rem; height: .9rem; margin-right: .35rem; vertical-align: -.1rem;
+  border: 1px solid var(--faint); }
 .stack { display: grid; gap: 1.2rem; grid-template-columns: minmax(0, 1fr); }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 13.5rem), 1fr)); gap: .4rem; }
 .panels p { margin: .1rem 0 .3rem; font-size: .875rem; }
@@ -116,10 +115,10 @@ def facts(values: Iterable[tuple[str, object]]) -> str:
     return f'<dl class="facts">{held}</dl>'
 
 
-def bullets(lines: Iterable[object], kind: str = "ul") -> str:
-    """A list of texts, numbered for ``ol``."""
+def bullets(lines: Iterable[object]) -> str:
+    """A list of texts; empty without any."""
     held = "".join(f"<li>{text(line)}</li>" for line in lines)
-    return f"<{kind}>{held}</{kind}>" if held else ""
+    return f"<ul>{held}</ul>" if held else ""
 
 
 def paragraph(content: object, style: str = "") -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +130,11 @@ class Pictures:
         box = (_corners(bbox[None]) - np.tile(start, 2)) * scale
         drawn = _draw(part, box, [""], [color], int(color == MISSED))
         return figure(image(drawn, caption, _BYTES // 2), caption)
+
+
+def first_drawn(pictures: Iterable[str], most: int) -> list[str]:
+    """The first pictures that are not empty; of the others the images cannot be read."""
+    return list(islice(filter(None, pictures), most))
 
 
 def _draw(picture: np.ndarray, boxes: np.ndarray, texts: list[str], colors: list[Color], dashed: int) -> np.ndarray:

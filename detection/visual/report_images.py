@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations
 from detection.visual.html import bar, columns, key, paragraph, pictures, section, table, text
-from detection.visual.outcomes import KEY, MISSED, Found, Pictures
+from detection.visual.outcomes import KEY, MISSED, Found, Pictures, first_drawn
 from divdet.engine.words import counted
 
 _BEST, _WORST, _MISSED = 4, 6, 12  # pictures
@@ -29,7 +31,7 @@ def missed(annotations: CocoAnnotations, fused: Found, sizes: tuple[float, float
     steps = np.unique(power[objects]).tolist()
     by_side = [(f"{2**step}-{2 ** (step + 1)}", objects & (power == step)) for step in steps]
     head, count, score = ["Size", "objects", "missed"], int(objects.sum()), fused.outcome.threshold
-    drawn = _some(annotations, lost, shown)
+    drawn = first_drawn(_pictures(annotations, lost, shown), _MISSED)
     return section(
         "Missed objects",
         paragraph(f"{lost.sum():,} of {counted(count, 'object')}, at a score threshold of {score:.2f}."),
@@ -41,20 +43,15 @@ def missed(annotations: CocoAnnotations, fused: Found, sizes: tuple[float, float
     )
 
 
-def _some(annotations: CocoAnnotations, lost: np.ndarray, shown: Pictures) -> list[str]:
-    """Pictures of objects drawn at random, one an image."""
+def _pictures(annotations: CocoAnnotations, lost: np.ndarray, shown: Pictures) -> Iterator[str]:
+    """Pictures of objects at random, one an image."""
     truth = annotations.truth
     rows = np.random.default_rng(0).permutation(np.flatnonzero(lost))
     _, first = np.unique(truth.image[rows], return_index=True)
-    drawn: list[str] = []
     for row in rows[np.sort(first)].tolist():
-        if len(drawn) == _MISSED or shown.gave_up:
-            break
         index, (width, height) = int(truth.image[row]), truth.bbox[row, 2:]
         caption = f"{annotations.names[truth.label[row]]}, {width:.0f} × {height:.0f} px, in {shown.name(index)}"
-        picture = shown.crop(index, truth.bbox[row], MISSED, caption)
-        drawn += [picture] if picture else []
-    return drawn
+        yield shown.crop(index, truth.bbox[row], MISSED, caption)
 
 
 def _shares(groups: list[tuple[str, np.ndarray]], lost: np.ndarray) -> list[list[str]]:
@@ -78,11 +75,9 @@ def images(fused: Found, shown: Pictures) -> str:
         ("Worst images", worst, _WORST, f1 < 1),
         ("Best images", best, _BEST, f1 > 0),
     ):
-        drawn: list[str] = []
-        for index in order[wanted[order]].tolist():
-            if len(drawn) == most or shown.gave_up:
-                break
-            picture = shown.panels(index, [fused], f"{shown.name(index)}: F1 {f1[index]:.2f}")
-            drawn += [picture] if picture else []
+        indices = order[wanted[order]].tolist()
+        drawn = first_drawn(
+            (shown.panels(index, [fused], f"{shown.name(index)}: F1 {f1[index]:.2f}") for index in indices), most
+        )
         parts.append(f"<h3>{title}</h3>{pictures(drawn, 'wide')}" if drawn else "")
     return section("Images", key(KEY), *parts) if any(parts) else ""

@@ -23,7 +23,7 @@ from detection.visual.html import (
     table,
     text,
 )
-from detection.visual.outcomes import KEY, Found, Pictures
+from detection.visual.outcomes import KEY, Found, Pictures, first_drawn
 from divdet.engine.words import counted
 
 _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "ARs", "ARm", "ARl")
@@ -126,16 +126,13 @@ def _changed(fused: Found, own: Sequence[Found], best: int, pictures: Pictures) 
     shown = [*(own[member] for member in sorted(kept)), fused]
     parts = []
     for sign, title in ((1, "Where fusion helped most"), (-1, "Where fusion hurt most")):
-        drawn: list[str] = []
-        for index in np.argsort(-sign * saved, kind="stable").tolist():
-            if sign * saved[index] <= 0 or len(drawn) == _IMAGES:
-                break
-            words = (
-                f"{counted(abs(int(saved[index])), 'error')} {'fewer' if sign > 0 else 'more'} than {own[best].name}"
-            )
-            figure = pictures.panels(index, shown, f"{pictures.name(index)}: {words}")
-            drawn += [figure] if figure else []
         count = int((sign * saved > 0).sum())
+        captions = {
+            index: f"{pictures.name(index)}: {counted(abs(int(saved[index])), 'error')} "
+            f"{'fewer' if sign > 0 else 'more'} than {own[best].name}"
+            for index in np.argsort(-sign * saved, kind="stable")[:count].tolist()
+        }
+        drawn = first_drawn((pictures.panels(index, shown, caption) for index, caption in captions.items()), _IMAGES)
         told = (
             f"{counted(count, 'image')} of {len(saved):,}, by objects missed and false boxes against {own[best].name}."
         )

@@ -24,7 +24,7 @@ from detection.visual.html import (
     table,
     text,
 )
-from detection.visual.outcomes import FALSE, Found, Pictures
+from detection.visual.outcomes import FALSE, Found, Pictures, first_drawn
 from divdet.engine.words import counted
 
 if TYPE_CHECKING:
@@ -139,17 +139,12 @@ def _curves(analysis: Analysis) -> str:
 
 def _thresholds(analysis: Analysis, found: Found) -> str:
     objects = sum(one.objects for one in analysis.classes)
-    counted_rows = (found.matches.object >= 0) | found.matches.false
-    if not objects or not counted_rows.any():
+    ranked, right = found.matches.ranked(found.results.score, np.arange(len(found.results)))
+    if not objects or not len(ranked):
         return ""
     scores = np.linspace(0, 1, 101)
-    right, shown = (
-        np.array([len(kept) - np.searchsorted(kept, score) for score in scores])
-        for kept in (
-            np.sort(found.results.score[found.matches.object >= 0]),
-            np.sort(found.results.score[counted_rows]),
-        )
-    )
+    shown = np.searchsorted(-ranked, -scores, side="right")
+    right = np.append(0, right)[shown]
     precision = np.where(shown > 0, right / np.maximum(shown, 1), np.nan)
     series = [
         Series("F1", scores, 2 * right / (shown + objects)),
@@ -167,16 +162,13 @@ def _calibration(analysis: Analysis) -> str:
     if not bins:
         return ""
     series = [Series("this detector", [one.score for one in bins], [one.precision for one in bins])]
+    too_sure = sum(one.count * (one.score - one.precision) for one in bins) > 0
     caption = (
         f"On the thin line, a score says how likely a box is right. The mean distance (ECE) is {analysis.ece:.3f}; "
-        f"{'points below the line: overconfident.' if _too_sure(bins) else 'points above the line: underconfident.'}"
+        f"{'points below the line: overconfident.' if too_sure else 'points above the line: underconfident.'}"
     )
     axes = ("score", "share of right boxes")
     return lines("Are scores probabilities?", series, axes, caption, top=1.02, diagonal=True)
-
-
-def _too_sure(bins: Sequence[Any]) -> bool:
-    return sum(one.count * (one.score - one.precision) for one in bins) > 0
 
 
 def errors(analysis: Analysis, names: Sequence[str], shown: Pictures) -> str:
@@ -223,16 +215,13 @@ def _labels(analysis: Analysis, names: Sequence[str], shown: Pictures) -> str:
     found = analysis.label_errors
     if not found:
         return ""
-    drawn: list[str] = []
-    captions: list[str] = []
+    captions = []
     for one in found:
-        if len(drawn) == _DOUBTFUL or (shown.gave_up and len(captions) >= _DOUBTFUL):
-            break
         what = "nothing is annotated" if one.annotated is None else f"annotated as {names[one.annotated]}"
-        caption = f"{names[one.found]} {one.score:.2f}; {what}, in {shown.name(one.image)}"
-        captions.append(caption)
-        picture = shown.crop(one.image, np.array(one.bbox), FALSE, caption)
-        drawn += [picture] if picture else []
+        captions.append(f"{names[one.found]} {one.score:.2f}; {what}, in {shown.name(one.image)}")
+    pairs = zip(found, captions, strict=True)
+    crops = (shown.crop(one.image, np.array(one.bbox), FALSE, caption) for one, caption in pairs)
+    drawn = first_drawn(crops, _DOUBTFUL)
     told = (
         f"{counted(len(found), 'box', 'boxes')} with a score from 0.50 where no object of that class is annotated. "
         "The detector is wrong, or the label: a look decides. The surest:"

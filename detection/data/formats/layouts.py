@@ -28,7 +28,7 @@ from detection.data.formats.folders import (
     yolo_folders,
 )
 from detection.data.formats.text_files import is_darknet, is_description, read_description
-from detection.data.formats.yolo_yaml import locate, locate_by_end, splits_in
+from detection.data.formats.yolo_yaml import PLACES, locate, locate_by_end, splits_in
 from detection.data.json_formats import other_format
 from detection.data.path_forms import NameIndex
 from detection.settings import DataFormat
@@ -36,10 +36,9 @@ from detection.sources import IMAGE_SUFFIXES
 from divdet.engine.errors import UserError
 
 _LOOKED_AT = 50  # files of a folder that may show its format
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_HEAD = 4096  # characters of a file that may show its format
 _MAX_JSON = 100  # more JSON files in a folder are one an image, as LabelMe writes, not COCO's
 _NAMES = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
-
 
 _TABLE = "which is not read: give the data set as COCO, YOLO or Pascal VOC, which most tools export"
 _ARCHIVE = "an archive: unpack it and give its folder"
@@ -138,7 +137,7 @@ def _yolo(folder: Path) -> dict[str, Source]:
         if found := {split: Source("yolo", path) for split, path in parts.items() if _holds_labels(path)}:
             return found
     lists = {split: path for split, path in _split_lists(folder).items() if _lists_images(path)}
-    if "train" in lists and _first(label_files(folder), _is_label):
+    if "train" in lists and _any(label_files(folder), _is_label):
         return {split: Source("yolo", path) for split, path in lists.items()}
     return {"": Source("yolo", folder)} if _holds_labels(folder) else {}
 
@@ -278,34 +277,28 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 def _split_lists(folder: Path) -> dict[str, Path]:
     """Text files that are named after splits alone, in the order train, val, test."""
-    found = {_SPLITS[file.stem.lower()]: file for file in sorted(folder.glob("*.txt")) if file.stem.lower() in _SPLITS}
+    found = {PLACES[file.stem.lower()]: file for file in sorted(folder.glob("*.txt")) if file.stem.lower() in PLACES}
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 def _lists_images(file: Path) -> bool:
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)
-    except OSError:
-        return False
-    return file.is_file() and Path(lines[0].strip().replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
+    first = _head(file).split("\n", 1)[0] if file.is_file() else ""
+    return Path(first.strip().replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _holds_labels(folder: Path) -> bool:
     labels, images = yolo_folders(folder)
     own = labels.glob("*.[tT][xX][tT]") if labels == images == folder else label_files(labels)
-    return _first(own, lambda file: not NO_LABELS.fullmatch(file.name) and _is_label(file))
+    return _any(own, lambda file: not NO_LABELS.fullmatch(file.name) and _is_label(file))
 
 
 def _is_label(file: Path) -> bool:
-    try:
-        words = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0].split()
-        return len(words) >= 5 and (all(map(reads_as_number, words[1:5])) or all(map(reads_as_number, words[-4:])))
-    except OSError:
-        return False
+    words = _head(file).split("\n", 1)[0].split()
+    return len(words) >= 5 and (all(map(reads_as_number, words[1:5])) or all(map(reads_as_number, words[-4:])))
 
 
 def _holds_xml(folder: Path) -> bool:
-    return _first(folder.rglob("*.[xX][mM][lL]"), lambda file: _begins(file, b"<annotation", 4096))
+    return _any(folder.rglob("*.[xX][mM][lL]"), lambda file: "<annotation" in _head(file))
 
 
 def _is_coco(file: Path) -> bool:
@@ -320,13 +313,15 @@ def _is_coco(file: Path) -> bool:
     return all(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
 
 
-def _begins(file: Path, text: bytes, size: int) -> bool:
+def _head(file: Path) -> str:
+    """How a text file begins; empty where it cannot be read, which reading it whole will say."""
     try:
-        with open(file, "rb") as opened:
-            return text in opened.read(size)
+        with open(file, encoding="utf-8-sig", errors="replace") as opened:
+            return opened.read(_HEAD)
     except OSError:
-        return False
+        return ""
 
 
-def _first(files: Iterable[Path], fits: Callable[[Path], bool]) -> bool:
+def _any(files: Iterable[Path], fits: Callable[[Path], bool]) -> bool:
+    """Whether one of the first files is of a kind."""
     return any(file.is_file() and fits(file) for file in islice(files, _LOOKED_AT))

@@ -31,7 +31,7 @@ class Known:
 
     Attributes:
         splits: by path and format.
-        whole: what ``val_fraction`` divides, whose faults are not named again.
+        whole: annotations that ``val_fraction`` divides, read once, so that their faults are named once.
     """
 
     splits: dict[tuple[str, str], dict[str, Source]] = field(default_factory=dict)

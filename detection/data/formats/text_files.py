@@ -31,11 +31,10 @@ def read_description(path: Path) -> Any:
         pairs = (line.split("#")[0].partition("=") for line in read_text(path).split("\n"))
         data = {key.strip().lower(): value.strip() for key, _, value in pairs if value.strip()}
         return {key: value for key, value in data.items() if key not in ("classes", "backup", "eval", "results")}
-    refuse_special(path)
+    if path.is_file() and path.stat().st_size > MAX_YAML:
+        raise UserError(f"{path}: is larger than 4 MiB, which no data.yaml is")
+    text = read_text(path)
     try:
-        if path.stat().st_size > MAX_YAML:
-            raise UserError(f"{path}: is larger than 4 MiB, which no data.yaml is")
-        text = path.read_text(encoding="utf-8-sig")
         for event in yaml.parse(text, yaml.SafeLoader):
             value = getattr(event, "value", "")
             if value == "<<":  # merges of merges double what there is
@@ -43,8 +42,6 @@ def read_description(path: Path) -> Any:
             if len(value) > _MAX_DIGITS and re.fullmatch(r"[-+]?\d[\w:.]*", value):
                 raise UserError(f"{path}: a number of {len(value)} digits is too large")
         return yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except RecursionError as error:
         raise UserError(f"{path}: is nested too deeply to be a data.yaml") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:  # also of !!bool x

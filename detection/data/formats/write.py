@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +155,7 @@ def _voc_xml(item: Item, names: list[str], origin: int) -> str:
         x, y, w, h = (Decimal(repr(value)) for value in box)
         corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + origin, y + origin, x + w, y + h), strict=True)
         bndbox = "".join(
-            f"<{key}>{_plain(value)}{'' if origin or value % 1 else '.0'}</{key}>" for key, value in corners
+            f"<{key}>{value.normalize():f}{'' if origin or value % 1 else '.0'}</{key}>" for key, value in corners
         )
         objects.append(
             f"  <object>\n    <name>{escape(names[label])}</name>\n    <pose>Unspecified</pose>\n"
@@ -166,12 +167,6 @@ def _voc_xml(item: Item, names: list[str], origin: int) -> str:
         f"  <size><width>{item.width}</width><height>{item.height}</height><depth>3</depth></size>\n"
         f"  <segmented>0</segmented>\n{''.join(objects)}</annotation>\n"
     )
-
-
-def _plain(value: Decimal) -> str:
-    """A number without exponent and without zeros at its end."""
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _whole(value: float) -> float | int:
@@ -189,9 +184,7 @@ def _place(item: Item, folder: Path, link: bool) -> None:
     path = folder / item.name
     path.parent.mkdir(parents=True, exist_ok=True)
     if link:
-        try:
+        with suppress(OSError):  # another file system, or one without links
             os.link(item.path.resolve(), path)
             return
-        except OSError:  # another file system, or one without links
-            pass
     shutil.copyfile(item.path, path)

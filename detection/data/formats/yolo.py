@@ -190,11 +190,11 @@ def _pose(data: dict[str, Any]) -> int:
 
 def _last_class(source: Source) -> int:
     """The highest class number of another split; 0 where it cannot be read, which reading it will say."""
-    try:
-        split = _find(source, []) if source.format == "yolo" else None
-    except UserError:
+    if source.format != "yolo":
         return 0
-    if split is None:
+    try:
+        split = _find(source, [])
+    except UserError:
         return 0
     reader = LabelReader(split.names, split.pose, Counter())
     files = [file for file in split.pairs.values() if file.is_file()]
@@ -236,11 +236,11 @@ def _label_of(image: Path, images: Path | None = None, labels: Path | None = Non
     beside = _text_beside(image)
     if labels is not None and labels != images:
         inner = _text_beside(labels / relative_name(image, images))
-        return inner if inner.is_file() or not beside.is_file() else beside
-    if folder := parallel(image.parent, "images", "labels"):
+    elif folder := parallel(image.parent, "images", "labels"):
         inner = _text_beside(folder / image.name)
-        return inner if inner.is_file() or not beside.is_file() else beside
-    return beside
+    else:
+        return beside
+    return inner if inner.is_file() or not beside.is_file() else beside
 
 
 def _pair_other_names(found: dict[Path, Path], folder: Path, labels: Path) -> Counter[str]:

@@ -71,6 +71,11 @@ def under(parent: str) -> dict:
     return data
 
 
+def listed_parents() -> dict:
+    data = with_category(id=0, name="background")()
+    return data | {"categories": [entry | {"supercategory": ["shapes"]} for entry in data["categories"]]}
+
+
 READ = {
     "floats": (numbers(float), "17 entries with numbers written as text"),
     "text": (numbers(str), "17 entries with numbers written as text"),
@@ -109,6 +114,7 @@ READ = {
     "ids by name": (lambda: {**sound(), "categories": {"box": 1, "disc": 2}}, "1 lists written as objects by id"),
     "background": (with_category(id=0, name="__background__"), "1 categories without objects dropped as root or"),
     "Background": (with_category(id=7, name="Background"), "dropped as root or background ('Background')"),
+    "lists of parents": (listed_parents, "dropped as root or background ('background')"),
     "root": (lambda: under("shapes"), "dropped as root or background ('shapes')"),
     "a BOM": (lambda: b"\xef\xbb\xbf" + json.dumps(sound()).encode(), ""),
     "UTF-16": (lambda: json.dumps(sound()).encode("utf-16"), ""),

@@ -18,12 +18,12 @@ from detection.data.image_index import ImageFacts, index_images
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    new_process(monkeypatch)
+    new_process()
 
 
-def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def new_process() -> None:
     """Forgets what the index keeps in memory."""
-    monkeypatch.setattr(image_index, "_told", set())
+    image_index._tell.cache_clear()
     image_index._folder.cache_clear()
 
 
@@ -90,7 +90,7 @@ def test_what_has_not_changed_is_remembered(folder: Path, monkeypatch: pytest.Mo
     names = decoded(monkeypatch)
     first = index_images(paths[:3])
     assert sorted(names) == ["0.jpg", "1.jpg", "2.jpg"]
-    new_process(monkeypatch)
+    new_process()
     assert index_images(paths)[paths[0]] == first[paths[0]]
     assert names[3:] == ["3.jpg"]
     cv2.imwrite(str(paths[1]), np.zeros((20, 20, 3), np.uint8))
@@ -133,7 +133,7 @@ def test_a_damaged_cache_is_made_anew(
     (file,) = cache_files(tmp_path)
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    new_process(monkeypatch)
+    new_process()
     names = decoded(monkeypatch)
     assert index_images(paths) == expected
     assert len(names) == 4
@@ -150,7 +150,7 @@ def test_other_versions_and_an_unwritable_cache(
     saved = json.loads(file.read_text())
     saved["format"][1] = "4.0"
     file.write_text(json.dumps(saved))
-    new_process(monkeypatch)
+    new_process()
     names = decoded(monkeypatch)
     assert index_images(paths) == expected
     assert len(names) == 4
@@ -174,7 +174,7 @@ def test_an_interrupt_ends_it_and_keeps_what_was_found(folder: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         index_images(paths)
     monkeypatch.setattr(image_index, "image_facts", real)
-    new_process(monkeypatch)
+    new_process()
     names = decoded(monkeypatch)
     assert not any(fact.fault for fact in index_images(paths).values())
     assert names == ["3.jpg"]

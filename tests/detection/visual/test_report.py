@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -98,8 +99,8 @@ def test_objects_found_missed_and_made_up(scene: tuple[CocoAnnotations, Results,
     found = [outcome(annotations, *pair) for pair in zip((fused, *members), matches, strict=True)]
     assert found[0].counts.tolist() == [[2, 0, 0], [1, 0, 0]]
     assert found[1].counts.tolist() == [[1, 1, 0], [0, 1, 0]]  # found, missed, made up
-    assert outcome(annotations, fused, matches[0], 0.05).counts.tolist() == [[2, 0, 0], [1, 0, 1]]
-    assert outcome(annotations, fused, matches[0], 0.45).f1().tolist() == [1, 0]
+    assert outcome(annotations, fused, replace(matches[0], threshold=0.05)).counts.tolist() == [[2, 0, 0], [1, 0, 1]]
+    assert outcome(annotations, fused, replace(matches[0], threshold=0.45)).f1().tolist() == [1, 0]
     shared = agreement(annotations, members, matches[1:], found[1:], found[0])
     assert shared.found.tolist() == [1, 1, 1]  # objects of none, one, both
     assert shared.fused.tolist() == [1, 1, 1]
