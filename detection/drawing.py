@@ -80,7 +80,7 @@ def draw_boxes(
     order = np.arange(len(boxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable")
     height, width = image.shape[:2]
     scale = math.sqrt(height * width)
-    line, font_size = max(1, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
+    line, font_size = max(2, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
     canvas = np.array(image, order="C")  # a copy
     color_of = class_color if colors is None else colors.__getitem__
     plates: list[_Plate] = []

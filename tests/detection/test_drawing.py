@@ -107,6 +107,11 @@ def test_highest_score_lies_on_top_whatever_the_order() -> None:
     assert np.array_equal(first, second)
 
 
+def test_frames_of_small_pictures_have_two_pixels_of_color() -> None:  # JPEG washes a single one out
+    drawn = draw_boxes(_plain(240, 320), [[51, 51, 151, 151]], [4], NAMES)
+    assert (drawn[149:151, 60:140] == class_color(4)).all()
+
+
 def test_colors_belong_to_classes_and_differ() -> None:
     colors = [class_color(label) for label in range(80)]
     assert len(set(colors)) == 80
