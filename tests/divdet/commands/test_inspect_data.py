@@ -76,6 +76,15 @@ def test_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert all(address.startswith("data:") for address in addresses)
 
 
+def test_a_picture_of_many_classes_names_some_of_them(tmp_path: Path) -> None:
+    data = make(tmp_path / "data", 1, [f"class {number}" for number in range(12)])
+    truth = json.loads(Path(data.train_annotations).read_text())
+    boxes = [{"id": n, "image_id": 0, "category_id": n, "bbox": [30 * n, 9, 20, 20]} for n in range(12)]
+    Path(data.train_annotations).write_text(json.dumps(truth | {"annotations": boxes}))
+    inspected(data, tmp_path / "out")
+    assert "1 class 7, 4 more classes</figcaption>" in (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+
+
 def test_faults_are_written_before_the_error(tmp_path: Path) -> None:
     data = make(tmp_path / "data", 6, ["cat"])
     for file in sorted((tmp_path / "data").glob("*.jpg"))[:2]:
