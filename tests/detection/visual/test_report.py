@@ -141,6 +141,12 @@ def test_data_at_the_edges(kind: str, tmp_path: Path) -> None:
     assert ("nothing can be measured" in text) == (kind in ("no object", "crowds"))
 
 
+def test_one_image_has_no_interval(tmp_path: Path) -> None:
+    annotations = make(tmp_path, [[(10, 10)]], ["cat"])
+    found = results((0, 0, 10, 12, 0.9))
+    assert "95 %" not in written(Report(annotations, evaluation(annotations, found, [found, found])), tmp_path)
+
+
 def test_a_results_file_has_pictures_where_its_images_are_named(tmp_path: Path) -> None:
     make(tmp_path / "data", [[(10, 10)], [(200, 100)]], ["cat"])
     box = {"image_id": 0, "category_id": 1, "bbox": [10, 10, SIDE, SIDE], "score": 0.9}
