@@ -81,6 +81,7 @@ def test_only_a_live_source_has_a_latency(
     config: Detect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # whose thread would outlive the test
     detect_stream(config)
     shown = capsys.readouterr().err
     assert "/6 [" in shown
