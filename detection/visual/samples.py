@@ -99,5 +99,5 @@ def _view(picture: np.ndarray, window: np.ndarray, small: Smallest, scale: np.nd
     center = (np.array(small.center) * scale - (left, top)) * zoom
     half = np.array(small.sides) * scale * zoom / 2 + 4  # beside the object, not on it
     (x1, y1), (x2, y2) = (np.round(corner).astype(int).tolist() for corner in (center - half, center + half))
-    cv2.rectangle(enlarged, (x1 - 1, y1 - 1), (x2 + 1, y2 + 1), (0, 0, 0), 3)
-    return cv2.rectangle(enlarged, (x1, y1), (x2, y2), _FRAME, 1)
+    cv2.rectangle(enlarged, (x1, y1), (x2, y2), (0, 0, 0), 5)
+    return cv2.rectangle(enlarged, (x1, y1), (x2, y2), _FRAME, 2)

@@ -1,5 +1,6 @@
 """inspect-data: the files it writes, its exit code, and its page in a browser."""
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -83,6 +84,16 @@ def test_a_picture_of_many_classes_names_some_of_them(tmp_path: Path) -> None:
     Path(data.train_annotations).write_text(json.dumps(truth | {"annotations": boxes}))
     inspected(data, tmp_path / "out")
     assert "1 class 7, 4 more classes</figcaption>" in (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+
+
+def test_the_frames_of_the_smallest_objects_keep_their_color(tmp_path: Path) -> None:
+    page = inspected(make(tmp_path / "data", 8, ["cat"]), tmp_path / "out")
+    small = [one for tag, one in page.tags if tag == "img" and "in the network's input" in one["alt"]]
+    assert small
+    for one in small:
+        data = np.frombuffer(base64.b64decode(one["src"].partition(",")[2]), np.uint8)
+        blue, green, red = cv2.split(cv2.imdecode(data, cv2.IMREAD_COLOR).astype(int))
+        assert ((red > 190) & (green > 180) & (blue < 80)).sum() > 20
 
 
 def test_faults_are_written_before_the_error(tmp_path: Path) -> None:
