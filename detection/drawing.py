@@ -58,6 +58,8 @@ def draw_boxes(
 ) -> np.ndarray:
     """Draws boxes with class names and scores, the highest scores on top. Lines and text scale with the image.
 
+    A label that those of higher scores would hide by more than a quarter is left out.
+
     Args:
         image: uint8 RGB [H, W, 3]; it is not changed.
         boxes: [n, 4] xyxy in pixels, exclusive end; clipped to the image.
@@ -78,10 +80,11 @@ def draw_boxes(
     order = np.arange(len(boxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable")
     height, width = image.shape[:2]
     scale = math.sqrt(height * width)
-    line, font_size = max(1, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
+    line, font_size = max(2, round(scale / 240)), max(_MIN_FONT + 2, round(scale / 34))
     canvas = np.array(image, order="C")  # a copy
     color_of = class_color if colors is None else colors.__getitem__
     plates: list[_Plate] = []
+    taken = np.zeros((0, 4), np.int64)  # their places
     for index in order[::-1]:  # the highest scores choose places for their labels first
         if not names[labels[index]]:
             continue
@@ -90,8 +93,10 @@ def draw_boxes(
         text += "" if scores is None else f" {float(scores[index]):.2f}"
         small = max(outer[2] - outer[0], outer[3] - outer[1]) < 4 * font_size
         points = max(_MIN_FONT + 1, round(0.75 * font_size)) if small else font_size
-        plate = _plate(text, outer, (width, height), points, color_of(int(labels[index])), plates)
-        plates += [plate] if plate else []
+        plate = _plate(text, outer, (width, height), points, color_of(int(labels[index])), taken)
+        if plate:
+            plates.append(plate)
+            taken = np.vstack([taken, plate.place])
     for index in order:
         outer = covered_pixels(boxes[index], width, height)
         _draw_frame(canvas, outer, color_of(int(labels[index])), line, dashes[index])
@@ -130,9 +135,9 @@ def _draw_frame(canvas: np.ndarray, box: Rectangle, color: Color, line: int, das
 
 
 def _plate(
-    text: str, box: Rectangle, size: tuple[int, int], font_size: int, color: Color, taken: list[_Plate]
+    text: str, box: Rectangle, size: tuple[int, int], font_size: int, color: Color, taken: np.ndarray
 ) -> _Plate | None:
-    """Places a label near ``box`` where it overlaps others least; None if the image is too small."""
+    """Places a label near ``box`` where it overlaps others least; None where there is no room for most of it."""
     fitted = _fit(text, font_size, size)
     if fitted is None:
         return None
@@ -147,11 +152,11 @@ def _plate(
         return x, y, x + plate_width, y + plate_height
 
     def overlap(candidate: Rectangle) -> int:
-        a, b, c, d = candidate
-        places = [plate.place for plate in taken]
-        return sum(max(0, min(c, p[2]) - max(a, p[0])) * max(0, min(d, p[3]) - max(b, p[1])) for p in places)
+        sides = np.minimum(taken[:, 2:], candidate[2:]) - np.maximum(taken[:, :2], candidate[:2])
+        return int(sides.clip(0).prod(1).sum())
 
-    return _Plate(min(map(place, inside), key=overlap), text, points, color)
+    best = min(map(place, inside), key=overlap)
+    return _Plate(best, text, points, color) if 4 * overlap(best) <= plate_width * plate_height else None
 
 
 def _fit(text: str, font_size: int, size: tuple[int, int]) -> tuple[int, int, int] | None:

@@ -42,11 +42,11 @@ def run(name: str, folder: Path, epochs: str = "") -> str:
 def test_own_data(here: Path) -> None:
     printed = run("own_data.ipynb", here)
     assert "training: coins/data.yaml\n  images: 24 (0 without objects)" in printed  # a failed ! line is no error
-    metrics = json.loads((here / "runs/own/eval/metrics.json").read_text())
+    metrics = json.loads((here / "runs/coins/eval/metrics.json").read_text())
     assert metrics["AP"] > 0.2
     assert f"fused      AP {metrics['AP']:.3f}" in printed
-    written = {file.name for file in (here / "runs/own").iterdir()}
-    assert {"report.html", "metrics.csv", "best.pt", "coins.pt2"} < written
+    written = {file.name for file in (here / "runs/coins").iterdir()}
+    assert {"report.html", "metrics.csv", "best.pt", "detector.pt2"} < written
 
 
 def test_fuse_any_detectors(here: Path) -> None:

@@ -70,7 +70,7 @@ def _page(report: Report) -> str:
     own = [_found(f"member {n + 1}", report, one) for n, one in enumerate(report.evaluation.members)] if several else []
     analysis = analyze(annotations, fused.results, report.threshold, rules, fused.matches)
     interval = gain = None
-    if metrics["AP"] >= 0:
+    if metrics["AP"] >= 0 and len(annotations.images) > 1:  # there are objects, and images to draw from
         known = metrics.get("interval")  # of eval-det, which took a while
         interval = Interval(**known) if known else interval_of(annotations, fused.results, rules.max_dets)
         if several:

@@ -15,10 +15,12 @@ from detection.data.statistics import Smallest, Statistics
 from detection.drawing import draw_boxes, shrink
 from detection.heads import Input
 from detection.preprocess import seen_share, to_input
+from detection.visual.html import counted
 from divdet.engine.errors import UserError
 
 _SIDE = 480  # pixels of a picture's longer side
 _CROP = 240
+_NAMED = 8  # classes below a picture
 _FRAME = (240, 228, 66)
 
 
@@ -42,7 +44,9 @@ def samples(annotations: CocoAnnotations, count: int) -> Iterator[Sample]:
         labels, crowd = record.labels[kept], record.crowd[kept]
         picture = draw_boxes(small, boxes[kept] * ratio, labels, annotations.names, crowd=crowd)
         counts = Counter(annotations.names[label] for label in labels).most_common()
-        yield Sample(picture, record, ", ".join(f"{number} {name}" for name, number in counts) or "no object")
+        told = [f"{number:,} {name}" for name, number in counts[:_NAMED]]
+        told += [counted(len(counts) - _NAMED, "more class", "more classes")] if len(counts) > _NAMED else []
+        yield Sample(picture, record, ", ".join(told) or "no object")
 
 
 def _choose(annotations: CocoAnnotations, count: int) -> list[ImageRecord]:
@@ -95,5 +99,5 @@ def _view(picture: np.ndarray, window: np.ndarray, small: Smallest, scale: np.nd
     center = (np.array(small.center) * scale - (left, top)) * zoom
     half = np.array(small.sides) * scale * zoom / 2 + 4  # beside the object, not on it
     (x1, y1), (x2, y2) = (np.round(corner).astype(int).tolist() for corner in (center - half, center + half))
-    cv2.rectangle(enlarged, (x1 - 1, y1 - 1), (x2 + 1, y2 + 1), (0, 0, 0), 3)
-    return cv2.rectangle(enlarged, (x1, y1), (x2, y2), _FRAME, 1)
+    cv2.rectangle(enlarged, (x1, y1), (x2, y2), (0, 0, 0), 5)
+    return cv2.rectangle(enlarged, (x1, y1), (x2, y2), _FRAME, 2)

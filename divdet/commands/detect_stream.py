@@ -72,7 +72,8 @@ def detect_stream(config: Detect) -> Path:
             try:
                 for number, image in run.results():
                     partial.add(number, [image], [])
-                    bar.set_postfix_str(run.describe_latency(), refresh=False)
+                    if video.live:  # a file's frames wait to be looked at
+                        bar.set_postfix_str(f"latency {1000 * run.latencies[-1]:.0f} ms", refresh=False)
                     bar.update()
                     if stopping.signal:
                         ended = Stopped(
@@ -144,16 +145,13 @@ class _Run:
             return frame.read_at, found, None
         return frame.read_at, found, picture_of(found.source, found, names, config)
 
-    def describe_latency(self) -> str:
-        return f"latency {1000 * self.latencies[-1]:.0f} ms"
-
     def describe(self, target: Path) -> str:
         """What was done, in a line."""
         video, seconds = self.video, max(self.last - self.began, 1e-9)
         latency = 1000 * statistics.median(self.latencies)
         text = f"{counted(self.objects, 'object')} in {counted(self.frames, 'frame')}, "
         text += f"{self.frames / seconds:.1f} frames a second, "
-        if video.live:  # a file's frames wait to be looked at
+        if video.live:
             text += f"{latency:.0f} ms from reading a frame to its result, "
         text = f"{text.removesuffix(', ')}; wrote {self.folder}"
         if not self.config.no_pictures:

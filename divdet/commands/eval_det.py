@@ -143,7 +143,8 @@ def _score_file(
     for name, default in asdict(PostprocessSettings()).items():
         if name not in ("classes", "class_thresholds") and getattr(config.postprocess, name) != default:
             raise UserError(f"--detections is scored as it is: leave out --postprocess.{name}")
-    annotations = read_annotations(config.data, "val", need_images=False)
+    pictures = config.report and config.data.val_images is not None
+    annotations = read_annotations(config.data, "val", need_images=pictures)
     chosen = ClassRules.of(config.postprocess, annotations.names, annotations.category_ids)
     annotations = choose_truth(annotations, chosen)
     print(f"{annotations.path}: {annotations.describe()}")

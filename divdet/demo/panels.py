@@ -51,7 +51,9 @@ def member_panels(outputs: Outputs, found: Detections, names: Sequence[str], thr
 def summary(outputs: Outputs, found: Detections, find_seconds: float) -> str:
     """A legend of the classes found, and how long each part took."""
     counts = Counter(zip(found.labels.tolist(), found.names, strict=True))
-    legend = "".join(f"{_chip(label, name)}<i>{count}</i>" for (label, name), count in counts.most_common())
+    legend = "".join(
+        f"<span>{_chip(label, name)}<i>{count}</i></span>" for (label, name), count in counts.most_common()
+    )
     width, height = outputs.seen.size
     times = (
         ("decode + resize", outputs.read_seconds + outputs.resize_seconds),

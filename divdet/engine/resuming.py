@@ -41,12 +41,16 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
     for key in changed:
         if key in old and key.startswith(_FIXED):
             was, now = (value if isinstance(value, str) else json.dumps(value) for value in (old[key], new.get(key)))
-            raise UserError(f"{file}: was trained with {key} = {was}, not {now}; add --{key} {shlex.quote(was)}")
+            raise UserError(
+                f"{file}: was trained with {key} = {was}, not {now}; add --{key} {shlex.quote(was)}, or a new --output"
+            )
     for key in meta:
         if key not in saved.meta:
             raise UserError(f"{file}: comes from an earlier version, which did not save {key}; start a new run")
         if saved.meta[key] != meta[key]:
-            raise UserError(f"{file}: was trained with other {key}; resume with the same data and settings")
+            raise UserError(
+                f"{file}: was trained with other {key}; resume with the same data and settings, or give a new --output"
+            )
     inside = f" and batch {saved.run.batch} of the next" if saved.run.batch else ""
     print(f"resuming {file} after epoch {saved.epoch}{inside}")
     for key in changed:

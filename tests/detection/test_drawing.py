@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import cv2
@@ -81,6 +82,22 @@ def test_overlapping_labels_move_apart_and_the_highest_score_keeps_its_place() -
     assert _holds(both, _plate_above(image, second, 202))
 
 
+def test_labels_that_others_would_hide_are_left_out() -> None:
+    image, boxes, labels = _plain(480, 640), [[200, 200, 320, 330]] * 12, [0] * 11 + [3]
+    scores = np.linspace(0.9, 0.1, 12)
+    assert np.array_equal(
+        draw_boxes(image, boxes, labels, NAMES, scores),
+        draw_boxes(image, boxes, labels, [*NAMES[:3], "", NAMES[4]], scores),
+    )
+
+
+def test_thousands_of_boxes_are_drawn_in_seconds() -> None:
+    corners = np.random.default_rng(0).random((2000, 2)) * [1500, 1000]
+    start = time.perf_counter()
+    draw_boxes(_plain(1000, 1500), np.hstack([corners, corners + 40]), [0] * 2000, NAMES, corners[:, 0] / 1500)
+    assert time.perf_counter() - start < 10
+
+
 def test_highest_score_lies_on_top_whatever_the_order() -> None:
     image = _plain(300, 300)
     boxes = [[50, 100, 200, 250], [50, 100, 200, 250]]
@@ -88,6 +105,11 @@ def test_highest_score_lies_on_top_whatever_the_order() -> None:
     second = draw_boxes(image, boxes, [1, 0], NAMES, [0.2, 0.9])
     assert tuple(first[249, 120]) == class_color(0)
     assert np.array_equal(first, second)
+
+
+def test_frames_of_small_pictures_have_two_pixels_of_color() -> None:  # JPEG washes a single one out
+    drawn = draw_boxes(_plain(240, 320), [[51, 51, 151, 151]], [4], NAMES)
+    assert (drawn[149:151, 60:140] == class_color(4)).all()
 
 
 def test_colors_belong_to_classes_and_differ() -> None:

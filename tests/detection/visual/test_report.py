@@ -18,6 +18,7 @@ from detection.evaluation.coco_metrics import METRICS, evaluate
 from detection.evaluation.evaluate import Evaluation
 from detection.evaluation.matches import agreement, match, outcome
 from detection.visual.report import Report, write_report
+from divdet.commands import COMMANDS
 from divdet.engine.errors import UserError
 from tests.browser import CHROMIUM, Tags, console, width
 
@@ -139,6 +140,24 @@ def test_data_at_the_edges(kind: str, tmp_path: Path) -> None:
         assert "<li>cat 0.80; nothing is annotated, in a_rather_long" in text
     assert ("could not be read" in text) == (kind == "results alone")
     assert ("nothing can be measured" in text) == (kind in ("no object", "crowds"))
+
+
+def test_one_image_has_no_interval(tmp_path: Path) -> None:
+    annotations = make(tmp_path, [[(10, 10)]], ["cat"])
+    found = results((0, 0, 10, 12, 0.9))
+    assert "95 %" not in written(Report(annotations, evaluation(annotations, found, [found, found])), tmp_path)
+
+
+def test_a_results_file_has_pictures_where_its_images_are_named(tmp_path: Path) -> None:
+    make(tmp_path / "data", [[(10, 10)], [(200, 100)]], ["cat"])
+    box = {"image_id": 0, "category_id": 1, "bbox": [10, 10, SIDE, SIDE], "score": 0.9}
+    (tmp_path / "found.json").write_text(json.dumps([box]))
+    command = COMMANDS["eval-det"]
+    words = [f"--detections={tmp_path / 'found.json'}", f"--data.val_annotations={tmp_path / 'data' / 'truth.json'}"]
+    words += ["--report=true", f"--output={tmp_path}"]
+    for images, drawn in (([], False), ([f"--data.val_images={tmp_path / 'data'}"], True)):
+        command.call(command.parse([*words, *images]))
+        assert ("<img" in (tmp_path / "report.html").read_text(encoding="utf-8")) == drawn
 
 
 def test_a_folder_that_cannot_be_written(scene: tuple[CocoAnnotations, Results, list[Results]], tmp_path: Path) -> None:

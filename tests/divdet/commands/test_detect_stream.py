@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -74,6 +75,17 @@ def test_results_are_those_of_predict(config: Detect, capsys: pytest.CaptureFixt
     assert "no sound" in said
     assert f"{len(rows)} objects in 2 frames, " in said
     assert "frames a second" in said
+
+
+def test_only_a_live_source_has_a_latency(
+    config: Detect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # whose thread would outlive the test
+    detect_stream(config)
+    shown = capsys.readouterr().err
+    assert "/6 [" in shown
+    assert "latency" not in shown
 
 
 def test_a_signal_leaves_a_whole_video_and_all_results(config: Detect, monkeypatch: pytest.MonkeyPatch) -> None:

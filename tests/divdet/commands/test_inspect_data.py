@@ -76,6 +76,28 @@ def test_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert all(address.startswith("data:") for address in addresses)
 
 
+def test_a_picture_of_many_classes_names_some_of_them(tmp_path: Path) -> None:
+    data = make(tmp_path / "data", 1, [f"class {number}" for number in range(12)])
+    truth = json.loads(Path(data.train_annotations).read_text())
+    boxes = [{"id": n, "image_id": 0, "category_id": n, "bbox": [30 * n, 9, 20, 20]} for n in range(12)]
+    Path(data.train_annotations).write_text(json.dumps(truth | {"annotations": boxes}))
+    inspected(data, tmp_path / "out")
+    assert "1 class 7, 4 more classes</figcaption>" in (tmp_path / "out" / "inspect.html").read_text(encoding="utf-8")
+
+
+def test_the_frames_of_the_smallest_objects_are_two_pixels_wide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # JPEG washes a single one out
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr("detection.visual.data_page.image", lambda rgb, alt: drawn.append(rgb) or "")
+    inspect_data(InspectData(data=make(tmp_path / "data", 8, ["cat"]), output=str(tmp_path / "out")))
+    small = [picture for picture in drawn if picture.shape == (240, 240, 3)]
+    assert small
+    for picture in small:
+        frame = (picture == (240, 228, 66)).all(-1).astype(np.uint8)
+        assert cv2.erode(frame, np.ones((2, 2), np.uint8)).any()
+
+
 def test_faults_are_written_before_the_error(tmp_path: Path) -> None:
     data = make(tmp_path / "data", 6, ["cat"])
     for file in sorted((tmp_path / "data").glob("*.jpg"))[:2]:

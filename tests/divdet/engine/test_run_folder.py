@@ -119,7 +119,8 @@ def test_a_run_with_other_data_or_of_an_earlier_version_is_refused(tmp_path: Pat
         RunFolder(config, "detection", {"classes": ["a"], "std": [1.0]})
     torch.save(RUN | {"meta": {"classes": ["a"]}, "config": {"seed": 0, "model": {"divide_from": "a b.pt"}}}, path)
     with pytest.raises(
-        UserError, match=r"with model\.divide_from = a b\.pt, not null; add --model\.divide_from 'a b\.pt'"
+        UserError,
+        match=r"with model\.divide_from = a b\.pt, not null; add --model\.divide_from 'a b\.pt', or a new --output",
     ):
         RunFolder(ModelConfig(output=str(tmp_path), resume="auto"), "detection", {"classes": ["a"]})
 
