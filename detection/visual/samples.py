@@ -15,8 +15,8 @@ from detection.data.statistics import Smallest, Statistics
 from detection.drawing import draw_boxes, shrink
 from detection.heads import Input
 from detection.preprocess import seen_share, to_input
-from detection.visual.html import counted
 from divdet.engine.errors import UserError
+from divdet.engine.words import counted
 
 _SIDE = 480  # pixels of a picture's longer side
 _CROP = 240
