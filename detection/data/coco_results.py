@@ -14,6 +14,7 @@ from detection.category_names import category_name
 from detection.data.annotations import CocoAnnotations, ImageRecord, columns_of
 from detection.data.coco_json import bbox_of, id_of, read_entries, read_json
 from detection.data.coco_values import box_around, check_mask, plain_number
+from detection.data.doubtful import count_repeats
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.errors import UserError
@@ -83,7 +84,12 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:
         print(f"{path}: images are matched by file_name; their image_id differs from {annotations.path}")
-    return Results(*columns_of(rows, score=np.float64))
+    results = Results(*columns_of(rows, score=np.float64))
+    if repeats := count_repeats(*vars(results).values()):
+        print(f"note: {path} has {repeats} detections that repeat another one in everything: each counts once more")
+    if len(results) > 1 and results.score.min() == results.score.max():
+        print(f"note: {path} gives all {len(results)} detections the score {results.score[0]:g}, which ranks nothing")
+    return results
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:

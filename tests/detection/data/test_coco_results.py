@@ -76,6 +76,17 @@ def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path, annotations: Coc
     assert loaded.score.tolist() == [GOOD["score"]]
 
 
+def test_repeated_detections_and_scores_that_rank_nothing_are_said(
+    tmp_path: Path, annotations: CocoAnnotations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD | {"category_id": 17}], annotations)
+    assert not capsys.readouterr().out
+    assert len(read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD, GOOD], annotations)) == 4
+    assert "has 2 detections that repeat another one in everything" in capsys.readouterr().out
+    read(tmp_path, [GOOD, GOOD | {"category_id": 17}], annotations)
+    assert "gives all 2 detections the score 0.5, which ranks nothing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("image_id", "category_id"), [(7.0, 3.0), ("7", "3"), ("7.0", 3)])
 def test_ids_may_be_floats_or_text(
     tmp_path: Path, annotations: CocoAnnotations, image_id: float | str, category_id: float | str
