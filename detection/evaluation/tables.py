@@ -49,6 +49,8 @@ def error_lines(analysis: Analysis) -> Iterator[str]:
         yield " calibration: not known without detections with scores from 0 to 1"
     else:
         yield f" calibration: scores and precision differ by {analysis.ece:.3f} on average"
+        if not analysis.calibration[0].count:
+            yield f" no score is below {analysis.calibration[0].high:g}: AP is too low if a threshold has cut them off"
     if analysis.label_errors:
         kinds = [one.kind for one in analysis.label_errors]
         counts = ", ".join(f"{kinds.count(kind)} {kind}s" for kind in sorted(set(kinds)))

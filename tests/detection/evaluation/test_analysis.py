@@ -288,3 +288,10 @@ def test_classes_in_another_order_are_noticed(tmp_path: Path) -> None:
         lines = "".join(error_lines(analyze(annotations, columns(tmp_path, entries, annotations))))
         assert ("found as other classes" in lines) == said
         assert (line in lines) == (entries is swapped)
+
+
+def test_scores_cut_off_by_a_threshold_are_noticed(tmp_path: Path) -> None:
+    annotations = load(tmp_path, picture())
+    for entries, said in ((ALL, True), ([*ALL, BOTH | {"score": 0.05}], False), ([], False)):
+        lines = "".join(error_lines(analyze(annotations, columns(tmp_path, entries, annotations))))
+        assert ("no score is below 0.1: AP is too low if a threshold has cut them off" in lines) == said
