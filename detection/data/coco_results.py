@@ -84,6 +84,11 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:
         print(f"{path}: images are matched by file_name; their image_id differs from {annotations.path}")
+    if lookup.may_be_numbers():
+        print(
+            f"note: {path} names images by image_id alone, taken as the ids of {annotations.path}: if they are the "
+            "numbers in the file names, which are others there, give each entry its file_name"
+        )
     results = Results(*columns_of(rows, score=np.float64))
     if repeats := count_repeats(*vars(results).values()):
         print(f"note: {path} has {repeats} detections that repeat another one in everything: each counts once more")
@@ -129,6 +134,7 @@ class _Lookup:
     def __init__(self, annotations: CocoAnnotations) -> None:
         self.names = FileNames(annotations)
         self.renumbered = False  # whether an image_id differed from the annotations'
+        self._by_id: set[int] = set()  # of images that an id alone has told
         self._annotations = annotations
         self._images = {image.id: index for index, image in enumerate(annotations.images)}
         self._labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
@@ -144,12 +150,19 @@ class _Lookup:
             if image is None:
                 truth = self._annotations.path
                 raise Fault(f"has image_id {image_id}, which {truth} does not list; score against its own images")
+            self._by_id.add(image)
             return image
         if not isinstance(name, str):
             raise Fault(f"has file_name {show(name)}, which is not text")
         if type(image_id) not in (int, str, type(None)):
             raise Fault(f"has image_id {show(image_id)}, which is not an integer")
         return self._by_name(name, image_id)
+
+    def may_be_numbers(self) -> bool:
+        """Whether most images that an id alone has told may as well be others, whose file names have that number."""
+        images = self._annotations.images
+        numbers = {number_in_name(image.file_name): index for index, image in enumerate(images)}
+        return 2 * sum(numbers.get(images[i].id, i) != i for i in self._by_id) > len(self._by_id)
 
     def _by_text(self, text: str) -> int:
         """The image of an ``image_id`` that is text: a number, or the name of the file (ultralytics)."""
