@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -20,6 +21,8 @@ from divdet.engine.errors import UserError
 
 if TYPE_CHECKING:
     from detection.detector import ImageLike
+
+_SEPARATORS = re.compile(r"[\s_-]+")  # between the words of a class's name
 
 
 class Fusion:
@@ -89,6 +92,7 @@ class Fusion:
             names_of(detector) or (classes_of(given) if given else None)
             for detector, given in zip(self.detectors, self._given, strict=True)
         ]
+        _refuse_two_spellings(own, self.detectors)
         self.complete = None not in own
         self.names = list(dict.fromkeys([*classes_of(common), *chain(*filter(None, own))]))
         self._ids: dict[str, set[int | None]] = {}
@@ -214,6 +218,20 @@ def _sorted(found: Found) -> Found:
     """The same by falling score, as results of ``predict`` are."""
     order = np.argsort(-found.scores, kind="stable")
     return Found(found.boxes[order], found.scores[order], [found.names[row] for row in order.tolist()])
+
+
+def _refuse_two_spellings(own: list[list[str] | None], detectors: list[Any]) -> None:
+    """Raises UserError where one detector's ``Traffic light`` seems to be another's ``traffic_light``."""
+    first: dict[str, tuple[str, int]] = {}
+    for i, names in enumerate(own):
+        for name in names or []:
+            other, j = first.setdefault(_SEPARATORS.sub("", name).casefold() or name, (name, i))
+            if name != other and name not in own[j] and other not in names:  # one may have "a" and "A"
+                theirs, mine = (getattr(detectors[k], "source", None) or f"detectors[{k}]" for k in (j, i))
+                raise UserError(
+                    f"{mine} has the class {name!r}, {theirs} {other!r}; classes are matched by name, so each would "
+                    "count as missed by the other: give them one name (a Detector's names is a list to change)"
+                )
 
 
 def _given_names(names: Any, detectors: int) -> tuple[list[Sequence[str] | None], Sequence[str]]:

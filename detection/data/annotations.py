@@ -88,7 +88,9 @@ class CocoAnnotations:
         """One line: what the file holds and what was changed, dropped or clipped."""
         boxes = sum(len(record.boxes) for record in self.images)
         empty = sum(len(record.boxes) == 0 for record in self.images)
-        held = f"{len(self.images)} images ({empty} without objects), {boxes} boxes, {len(self.names)} categories"
+        crowds = sum(int(record.crowd.sum()) for record in self.images)
+        held = f"{len(self.images)} images ({empty} without objects), {boxes} boxes"
+        held += f" ({crowds} crowds)" * bool(crowds) + f", {len(self.names)} categories"
         return "; ".join([held, *(f"{count} {what}" for what, count in self.counts.items())])
 
     def fingerprint(self) -> str:

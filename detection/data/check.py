@@ -11,6 +11,7 @@ import numpy as np
 
 from detection.data.annotations import NAMES, CocoAnnotations, ImageRecord, Split, part_of
 from detection.data.faults import DataFault
+from detection.data.file_names import version_of
 from detection.data.image_index import ImageFacts, index_images
 
 # A photo of 14 of 16 bits is at most a quarter as bright as one of all 16.
@@ -56,6 +57,7 @@ def check_images(check: DataCheck) -> None:
         check.splits[split] = _check_split(split, held, check)
     if len(check.splits) == 2:
         _find_shared(check)
+        _note_versions(check)
 
 
 def check_objects(check: DataCheck) -> None:
@@ -137,6 +139,17 @@ def _find_shared(check: DataCheck) -> None:
     ]
     check.leave_out("training images that validation has too", faults)
     check.splits["train"] = _without(training, {path for path, _ in check.shared})
+
+
+def _note_versions(check: DataCheck) -> None:
+    """Augmented versions of one photo on both sides are told by their names alone, so they are no fault."""
+    own, other = ({version_of(record.path.name): record.path for record in check.splits[key].images} for key in NAMES)
+    pairs = [(own[photo], path) for photo, path in other.items() if photo and own.get(photo, path) != path]
+    if pairs:
+        check.notes.append(
+            f"validation has versions of {len(pairs)} training photos (Roboflow's .rf. in their names), so its AP is "
+            f"too good; the first: {pairs[0][0]} and {pairs[0][1]}; data.val_fraction keeps them on one side"
+        )
 
 
 def _without(annotations: CocoAnnotations, paths: Iterable[Path]) -> CocoAnnotations:

@@ -15,6 +15,7 @@ from detection.data.box_forms import odd_scale, wrong_form
 from detection.data.category_match import drop_unused
 from detection.data.coco_entries import EntryReader
 from detection.data.coco_json import gc_paused, read_json
+from detection.data.doubtful import doubtful
 from detection.data.entry_values import show
 from detection.data.faults import DataError, DataFault
 from detection.data.image_files import ImageFiles
@@ -88,7 +89,7 @@ def ground_truth_from(
         faults += reader.faults
     categories, dropped = drop_unused(categories, truth)
     counts = reader.counts + dropped + files.counts() + count_repeated(images) + turned + odd_scale(images, truth)
-    counts += fill_records(images, truth)
+    counts += fill_records(images, truth) + doubtful(truth)
     ids, names = ([category[key] for category in categories] for key in ("id", "name"))
     return CocoAnnotations(path, images, ids, names, counts, truth)
 

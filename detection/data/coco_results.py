@@ -14,6 +14,7 @@ from detection.category_names import category_name
 from detection.data.annotations import CocoAnnotations, ImageRecord, columns_of
 from detection.data.coco_json import bbox_of, id_of, read_entries, read_json
 from detection.data.coco_values import box_around, check_mask, plain_number
+from detection.data.doubtful import count_repeats
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
 from divdet.engine.errors import UserError
@@ -83,7 +84,17 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:
         print(f"{path}: images are matched by file_name; their image_id differs from {annotations.path}")
-    return Results(*columns_of(rows, score=np.float64))
+    if lookup.may_be_numbers():
+        print(
+            f"note: {path} names images by image_id alone, taken as the ids of {annotations.path}: if they are the "
+            "numbers in the file names, which are others there, give each entry its file_name"
+        )
+    results = Results(*columns_of(rows, score=np.float64))
+    if repeats := count_repeats(*vars(results).values()):
+        print(f"note: {path} has {repeats} detections that repeat another one in everything: each counts once more")
+    if len(results) > 1 and results.score.min() == results.score.max():
+        print(f"note: {path} gives all {len(results)} detections the score {results.score[0]:g}, which ranks nothing")
+    return results
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:
@@ -123,6 +134,7 @@ class _Lookup:
     def __init__(self, annotations: CocoAnnotations) -> None:
         self.names = FileNames(annotations)
         self.renumbered = False  # whether an image_id differed from the annotations'
+        self._by_id: set[int] = set()  # of images that an id alone has told
         self._annotations = annotations
         self._images = {image.id: index for index, image in enumerate(annotations.images)}
         self._labels = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
@@ -138,12 +150,20 @@ class _Lookup:
             if image is None:
                 truth = self._annotations.path
                 raise Fault(f"has image_id {image_id}, which {truth} does not list; score against its own images")
+            self._by_id.add(image)
             return image
         if not isinstance(name, str):
             raise Fault(f"has file_name {show(name)}, which is not text")
         if type(image_id) not in (int, str, type(None)):
             raise Fault(f"has image_id {show(image_id)}, which is not an integer")
         return self._by_name(name, image_id)
+
+    def may_be_numbers(self) -> bool:
+        """Whether all ids that alone told images are numbers in file names, too, and most of them those of others."""
+        images = self._annotations.images
+        numbers = {number_in_name(image.file_name): index for index, image in enumerate(images)}
+        named = [numbers.get(images[i].id) for i in self._by_id]
+        return None not in named and 2 * sum(map(int.__ne__, named, self._by_id)) > len(named)
 
     def _by_text(self, text: str) -> int:
         """The image of an ``image_id`` that is text: a number, or the name of the file (ultralytics)."""

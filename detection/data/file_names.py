@@ -75,3 +75,9 @@ class FileNames:
         """How many names only the base name matched, with an example; there must be one."""
         name, own = next(iter(self.by_base.items()))
         return f"{len(self.by_base)} file names matched by base name alone, such as {show(name)} as {show(own)}"
+
+
+def version_of(name: str) -> str | None:
+    """The photo that an image is a version of: Roboflow's ``a_jpg.rf.<hash>.jpg`` of ``a_jpg``; None of others."""
+    photo, marked, _ = name.rpartition(".rf.")
+    return photo if marked else None

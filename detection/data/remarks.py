@@ -10,6 +10,7 @@ from detection.data.statistics import Statistics
 
 _FEW = 20  # objects of a class in the training split
 _IMBALANCE = 10  # times as many objects of one class as of another
+_CROWDED = 0.2  # share of boxes; Pascal VOC's difficult ones are 15%
 _UNMET = 0.1  # share of objects
 _FEW_TO_EVALUATE = 100  # objects of the validation split
 _SHIFT = 2  # times the share of a class in the other split
@@ -28,7 +29,7 @@ def remarks(check: DataCheck, statistics: Mapping[Split, Statistics]) -> list[st
     if training:
         found += _classes(training)
     for split, numbers in statistics.items():
-        found += _sizes(split, numbers)
+        found += _crowds(split, numbers) + _sizes(split, numbers)
     if training and validation:
         found += _shifts(training, validation)
     if validation and 0 < validation.objects < _FEW_TO_EVALUATE:
@@ -64,6 +65,14 @@ def _classes(training: Statistics) -> list[str]:
         ratio = most_objects / fewest
         found.append(f"imbalance: {ratio:.0f} times as many objects of {most} as of {least} in training")
     return found
+
+
+def _crowds(split: Split, numbers: Statistics) -> list[str]:
+    share = numbers.crowds / max(numbers.crowds + numbers.objects, 1)
+    if share < _CROWDED:
+        return []
+    what = "of the boxes are crowds (iscrowd 1, VOC's difficult), which are neither learned nor scored"
+    return [f"{NAMES[split]}: {share:.0%} {what}; some tools set iscrowd for every mask: is it meant?"]
 
 
 def _sizes(split: Split, numbers: Statistics) -> list[str]:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from detection.evaluation.analysis import Analysis, Point
     from detection.evaluation.intervals import Comparison
 
 _POINT = f"{'P':>7}{'R':>7}{'F1':>7}"
 _WIDEST = 32  # characters of a class's name
+_LISTED = 3
 
 
 def number(value: float | None, width: int = 7) -> str:
@@ -46,10 +49,25 @@ def error_lines(analysis: Analysis) -> Iterator[str]:
         yield " calibration: not known without detections with scores from 0 to 1"
     else:
         yield f" calibration: scores and precision differ by {analysis.ece:.3f} on average"
+        if not analysis.calibration[0].count:
+            yield f" no score is below {analysis.calibration[0].high:g}: AP is too low if a threshold has cut them off"
     if analysis.label_errors:
         kinds = [one.kind for one in analysis.label_errors]
         counts = ", ".join(f"{kinds.count(kind)} {kind}s" for kind in sorted(set(kinds)))
         yield f" labels that may be wrong, from sure detections: {counts}"
+    if mistaken := _mistaken(analysis):
+        listed = ", ".join(mistaken[:_LISTED]) + ", …" * (len(mistaken) > _LISTED)
+        yield f" found as other classes: {listed}; have the detections their class ids in another order?"
+
+
+def _mistaken(analysis: Analysis) -> list[str]:
+    """The classes most of whose objects are found as one other class, if half of all classes are so."""
+    seen, names = analysis.confusion[:-1, :-1], [one.name for one in analysis.classes]
+    objects, other = np.array([one.objects for one in analysis.classes]), seen.argmax(1)
+    rows = np.flatnonzero((other != np.arange(len(names))) & (seen.max(1) > objects / 2))
+    if 2 * len(rows) < (objects > 0).sum():
+        return []
+    return [f"{names[row]} as {names[other[row]]} ({seen[row].max()} of {objects[row]})" for row in rows.tolist()]
 
 
 def comparison_table(comparison: Comparison, name: str) -> Iterator[str]:

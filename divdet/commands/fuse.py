@@ -159,8 +159,6 @@ def _on_one_scale(path: str, results: Results, annotations: CocoAnnotations, con
         return by_precision(annotations, results)
     if fault := scale_fault(results.score):
         raise UserError(f"{path}: has {fault}; or bring all files to one scale by --calibrate rank (or precision)")
-    if len(results) > 1 and results.score.min() == results.score.max():
-        print(f"note: {path} gives all {len(results)} detections the score {results.score[0]:g}, which ranks nothing")
     return results.score
 
 

@@ -105,6 +105,11 @@ def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
             "train them on files that agree"
         )
     print(f"fusing {', '.join(paths)}: {len(fusion.names)} classes")
+    for path, detector in zip(paths, detectors, strict=True):
+        lacking = [name for name in fusion.names if name not in detector.names]
+        if lacking:
+            listed = ", ".join(lacking[:3]) + ", …" * (len(lacking) > 3)
+            print(f"note: {path} lacks {len(lacking)} classes ({listed}): it counts as a detector that missed them")
     return fusion
 
 

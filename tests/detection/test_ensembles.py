@@ -136,6 +136,16 @@ def test_classes_are_matched_by_name() -> None:
     assert sorted(zip(grown.names, grown.category_ids, strict=True)) == [("cat", 17), ("dog", 18)]
 
 
+def test_two_spellings_of_a_class_are_refused() -> None:
+    nothing = returning({"boxes": [], "labels": [], "scores": []})
+    for second in ("Traffic Light", "traffic_light", "trafficlight"):
+        said = rf"detectors\[1\] has the class '{second}', detectors\[0\] 'traffic light'"
+        with pytest.raises(UserError, match=said):
+            Fusion([nothing, nothing], names=[["cat", "traffic light"], [second]])
+    letters = Fusion([nothing, nothing], names=[["a", "A"], ["A", "_", "-"]])
+    assert letters.names == ["a", "A", "_", "-"]
+
+
 @pytest.fixture(scope="module")
 def detectors() -> list[Detector]:
     """Two with other heads, input sizes and classes."""

@@ -15,7 +15,7 @@ from detection.data.annotations import NAMES, CocoAnnotations, Split, part_of
 from detection.data.coco import ground_truth_from, load_annotations
 from detection.data.coco_json import read_json
 from detection.data.faults import DataError, DataFault
-from detection.data.file_names import number_in_name
+from detection.data.file_names import number_in_name, version_of
 from detection.data.formats.folders import Source
 from detection.data.formats.layouts import coco_images, find_splits
 from detection.data.formats.voc import read_voc
@@ -145,12 +145,19 @@ def validation_part(annotations: CocoAnnotations, fraction: float, seed: int) ->
     """Which images are for validation: bool [n].
 
     A hash of the seed and an image's pixels decides, so that copies of a photo are on one side, and an image keeps its
-    side whatever others there are. Where that leaves a side empty, the image with the lowest hash is for validation, or
+    side whatever others there are. Of augmented versions of one photo (see ``version_of``) the photo's name decides.
+    Where that leaves a side empty, the image with the lowest hash is for validation, or
     the one with the highest for training.
     """
     paths = [record.path for record in annotations.images]
     facts = index_images(paths)
-    hashes = np.array([_hash(seed, facts[path].digest or path.name) for path in paths])
+    photos = [version_of(path.name) for path in paths]
+    versions = Counter(photos)
+    texts = (
+        photo if photo and versions[photo] > 1 else facts[path].digest or path.name
+        for photo, path in zip(photos, paths, strict=True)
+    )
+    hashes = np.array([_hash(seed, text) for text in texts])
     if len(np.unique(hashes)) < 2:
         raise UserError(f"{annotations.path}: has only one image, or copies of one, which cannot be split")
     chosen = hashes < fraction

@@ -72,7 +72,7 @@ def test_records_in_file_order_with_labels_by_ascending_category_id(folder: Path
     assert third.boxes.shape == (0, 4)
     assert annotations.counts == {EMPTY_CLASS: 1, "boxes partly outside their image clipped": 1, UNSIZED: 1}
     assert annotations.describe() == (
-        "3 images (1 without objects), 3 boxes, 3 categories; 1 classes without objects ('toothbrush'); "
+        "3 images (1 without objects), 3 boxes (1 crowds), 3 categories; 1 classes without objects ('toothbrush'); "
         "1 boxes partly outside their image clipped; 1 images of no usable width and height, whose boxes "
         "are cut at the border when the image is read"
     )

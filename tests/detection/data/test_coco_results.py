@@ -76,6 +76,17 @@ def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path, annotations: Coc
     assert loaded.score.tolist() == [GOOD["score"]]
 
 
+def test_repeated_detections_and_scores_that_rank_nothing_are_said(
+    tmp_path: Path, annotations: CocoAnnotations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD | {"category_id": 17}], annotations)
+    assert not capsys.readouterr().out
+    assert len(read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD, GOOD], annotations)) == 4
+    assert "has 2 detections that repeat another one in everything" in capsys.readouterr().out
+    read(tmp_path, [GOOD, GOOD | {"category_id": 17}], annotations)
+    assert "gives all 2 detections the score 0.5, which ranks nothing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("image_id", "category_id"), [(7.0, 3.0), ("7", "3"), ("7.0", 3)])
 def test_ids_may_be_floats_or_text(
     tmp_path: Path, annotations: CocoAnnotations, image_id: float | str, category_id: float | str
@@ -200,3 +211,18 @@ def test_a_file_that_is_listed_twice_goes_by_its_ids(tmp_path: Path) -> None:
     rest = {"category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
     entries = [{"image_id": number, "file_name": "a.jpg"} | rest for number in (102, 101)]
     assert read(tmp_path, entries, annotations).image.tolist() == [1, 0]
+
+
+def test_ids_that_may_be_the_numbers_of_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ultralytics takes the number in a file's name as image_id, whatever the annotations say."""
+    for shift, said in ((0, False), (1, True), (100, False)):
+        images = [{"id": n + shift, "width": 99, "height": 99, "file_name": f"{n:03}.jpg"} for n in range(9)]
+        truth = {"images": images, "categories": [{"id": 3, "name": "thing"}], "annotations": []}
+        (tmp_path / "shifted.json").write_text(json.dumps(truth))
+        annotations = load_annotations(tmp_path / "shifted.json", None)
+        read(tmp_path, [GOOD | {"image_id": n + shift} for n in (2, 3)], annotations)
+        assert ("names images by image_id alone" in capsys.readouterr().out) == said
+        read(tmp_path, [GOOD | {"image_id": n + shift} for n in range(9)], annotations)  # 9 is in no name
+        assert "names images by image_id alone" not in capsys.readouterr().out
+        read(tmp_path, [GOOD | {"image_id": 2 + shift, "file_name": "002.jpg"}], annotations)
+        assert "names images by image_id alone" not in capsys.readouterr().out

@@ -184,7 +184,7 @@ def test_a_mask_of_another_size_than_its_image_is_refused(folder: Path) -> None:
 
 def test_text_that_is_no_number_is_not_counted_as_one(folder: Path) -> None:
     data = sound()
-    data["annotations"][0]["bbox"] = ["1", 2, 3, 4]
+    data["annotations"][0]["bbox"] = ["20", 15, 40, 30]
     data["annotations"][1]["bbox"] = ["oops", 2, 3, 4]
     faults: list[DataFault] = []
     counts = read(folder, data, faults=faults).counts

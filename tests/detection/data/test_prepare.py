@@ -225,9 +225,21 @@ def deep(data: Data) -> None:
     data.write()
 
 
+def versions(data: Data) -> None:
+    for split, number in (("train", 1), ("train", 2), ("val", 3)):
+        name = f"photo_jpg.rf.{split}{number}.jpg"
+        data.file(f"{split}_{number}").rename(data.folder / name)
+        data.truth[split]["images"][number]["file_name"] = name
+    data.write()
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [(copies, "training: 2 copies of other images"), (deep, "2 of the images have 16 bits and use at most 12")],
+    [
+        (copies, "training: 2 copies of other images"),
+        (deep, "2 of the images have 16 bits and use at most 12"),
+        (versions, "validation has versions of 1 training photos"),
+    ],
 )
 def test_notes(change: Callable, expected: str, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(data)

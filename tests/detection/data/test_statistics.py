@@ -1,6 +1,7 @@
 """The numbers of a split, against boxes whose sizes are known."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,13 @@ def test_nothing_to_measure() -> None:
     found = measured([])
     assert (found.objects, found.empty, found.smallest, found.needed, found.unmet) == (0, 2, [], {}, 0)
     assert remarks(DataCheck(), {"train": found}) == []
+
+
+def test_many_crowds_are_remarked() -> None:
+    found = replace(measured([(1, 1, [0, 0, 100, 100])]), crowds=1)
+    assert any("50% of the boxes are crowds" in line for line in remarks(DataCheck(), {"train": found}))
+    few = replace(found, objects=9)
+    assert not any("crowds" in line for line in remarks(DataCheck(), {"train": few}))
 
 
 def test_remarks_on_classes() -> None:

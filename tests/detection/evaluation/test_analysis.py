@@ -277,3 +277,21 @@ def test_comparison(tmp_path: Path) -> None:
         interval = (gain[0], *np.nanquantile(gain[1:], (0.025, 0.975)))
         np.testing.assert_allclose(other.differences[name], interval, atol=1e-12)
     assert len(list(comparison_table(other, "theirs.json"))) == 2 + len(other.per_class)
+
+
+def test_classes_in_another_order_are_noticed(tmp_path: Path) -> None:
+    annotations = load(tmp_path, picture())
+    right = [found(1, [x, 0, 100, 100], 0.9) for x in CATS] + [found(2, [x, 0, 100, 100], 0.9) for x in DOGS]
+    swapped = [entry | {"category_id": 3 - entry["category_id"]} for entry in right]
+    line = "found as other classes: cat as dog (3 of 3), dog as cat (2 of 2); have the detections their class ids"
+    for entries, said in ((right, False), (swapped, True), ([*right[:3], *swapped[3:]], True), (ALL, False)):
+        lines = "".join(error_lines(analyze(annotations, columns(tmp_path, entries, annotations))))
+        assert ("found as other classes" in lines) == said
+        assert (line in lines) == (entries is swapped)
+
+
+def test_scores_cut_off_by_a_threshold_are_noticed(tmp_path: Path) -> None:
+    annotations = load(tmp_path, picture())
+    for entries, said in ((ALL, True), ([*ALL, BOTH | {"score": 0.05}], False), ([], False)):
+        lines = "".join(error_lines(analyze(annotations, columns(tmp_path, entries, annotations))))
+        assert ("no score is below 0.1: AP is too low if a threshold has cut them off" in lines) == said

@@ -73,7 +73,9 @@ def test_eval_det_fuses_checkpoints(folder: Path, tmp_path: Path, capsys: pytest
     assert metrics["fusion"]["iou_thr"] == 0.4  # the first one's
     assert metrics["fusion"]["weights"] == [1, 3]
     assert len(metrics["members"]) == 2
-    assert "fusing" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "fusing" in printed
+    assert f"note: {folder / 'fcos.pt'} lacks 1 classes (other): it counts as a detector that missed them" in printed
     assert (tmp_path / "report.html").is_file()
 
     found = json.loads((tmp_path / "detections.json").read_text())

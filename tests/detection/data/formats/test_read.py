@@ -90,6 +90,19 @@ def test_copies_stay_together_and_no_side_is_empty(tmp_path: Path) -> None:
         validation_part(part_of(annotations, np.array([True, True, False])), 0.5, 0)
 
 
+def test_augmented_versions_stay_together(tmp_path: Path) -> None:
+    names = [f"{number % 30}_jpg.rf.{number:032x}.png" for number in range(90)]  # three of each photo
+    for number, name in enumerate(names):
+        image(tmp_path / name, number)
+    annotations = load_annotations(text(tmp_path / "t.json", json.dumps(coco(*names))), tmp_path)
+    sides = validation_part(annotations, 0.3, 0).reshape(3, 30)
+    assert (sides == sides[0]).all()
+    assert 2 < sides[0].sum() < 18
+    # Without versions, content decides, as for other names
+    plain = load_annotations(text(tmp_path / "u.json", json.dumps(coco(*names[:30]))), tmp_path)
+    assert validation_part(plain, 0.3, 0).tolist() != sides[0].tolist()
+
+
 def test_val_fraction_of_settings(tmp_path: Path) -> None:
     photos(tmp_path, 20)
     data = EvalDataSettings(path=str(tmp_path), val_fraction=0.3)
