@@ -71,9 +71,7 @@ def remove_unfinished(*paths: Path) -> None:
     for path in paths:
         prefixes.setdefault(path.parent, set()).add(_unfinished(path))
     for folder, names in prefixes.items():
-        for left in folder.glob(".????????.*.tmp"):
-            if left.name[:10] not in names:
-                continue
+        for left in [file for file in folder.glob(".????????.*.tmp") if file.name[:10] in names]:
             try:
                 left.unlink()
             except OSError as error:

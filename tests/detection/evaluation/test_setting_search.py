@@ -59,7 +59,7 @@ def test_equal_to_the_detector(truth: CocoAnnotations, head: str, members: int) 
         found.append(len(results))
     assert min(found) > 20
     assert len(set(found)) == 4
-    with pytest.raises(ValueError, match="lower scores"):
+    with pytest.raises(ValueError, match="no score is below"):
         candidates.results(replace(start, score_threshold=0.005))
 
 
