@@ -15,6 +15,7 @@ from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
+from divdet.engine.words import counted
 
 _AFTER_FUSION = ("class_agnostic", "class_thresholds")
 _OF_FUSION = ("fusion_iou", "fusion_skip", "fusion_conf", "fusion_method", "member_weights")
@@ -109,7 +110,8 @@ def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
         lacking = [name for name in fusion.names if name not in detector.names]
         if lacking:
             listed = ", ".join(lacking[:3]) + ", …" * (len(lacking) > 3)
-            print(f"note: {path} lacks {len(lacking)} classes ({listed}): it counts as a detector that missed them")
+            lacks = f"{counted(len(lacking), 'class', 'classes')} ({listed})"
+            print(f"note: {path} lacks {lacks}: it counts as a detector that missed them")
     return fusion
 
 

@@ -81,7 +81,9 @@ def fit(
         loggers = build_loggers(settings.loggers, settings.log_every)
         training = _Training(task, loader, settings, folder, device, world, [*loggers, *callbacks])
         if training.is_done():
-            print(f"the run already has {training.epoch} epochs{training.stopped_early()}: nothing to do")
+            early = training.stopped_early()
+            more = f"raise train.{'patience' if early else 'epochs'} to go on"
+            print(f"the run already has {training.epoch} epochs{early}: nothing to do; {more}")
             for logger in loggers if world.is_main_process and folder.last.exists() else ():
                 logger.complete(training.run)
         else:

@@ -75,7 +75,7 @@ def test_eval_det_fuses_checkpoints(folder: Path, tmp_path: Path, capsys: pytest
     assert len(metrics["members"]) == 2
     printed = capsys.readouterr().out
     assert "fusing" in printed
-    assert f"note: {folder / 'fcos.pt'} lacks 1 classes (other): it counts as a detector that missed them" in printed
+    assert f"note: {folder / 'fcos.pt'} lacks 1 class (other): it counts as a detector that missed them" in printed
     assert (tmp_path / "report.html").is_file()
 
     found = json.loads((tmp_path / "detections.json").read_text())
@@ -96,6 +96,16 @@ def test_eval_det_fuses_checkpoints(folder: Path, tmp_path: Path, capsys: pytest
     for name in ("AP", "AP50", "AR100", "per_class", "images"):
         assert metrics[name] == pytest.approx(scored[name]), name
     assert metrics["AR100"] > 0
+
+
+def test_data_of_a_checkpoint_that_is_elsewhere(folder: Path, tmp_path: Path) -> None:
+    saved = torch.load(folder / "ssd.pt", weights_only=True)
+    saved["config"]["data"]["val_annotations"] = "sets/val.json"
+    torch.save(saved, tmp_path / "moved.pt")
+    words = f"--checkpoint={tmp_path / 'moved.pt'}", f"--output={tmp_path}", "--device=cpu"
+    with pytest.raises(UserError, match=r"moved\.pt: its data, sets/val\.json, is not here: .*--data$"):
+        run("eval-det", *words)
+    assert run("eval-det", *words, *(f"--data.{key}={value}" for key, value in data_of(folder).items()))["images"] == 6
 
 
 def test_evaluate_a_fusion(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

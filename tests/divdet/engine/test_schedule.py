@@ -162,7 +162,9 @@ def test_a_run_stops_early_and_stays_so(
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 2
     before = (tmp_path / "last.pt").read_bytes()
     assert run(tmp_path, monkeypatch, list(scores), patience=2, resume="auto") == history
-    assert "the run already has 4 epochs of 9: no better score than 0.3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the run already has 4 epochs of 9: no better score than 0.3" in printed
+    assert "nothing to do; raise train.patience to go on" in printed
     assert (tmp_path / "last.pt").read_bytes() == before
     longer = run(tmp_path, monkeypatch, scores[4:] + [0.0] * 3, patience=3, resume="auto")
     assert [line["score"] for line in longer] == [*scores, 0.0, 0.0, 0.0]
