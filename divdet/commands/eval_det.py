@@ -53,9 +53,10 @@ def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str
     defaults = prediction_defaults(config, saved) | {"data.orientation": data.orientation}
     if isinstance(config, Detect):
         return defaults
-    if config.data.path or config.data.val_annotations:  # other data; a COCO file may be of the same images
-        other_coco = Path(config.data.val_annotations or "").suffix.lower() == ".json"
-        return defaults | ({"data.val_images": data.val_images} if other_coco else {})
+    if config.data.path or config.data.val_annotations:  # a COCO file beside the checkpoint's has its images
+        given, own = (Path(file or "").absolute() for file in (config.data.val_annotations, data.val_annotations))
+        same_images = given.suffix.lower() == ".json" and given.parent == own.parent
+        return defaults | ({"data.val_images": data.val_images} if same_images else {})
     places = {field.name: getattr(data, field.name) for field in fields(EvalDataSettings)}
     for place in filter(None, (data.path, data.val_annotations)):
         if not Path(place).exists():

@@ -47,7 +47,7 @@ class EvaluateDetection(_Prediction):
             Several, separated by commas, are fused; see docs/fusion.md.
         detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
             file_name where they have one, else by image_id.
-        data: ground truth and images.
+        data: ground truth and images; a COCO file beside the checkpoint's annotations is of the checkpoint's images.
         postprocess: how boxes are made from the outputs.
         batch_size: inputs of the network per forward pass: images, or their tiles and other views.
         verify: score once more by pycocotools (a minute for 5,000 images) and fail if one of the 12 numbers differs.

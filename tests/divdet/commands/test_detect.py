@@ -250,3 +250,16 @@ def test_the_checkpoint_brings_its_orientation(trained: Path, tmp_path: Path) ->
     del saved["config"]["data"]["orientation"]  # of an older checkpoint
     torch.save(saved, tmp_path / "old.pt")
     assert checkpoint_defaults(EvaluateDetection(str(tmp_path / "old.pt")))["data.orientation"] == "auto"
+
+
+def test_the_checkpoints_images_are_not_those_of_annotations_elsewhere(trained: Path, tmp_path: Path) -> None:
+    saved = checkpoint.read(trained)
+    saved["config"]["data"] |= {"val_annotations": str(tmp_path / "val.json"), "val_images": str(tmp_path / "images")}
+    torch.save(saved, tmp_path / "own.pt")
+
+    def images_of(annotations: Path) -> str | None:
+        data = EvalDataSettings(val_annotations=str(annotations))
+        return checkpoint_defaults(EvaluateDetection(str(tmp_path / "own.pt"), data=data)).get("data.val_images")
+
+    assert images_of(tmp_path / "val.json") == images_of(tmp_path / "corrected.json") == str(tmp_path / "images")
+    assert images_of(tmp_path / "other/val.json") is None  # its images may have the same names

@@ -128,5 +128,6 @@ def test_what_cannot_be_used_is_refused(trained: Path, tmp_path: Path) -> None:
     truth["images"] = truth["images"][:1]
     truth["annotations"] = [one for one in truth["annotations"] if one["image_id"] == truth["images"][0]["id"]]
     (tmp_path / "one.json").write_text(json.dumps(truth))
+    one = ("--data.val_annotations", str(tmp_path / "one.json"), "--data.val_images", data.val_images)
     with pytest.raises(UserError, match="0 of 1 images are held out, and none of them has an object"):
-        run(trained, tmp_path, "--data.val_annotations", str(tmp_path / "one.json"))
+        run(trained, tmp_path, *one)
