@@ -66,7 +66,7 @@ class Detector:
     Example:
         >>> import numpy as np, torch
         >>> from detection import Detector, create_ssd
-        >>> from detection.settings import PostprocessSettings
+        >>> from detection.prediction_settings import PostprocessSettings
         >>> model = create_ssd("resnet10_16", members=2, num_classes=2)
         >>> detector = Detector(model, ["cat", "dog"], [17, 18], PostprocessSettings(), torch.device("cpu"))
         >>> image = np.zeros((120, 160, 3), np.uint8)

@@ -14,7 +14,7 @@ from torch import Tensor
 from detection.boxes import Boxes, ClassRules
 from detection.fusion import fuse_by_method
 from detection.models.box_coder import CENTER_VARIANCE, MAX_LOG_SCALE, SIZE_VARIANCE, decode
-from detection.prediction_settings import PostprocessSettings
+from detection.prediction_settings import PostprocessSettings as PostprocessSettings  # a name of this module, too
 from divdet.engine.errors import UserError
 
 if TYPE_CHECKING:

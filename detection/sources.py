@@ -104,8 +104,9 @@ def _images_of(source: str, left_out: str | None) -> list[str]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common(9))
     if not images:
         held = f" among {len(files)} files ({kinds})" if files else f" ({kinds})" if kinds else ""
+        camera = f"; a camera is camera:{source}" if source.isdecimal() else ""
         raise UserError(
-            f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern"
+            f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern{camera}"
         )
     if skipped:
         others = f"{skipped.total()} other{'s' * (skipped.total() > 1)}"

@@ -41,6 +41,8 @@ def train(
         divdet.train("bccd", data=data, train={"epochs": 30}, output="runs/mine")["AP"]
     """
     check_callbacks(callbacks)
+    if task not in ("det", "cls"):
+        raise UserError(f"task is {task!r}: choose det or cls")
     name, words = f"train-{task}", ["--config", str(recipe)] if recipe else []
     return COMMANDS[name].call(_settings(name, settings, *words), callbacks=callbacks)
 
@@ -74,6 +76,10 @@ def evaluate(
         return _evaluate_calls(checkpoint, names, settings)
     if names is not None:
         raise UserError("names is for detectors that are called: a checkpoint has its own; leave it out")
+    if not isinstance(checkpoint, str | PathLike):
+        raise UserError(
+            f"checkpoint is {type(checkpoint).__name__}: give a file's path, or what is called with an image"
+        )
     if Path(checkpoint).suffix.lower() == ".json":
         return _run("eval-det", settings, "--detections", str(checkpoint))
     from detection.runtimes.exported import is_exported
@@ -122,9 +128,7 @@ def fuse_results(
     """
     if isinstance(results, str | PathLike):
         raise UserError(f"results is {str(results)!r}: give a list of two or more files")
-    if weights is not None:
-        settings["weights"] = weights if isinstance(weights, str) else ",".join(map(str, weights))
-    return _run("fuse", settings | {"annotations": annotations}, *map(str, results))
+    return _run("fuse", settings | {"annotations": annotations, "weights": weights}, *map(str, results))
 
 
 def _run(name: str, settings: dict[str, Any], *words: str) -> dict[str, Any]:
@@ -132,8 +136,12 @@ def _run(name: str, settings: dict[str, Any], *words: str) -> dict[str, Any]:
 
 
 def _settings(name: str, settings: dict[str, Any], *words: str) -> Any:
-    def text(value: Any) -> str | PathLike[str]:
-        return value if isinstance(value, str | PathLike) else json.dumps(value, default=repr)
+    def plain(value: Any) -> Any:  # NumPy's and torch's numbers and lists; paths, devices
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    def text(value: Any) -> str:
+        value = json.loads(json.dumps(value, default=plain))
+        return value if isinstance(value, str) else json.dumps(value)
 
     options = [f"--{key}={text(value)}" for key, value in flatten(settings).items()]
     return COMMANDS[name].parse([*words, *options], f"divdet {name}")

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import divdet
 from detection.data.synthetic import generate
@@ -57,3 +59,25 @@ def test_classifiers_are_evaluated_by_their_own_command(tmp_path: Path, monkeypa
     )
     assert epochs.metrics == [last]
     assert divdet.evaluate("runs/cls/last.pt", device="cpu")["top1"] == pytest.approx(last["top1"])
+
+
+@pytest.mark.parametrize("weights", [np.array([3, 1]), torch.tensor([3.0, 1.0]), (np.float32(3), 1), "3,1"])
+def test_settings_may_be_numbers_of_numpy_and_torch_and_devices(tmp_path: Path, weights: Any) -> None:
+    generate(tmp_path, 4, 4)
+    truth = tmp_path / "annotations/instances_val.json"
+    results = [tmp_path / f"{name}.json" for name in "ab"]
+    for file in results:
+        file.write_text("[]")
+    iou = np.float32(0.5)
+    fused = divdet.fuse_results(truth, results, weights=weights, iou_thr=iou, output=tmp_path / "fused")
+    assert (fused["fusion"]["weights"], fused["fusion"]["iou_thr"]) == ([3.0, 1.0], 0.5)
+    train = {"epochs": np.int64(0), "lr": np.float64(0.5)}
+    with pytest.raises(divdet.UserError, match=r"^train\.epochs is 0: "):
+        divdet.train(device=torch.device("cpu"), train=train)
+
+
+def test_arguments_of_another_kind_are_named() -> None:
+    with pytest.raises(divdet.UserError, match=r"^task is 'detection': choose det or cls$"):
+        divdet.train(task="detection")
+    with pytest.raises(divdet.UserError, match=r"^checkpoint is list: give a file's path"):
+        divdet.evaluate([{"image_id": 1}])

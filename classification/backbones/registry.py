@@ -161,10 +161,10 @@ BACKBONES: dict[str, BackboneSpec] = {
 }
 
 
-def _unknown(kind: str, name: str, known: list[str]) -> UserError:
+def _unknown(kind: str, name: str, known: list[str], others: str = "") -> UserError:
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}"
-    return UserError(f"unknown {kind} {name!r}: {hint}")
+    return UserError(f"unknown {kind} {name!r}: {hint}{others}")
 
 
 def find_dataset(name: str) -> Dataset:
@@ -181,7 +181,7 @@ def find_backbone(name: str, form: str | None = None) -> BackboneSpec:
     """
     spec = BACKBONES.get(name) or _find_in_sweeps(name)
     if spec is None:
-        raise _unknown("backbone", name, [*BACKBONES, *WIDTH_SWEEPS])
+        raise _unknown("backbone", name, [*BACKBONES, *WIDTH_SWEEPS], " (timm's models are timm:<model>)")
     if form is not None and form not in spec.forms:
         others = ", ".join(other for other, s in BACKBONES.items() if form in s.forms)
         raise UserError(f"{name} has no {form} form, only {spec.forms[0]}; those with {form} are: {others}")
@@ -224,7 +224,8 @@ def member_specs(backbone: str, members: int, form: str | None, pretrained: bool
         return [BackboneSpec("timm_models", {"name": name, **options}, BOTH) for name in names]
     spec = find_backbone(backbone, form)
     if pretrained:
-        raise UserError(f"pretrained is timm, but {backbone} is not one of its models: give a checkpoint, or nothing")
+        what = "is not one of its models, which are timm:<model>"
+        raise UserError(f"pretrained is timm, but {backbone} {what}: name one, or give a checkpoint, or nothing")
     return [spec] * members
 
 

@@ -72,7 +72,15 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             raise Fault(f"has score {show(entry['score'])}, which is not a finite number")
         return image, label, bbox, entry["score"]
 
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except UserError as error:
+        if path.suffix.lower() == ".json" or not path.exists():
+            raise
+        raise UserError(
+            f"{path}: is no COCO results file, a .json: mmdetection writes one by CocoMetric's outfile_prefix, "
+            "ultralytics by val(save_json=True)"
+        ) from error
     if isinstance(content, dict):
         held = ", ".join(show(key) for key in list(content)[:3]) or "nothing"
         form = "COCO results are [{image_id, category_id, bbox, score}, …]"

@@ -12,6 +12,8 @@ _OTHERS = {
     "VIA's annotations: export them as COCO": {"filename", "regions"},
     "Label Studio's own JSON: export it as COCO": {"annotations", "data"},
     "Datumaro's JSON: export it as COCO": {"categories", "items"},
+    "mmdetection's own format: give the COCO file that it was made from": {"metainfo", "data_list"},
+    "mmdetection's middle format: convert it to COCO": {"filename", "ann"},
     "Create ML's JSON: convert it to COCO": {"image", "annotations"},
     "a list of COCO's annotations alone: add images and categories": {"image_id", "category_id"},
 }

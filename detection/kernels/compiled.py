@@ -19,8 +19,12 @@ def compiled(function: Callable) -> Any:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(function, cache=True, **options)
-    except RuntimeError as error:
-        warnings.warn(f"{error}: every process compiles again; set NUMBA_CACHE_DIR to a writable folder", stacklevel=2)
+    except RuntimeError:  # the same warning at the same place, which Python shows once
+        warnings.warn(
+            "numba has no folder to keep compiled code in: every process compiles again; set NUMBA_CACHE_DIR to a "
+            "writable folder",
+            stacklevel=1,
+        )
         return njit(function, **options)
 
 

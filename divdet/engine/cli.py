@@ -85,6 +85,9 @@ _WORDING = {
     ),
     r"\bNoneType\b": "null",
 }
+# Fields that a file without an option may be meant for, by its ending
+_WEIGHTS = ("checkpoint", "model.pretrained")
+_MEANT = {".json": ("detections", "data.path"), **dict.fromkeys((".pt", ".pth", ".onnx", ".xml", ".pt2"), _WEIGHTS)}
 
 
 class _Parser(ArgumentParser):
@@ -111,10 +114,12 @@ class _Parser(ArgumentParser):
         raise UserError(f"{line} (see {self.prog} --help)")
 
     def _meant_by(self, word: str) -> str:
-        """The end of a message about a word without an option: a recipe's name, or a data set."""
+        """The end of a message about a word without an option: a recipe's name, a checkpoint, results, or data."""
         if word in _recipes():
             return f"; did you mean --config {word}?"
-        return f"; did you mean --data {word}?" if "data.path" in self.fields and os.path.exists(word) else ""
+        meant = _MEANT.get(os.path.splitext(word)[1].lower(), ("data.path",)) if os.path.exists(word) else ()
+        field = next((field for field in meant if field in self.fields), "")
+        return field and f"; did you mean --{field.removesuffix('.path')} {word}?"
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
         refuse_special(str(cfg_path))

@@ -224,6 +224,8 @@ def test_files_that_are_left_out_are_counted_by_kind(tree: Path, capsys: pytest.
     assert capsys.readouterr().out == f"{tree}/mixed: 3 images; skipped 3 others (2 .heic, 1 without suffix)\n"
     with pytest.raises(UserError, match=r"none: no image found among 1 files \(1 \.heic\)"):
         find_images([tree / "none"])
+    with pytest.raises(UserError, match=r"^0: no image found: .*; a camera is camera:0$"):
+        find_images(["0"])
 
 
 def test_all_suffixes_that_opencv_writes_are_found(tmp_path: Path) -> None:

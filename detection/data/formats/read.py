@@ -13,7 +13,6 @@ import numpy as np
 
 from detection.data.annotations import NAMES, CocoAnnotations, Split, part_of
 from detection.data.coco import ground_truth_from, load_annotations
-from detection.data.coco_json import read_json
 from detection.data.faults import DataError, DataFault
 from detection.data.file_names import number_in_name, version_of
 from detection.data.formats.folders import Source
@@ -115,7 +114,7 @@ def read_source(
         if need_images and images is None:
             if not source.path.is_file():
                 raise UserError(f"{source.path}: there is no such file")
-            read_json(source.path)  # an empty or damaged file names no images: that is its fault
+            load_annotations(source.path, None, faults=[])  # a damaged file, or one of another format, has that fault
             raise ImagesNotFound(f"{source.path}: its images were not found in the usual places")
         return load_annotations(source.path, images, orientation, faults=faults)
     found: list[DataFault] = []

@@ -158,5 +158,9 @@ def test_fetched_weights_are_asked_for_and_their_absence_is_one_line(monkeypatch
         create_members("timm:resnet10t", 1, 5, "cifar10", pretrained=True)
     assert asked[-1]
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="resnet10_16 is not one of its models"):
+    with pytest.raises(UserError, match=r"resnet10_16 is not one of its models, which are timm:<model>: name one"):
         create_members("resnet10_16", 1, 5, "cifar10", pretrained=True)
+    with pytest.raises(
+        UserError, match=r"unknown backbone 'resnet18': did you .*\? \(timm's models are timm:<model>\)$"
+    ):
+        create_members("resnet18", 1, 5, "imagenet")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def test_bad_results_are_one_clear_line(tmp_path: Path, annotations: CocoAnnotat
     assert str(error.value).startswith(f"{tmp_path / 'results.json'}: ")
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_results_of_another_form_are_told_which_is_read(tmp_path: Path, annotations: CocoAnnotations) -> None:
+    file = tmp_path / "results.pkl"  # mmdetection's --out
+    file.write_bytes(pickle.dumps([{"img_id": 7}]))
+    for path in (file, tmp_path):
+        with pytest.raises(UserError, match=rf"^{path}: is no COCO results file, a \.json: mmdetection writes one by"):
+            load_results(path, annotations)
+    with pytest.raises(UserError, match=r"none\.pkl: cannot be read: No such file"):
+        load_results(tmp_path / "none.pkl", annotations)
 
 
 def test_results_may_be_empty_or_hold_more_keys(tmp_path: Path, annotations: CocoAnnotations) -> None:

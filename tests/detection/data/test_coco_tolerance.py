@@ -159,6 +159,8 @@ OTHERS = {
     "labelme": ({"version": "5", "shapes": [], "imagePath": "a.jpg"}, "it looks like labelme's JSON of one image"),
     "VIA": ({"a.jpg99": {"filename": "a.jpg", "regions": [], "size": 99}}, "it looks like VIA's annotations"),
     "Label Studio": ([{"id": 1, "annotations": [], "data": {}}], "it looks like Label Studio's own JSON"),
+    "mmdetection": ({"metainfo": {}, "data_list": []}, "it looks like mmdetection's own format: give the COCO file"),
+    "mmdetection's middle": ([{"filename": "a.jpg", "ann": {}}], "it looks like mmdetection's middle format"),
     "annotations alone": (sound()["annotations"], "add images and categories"),
     "nothing": ({"images": [], "annotations": [], "categories": []}, "an empty data set: it lists no images, annot"),
     "names for categories": ({**sound(), "categories": ["box", "disc"]}, "categories is a list of names: give each"),

@@ -1,18 +1,21 @@
 """Compiled loops where nothing can be cached, and their threads."""
 
 import threading
+import warnings
 
 import pytest
 
 from detection.kernels.compiled import compiled, in_threads
 
 
-def test_without_a_cache_a_warning_names_the_remedy() -> None:
+def test_without_a_cache_one_warning_names_the_remedy() -> None:
     names: dict = {}
-    exec("def twice(x):\n    return 2 * x", names)  # of no file, so numba has no place for a cache
-    with pytest.warns(UserWarning, match="NUMBA_CACHE_DIR"):
-        twice = compiled(names["twice"])
-    assert twice(4) == 8
+    exec("def twice(x):\n    return 2 * x\n\ndef thrice(x):\n    return 3 * x", names)  # of no file to cache beside
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")  # as a program shows them
+        twice, thrice = compiled(names["twice"]), compiled(names["thrice"])
+    assert (twice(4), thrice(4)) == (8, 12)
+    assert [("NUMBA_CACHE_DIR" in str(warning.message)) for warning in shown] == [True]
 
 
 @pytest.mark.parametrize(("total", "threads"), [(10, 1), (10, 3), (3, 8), (0, 2)])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detection.settings import TrainDetection
+from divdet.commands.settings import EvaluateDetection
 from divdet.engine.cli import parse, run, to_yaml
 from divdet.engine.errors import UserError
 
@@ -171,6 +172,16 @@ def test_what_stands_where_an_option_should_is_told(tmp_path: Path) -> None:
         parse(TrainDetection, ["bccd"])
     with pytest.raises(UserError, match=rf"arguments: {tmp_path}; did you mean --data {tmp_path}\?"):
         parse(TrainDetection, [str(tmp_path), "--seed", "1"])
+    weights, results = tmp_path / "best.pt", tmp_path / "results.json"
+    for file, config_class, option in (
+        (weights, EvaluateDetection, "checkpoint"),
+        (weights, TrainDetection, "model.pretrained"),
+        (results, EvaluateDetection, "detections"),
+        (results, TrainDetection, "data"),
+    ):
+        file.touch()
+        with pytest.raises(UserError, match=rf"did you mean --{option} {file}\?"):
+            parse(config_class, [str(file)])
     with pytest.raises(UserError, match=r"unrecognized arguments: nothing \(see"):
         parse(TrainDetection, ["nothing"])
     file = tmp_path / "data.yaml"

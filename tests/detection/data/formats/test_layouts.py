@@ -319,6 +319,13 @@ def test_images_of_other_names_are_found(name: str, file: str | None, tmp_path: 
         assert read_annotations(data, "train").images[0].path == root / file
 
 
+def test_a_file_of_another_format_is_not_asked_for_its_images(tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    text(file, json.dumps({"metainfo": {"classes": ["a"]}, "data_list": [{"img_path": "a.jpg", "instances": []}]}))
+    with pytest.raises(UserError, match=r"not COCO ground truth: .* it looks like mmdetection's own format"):
+        read_annotations(EvalDataSettings(path=str(file)), "train")
+
+
 @pytest.mark.parametrize("content", ["", '{"images": [{"id": 1, "file_name": "1.jpg"}], "annotat'])
 def test_a_damaged_split_is_not_taken_as_absent(content: str, tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
