@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from detection.prediction_settings import PostprocessSettings, RuntimeSettings
-from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, check_range
 
 
@@ -40,5 +39,4 @@ class Demo(RuntimeSettings, CommonSettings):
         check_range("score_threshold", self.score_threshold, 0, 1)
         check_range("max_bytes", self.max_bytes, 1, 2**31 - 1)
         check_range("max_pixels", self.max_pixels, 1, 2**31 - 1)
-        if not 0 <= self.port < 2**16:
-            raise UserError(f"port is {self.port}: choose 0 (any free one) to 65535")
+        check_range("port", self.port, 0, 65535)
