@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from classification.backbones import TIMM
 from classification.backbones.dividing import divide_drop_probability
-from classification.backbones.features import STRIDES, check_strides
+from classification.backbones.features import check_strides
 from classification.backbones.regularization import draw_in_full_precision
-from classification.backbones.resnet import DETECTION_INPUT
 from classification.backbones.slicing import narrow
 from classification.data.statistics import IMAGENET_STATISTICS
 from divdet.engine.cost import on_meta
@@ -86,9 +85,7 @@ class TimmFeatures(nn.Module):
         level_channels: channels of each level.
     """
 
-    def __init__(
-        self, name: str, pretrained: bool = False, strides: Sequence[int] = STRIDES, size: int = DETECTION_INPUT
-    ) -> None:
+    def __init__(self, name: str, pretrained: bool, strides: Sequence[int], size: int) -> None:
         super().__init__()
         network = _create(name, pretrained)
         self.name, self.strides = f"timm's {name}", tuple(strides)
