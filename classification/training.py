@@ -165,7 +165,7 @@ def _train(
     evaluation = Loader(own_views, config.train.batch_size, config.train.workers, device)
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)
     loader = training_loader(views, config.train, config.seed, device, world)
-    return fit(task, loader, config.train, folder, device, world, callbacks)
+    return fit(task, loader, folder, device, world, callbacks)
 
 
 def load_plain(model: Ensemble, found: Sequence[tuple[str, dict[str, Tensor]]]) -> None:
