@@ -12,7 +12,7 @@ class Demo(RuntimeSettings, CommonSettings):
 
     Attributes:
         checkpoint: a train_det.py checkpoint, or what export.py made of one.
-        examples: folder of images to choose from; default: validation images of the checkpoint, where they are there.
+        examples: folder of images to choose from; default: the checkpoint's validation images, if they are here.
         score_threshold: lowest score that is shown at first.
         postprocess: how boxes are made from the outputs at first; default: the checkpoint's.
         host: address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 also others in its network.

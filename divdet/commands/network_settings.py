@@ -10,7 +10,7 @@ from divdet.engine.settings import CommonSettings, Concurrency, Precision, check
 
 @dataclass
 class ImportCheckpoint(CommonSettings):
-    """Turns one of the paper's published checkpoints, or torchvision's SSDLite or FCOS, into one for every tool.
+    """Turns a published checkpoint of the paper, or torchvision's SSDLite or FCOS, into a checkpoint of this toolkit.
 
     Attributes:
         source: the published file.

@@ -178,7 +178,7 @@ def _field(config: Plan, task: str, names: list[str], runs: Sequence[Run], fault
 
 
 def _shape(config: Plan, task: str, data: str, known: list[Known], runs: Sequence[Run]) -> TimedNetwork:
-    """What the networks of all backbones have in common, as a network of none."""
+    """A network without a backbone: what the networks of all backbones have in common."""
     if config.recipe:
         recipes = list(dict.fromkeys(one.recipe for one in known))
         if config.recipe not in recipes:

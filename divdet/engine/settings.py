@@ -36,8 +36,8 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training images.
-        min_steps: epochs are raised until the run has at least so many optimizer steps, and with them warm-ups,
-            milestones and evaluate_every in proportion; --train.epochs on the command line sets it to 0.
+        min_steps: raises the epochs until the run has at least so many optimizer steps; warm-ups, milestones and
+            evaluate_every grow in proportion. --train.epochs on the command line sets it to 0.
         batch_size: images per batch of a process.
         accumulate: batches whose gradients are averaged before a step.
         lr: peak learning rate. It is not scaled: the usual rule is in proportion to the images of a step, batch_size x
