@@ -6,14 +6,7 @@ from typing import Literal
 
 from classification.backbones.dividing import WeightDecayDividing
 from divdet.engine.errors import UserError
-from divdet.engine.settings import (
-    CommonSettings,
-    Concurrency,
-    Precision,
-    TrainSettings,
-    check_not_negative,
-    check_range,
-)
+from divdet.engine.settings import CommonSettings, Concurrency, Precision, TrainSettings, check_range
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
 Divergence = Literal["js", "kl"]
@@ -197,7 +190,8 @@ class ClassificationTrainSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative(self, "cot_weight", "cot_warmup_epochs", "mixup")
+        for name in ("cot_weight", "cot_warmup_epochs", "mixup"):
+            check_range(f"train.{name}", getattr(self, name), 0)
         check_range("train.label_smoothing", self.label_smoothing, 0, 1, below=True)
 
 

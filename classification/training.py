@@ -115,7 +115,7 @@ def _train(
         stem = "cifar" if size <= SMALL and config.data.dataset != "imagenet" else "imagenet"
     backbone, members, pretrained = config.model.backbone, config.model.members, config.model.pretrained
     inputs = network_inputs(config.data, size, statistics(backbone) if backbone.startswith(TIMM) else None)
-    if backbone.startswith(TIMM) and pretrained in ("timm", PIP):
+    if pretrained in ("timm", PIP):
         check_copies_differ(backbone, members, config.data.different_views)
     meta = {"classes": images.classes, "stem": stem} | inputs
     config = replace(  # config.yaml says what auto stood for
@@ -165,7 +165,7 @@ def _train(
     evaluation = Loader(own_views, config.train.batch_size, config.train.workers, device)
     task = CoTraining(model.to(device), config, meta, evaluation, views, world)
     loader = training_loader(views, config.train, config.seed, device, world)
-    return fit(task, loader, config.train, folder, device, world, callbacks)
+    return fit(task, loader, folder, device, world, callbacks)
 
 
 def load_plain(model: Ensemble, found: Sequence[tuple[str, dict[str, Tensor]]]) -> None:

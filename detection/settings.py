@@ -6,7 +6,7 @@ from typing import Literal
 from detection.heads import input_of
 from detection.prediction_settings import PostprocessSettings
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, TrainSettings, check_choice, check_not_negative, check_range
+from divdet.engine.settings import CommonSettings, TrainSettings, check_choice, check_range
 
 Orientation = Literal["auto", "upright", "stored"]
 DataFormat = Literal["auto", "coco", "yolo", "voc"]
@@ -169,7 +169,8 @@ class DetectionTrainSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative(self, "neg_to_pos_ratio", "cot_weight", "cot_warmup_epochs", "backbone_lr")
+        for name in ("neg_to_pos_ratio", "cot_weight", "cot_warmup_epochs", "backbone_lr"):
+            check_range(f"train.{name}", getattr(self, name), 0)
         if not 0 < self.fraction <= 1:
             raise UserError(f"train.fraction is {self.fraction}: it must be above 0 and at most 1")
         if self.freeze != "all":

@@ -214,9 +214,7 @@ def _kept(
 ) -> dict[int, int]:
     """The number of a member's parts in each space."""
     if odd := weights.keys() ^ member.keys():
-        raise UserError(
-            f"{name}: of it and its narrower members only one has {sorted(odd)[0]}: choose another width or S"
-        )
+        raise UserError(f"{name}: of it and its narrower members only one has {min(odd)}: choose another width or S")
     found: dict[int, dict[int, str]] = defaultdict(dict)  # by space, numbers of a member's parts, and who has them
     for key, own in axes.items():
         pairs = zip(weights[key].shape, member[key].shape, own, strict=False)  # a kernel's sides are in no space

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from classification.backbones import TIMM
 from classification.backbones.dividing import divide_drop_probability
-from classification.backbones.features import STRIDES, check_strides
+from classification.backbones.features import check_strides
 from classification.backbones.regularization import draw_in_full_precision
-from classification.backbones.resnet import DETECTION_INPUT
 from classification.backbones.slicing import narrow
 from classification.data.statistics import IMAGENET_STATISTICS
 from divdet.engine.cost import on_meta
@@ -50,11 +49,11 @@ def build(
     """
     options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
     if drop_path is None:
-        return _create(name, pretrained, **options)
+        return create_classifier(name, pretrained, **options)
     options["drop_path_rate"] = divide_drop_probability(drop_path, members)
     refusal = UserError(f"timm's {name} drops no blocks, so drop_path must stay unset")
     try:
-        network = _create(name, pretrained, **options)
+        network = create_classifier(name, pretrained, **options)
     except TypeError as error:  # no such argument
         raise refusal from error
     # Some models take the argument and ignore it.
@@ -63,9 +62,14 @@ def build(
     return network
 
 
-def create_classifier(name: str, pretrained: bool = False) -> nn.Module:
-    """The model as timm publishes it: all layers, its own number of classes."""
-    return _create(name, pretrained)
+def create_classifier(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    """The model as timm publishes it, all layers and classes, unless ``options`` say otherwise; ``/S`` narrows it."""
+    network = _create_undivided(undivided(name), pretrained, **options)
+    if (divisor := _divisor(name)) == 1:
+        return network
+    if pretrained:
+        raise UserError(f"timm has no weights of {name}: start from {TIMM}{undivided(name)} by model.divide_from")
+    return narrow(network, divisor, network.pretrained_cfg["input_size"][-1], f"{TIMM}{undivided(name)}")
 
 
 class TimmFeatures(nn.Module):
@@ -86,11 +90,9 @@ class TimmFeatures(nn.Module):
         level_channels: channels of each level.
     """
 
-    def __init__(
-        self, name: str, pretrained: bool = False, strides: Sequence[int] = STRIDES, size: int = DETECTION_INPUT
-    ) -> None:
+    def __init__(self, name: str, pretrained: bool, strides: Sequence[int], size: int) -> None:
         super().__init__()
-        network = _create(name, pretrained)
+        network = create_classifier(name, pretrained)
         self.name, self.strides = f"timm's {name}", tuple(strides)
         found = [level["reduction"] for level in getattr(network, "feature_info", [])]
         if not hasattr(network, "forward_intermediates"):
@@ -243,15 +245,6 @@ def _import_timm() -> Any:
     except ImportError as error:
         raise UserError("backbones of timm need the library: pip install 'divdet[timm]'") from error
     return timm
-
-
-def _create(name: str, pretrained: bool, **options: Any) -> nn.Module:
-    network = _create_undivided(undivided(name), pretrained, **options)
-    if (divisor := _divisor(name)) == 1:
-        return network
-    if pretrained:
-        raise UserError(f"timm has no weights of {name}: start from {TIMM}{undivided(name)} by model.divide_from")
-    return narrow(network, divisor, network.pretrained_cfg["input_size"][-1], f"{TIMM}{undivided(name)}")
 
 
 def _create_undivided(name: str, pretrained: bool, **options: Any) -> nn.Module:

@@ -24,6 +24,7 @@ from divdet.engine.errors import UserError, printable
 from divdet.engine.exif import read_turned
 from divdet.engine.files import reason
 from divdet.engine.images import decode_image, read_bytes
+from divdet.engine.machine import cores
 from divdet.engine.progress import progress
 
 _FORMAT = ["divdet image index 1", cv2.__version__]  # another version may decode other files, or other pixels
@@ -121,8 +122,7 @@ def _decode_all(paths: Sequence[Path], folders: dict[Path, _Folder]) -> dict[Pat
 
 def _threads() -> int:
     """Two more than cores: reading from a slow drive leaves cores idle."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores + 2, 32)
+    return min(cores() + 2, 32)
 
 
 def _used_bits(data: bytes) -> int:

@@ -231,4 +231,4 @@ def _train(
         training, TrainingAugmentation(data, config.model.members, model.input), config.seed, data.cache
     )
     loader = training_loader(images, config.train, config.seed, device, world, repeats, collate_fn=collate)
-    return fit(task, loader, config.train, folder, device, world, callbacks), task, folder.path
+    return fit(task, loader, folder, device, world, callbacks), task, folder.path

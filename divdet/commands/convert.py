@@ -47,7 +47,10 @@ def convert(config: Convert) -> None:
         raise data_error(faults, config.output)
     for split, annotations in splits.items():
         print(printable(f"{split}: {annotations.describe()}"))
-    items, counts = _write_tiles(splits, config) if config.tile else _write_images(splits, config)
+    if config.tile:
+        items, counts = _write_tiles(splits, config)
+    else:
+        items, counts = write_data_set(splits, config.to, config.output, config.link)
     if faults:
         written = Path(config.output, FAULTS)
         write_faults(faults, written)
@@ -60,14 +63,7 @@ def convert(config: Convert) -> None:
     print(f"wrote {config.output} ({config.to}): images of {written}")
 
 
-_Written = tuple[dict[str, list[Item]], Counter[str]]
-
-
-def _write_images(splits: dict[str, CocoAnnotations], config: Convert) -> _Written:
-    return write_data_set(splits, config.to, config.output, config.link)
-
-
-def _write_tiles(splits: dict[str, CocoAnnotations], config: Convert) -> _Written:
+def _write_tiles(splits: dict[str, CocoAnnotations], config: Convert) -> tuple[dict[str, list[Item]], Counter[str]]:
     """Writes tiles of the images; see ``detection.data.tiles``."""
     output = Path(config.output)
     refuse_filled(output)

@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 
 from detection.detector import Detector, saved_settings
+from detection.heads import title_of
 from detection.prediction_settings import FusionMethod
 from detection.runtimes.exported import is_exported
 from detection.runtimes.exporting import library
@@ -23,8 +24,6 @@ from divdet.engine.errors import UserError
 from divdet.engine.stopping import Stopped, stop_on_signals
 from divdet.engine.words import counted
 from divdet.serving.sockets import address_of, bind
-
-_HEADS = {"ssd300": "SSD300", "ssd512": "SSD512", "ssdlite": "SSDLite", "fcos": "FCOS"}
 
 
 def demo(config: Demo) -> None:
@@ -83,7 +82,7 @@ def compile_all(detector: Detector) -> None:
 def describe(detector: Detector, saved: Checkpoint) -> tuple[str, str]:
     """Which model it is: a title, and a line below it."""
     backbone, head = saved.setting("model.backbone", str), saved.config["model"].get("head", "ssd300")
-    members, name = len(detector.model.members), _HEADS.get(head, head)
+    members, name = len(detector.model.members), title_of(head)
     form = detector.input
     names = ", ".join(detector.names[:12]) + ", …" * (len(detector.names) > 12)
     count = counted(len(detector.names), "class", "classes")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from detection.prediction_settings import PostprocessSettings, RuntimeSettings
-from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, check_range
 
 
@@ -13,7 +12,7 @@ class Demo(RuntimeSettings, CommonSettings):
 
     Attributes:
         checkpoint: a train_det.py checkpoint, or what export.py made of one.
-        examples: folder of images to choose from; default: validation images of the checkpoint, where they are there.
+        examples: folder of images to choose from; default: the checkpoint's validation images, if they are here.
         score_threshold: lowest score that is shown at first.
         postprocess: how boxes are made from the outputs at first; default: the checkpoint's.
         host: address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 also others in its network.
@@ -40,5 +39,4 @@ class Demo(RuntimeSettings, CommonSettings):
         check_range("score_threshold", self.score_threshold, 0, 1)
         check_range("max_bytes", self.max_bytes, 1, 2**31 - 1)
         check_range("max_pixels", self.max_pixels, 1, 2**31 - 1)
-        if not 0 <= self.port < 2**16:
-            raise UserError(f"port is {self.port}: choose 0 (any free one) to 65535")
+        check_range("port", self.port, 0, 65535)

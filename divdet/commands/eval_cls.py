@@ -25,7 +25,7 @@ from divdet.engine.loading import Loader
 def checkpoint_defaults(config: EvaluateClassification) -> dict[str, Any]:
     """The data settings that the checkpoint brings along, as defaults below the command line."""
     if config.checkpoint is None:
-        raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
+        return {}
     found = checkpoint.load(config.checkpoint, "classification")
     return {key: found.setting(key, str) for key in ("data.dataset", "data.root")}
 
@@ -37,7 +37,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
         UserError: for an unusable checkpoint, data that is missing or of other classes, or an unwritable output.
     """
     if config.checkpoint is None:
-        raise UserError("--checkpoint is needed: a last.pt or best.pt of train_cls.py")
+        raise UserError("--checkpoint is missing: give a checkpoint of train_cls.py")
     device = use_device(config.device)
     model, found = load_ensemble(config.checkpoint)
     meta = _with_inputs(found.meta, config)

@@ -81,7 +81,7 @@ def evaluate(config: EvaluateDetection) -> dict[str, Any]:
 
 
 def evaluate_calls(detectors: Fusion, config: EvaluateDetection) -> dict[str, Any]:
-    """The same of detectors that are called from Python; files are written only where ``output`` is given."""
+    """Evaluates detectors that are called from Python; writes files only where ``output`` is given."""
     asked = [name for name in _OF_CHECKPOINTS if getattr(config, name) != getattr(EvaluateDetection(), name)]
     if asked:
         raise UserError(f"{asked[0]} is for checkpoints: detectors from Python are called as they are; leave it out")

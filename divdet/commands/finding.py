@@ -52,9 +52,9 @@ class Finder:
 
 def views_of(config: Detect, detector: Detector | Fusion) -> dict[str, Any]:
     """The arguments of ``predict`` that say how images are seen; a fusion's detectors get one whole image at a time."""
-    return (
-        {one.name: getattr(config, one.name) for one in fields(ViewSettings)} if isinstance(detector, Detector) else {}
-    )
+    if isinstance(detector, Fusion):
+        return {}
+    return {one.name: getattr(config, one.name) for one in fields(ViewSettings)}
 
 
 def threads_of(config: Detect) -> int:

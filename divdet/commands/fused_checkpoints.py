@@ -70,13 +70,13 @@ def describe_runs(config: EvaluateDetection | Detect | Serve) -> dict[str, str]:
 def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
     """The detectors of several checkpoints, fused by ``config.postprocess``, which defaults to the first one's.
 
-    Each keeps the post-processing of its own checkpoint, but for what the user asks to be otherwise (what differs from
-    the first one's); what is asked of the fusion is of the detectors' boxes, not of those of each one's members.
+    Each keeps the post-processing of its own checkpoint, except for what differs from the first one's: the user has
+    asked for that. Settings of the fusion are for the boxes of the detectors, not for those of their members.
     """
     if config.several:
         raise UserError("--tile and --tta take one checkpoint: leave them out, or name one")
     paths = checkpoints_of(config)
-    own = [_postprocess(path) for path in paths]
+    own = [saved_settings(read_saved(path))[0] for path in paths]
     asked = {
         field.name: getattr(config.postprocess, field.name)
         for field in fields(PostprocessSettings)
@@ -113,7 +113,3 @@ def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
             lacks = f"{counted(len(lacking), 'class', 'classes')} ({listed})"
             print(f"note: {path} lacks {lacks}: it counts as a detector that missed them")
     return fusion
-
-
-def _postprocess(path: str) -> PostprocessSettings:
-    return saved_settings(read_saved(path))[0]

@@ -5,12 +5,12 @@ from typing import Literal
 
 from detection.heads import find_head, input_of
 from divdet.engine.errors import UserError
-from divdet.engine.settings import CommonSettings, Concurrency, Precision
+from divdet.engine.settings import CommonSettings, Concurrency, Precision, check_range
 
 
 @dataclass
 class ImportCheckpoint(CommonSettings):
-    """Turns one of the paper's published checkpoints, or torchvision's SSDLite or FCOS, into one for every tool.
+    """Turns a published checkpoint of the paper, or torchvision's SSDLite or FCOS, into a checkpoint of this toolkit.
 
     Attributes:
         source: the published file.
@@ -52,8 +52,8 @@ class Quickstart(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size < 100 or self.epochs < 1:
-            raise UserError("--size must be at least 100 and --epochs at least 1")
+        check_range("size", self.size, 100)
+        check_range("epochs", self.epochs, 1)
 
 
 @dataclass
@@ -125,8 +125,7 @@ class Benchmark(CommonSettings):
         find_head(self.head)
         if self.members < 2:
             raise UserError(f"members is {self.members}: choose at least 2; the network of one is timed beside them")
-        if self.rounds < 2:
-            raise UserError(f"rounds is {self.rounds}: choose at least 2")
+        check_range("rounds", self.rounds, 2)
         if not 0 < self.seconds < 3600:
             raise UserError(f"seconds is {self.seconds}: choose more than 0 and less than 3600")
 

@@ -178,7 +178,7 @@ def _field(config: Plan, task: str, names: list[str], runs: Sequence[Run], fault
 
 
 def _shape(config: Plan, task: str, data: str, known: list[Known], runs: Sequence[Run]) -> TimedNetwork:
-    """What the networks of all backbones have in common, as a network of none."""
+    """A network without a backbone: what the networks of all backbones have in common."""
     if config.recipe:
         recipes = list(dict.fromkeys(one.recipe for one in known))
         if config.recipe not in recipes:
@@ -257,15 +257,12 @@ def _join(
     others = [f"'{name}' of {count}" for name, count in counts.items() if name != recipe]
     notes = [f"other recipes know the accuracy, too (--recipe): {', '.join(others)}"] if others else []
     asked = {(network.backbone, network.members) for network in networks}
-    near = Counter(one.recipe for one in known if one.recipe not in counts and _pair(one) in asked)
+    elsewhere = [one for one in known if one.recipe not in counts]
+    near = Counter(one.recipe for one in elsewhere if (one.network.backbone, one.network.members) in asked)
     if near:
         listed = ", ".join(f"'{name}' of {count}" for name, count in near.items())
         notes.append(f"at other image sizes or heads recipes know the accuracy (--recipe): {listed}")
     return recipe, {one.network: one.accuracy for one in known if one.recipe == recipe}, notes
-
-
-def _pair(known: Known) -> tuple[str, int]:
-    return known.network.backbone, known.network.members
 
 
 def _row(candidate: Candidate, timed: Timed, config: Plan) -> dict[str, Any]:

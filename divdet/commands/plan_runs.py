@@ -38,7 +38,7 @@ class Run(NamedTuple):
 def read_runs(paths: list[str], task: str | None) -> tuple[list[Run], list[str]]:
     """Reads run folders, or checkpoints; returns the runs and all faults.
 
-    It is a fault, too, where they are of both tasks, of another one than ``task``, or of several validation data sets.
+    Runs of both tasks, of another one than ``task``, or of different validation data are faults, too.
     """
     runs, faults = [], []
     by_place: dict[str, str] = {}

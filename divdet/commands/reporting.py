@@ -11,10 +11,9 @@ from detection.data.annotations import CocoAnnotations
 from detection.evaluation.coco_metrics import COCO_RULES, Rules
 from detection.evaluation.evaluate import Evaluation
 from detection.heads import title_of
-from detection.runtimes.exported import is_exported, saved_of
 from detection.visual.report import Report, write_report
+from divdet.commands.fused_checkpoints import read_saved
 from divdet.commands.settings import EvaluateDetection
-from divdet.engine import checkpoint
 from divdet.engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ def report_evaluation(
         about = {"Detectors": config.checkpoint or f"{len(found.members)}, called from Python"}
         about["Fusion"] = ", ".join(f"{name} {value}" for name, value in rule.items() if value is not None)
     elif config.checkpoint:
-        exported = is_exported(config.checkpoint)
-        saved = saved_of(config.checkpoint) if exported else checkpoint.load(config.checkpoint, "detection")
+        saved = read_saved(config.checkpoint)
         history = saved.history
         complete = saved.epoch == saved.config.get("train", {}).get("epochs")  # best.pt may end before
         about = {"Checkpoint": f"{config.checkpoint}, epoch {saved.epoch}"}

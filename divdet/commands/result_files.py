@@ -57,8 +57,7 @@ def _write_json(file: TextIO, images: Iterable[dict[str, Any]]) -> None:
 
 
 def _write_lines(file: TextIO, images: Iterable[dict[str, Any]]) -> None:
-    for image in images:
-        file.write(json.dumps(image, allow_nan=False) + "\n")
+    file.writelines(json.dumps(image, allow_nan=False) + "\n" for image in images)
 
 
 def _write_csv(file: TextIO, images: Iterable[dict[str, Any]]) -> None:

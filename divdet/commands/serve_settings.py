@@ -45,8 +45,7 @@ class Serve(ViewSettings, RuntimeSettings, CommonSettings):
     def __post_init__(self) -> None:
         for part in (CommonSettings, RuntimeSettings, ViewSettings):
             part.__post_init__(self)
-        if not 0 <= self.port < 2**16:
-            raise UserError(f"port is {self.port}: choose 0 (any free one) to 65535")
+        check_range("port", self.port, 0, 65535)
         check_range("score_threshold", self.score_threshold, 0, 1)
         check_range("max_batch", self.max_batch, 1, 1024)
         check_range("max_wait_ms", self.max_wait_ms, 0, 10_000)
@@ -56,5 +55,4 @@ class Serve(ViewSettings, RuntimeSettings, CommonSettings):
         check_range("timeout", self.timeout, 0.1, 3600)
         check_range("max_bytes", self.max_bytes, 1, 2**31 - 1)
         check_range("max_pixels", self.max_pixels, 1, 2**31 - 1)
-        if self.workers is not None:
-            check_range("workers", self.workers, 1, 256)
+        check_range("workers", self.workers, 1, 256)

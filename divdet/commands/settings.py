@@ -74,9 +74,8 @@ class EvaluateDetection(_Prediction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_batch_size(self.batch_size)
-        if self.at_score is not None:
-            check_range("at_score", self.at_score, 0, 1 if self.checkpoint else math.inf)
+        check_range("batch_size", self.batch_size, 1)
+        check_range("at_score", self.at_score, 0, 1 if self.checkpoint else math.inf)
         check_range("max_dets", self.max_dets, 11)  # AR1 and AR10 are of fewer
         if self.sizes is not None and not (len(self.sizes) == 2 and 0 < self.sizes[0] < self.sizes[1]):
             raise UserError(f"sizes is {self.sizes}: give two sides in pixels, the smaller one first, such as [32,96]")
@@ -126,7 +125,7 @@ class Detect(_Prediction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_batch_size(self.batch_size)
+        check_range("batch_size", self.batch_size, 1)
         if self.resume not in ("auto", None):
             raise UserError(f"resume is {self.resume!r}: the only choice is auto")
         if isinstance(self.save, str):
@@ -134,14 +133,11 @@ class Detect(_Prediction):
         if unknown := [kind for kind in self.save or () if kind not in SAVED]:
             raise UserError(f"save names {unknown[0]!r}: choose of {', '.join(SAVED)}, separated by commas")
         check_choice("show", self.show, Literal["fused", "members"])
-        if self.workers is not None and not 0 <= self.workers <= 256:
-            raise UserError(f"workers is {self.workers}: choose 0 to 256")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise UserError(f"max_frames is {self.max_frames}: choose at least 1")
+        check_range("score_threshold", self.score_threshold, 0, 1)
+        check_range("workers", self.workers, 0, 256)
+        check_range("max_frames", self.max_frames, 1)
         if self.data.val_images and not (self.data.val_annotations or self.data.path):
             raise UserError("data.val_images is set without data.val_annotations: give the annotations, too")
-        if not 0 <= self.score_threshold <= 1:
-            raise UserError(f"score_threshold is {self.score_threshold}: choose a value from 0 to 1")
 
 
 @dataclass
@@ -239,10 +235,9 @@ class Sweep(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_batch_size(self.batch_size)
+        check_range("batch_size", self.batch_size, 1)
         check_range("rounds", self.rounds, 1)
-        if self.metric not in ("AP", "AP50", "F1"):
-            raise UserError(f"metric is {self.metric!r}: choose AP, AP50 or F1")
+        check_choice("metric", self.metric, Literal["AP", "AP50", "F1"])
         for name in SWEPT:
             setattr(self, name, self._values(name))
 
@@ -274,11 +269,6 @@ class Sweep(CommonSettings):
 
 # Of ``Sweep``, what is varied
 SWEPT = ("nms_iou", "score_threshold", "fusion_method", "fusion_iou", "fusion_conf", "weights", "class_agnostic")
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: it must be at least 1")
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -178,9 +177,7 @@ def _verdict(found: Search, before: float, after: float, gain: Interval) -> Iter
     yield f"{'':10}{'chosen on':>10}{'held out':>10}"
     yield f"{'today':10}{today.value:10.3f}{before:10.3f}"
     yield f"{'found':10}{chosen.value:10.3f}{after:10.3f}"
-    verdict = ""
-    if not math.isnan(gain.low) and gain.low <= 0 <= gain.high:
-        verdict = ": no more than chance"
+    verdict = ": no more than chance" * (gain.low <= 0 <= gain.high)
     yield f"gain on the images held out: {gain}, 95 % interval over images{verdict}"
     yield "found: " + " ".join(f"--postprocess.{name} {_flag(getattr(best, name))}" for name in changed)
     if chosen.score is not None:

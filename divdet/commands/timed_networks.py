@@ -18,6 +18,7 @@ from detection.models.head import DividedDetector, create_detector
 from detection.prediction_settings import PostprocessSettings
 from divdet.engine.cost import Cost, count_cost
 from divdet.engine.errors import UserError
+from divdet.engine.machine import cores
 
 # Scores above the threshold, of each member on an image: no fewer than a trained detector has.
 CANDIDATES = 1000
@@ -110,11 +111,6 @@ def difference(name: str, found: Any, wanted: Any, limit: float) -> float:
     if not worst <= limit:
         raise UserError(f"{name}: its outputs differ from those in sequence by {worst:.2g} of the largest")
     return worst
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return torch.get_num_threads() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0))
 
 
 def device_title(device: torch.device) -> str:

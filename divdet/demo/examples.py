@@ -26,7 +26,7 @@ class Example:
 
 
 def example_files(folder: str | None, data: DataSettings) -> list[Path]:
-    """Files of a folder, or of the checkpoint's own validation data where that is there, over all of it.
+    """Image files from all over a folder, or over the checkpoint's validation data if it is here.
 
     Raises:
         UserError: for a folder without images.

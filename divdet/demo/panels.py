@@ -15,6 +15,7 @@ from detection.detections import Detections
 from detection.drawing import class_color, draw_boxes, shrink, text_color
 from detection.prediction_settings import PostprocessSettings
 from divdet.demo.outputs import Outputs
+from divdet.engine.words import counted
 
 _MEMBER_SIDE = 800  # pixels of the longer side of a member's picture
 _MOST_ROWS = 100  # of the table; the JSON has all
@@ -29,9 +30,10 @@ Upload one, take one with the camera, paste one, or choose an example.</div>"""
 def fused_panel(outputs: Outputs, found: Detections, names: Sequence[str]) -> str:
     """The picture with the final boxes."""
     what = "Fused" if len(found.members) > 1 else "Found"
-    picture = _picture(outputs.picture, outputs.scale, found, names, f"{what}: {_boxes(len(found))}")
+    boxes = counted(len(found), "box", "boxes")
+    picture = _picture(outputs.picture, outputs.scale, found, names, f"{what}: {boxes}")
     save = f'<a class="dd-button" download="fused.jpg" href="#" onclick="{_SAVE_PICTURE}">Save picture</a>'
-    return f"<figure>{picture}<figcaption><b>{what}</b> {_boxes(len(found))}{save}</figcaption></figure>"
+    return f"<figure>{picture}<figcaption><b>{what}</b> {boxes}{save}</figcaption></figure>"
 
 
 def member_panels(outputs: Outputs, found: Detections, names: Sequence[str], threshold: float) -> str:
@@ -42,9 +44,9 @@ def member_panels(outputs: Outputs, found: Detections, names: Sequence[str], thr
     panels = []
     for number, member in enumerate(found.members, 1):
         own = member[member.scores >= threshold]
-        alt = f"Member {number}: {_boxes(len(own))}"
-        image = _picture(picture, outputs.scale * scale, own, names, alt)
-        panels.append(f"<figure>{image}<figcaption><b>Member {number}</b> {_boxes(len(own))}</figcaption></figure>")
+        boxes = counted(len(own), "box", "boxes")
+        image = _picture(picture, outputs.scale * scale, own, names, f"Member {number}: {boxes}")
+        panels.append(f"<figure>{image}<figcaption><b>Member {number}</b> {boxes}</figcaption></figure>")
     return f'<div class="dd-members">{"".join(panels)}</div>'
 
 
@@ -123,10 +125,6 @@ def _chip(label: int, name: str) -> str:
     color = class_color(label)
     style = f"background: rgb{color}; color: rgb{text_color(color)}"
     return f'<span class="dd-chip" style="{style}">{escape(name)}</span>'
-
-
-def _boxes(count: int) -> str:
-    return f"{count} box{'es' * (count != 1)}"
 
 
 def _milliseconds(seconds: float) -> str:

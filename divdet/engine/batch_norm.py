@@ -68,7 +68,7 @@ def synchronize(module: nn.Module, group: dist.ProcessGroup | None) -> None:
         if isinstance(layer, nn.BatchNorm2d):
             if type(layer) not in (nn.BatchNorm2d, SyncBatchNorm2d):
                 raise UserError(
-                    f"train.batch_norm: {type(layer).__name__} of this backbone cannot be sync; set it to own"
+                    f"train.batch_norm: {type(layer).__name__}, of this backbone, cannot be synchronized; set it to own"
                 )
             layer.__class__ = SyncBatchNorm2d  # keeps weights and keys
             layer.group = group

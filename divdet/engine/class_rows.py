@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from divdet.engine.words import counted
+
 
 def match_classes(names: Sequence[str], pretrained: Sequence[str], source: str) -> list[tuple[int, int]]:
     """Finds the classes that both networks have, and prints which weights are kept and which are new.
@@ -40,4 +42,4 @@ def _listed(names: Sequence[str]) -> str:
     if not names:
         return "no class"
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({shown})"
+    return f"{counted(len(names), 'class', 'classes')} ({shown})"

@@ -29,11 +29,10 @@ def _average_in_turn(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch
     DDP would overlap this with the collectives of the members' group, and two NCCL communicators in flight at once can
     deadlock. Here each process runs one collective at a time.
 
-    This cannot deadlock. Let M be the collectives of the members' group or of all
-    processes, R those of a replica group. All processes issue the same M in the same order: they run the same shared
-    layers and loop. The processes of a replica group hold the same member, so they issue the same R between the same
-    two M. Sorted by the number of M before it, every process issues its collectives in this order, so the first
-    unfinished one can always finish.
+    This cannot deadlock. Let M be the collectives of the members' group or of all processes, R those of a replica
+    group. All processes issue the same M in the same order: they run the same shared layers and loop. The processes of
+    a replica group hold the same member, so they issue the same R between the same two M. Sorted by the number of M
+    before it, every process issues its collectives in this order, so the first unfinished one can always finish.
     """
     average = bucket.buffer().mul_(1 / dist.get_world_size(group))  # as DDP divides
     dist.all_reduce(average, group=group)

@@ -57,7 +57,7 @@ class Events:
     def _number(self) -> int:
         """The time, or what follows the newest file, since TensorBoard sorts files by name: clocks may be set back."""
         numbers = (path.name.removeprefix(_PREFIX).partition(".")[0] for path in self.folder.glob(f"{_PREFIX}*"))
-        return max(time.time_ns(), *(int(number) + 1 for number in numbers if number.isdecimal()), 0)
+        return max([time.time_ns(), *(int(number) + 1 for number in numbers if number.isdecimal())])
 
     def refill(self) -> None:
         """Adds the epochs of ``history`` that are missing; raises UserError where events cannot be read or written."""

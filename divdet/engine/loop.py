@@ -58,28 +58,31 @@ def training_loader(
 def fit(
     task: Task,
     loader: Loader,
-    settings: TrainSettings,
     folder: RunFolder,
     device: torch.device,
     world: World,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Trains ``task.model``, evaluating and saving after each epoch; returns the last epoch's metrics.
+    """Trains ``task.model`` by the folder's recipe, evaluating and saving after each epoch.
 
     The random numbers of a step depend on (seed, step) alone, so resuming needs no generator's state. ``callbacks``
-    are called after the loggers of ``settings``. If one of them ends the run in its first epoch, the metrics are empty.
+    are called after the recipe's loggers.
+
+    Returns:
+        The last epoch's metrics; empty where a callback ends the run in its first epoch.
 
     Raises:
         UserError: where the loss is not finite, or memory or disk run out; the last checkpoint is kept.
         Stopped: after SIGINT or SIGTERM, when the current step is done and saved.
     """
+    settings: TrainSettings = folder.config.train
     for note in schedule_notes(settings):
         print(note)
     kept = f"{folder.last} holds the last checkpoint, if one was written"
     faults = explained(settings.batch_size, settings.workers, kept)
     with stop_on_signals() as stopping, faults, closing(folder), loader, tuned_convolutions(device):
         loggers = build_loggers(settings.loggers, settings.log_every)
-        training = _Training(task, loader, settings, folder, device, world, [*loggers, *callbacks])
+        training = _Training(task, loader, folder, device, world, [*loggers, *callbacks])
         if training.is_done():
             early = training.stopped_early()
             more = f"raise train.{'patience' if early else 'epochs'} to go on"
@@ -109,14 +112,13 @@ class _Training:
         self,
         task: Task,
         loader: Loader,
-        settings: TrainSettings,
         folder: RunFolder,
         device: torch.device,
         world: World,
         callbacks: Sequence[Callback],
     ) -> None:
-        self.task, self.loader, self.settings, self.folder = task, loader, settings, folder
-        self.device, self.world = device, world
+        self.task, self.loader, self.folder, self.device, self.world = task, loader, folder, device, world
+        self.settings = settings = folder.config.train
         self.sampler: EpochSampler = loader.sampler
         self.batches = self.sampler.batches  # of an epoch
         self.steps = self.batches // settings.accumulate  # of an epoch

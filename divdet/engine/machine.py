@@ -15,14 +15,18 @@ def machine(*packages: str) -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         processor = names[0].split(": ")[1] if names else processor
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu": processor,
-        "cores": cores,
+        "cores": cores(),
         **{package: version(package) for package in ("torch", "torchvision", *packages)},
         "python": platform.python_version(),
     }
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(found: dict[str, Any]) -> str:

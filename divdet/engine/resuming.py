@@ -35,7 +35,7 @@ def compare(saved: Checkpoint, config: Any, meta: dict[str, Any], data: dict[str
     """
     file, known = saved.source, saved.run.data
     old, new = flatten(saved.config), flatten(to_dict(config))
-    if "train.optimizer" in new:  # runs of before there was a choice are SGD's
+    if "train.optimizer" in new:  # earlier versions had no other optimizer
         old = {"train.optimizer": "sgd"} | old
     changed = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
     for key in changed:

@@ -147,8 +147,7 @@ class RunFolder:
         self._take_lock()
         if self.resumed is None and self._holds_run():
             raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
-        for file in (self._config_file, self._metrics_file, self.last, self.best):
-            remove_unfinished(file)
+        remove_unfinished(self._config_file, self._metrics_file, self.last, self.best)
         if trains and (self.resumed is None or not self._config_file.exists()):
             self._write_config()
         if self._origin and not self.last.exists():  # from here on this folder can be resumed itself

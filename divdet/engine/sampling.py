@@ -10,13 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from divdet.engine.errors import UserError
-
 
 def derived_seed(*keys: int | str) -> int:
-    """An independent 63-bit seed for each tuple of numbers and names; UserError for a negative (user's) seed."""
-    if any(isinstance(key, int) and key < 0 for key in keys):
-        raise UserError("seed must be 0 or more")
+    """An independent 63-bit seed for each tuple of names and of numbers from 0."""
     numbers = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 

@@ -75,7 +75,7 @@ def patience_note(settings: TrainSettings) -> str:
 
 
 def schedule_notes(settings: TrainSettings) -> Iterator[str]:
-    """Lines on rates that do not come as asked for, or are those of another optimizer."""
+    """Notes on learning rates that the schedule never reaches, or that suit another optimizer."""
     epochs = settings.epochs
     if settings.optimizer == "adamw" and settings.lr > 0.003:
         yield f"note: train.lr {settings.lr:g} is above AdamW's usual 0.0001 to 0.001: set train.lr, too"

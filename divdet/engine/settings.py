@@ -27,8 +27,7 @@ class CommonSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}: it must be 0 or more")
+        check_range("seed", self.seed, 0)
 
 
 @dataclass
@@ -37,8 +36,8 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training images.
-        min_steps: epochs are raised until the run has at least so many optimizer steps, and with them warm-ups,
-            milestones and evaluate_every in proportion; --train.epochs on the command line sets it to 0.
+        min_steps: raises the epochs until the run has at least so many optimizer steps; warm-ups, milestones and
+            evaluate_every grow in proportion. --train.epochs on the command line sets it to 0.
         batch_size: images per batch of a process.
         accumulate: batches whose gradients are averaged before a step.
         lr: peak learning rate. It is not scaled: the usual rule is in proportion to the images of a step, batch_size x
@@ -105,20 +104,17 @@ class TrainSettings:
         for name in self.loggers:
             check_choice("train.loggers: a logger", name, LoggerName)
         for name in ("epochs", "batch_size", "accumulate", "keep", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
-        check_not_negative(
-            *(self, "lr", "end_lr", "momentum", "weight_decay", "warmup_epochs", "warmup_lr"),
-            *("clip_gradient", "ema_decay", "save_every", "workers", "min_steps", "patience", "log_every"),
-        )
+            check_range(f"train.{name}", getattr(self, name), 1)
+        for name in ("lr", "end_lr", "weight_decay", "warmup_epochs", "warmup_lr", "clip_gradient"):
+            check_range(f"train.{name}", getattr(self, name), 0)
+        for name in ("min_steps", "save_every", "patience", "log_every"):
+            check_range(f"train.{name}", getattr(self, name), 0)
+        for name in ("momentum", "ema_decay"):
+            check_range(f"train.{name}", getattr(self, name), 0, 1, below=True)
+        check_range("train.workers", self.workers, 0, 1024)
         for name, used in (("end_lr", self.schedule == "cosine"), ("warmup_lr", self.warmup_epochs > 0)):
             if used and getattr(self, name) > self.lr:
                 raise UserError(f"train.{name} is {getattr(self, name)}, above train.lr {self.lr}: lower it, or set 0")
-        if self.workers > 1024:
-            raise UserError(f"train.workers is {self.workers}: it must be at most 1024")
-        for name in ("momentum", "ema_decay"):
-            if getattr(self, name) >= 1:
-                raise UserError(f"train.{name} is {getattr(self, name)}: it must be below 1")
         if any(epoch < 1 for epoch in self.milestones):
             raise UserError(f"train.milestones is {self.milestones}: its epochs must be at least 1")
         if self.schedule == "step" and not self.milestones:
@@ -128,14 +124,6 @@ class TrainSettings:
                 f"train.milestones is {self.milestones}, which train.schedule {self.schedule} does not use: "
                 "set one to step, or the other to []"
             )
-
-
-def check_not_negative(settings: TrainSettings, *names: str) -> None:
-    """Raises UserError unless these settings are finite and 0 or more."""
-    for name in names:
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise UserError(f"train.{name} is {value}: it must be a finite number, 0 or more")
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -151,5 +139,6 @@ def check_range(name: str, value: float | None, least: float, most: float = math
     """
     if value is None or (math.isfinite(value) and least <= value <= most and not (below and value == most)):
         return
+    finite = "" if math.isfinite(value) or most < math.inf else "finite and "
     upper = "" if most == math.inf else f" and {'below' if below else 'at most'} {most}"
-    raise UserError(f"{name} is {value}: it must be at least {least}{upper}")
+    raise UserError(f"{name} is {value}: it must be {finite}at least {least}{upper}")

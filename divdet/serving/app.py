@@ -3,7 +3,6 @@
 import asyncio
 import difflib
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -202,41 +201,34 @@ async def _disconnected(request: Request) -> None:
 def _answer_errors(app: FastAPI) -> None:
     """Each error becomes ``{"error": "a line"}``."""
 
-    def answers(kind: type[Exception]) -> Callable[[Callable], Callable]:
-        def register(handler: Callable[[Request, Any], Awaitable[Response]]) -> Callable:
-            app.add_exception_handler(kind, handler)
-            return handler
-
-        return register
-
     def refuse(status: int, message: str, headers: Any = None) -> Response:
         return JSONResponse({"error": printable(message)}, status, headers)
 
-    @answers(Refused)
+    @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
         return refuse(error.status, str(error), error.headers)
 
-    @answers(TooManyPixels)
+    @app.exception_handler(TooManyPixels)
     async def too_large(request: Request, error: TooManyPixels) -> Response:
         return refuse(413, str(error))
 
-    @answers(UserError)
+    @app.exception_handler(UserError)
     async def unusable(request: Request, error: UserError) -> Response:
         return refuse(422, str(error))
 
-    @answers(RequestValidationError)
+    @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return refuse(422, f"{first['loc'][-1]} is {str(first['input'])[:60]!r}: {first['msg']}")
 
-    @answers(HTTPException)
+    @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         return refuse(error.status_code, f"{request.url.path[:100]}: {error.detail}", error.headers)
 
-    @answers(ClientDisconnect)
+    @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=499)
 
-    @answers(Exception)
+    @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": f"{type(error).__name__} in the service: its log says more"}, 500)

@@ -87,7 +87,7 @@ class Batcher:
 
     @property
     def failing(self) -> bool:
-        """Whether nothing can be expected of it: its thread has ended, or all images of late have failed."""
+        """Whether it has failed: its thread has ended, or the last images have all failed."""
         return not self._thread.is_alive() or self._failures >= _FAILING
 
     @property

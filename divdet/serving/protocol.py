@@ -7,11 +7,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Protocol(H11Protocol):
-    """uvicorn's, with limits for what that waits for without one.
+    """uvicorn's protocol, with time limits where uvicorn has none.
 
-    uvicorn ends connections on which nothing comes after an answer. It waits for ever for the rest of a request's head,
-    for the rest of a body that was refused, and for a client that does not read. The body of a request that is being
-    answered is the application's to limit.
+    uvicorn ends connections on which nothing comes after an answer. It waits forever for the rest of a request's head,
+    for the rest of a body that was refused, and for a client that does not read. Limiting the body of a request that is
+    being answered is left to the application.
     """
 
     patience = 20.0  # seconds

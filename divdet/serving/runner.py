@@ -65,7 +65,7 @@ class Runner:
 
         Args:
             detector: what runs.
-            settings: those of the detector; of a fusion, whose detectors have their own, those that all follow.
+            settings: the detector's; for a fusion, whose detectors have their own, those that all of them follow.
             views: arguments of ``Detector.predict`` that say how images are seen; None: once and whole.
             max_pixels: of an image.
             max_batch: most inputs of the network per forward pass.

@@ -60,6 +60,9 @@ def test_a_range_may_leave_out_its_end(value: float, message: str) -> None:
 def test_a_range_has_its_ends_and_may_be_open() -> None:
     for value, most in ((0, 1), (1, 1), (None, 1), (1e9, float("inf"))):
         check_range("x", value, 0, most)
-    for value, most, message in ((2, 1, "at least 0 and at most 1"), (float("inf"), float("inf"), "at least 0")):
+    for value, most, message in (
+        (2, 1, "at least 0 and at most 1"),
+        (float("inf"), float("inf"), "finite and at least 0"),
+    ):
         with pytest.raises(UserError, match=f"{message}$"):
             check_range("x", value, 0, most)

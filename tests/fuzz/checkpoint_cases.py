@@ -212,8 +212,8 @@ def saved_run(root: Path) -> tuple[TrainClassification, dict[str, Any]]:
     """A recipe and the last.pt of a run of it, stopped after a step."""
     config = _recipe(TrainClassification, classification_recipe(root))
 
-    def one_step(task: Any, loader: Any, settings: Any, *rest: Any) -> dict[str, Any]:
-        training = _Training(task, loader, settings, *rest)
+    def one_step(*arguments: Any) -> dict[str, Any]:
+        training = _Training(*arguments)
         for parameter in training.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         training.optimizer.step()

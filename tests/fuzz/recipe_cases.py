@@ -85,9 +85,9 @@ def write_folders(root: Path) -> None:
                 (folder / f"{number}.png").write_bytes(valid_images()["png"])
 
 
-def _settings_used(task: Any, loader: Any, settings: Any, *rest: Any) -> dict[str, Any]:
+def _settings_used(task: Any, loader: Any, folder: Any, *rest: Any) -> dict[str, Any]:
     """What `fit` does with settings before and in the first step, but without a network's forward pass."""
-    training = _Training(task, loader, settings, *rest)
+    training, settings = _Training(task, loader, folder, *rest), folder.config.train
     for epoch in (0, 0.5, settings.epochs - 1, settings.epochs):
         learning_rate(settings, epoch)
     samples = [loader.dataset[0, index] for index in (0, len(loader.dataset) - 1)]
@@ -104,7 +104,7 @@ def _settings_used(task: Any, loader: Any, settings: Any, *rest: Any) -> dict[st
         multibox_loss(deltas[:, :, :20], logits[:, :, :20], deltas[0, :, :20], classes, settings.neg_to_pos_ratio)
     training.optimizer.step()
     training.average.update()
-    training.folder.close()
+    folder.close()
     return {}
 
 

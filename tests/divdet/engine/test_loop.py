@@ -79,7 +79,7 @@ def train(
     task, device = OneWeight(meet), torch.device("cpu")
     run = RunFolder(recipe, "toy", {})
     loader = training_loader(Numbers(), recipe.train, 0, device, World())
-    fit(task, loader, recipe.train, run, device, World(), callbacks)
+    fit(task, loader, run, device, World(), callbacks)
     return task, torch.load(folder / "last.pt", weights_only=True)["history"]
 
 
