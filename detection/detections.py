@@ -90,6 +90,11 @@ class Detections:
         for name, dtype in (("boxes", torch.float32), ("scores", torch.float32), ("labels", torch.int64)):
             if not isinstance(getattr(self, name), Tensor):  # lists or arrays of a user
                 object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=dtype))
+        if not self.boxes.numel():
+            object.__setattr__(self, "boxes", self.boxes.reshape(-1, 4))  # of an empty list
+        counts = [len(held) for held in (self.boxes, self.scores, self.labels, self.names)]
+        if len(set(counts)) > 1 or self.boxes.shape[1:] != (4,):
+            raise UserError(f"{counts} boxes, scores, labels and names: give as many of each, and boxes as [n, 4]")
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -126,6 +126,9 @@ class Detector:
         from detection.runtimes.backends import create_network
         from detection.runtimes.running import runtime_device
 
+        for given, kind in ((settings, PostprocessSettings), (run, RuntimeSettings)):
+            if not isinstance(given, kind | None):
+                raise UserError(f"{given!r} is no {kind.__name__}: give {kind.__name__}(…)")
         device = str(device)
         if Path(path).suffix in EXPORT_ENDINGS.values():
             from detection.runtimes.exported import load_exported

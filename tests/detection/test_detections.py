@@ -96,6 +96,15 @@ def test_lists_and_arrays_are_taken() -> None:
     assert Detections([], [], [], []).to_json() == "[]"
 
 
+def test_columns_of_other_lengths_are_refused() -> None:
+    for changes in ({"scores": [0.9]}, {"names": ["dog"]}, {"labels": torch.tensor([0])}, {"boxes": torch.zeros(3, 5)}):
+        with pytest.raises(UserError, match="give as many of each"):
+            some(**changes)
+    empty = Detections([], [], [], [])
+    assert empty.boxes.shape == (0, 4)
+    assert len(empty.to_supervision()) == 0
+
+
 def test_iteration_is_by_object() -> None:
     assert list(some()) == [some()[index] for index in range(3)]
     assert [one.names for one in some()] == [["dog"], ["cat"], ["dog"]]

@@ -171,11 +171,14 @@ def test_a_camera_that_is_a_number_is_explained(detector: Detector) -> None:
             next(looks.stream(0))
 
 
-def test_devices_of_torch_are_devices(tmp_path: Path) -> None:
+def test_what_loading_takes(tmp_path: Path) -> None:
     path = write_detector(tmp_path / "a.pt", 1, {"id": 1, "name": "a"})
     assert Detector.load(path, CPU)(RGB) == Detector.load(path, "cpu")(RGB)
     with pytest.raises(UserError, match="--device mps: not supported"):
         Detector.load(path, torch.device("mps"))
+    for given in ({"settings": {"nms_iou": 0.5}}, {"run": "onnxruntime"}):
+        with pytest.raises(UserError, match=r"is no (PostprocessSettings|RuntimeSettings): give "):
+            Detector.load(path, **given)
 
 
 @pytest.mark.parametrize(
