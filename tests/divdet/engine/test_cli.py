@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detection.settings import TrainDetection
+from divdet.commands.settings import Fuse
 from divdet.engine.cli import parse, run, to_yaml
 from divdet.engine.errors import UserError
 
@@ -46,6 +47,15 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
     assert config.output == str(Path("runs/recipe"))
     file.write_text(to_yaml(config))
     assert parse(Config, ["--config", str(file)]) == config
+
+
+def test_help_explains_each_field_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Fuse, ["--help"], positional="results")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Attributes" not in text
+    for words in ("two or more COCO results files", "ground truth of the images"):
+        assert text.count(words) == 1
 
 
 def test_a_resumed_run_has_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
