@@ -104,7 +104,7 @@ class _Parser(ArgumentParser):
                 line += f": {answer}"
             elif not meant and (elsewhere := answer_elsewhere(key)):
                 line += f"; for other commands: {elsewhere}"
-            elif close := close_field(key, self.fields):
+            elif close := close_field(key, {**self.fields, "config": str}):
                 line += f"; did you mean {close}?"
         elif word := re.search(r"unrecognized arguments: ([^\s-]\S*)", line):
             line += self._meant_by(word[1])

@@ -108,6 +108,8 @@ def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe
         parse(Config, ["--config", str(file)])
     with pytest.raises(UserError, match=r"did you mean train\.epochs\?"):
         parse(Config, ["--train.epoch=7"])
+    with pytest.raises(UserError, match=r"did you mean config\?"):
+        parse(Config, ["--confg", str(file)])
 
 
 def test_empty_section_is_named(tmp_path: Path) -> None:
