@@ -66,7 +66,7 @@ class EvalDataSettings:
             content decides, so copies stay together, and images that are added later do not move others.
         val_seed: another one chooses other images.
         voc_origin: where the coordinates of VOC files start: 1 (Pascal VOC's own), 0 (other tools), or auto, which
-            takes 0 where one of them has a decimal point or is below 1, unless a file says that it is Pascal VOC's.
+            decides by all files together, and says why; see docs/data.md.
         check: decode all images before the first step; what was found is remembered for the next start.
         skip_bad: leave out faulty entries and images and count them, instead of ending with the list of faults.
     """

@@ -107,7 +107,7 @@ class _Parser(ArgumentParser):
                 line += f": {answer}"
             elif not meant and (elsewhere := answer_elsewhere(key)):
                 line += f"; for other commands: {elsewhere}"
-            elif close := close_field(key, self.fields):
+            elif close := close_field(key, {**self.fields, "config": str}):
                 line += f"; did you mean {close}?"
         elif word := re.search(r"unrecognized arguments: ([^\s-]\S*)", line):
             line += self._meant_by(word[1])
@@ -227,11 +227,13 @@ def _with_implied(argv: list[str], fields: Mapping[str, Any]) -> list[str]:
 
 
 def _parser(config_class: type, prog: str | None, positional: str | None) -> _Parser:
-    parser = _Parser(prog=prog, description=(config_class.__doc__ or "").strip(), allow_abbrev=False)
+    text = config_class.__doc__ or ""
+    parser = _Parser(prog=prog, description=text.partition("Attributes:")[0].strip(), allow_abbrev=False)
     parser.fields = fields_of(config_class)
     parser.add_argument("--config", action="config", help="a YAML file of these fields, or the name of a recipe")
     if positional:
-        parser.add_argument(positional, nargs="*", default=[], help="see above")
+        about = re.search(rf"^ +{positional}: (.*(\n {{12}}.*)*)", text, re.MULTILINE)
+        parser.add_argument(positional, nargs="*", default=[], help=" ".join(about[1].split()) if about else None)
     parser.add_class_arguments(config_class, skip={positional} if positional else None)
     return parser
 

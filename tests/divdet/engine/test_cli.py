@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from detection.settings import TrainDetection
-from divdet.commands.settings import EvaluateDetection
+from divdet.commands.settings import EvaluateDetection, Fuse
 from divdet.engine.cli import parse, run, to_yaml
 from divdet.engine.errors import UserError
 
@@ -47,6 +47,15 @@ def test_yaml_then_command_line(tmp_path: Path) -> None:
     assert config.output == str(Path("runs/recipe"))
     file.write_text(to_yaml(config))
     assert parse(Config, ["--config", str(file)]) == config
+
+
+def test_help_explains_each_field_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Fuse, ["--help"], positional="results")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Attributes" not in text
+    for words in ("two or more COCO results files", "ground truth of the images"):
+        assert text.count(words) == 1
 
 
 def test_a_resumed_run_has_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +108,8 @@ def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe
         parse(Config, ["--config", str(file)])
     with pytest.raises(UserError, match=r"did you mean train\.epochs\?"):
         parse(Config, ["--train.epoch=7"])
+    with pytest.raises(UserError, match=r"did you mean config\?"):
+        parse(Config, ["--confg", str(file)])
 
 
 def test_empty_section_is_named(tmp_path: Path) -> None:
