@@ -74,7 +74,7 @@ class Figures:
             if not isinstance(result, dict) or "row" not in result:
                 raise UserError(f"{path}: not a result of benchmarks.evidence.run")
             self.rows.setdefault(result["row"], []).append(result)
-            if result.get("recipe") != self.rows[result["row"]][0].get("recipe"):
+            if _differ(result["recipe"], self.rows[result["row"]][0]["recipe"]):
                 raise UserError(f"{path}: of another recipe than other runs of its row: train them again")
         timed = folder / "latency.json"
         lines = read_json(timed)["lines"] if timed.exists() else []
@@ -181,6 +181,12 @@ class Figures:
     def ms(self, row: str) -> str:
         """`latency` of a row's network."""
         return f"{self.latency(self.of(row)[0]):.3g}"
+
+
+def _differ(recipe: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> bool:
+    """Whether a setting differs. One that only newer results have came after the older runs."""
+    known = ((part, key) for part in recipe.keys() & other.keys() for key in recipe[part].keys() & other[part].keys())
+    return any(recipe[part][key] != other[part][key] for part, key in known)
 
 
 def _percentiles(differences: np.ndarray) -> str:
