@@ -59,7 +59,7 @@ def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str
         return defaults | ({"data.val_images": data.val_images} if same_images else {})
     places = {field.name: getattr(data, field.name) for field in fields(EvalDataSettings)}
     for place in filter(None, (data.path, data.val_annotations)):
-        if not Path(place).exists():
+        if not isinstance(config, Export) and not Path(place).exists():
             raise UserError(f"{saved.source}: its data, {place}, is not here: run where the path holds, or give --data")
     return {f"data.{name}": value for name, value in places.items()} | defaults
 

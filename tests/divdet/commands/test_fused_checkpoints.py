@@ -106,6 +106,8 @@ def test_data_of_a_checkpoint_that_is_elsewhere(folder: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"moved\.pt: its data, sets/val\.json, is not here: .*--data$"):
         run("eval-det", *words)
     assert run("eval-det", *words, *(f"--data.{key}={value}" for key, value in data_of(folder).items()))["images"] == 6
+    run("export", f"--checkpoint={tmp_path / 'moved.pt'}", "--format=torch")  # needs no data
+    assert (tmp_path / "moved.pt2").is_file()
 
 
 def test_evaluate_a_fusion(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
