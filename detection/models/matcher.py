@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_convert
 
 from detection.models.box_coder import encode
 
@@ -38,6 +37,8 @@ class Matcher:
     """
 
     def __init__(self, default_boxes: Tensor, iou: float = 0.5) -> None:
+        from torchvision.ops import box_area, box_convert  # here, because torchvision takes long to import
+
         self.default_boxes = default_boxes
         self.corners = box_convert(default_boxes, "cxcywh", "xyxy")
         self.iou = iou
@@ -93,4 +94,4 @@ class Matcher:
         width = (torch.minimum(right, self._edges[2]) - torch.maximum(left, self._edges[0])).clamp_(min=0)
         height = (torch.minimum(bottom, self._edges[3]) - torch.maximum(top, self._edges[1])).clamp_(min=0)
         inner = width.mul_(height)
-        return inner / (box_area(boxes)[:, None] + self._areas - inner)
+        return inner / ((right - left) * (bottom - top) + self._areas - inner)

@@ -4,6 +4,8 @@ import copy
 import io
 import math
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -169,6 +171,20 @@ def test_a_camera_that_is_a_number_is_explained(detector: Detector) -> None:
     for looks in (detector, Fusion([detector])):
         with pytest.raises(UserError, match=r"source is 0: give a path, an address, or camera:0"):
             next(looks.stream(0))
+
+
+def test_a_prediction_of_ssd_does_not_wait_for_torchvision(tmp_path: Path) -> None:
+    """Importing it, with torch's compiler, takes as long as torch itself."""
+    path = write_detector(tmp_path / "a.pt", 1, {"id": 1, "name": "a"})
+    code = f"""
+import sys
+import numpy as np
+from detection import Detector
+Detector.load({str(path)!r}, "cpu")(np.zeros((40, 60, 3), np.uint8))
+assert "torchvision" not in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
 
 
 def test_what_loading_takes(tmp_path: Path) -> None:

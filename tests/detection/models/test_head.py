@@ -94,7 +94,7 @@ def recipe(data: DataSettings, output: Path) -> TrainDetection:
 
 def test_a_head_trains_and_what_it_saves_finds_the_objects(data: DataSettings, tmp_path: Path) -> None:
     metrics = train(recipe(data, tmp_path / "run"))
-    assert metrics["AP50"] > 0.9
+    assert metrics["AP50"] > 0.8
     config = EvaluateDetection(checkpoint=str(tmp_path / "run/best.pt"), device="cpu", output=str(tmp_path / "eval"))
     config.data.val_annotations, config.data.val_images = data.val_annotations, data.val_images
     assert evaluate(config)["AP"] == pytest.approx(metrics["AP"])
