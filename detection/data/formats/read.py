@@ -145,8 +145,8 @@ def validation_part(annotations: CocoAnnotations, fraction: float, seed: int) ->
 
     A hash of the seed and an image's pixels decides, so that copies of a photo are on one side, and an image keeps its
     side whatever others there are. Of augmented versions of one photo (see ``version_of``) the photo's name decides.
-    Where that leaves a side empty, the image with the lowest hash is for validation, or
-    the one with the highest for training.
+    Where that leaves a side empty, the image with the lowest hash is for validation, or the one with the highest for
+    training.
     """
     paths = [record.path for record in annotations.images]
     facts = index_images(paths)
