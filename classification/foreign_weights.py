@@ -46,7 +46,7 @@ def foreign_weights(
     if not backbone.startswith(TIMM):
         raise UserError(
             f"{files[0]}: plain weights are for timm's models, and {backbone} has layers of its own; take a model of "
-            f"timm, such as --model.backbone {TIMM}resnet50, or a checkpoint of train_cls.py"
+            f"timm, such as --model.backbone {TIMM}resnet50, or a checkpoint of train-cls"
         )
     pairs = zip(files if len(files) > 1 else files * members, member_names(backbone, members), strict=True)
     found = [

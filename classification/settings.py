@@ -38,10 +38,10 @@ class ModelSettings:
         dropout: probability before the classifier of the undivided network; each member has it divided by √S.
         drop_path: probability of dropping the undivided network's last block (PyramidNet's ShakeDrop, EfficientNet's
             stochastic depth), divided likewise; default: the network's own, 0.5 and 0.2.
-        pretrained: a train_cls.py checkpoint of the same backbone, members and stem to start from, its classifier
-            loaded by class name. For timm's models also plain files or pip, without their classifier (as train_det.py),
+        pretrained: a train-cls checkpoint of the same backbone, members and stem to start from, its classifier
+            loaded by class name. For timm's models also plain files or pip, without their classifier (as train-det),
             or timm, which downloads weights.
-        divide_from: a train_cls.py checkpoint of the same backbone and stem with one member, of which each member takes
+        divide_from: a train-cls checkpoint of the same backbone and stem with one member, of which each member takes
             other channels to start from, its classifier by class name. For timm:<model>/S also timm:<model>, whose
             weights timm downloads, a file of them, or pip, without their classifier.
     """
@@ -214,10 +214,10 @@ class TrainClassification(CommonSettings):
 
 @dataclass
 class EvaluateClassification(CommonSettings):
-    """Evaluates the members of a train_cls.py checkpoint, and their ensemble.
+    """Evaluates the members of a train-cls checkpoint, and their ensemble.
 
     Attributes:
-        checkpoint: a train_cls.py checkpoint.
+        checkpoint: a train-cls checkpoint.
         data: images and classes; default: those that the checkpoint was trained with.
         others: further checkpoints of the same data; every checkpoint's ensemble then counts as one member (Fig. 6).
         batch_size: images per forward pass.

@@ -111,7 +111,7 @@ class Detector:
         settings: PostprocessSettings | None = None,
         run: RuntimeSettings | None = None,
     ) -> Detector:
-        """Loads a ``train_det.py`` checkpoint, or what ``divdet export`` made of one.
+        """Loads a ``train-det`` checkpoint, or what ``divdet export`` made of one.
 
         Args:
             path: the checkpoint, or an exported .onnx, .xml or .pt2.

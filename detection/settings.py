@@ -29,7 +29,7 @@ class ModelSettings:
             'divdet[lite]'); timm, which downloads weights.
         head: what the members share to find boxes: ssd300, ssd512, ssdlite or fcos.
         input_size: side of the network's square input in pixels; default: the head's own, 300, 512, 320 or 512.
-        divide_from: a train_cls.py checkpoint of the same backbone with one member, of which each member takes other
+        divide_from: a train-cls checkpoint of the same backbone with one member, of which each member takes other
             channels to start from. For timm:<model>/S also timm:<model>, whose weights timm downloads, a file of them,
             or pip.
     """

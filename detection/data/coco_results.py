@@ -46,7 +46,7 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
 
     An entry belongs to the image of its ``file_name`` (see ``FileNames``), or without one to that of its ``image_id``,
     which may then also be the file's name as text (ultralytics). Beside a ``file_name``, ``image_id`` may also be text
-    or the number in that name, as detect.py writes it without annotations; any other number must be the image's id.
+    or the number in that name, as divdet detect writes it without annotations; any other number must be the image's id.
     Entries without a ``bbox`` have the box around their ``segmentation``. An empty list is a valid file.
 
     Raises:
@@ -200,7 +200,7 @@ class _Lookup:
         label = self._labels.get(category_id)
         if label is None:
             raise Fault(f"has category_id {category_id}, which {truth.path} does not list; use its category ids")
-        name = entry.get("category")  # written by detect.py
+        name = entry.get("category")  # written by divdet detect
         if name is not None and name != truth.names[label] and category_name(name) in truth.names:
             named = f"has category_id {category_id} and category {show(name)}"
             raise Fault(f"{named}, which has another id in {truth.path}")

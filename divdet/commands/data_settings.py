@@ -85,7 +85,7 @@ class InspectData(TrainDetection):
     """Checks a data set and says what it is like, as text and as a page: inspect.html.
 
     Attributes:
-        data: one split or both; images are optional. A recipe of train_det.py has them, and its other sections do
+        data: one split or both; images are optional. A recipe of train-det has them, and its other sections do
             nothing here.
         output: the folder for inspect.html and faults.txt.
     """

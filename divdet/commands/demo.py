@@ -34,7 +34,7 @@ def demo(config: Demo) -> None:
         Stopped: after SIGINT or SIGTERM.
     """
     if not config.checkpoint:
-        raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
+        raise UserError("--checkpoint is missing: give a checkpoint of train-det")
     if len(checkpoints_of(config)) > 1:
         raise UserError(f"--checkpoint {config.checkpoint}: the page takes one; several are fused by divdet detect")
     bound = bind(config.host, config.port, listen=True)  # before anything slow is loaded

@@ -11,7 +11,7 @@ class Demo(RuntimeSettings, CommonSettings):
     """Serves a page on which a detector is tried: members and fusion side by side, thresholds that act at once.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint, or what export.py made of one.
+        checkpoint: a train-det checkpoint, or what export made of one.
         examples: folder of images to choose from; default: the checkpoint's validation images, if they are here.
         score_threshold: lowest score that is shown at first.
         postprocess: how boxes are made from the outputs at first; default: the checkpoint's.

@@ -26,7 +26,7 @@ def detect(config: Detect) -> Path:
         Stopped: after SIGINT or SIGTERM, when the batches that had begun are saved.
     """
     if not config.checkpoint:
-        raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
+        raise UserError("--checkpoint is missing: give a checkpoint of train-det")
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
     if any(map(is_video, config.sources)) or (len(config.sources) == 1 and is_served_stream(config.sources[0])):

@@ -37,7 +37,7 @@ def evaluate(config: EvaluateClassification) -> dict[str, Any]:
         UserError: for an unusable checkpoint, data that is missing or of other classes, or an unwritable output.
     """
     if config.checkpoint is None:
-        raise UserError("--checkpoint is missing: give a checkpoint of train_cls.py")
+        raise UserError("--checkpoint is missing: give a checkpoint of train-cls")
     device = use_device(config.device)
     model, found = load_ensemble(config.checkpoint)
     meta = _with_inputs(found.meta, config)

@@ -45,7 +45,7 @@ _OF_CHECKPOINTS = ("postprocess", "batch_size", "tile", "tta", "runtime", "preci
 
 
 def checkpoint_defaults(config: EvaluateDetection | Detect | Export) -> dict[str, Any]:
-    """The settings of a checkpoint, the first of several, as defaults; for detect.py without its annotations."""
+    """The settings of a checkpoint, the first of several, as defaults; for divdet detect without its annotations."""
     if not config.checkpoint:
         return {}
     saved = read_saved(checkpoints_of(config)[0])

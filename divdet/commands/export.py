@@ -49,7 +49,7 @@ def export(config: Export) -> Path:
             take the network.
     """
     if not config.checkpoint:
-        raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
+        raise UserError("--checkpoint is missing: give a checkpoint of train-det")
     _refuse_exported(config)
     path = Path(config.output or Path(config.checkpoint).with_suffix(EXPORT_ENDINGS[config.format]))
     saved = checkpoint.load(config.checkpoint, "detection")

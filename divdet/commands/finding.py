@@ -1,4 +1,4 @@
-"""What detect.py does alike on photos and videos."""
+"""What divdet detect does alike on photos and videos."""
 
 import os
 from collections.abc import Sequence

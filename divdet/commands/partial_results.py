@@ -1,4 +1,4 @@
-"""What a run of detect.py has found so far, saved after every batch, by each of its processes."""
+"""What a run of divdet detect has found so far, saved after every batch, by each of its processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The images that detect.py looks at: what each is called in results, and where its picture goes."""
+"""The images that divdet detect looks at: what each is called in results, and where its picture goes."""
 
 import os
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ def report_training(task: DetectionTask, folder: Path) -> None:
     epoch = epoch[0 if task.best_metric else -1]  # as best.pt
     shown = f"{folder / 'best.pt'}, epoch {epoch} of {history[-1]['epoch']}"
     if best["AP"] > found.metrics["AP"]:  # resumed after its best epoch
-        shown = f"epoch {epoch}; best.pt is of epoch {best['epoch']}, whose page eval_det.py --report makes"
+        shown = f"epoch {epoch}; best.pt is of epoch {best['epoch']}, whose page eval-det --report makes"
     config = task.config
     about = {"Checkpoint": shown, **_describe(vars(config.model), vars(task.detector.resolved_settings()))}
     _save(Report(task.ground_truth, found, about=about, history=history, rules=COCO_RULES), folder)

@@ -32,7 +32,7 @@ def serve(config: Serve) -> None:
         SystemExit: with code 1 where accepted requests were not answered in time after the signal.
     """
     if not config.checkpoint:
-        raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
+        raise UserError("--checkpoint is missing: give a checkpoint of train-det")
     for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         library(name, "serve", "divdet serve")
     from divdet.serving.app import create_app

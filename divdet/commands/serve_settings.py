@@ -12,7 +12,7 @@ class Serve(ViewSettings, RuntimeSettings, CommonSettings):
     """Answers images that are sent by HTTP with the objects in them; see docs/serving.md.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint, or what export.py made of one; several, separated by commas, are fused.
+        checkpoint: a train-det checkpoint, or what export made of one; several, separated by commas, are fused.
         host: address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 also others. There is no authentication.
         port: 0 takes a free one.
         score_threshold: lowest score that is answered, where a request names none.

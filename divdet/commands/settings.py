@@ -34,7 +34,7 @@ class _Prediction(ViewSettings, RuntimeSettings, CommonSettings):
         self.postprocess = replace(self.postprocess, **{k: value for k, value in given.items() if value is not None})
 
 
-SAVED = ("crops", "csv", "jsonl", "yolo")  # of detect.py, on request
+SAVED = ("crops", "csv", "jsonl", "yolo")  # of divdet detect, on request
 ExportFormat = Literal["onnx", "openvino", "torch"]
 
 
@@ -43,7 +43,7 @@ class EvaluateDetection(_Prediction):
     """Evaluates a detector, or a COCO results file of any detector, by the 12 COCO numbers.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint, or what export.py made of one; data and postprocess default to its own.
+        checkpoint: a train-det checkpoint, or what export made of one; data and postprocess default to its own.
             Several, separated by commas, are fused; see docs/fusion.md.
         detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
             file_name where they have one, else by image_id.
@@ -88,7 +88,7 @@ class Detect(_Prediction):
     """Draws what a detector finds in images or videos.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint, or what export.py made of one; several, separated by commas, are fused.
+        checkpoint: a train-det checkpoint, or what export made of one; several, separated by commas, are fused.
         sources: image files, folders, globs, http(s) addresses, or - for a list on stdin; or a video, camera:0, or the
             address of a stream.
         score_threshold: lowest score that is drawn and written.
@@ -200,7 +200,7 @@ class Sweep(CommonSettings):
     empty list leaves the option as it is.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
+        checkpoint: a train-det checkpoint; data and postprocess default to its own.
         data: ground truth and images.
         postprocess: the settings to start from, and to compare with.
         batch_size: images per forward pass.
@@ -276,7 +276,7 @@ class Export(CommonSettings):
     """Writes a detector as one file that holds all of it but the fusion, for other libraries and machines.
 
     Attributes:
-        checkpoint: a train_det.py checkpoint; data and postprocess default to its own.
+        checkpoint: a train-det checkpoint; data and postprocess default to its own.
         format: onnx; openvino, which writes a .bin beside its .xml; or torch (torch.export); default: by the output's
             ending, or onnx.
         precision: float32; int8 of openvino, which costs some accuracy: how much is measured on the validation data.

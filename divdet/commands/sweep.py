@@ -48,7 +48,7 @@ def sweep(config: Sweep) -> dict[str, Any]:
         UserError: for a checkpoint, data or ``write`` that cannot be used, and for too few images.
     """
     if not config.checkpoint:
-        raise UserError("--checkpoint is missing: give a checkpoint of train_det.py")
+        raise UserError("--checkpoint is missing: give a checkpoint of train-det")
     _refuse_exported(config)
     _check_write(config)
     use_device(config.device)

@@ -165,7 +165,7 @@ _TABLE: dict[str, Option] = {
         anyway=("true",),
     ),
     "world_size dist_url launcher gpus n_gpus gpu_ids rank local_rank": _no(
-        "torchrun starts processes: torchrun --nproc_per_node=N tools/train_det.py …", anyway=("1", "none")
+        "torchrun starts processes: torchrun --nproc_per_node=N -m divdet train-det …", anyway=("1", "none")
     ),
     # Augmentation
     "augment": Option(("tta",), {"true": "flip,scales", "false": "null"}, answers=_AUGMENT),

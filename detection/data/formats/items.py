@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -90,22 +90,24 @@ def _one_class_list(splits: Sequence[CocoAnnotations]) -> tuple[dict[int, str], 
     Categories of one split that share a name stay apart; over the splits these are matched by id first.
     """
     ids: dict[int, str] = {}
+    by_name: dict[str, list[int]] = defaultdict(list)
     keys: list[list[int]] = []
     for given in splits:
         pairs = list(zip(given.category_ids, given.names, strict=True))
         equal = {number for number, name in pairs if number is not None and ids.get(number) == name}
-        own: list[int] = []
+        own: dict[int, None] = {}  # in the split's order
         for number, name in pairs:
-            same = [key for key, other in ids.items() if other == name and key not in equal and key not in own]
+            same = [key for key in by_name[name] if key not in equal and key not in own]
             if number in equal:
                 key = number
             elif same:
                 key = same[0]
             else:
                 key = number if number is not None and number not in ids else max(ids, default=0) + 1
-            ids[key] = name
-            own.append(key)
-        keys.append(own)
+                ids[key] = name
+                by_name[name].append(key)
+            own[key] = None
+        keys.append(list(own))
     places = {key: label for label, key in enumerate(sorted(ids))}
     return {key: ids[key] for key in places}, [np.array([places[key] for key in own], np.int64) for own in keys]
 
