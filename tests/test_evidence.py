@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.evidence import page
+from benchmarks.evidence import page, run
 from benchmarks.evidence.figures import Figures
 from benchmarks.evidence.resampling import RESAMPLES, resampled_ap
 from benchmarks.evidence.rows import ROWS, Row
@@ -103,6 +103,18 @@ def test_rows_are_compared_with_an_undivided_network_of_their_kind(row: Row) -> 
     assert not row.start or whole.start
     backbones = [[word for word in one.words if word.startswith("--model")] for one in (row, whole)]
     assert backbones[0] == backbones[1] or all("=timm:" in words[0] for words in backbones)  # of other sizes
+
+
+@pytest.mark.parametrize("name", ["tiny_sliced_s1", "tiny_sliced_s2"])
+def test_a_single_network_is_trained_on_and_several_take_slices(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(run, "tool", lambda *words: started.append(" ".join(map(str, words))))
+    run.train(ROWS[name], 2, tmp_path, tmp_path)
+    start = "divide_from" if name.endswith("s2") else "pretrained"  # model.divide_from refuses one member
+    assert f"--model.{start} {tmp_path / 'tiny_large_s1-2' / 'last.pt'}" in started[1]
+    assert len(started) == 2
 
 
 def test_unknown_figures_are_errors(figures: Figures, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class Row:
         seeds: one run each.
         whole: row of the undivided network that it is compared with; of that row, its own name.
         start: row whose checkpoint of the same seed the training begins with.
-        divide: the checkpoint of ``start`` is an undivided network's, of which each member takes a slice.
+        divide: the checkpoint of ``start`` is an undivided network's, of which each member of several takes a slice.
         categories: of the detection data, those that are learnt, on the images that have some; all where none is named.
         images: of the detection data, how many are trained on, drawn anew by each seed; all where not given.
     """

@@ -115,7 +115,7 @@ def train(row: Row, seed: int, data: Path, work: Path) -> Path:
     words = ["--config", f"configs/{row.config}", *row.words, f"--model.members={row.members}", f"--seed={seed}"]
     if row.start:
         words += [
-            "--model.divide_from" if row.divide else "--model.pretrained",
+            "--model.divide_from" if row.divide and row.members > 1 else "--model.pretrained",
             train(ROWS[row.start], seed, data, work),  # one that is done ends at once
         ]
     tool(f"train_{row.task}.py", *words, *data_words(row, seed, data, work), "--resume=auto", f"--output={output}")
