@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from detection.prediction_settings import EXPORT_ENDINGS
 from detection.sources import is_served_stream, is_video
 from divdet.commands.detect_photos import detect_photos
 from divdet.commands.detect_stream import detect_stream
@@ -26,7 +27,9 @@ def detect(config: Detect) -> Path:
         Stopped: after SIGINT or SIGTERM, when the batches that had begun are saved.
     """
     if not config.checkpoint:
-        raise UserError("--checkpoint is missing: give a checkpoint of train-det")
+        given = [source for source in config.sources if source.endswith((".pt", *EXPORT_ENDINGS.values()))]
+        meant = f"did you mean --checkpoint {given[0]}?" if given else "give a checkpoint of train-det"
+        raise UserError(f"--checkpoint is missing: {meant}")
     if not config.sources:
         raise UserError("no images given: name files, folders or globs")
     if any(map(is_video, config.sources)) or (len(config.sources) == 1 and is_served_stream(config.sources[0])):

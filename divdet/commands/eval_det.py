@@ -115,6 +115,11 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
     analysis = analyze(annotations, found.fused, config.at_score, rules)
     interval = interval_of(annotations, found.fused, rules.max_dets)
     metrics |= numbers_of(analysis, annotations) | {"interval": interval.numbers()}
+    comparison = None if others is None else compare(annotations, others, found.fused, rules.max_dets)
+    if comparison:
+        metrics["comparison"] = {"with": config.compare} | comparison.numbers()
+    if folder:  # before anything is printed: a reader such as head may leave early
+        write_json(metrics, folder / "metrics.json")
     print(coco_metrics.format_metrics(metrics))
     if not rules.are_cocos:
         print(" not by COCO's rules: not comparable with others' numbers")
@@ -124,12 +129,9 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
         listed = "  ".join(f"{i + 1}: {member['AP']:.3f}" for i, member in enumerate(metrics["members"]))
         print(f" AP of each member  {listed}")
     print(*class_table(analysis), *error_lines(analysis), sep="\n")
-    if others is not None:
-        comparison = compare(annotations, others, found.fused, rules.max_dets)
-        metrics["comparison"] = {"with": config.compare} | comparison.numbers()
+    if comparison:
         print(*comparison_table(comparison, config.compare), sep="\n")
     if folder:
-        write_json(metrics, folder / "metrics.json")
         print(f"wrote {folder / 'metrics.json'}")
     if folder and config.report:
         report_evaluation(config, annotations, found, rules, folder)

@@ -23,6 +23,7 @@ from divdet.engine.faults import explained
 from divdet.engine.loading import Loader
 from divdet.engine.loggers import build_loggers
 from divdet.engine.loss_report import LossReports, Report
+from divdet.engine.memory import within_memory
 from divdet.engine.optimization import build_optimizer, build_scaler, clip_gradient, learning_rate
 from divdet.engine.progress import progress
 from divdet.engine.run_folder import RunFolder
@@ -106,6 +107,7 @@ class _Training:
         totals: sums of the losses over those batches.
         history: a line of metrics.jsonl for each epoch done.
         ended: why a callback ended the run, as all processes know it; empty before.
+        first: no batch has been computed yet by this process.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class _Training:
         self.optimizer = build_optimizer(self.model, settings, task.weight_decay, scaled, task.lr_factors)
         self.scaler = build_scaler(device, scaled, world)
         self.epoch = self.batch = 0
+        self.first = True
         self.totals: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self.reports = LossReports(world, device)
@@ -287,8 +290,9 @@ class _Training:
         self._seed(self.batch)
         replica = self.replica
         alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
+        first, self.first = self.first and self.device.type == "cpu" and not self.settings.compile, False
         with alone:
-            with autocast(self.dtype, self.device):
+            with autocast(self.dtype, self.device), within_memory() if first else nullcontext():
                 losses = self.task.losses(batch, self._span(self.batch)[1])
             self.scaler.scale(losses["loss"] / self.settings.accumulate).backward()
         return {name: value.detach() for name, value in losses.items()}

@@ -1,6 +1,8 @@
 """Evaluation of some classes, against pycocotools and results files that hold these alone."""
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,21 @@ def test_thresholds_by_class(case: tuple[Path, Path], tmp_path: Path) -> None:
     assert found["per_class"] == {"bird": None, "cat": 1, "dog": 0}
     with pytest.raises(UserError, match="leave out --tile"):
         numbers(case, tmp_path / "x", "--tile", "300")
+
+
+def test_numbers_are_written_before_they_are_printed(case: tuple[Path, Path], tmp_path: Path) -> None:
+    """As behind ``| head -3``: what prints ends the run once nobody reads."""
+
+    class Head(io.StringIO):
+        def write(self, text: str) -> int:
+            if "Average" in text:
+                raise BrokenPipeError
+            return len(text)
+
+    with pytest.raises(BrokenPipeError), redirect_stdout(Head()):
+        numbers(case, tmp_path / "out", "--compare", str(case[1]))
+    written = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert written["comparison"]["AP"]["value"] == 0
 
 
 def test_rules_of_a_detector_whose_labels_differ(case: tuple[Path, Path]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from classification.losses import cot_weight_at
-from divdet.engine import loop, loss_report
+from divdet.engine import loop, loss_report, memory
 from divdet.engine.callbacks import Callback, Run
 from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
@@ -177,6 +177,21 @@ def test_a_run_in_a_thread_of_another_program(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="out of memory"):
             starved.result()
     assert history == train(tmp_path / "alone")[1]
+
+
+def test_a_first_step_that_the_memory_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system would kill the process without a word."""
+    free = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "_SOURCES", (free,))
+
+    def meet(epoch: float, numbers: Tensor) -> Tensor:
+        return torch.ones(2**18, requires_grad=True).exp().sigmoid().mean()  # saves 2 MiB
+
+    free.write_text("MemTotal: 9999 kB\nMemAvailable: 2000 kB\nSwapFree: 0 kB\n")
+    with pytest.raises(UserError, match=r"out of memory: lower train\.batch_size"):
+        train(tmp_path / "small", meet)
+    free.write_text("MemTotal: 9999 kB\nMemAvailable: 2000 kB\nSwapFree: 2000 kB\n")
+    train(tmp_path / "large", meet)
 
 
 def test_processes_wait_for_long_callbacks_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
