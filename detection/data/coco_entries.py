@@ -115,9 +115,10 @@ class EntryReader:
                 if number is not None:
                     seen.add(number)
             if not plain:
-                if self._is_lost(entry):
+                lost = self._is_lost(entry)
+                _check(entry, () if lost else ("image_id", "category_id"))
+                if lost:
                     return None
-                _check(entry)
                 self.counts += changed  # not of faults
             image, label, bbox = images.get(entry["image_id"]), labels.get(entry["category_id"]), entry["bbox"]
             if image is None or label is None:
@@ -188,9 +189,9 @@ def _is_plain(entry: dict[str, Any]) -> bool:
     )
 
 
-def _check(entry: dict[str, Any]) -> None:
-    """Raise ``Fault`` unless the annotation has the form that ``EntryReader.annotations`` needs."""
-    for key in ("image_id", "category_id", *(["id"] if "id" in entry else [])):
+def _check(entry: dict[str, Any], ids: tuple[str, ...]) -> None:
+    """Raise ``Fault`` unless the annotation, and these ids of it, have the form that ``annotations`` needs."""
+    for key in (*ids, *(["id"] if "id" in entry else [])):
         id_of(entry, key)
     bbox_of(entry)
     crowd, area = entry.get("iscrowd", 0), entry.get("area", 0)

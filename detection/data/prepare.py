@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from detection.data.annotations import NAMES, CocoAnnotations, Split
+from detection.data.annotations import NAMES, CocoAnnotations, Split, by_path
 from detection.data.category_match import match_categories
 from detection.data.check import DataCheck, check_images, check_objects
 from detection.data.faults import DataError, DataFault, write_faults
@@ -112,7 +112,7 @@ def _checked(data: EvalDataSettings, wanted: tuple[Split, ...], folder: Path | N
     for split, held in check.splits.items():
         if not held.images:
             raise UserError(f"{held.path}: none of its {NAMES[split]} images is sound")
-    return list(check.splits.values())
+    return [by_path(held) for held in check.splits.values()]  # so that all formats train alike
 
 
 def _report_faults(check: DataCheck, folder: Path | None, skip_bad: bool) -> None:

@@ -219,6 +219,7 @@ def test_every_fault_of_every_list_is_named(folder: Path) -> None:
     data["images"][1]["id"] = 2**70
     for entry in data["annotations"][4:8]:
         entry["image_id"] = 2**70  # says nothing new
+    data["annotations"][5]["bbox"] = [1, 2, 3]  # does
     data["annotations"][0]["bbox"] = [1, 2, float("nan"), 4]
     data["annotations"][1]["category_id"] = 9
     data["annotations"][3] |= {"bbox": ["oops", "1", 2, 3], "iscrowd": "0"}  # numbers as text beside a fault
@@ -234,6 +235,7 @@ def test_every_fault_of_every_list_is_named(folder: Path) -> None:
         (truth, "annotations[1] (id 5)"),
         ("labels/a.txt", "line 3"),
         (truth, "annotations[3] (id 7)"),
+        (truth, "annotations[5] (id 9)"),
     ]
     faults: list[DataFault] = []
     found = read(folder, data, faults=faults)
