@@ -83,8 +83,14 @@ def compare(
 
 
 def interval_of(annotations: CocoAnnotations, results: Results, max_dets: int = COCO_RULES.max_dets) -> Interval:
-    """The AP of a detector's results, with its interval."""
-    return _interval(drawn_aps(annotations, results, random_draws(len(annotations.images)), max_dets))
+    """The AP of a detector's results, with its interval by the basic bootstrap.
+
+    AP comes out too high where classes have few objects, and once more in draws of these. The basic bootstrap takes
+    off twice what the draws add; the percentiles of the draws, which differences have, may leave out AP itself. How
+    often each holds the AP of all images: benchmarks/interval_coverage.py, docs/evaluation.md.
+    """
+    value, low, high = _interval(drawn_aps(annotations, results, random_draws(len(annotations.images)), max_dets))
+    return Interval(value, *np.clip((2 * value - high, 2 * value - low), 0, 1).tolist())
 
 
 def random_draws(images: int) -> np.ndarray:
@@ -177,7 +183,7 @@ def match_results(annotations: CocoAnnotations, results: Results, max_dets: int 
 
 
 def _interval(aps: np.ndarray) -> Interval:
-    """Of the mean over classes and thresholds, [1 + draws, C, T]; the first are those of all images."""
+    """The mean over classes and thresholds of the first of [1 + draws, C, T], and percentiles of the others'."""
     known = np.isfinite(aps[..., 0])
     if not known[0].any():
         return Interval(*[math.nan] * 3)
