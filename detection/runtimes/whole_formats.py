@@ -90,7 +90,7 @@ def write_torch(pixels: FromPixels, settings: PostprocessSettings, known: dict[s
 def _to_onnx(module: torch.nn.Module, example: tuple[Tensor, ...], names: list[str], batch_at: int = 0) -> bytes:
     for name in ("onnx", "onnxscript"):
         library(name, "onnxruntime", "--format onnx")
-    shapes = ({batch_at: torch.export.Dim.DYNAMIC},) * len(example)
+    shapes = ({batch_at: "N"},) * len(example)
     with exporting("--format onnx", "--format torch"), torch.no_grad():
         program = torch.onnx.export(
             module,

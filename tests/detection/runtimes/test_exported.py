@@ -164,6 +164,12 @@ def test_the_precision_is_the_files(folder: Path, tmp_path: Path) -> None:
             call("eval-det", "--checkpoint", file, "--output", tmp_path / "eval", *given)
 
 
+def test_the_batch_size_has_the_name_that_the_docs_give_it(folder: Path) -> None:
+    graph = pytest.importorskip("onnx").load_model_from_string(read_onnx(folder / "model.onnx")).graph
+    sizes = [value.type.tensor_type.shape.dim[0] for value in (*graph.input, *graph.output)]
+    assert [size.dim_param for size in sizes] == ["N"] * 4
+
+
 @pytest.mark.parametrize("said", [None, "[1]", "{", "{}", '{"config": {}, "precision": "fp7"}'])
 def test_sealed_files_that_say_nothing_are_refused(said: str | None, folder: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
