@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.data.annotations import CocoAnnotations
+from detection.data.annotations import CocoAnnotations, Columns
 from detection.data.coco_results import Results, image_of
 from detection.evaluation.coco_metrics import COCO_RULES, Rules, evaluation_of, unique_names
 from detection.evaluation.matches import IOU, Matches, best_count, match
@@ -151,7 +151,7 @@ def analyze(
         ap, ar = matches.by_class[label].tolist()
         classes.append(ClassNumbers(name, int(objects[label]), ap, float(curves[label].mean()), ar, *points))
     shown = threshold if threshold is not None else matches.threshold
-    tide, bins, ece, doubtful = evaluation.tide_errors(pos_thr=IOU), [], math.nan, []
+    tide, bins, ece, doubtful = _tide(annotations, results, matches, rules), [], math.nan, []
     if len(results) and results.score.min() >= 0 and results.score.max() <= 1:
         calibration = evaluation.calibration(BINS, IOU)
         bins = [
@@ -191,6 +191,16 @@ def _points(
     given = None if threshold is None else point(int((scores >= threshold).sum()), threshold)
     count = best_count(scores, right, objects)
     return (point(count, float(scores[count - 1])) if count else None), given
+
+
+def _tide(annotations: CocoAnnotations, results: Results, matches: Matches, rules: Rules) -> dict[str, Any]:
+    """hotcoco's kinds of errors. It takes a crowd for an object that a box may nearly find, so they are left out."""
+    truth, kept = annotations.truth, (matches.object >= 0) | matches.false
+    objects = Columns(*(column[~truth.crowd] for column in vars(truth).values()))
+    shown = Results(*(column[kept] for column in vars(results).values()))
+    evaluation = evaluation_of(replace(annotations, truth=objects), shown, rules)
+    evaluation.evaluate()
+    return evaluation.tide_errors(pos_thr=IOU)
 
 
 def _confusion(annotations: CocoAnnotations, results: Results, matches: Matches, threshold: float) -> np.ndarray:

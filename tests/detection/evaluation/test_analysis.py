@@ -74,6 +74,14 @@ def test_kinds_of_errors_and_their_cost(tmp_path: Path) -> None:
     assert sum(one.AP50 for one in analysis.errors) > 0.1
 
 
+def test_a_box_that_is_little_in_a_crowd_is_background(tmp_path: Path) -> None:
+    """Three sevenths of it are in the crowd, and its IoU with it is 0.3: TIDE knows no crowds."""
+    annotations = load(tmp_path, picture())
+    analysis = analyze(annotations, columns(tmp_path, [found(1, [150, CROWD, 350, 300], 0.9)], annotations))
+    counts = {one.kind: one.count for one in analysis.errors if one.count}
+    assert counts == {"background": 1, "missed": 5}
+
+
 def test_confusion_counts_objects_by_what_was_found_there(tmp_path: Path) -> None:
     annotations = load(tmp_path, picture())
     analysis = analyze(annotations, columns(tmp_path, ALL, annotations), threshold=0.45)
