@@ -36,6 +36,11 @@ def read_splits(
         DataError: for faults of the data, all at once.
         UserError: for settings that cannot be used.
     """
+    if data.path and data.train_annotations and data.val_annotations:
+        raise UserError(
+            f"data.path is {data.path}, but data.train_annotations and data.val_annotations name both splits: set "
+            "these to null, or leave data.path out"
+        )
 
     def prepare() -> tuple[CocoAnnotations, ...]:
         return tuple(_checked(data, ("train", "val"), folder))

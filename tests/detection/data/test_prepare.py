@@ -152,6 +152,11 @@ def test_a_category_is_not_skipped_and_has_one_fault(data: Data, tmp_path: Path)
         read_splits(replace(data.settings, skip_bad=True), tmp_path / "run")
 
 
+def test_a_data_set_that_would_not_be_used_is_refused(data: Data) -> None:
+    with pytest.raises(UserError, match=r"data\.path is other, but data\.train_annotations and .* name both splits"):
+        read_splits(replace(data.settings, path="other"))
+
+
 def test_a_file_named_like_a_setting_is_a_file(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("data.json").write_text("not JSON")
