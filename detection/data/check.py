@@ -30,7 +30,7 @@ class DataCheck:
         notes: what is no fault, but worth knowing.
         copies: for each split its groups of image files with the same pixels.
         shared: image files (training, validation) with the same pixels.
-        complete: whether ``splits`` can be used in spite of the faults: every annotation file could be read.
+        lasting: the faults that leaving entries and images out cannot mend: ``splits`` cannot be used.
     """
 
     splits: dict[Split, CocoAnnotations] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class DataCheck:
     notes: list[str] = field(default_factory=list)
     copies: dict[Split, list[list[Path]]] = field(default_factory=dict)
     shared: list[tuple[Path, Path]] = field(default_factory=list)
-    complete: bool = True
+    lasting: list[DataFault] = field(default_factory=list)
 
     def leave_out(self, kind: str, faults: Sequence[DataFault]) -> None:
         """Notes new faults, for each of which one entry or image is left out."""
@@ -67,8 +67,8 @@ def check_objects(check: DataCheck) -> None:
         crowds = sum(len(record.crowd) for record in training.images)
         only = "; all boxes are crowds (iscrowd 1), which are not learned" if crowds else ""
         what = f"there is no object to learn from ({training.describe()}{only})"
-        check.leave_out("training splits without objects", [DataFault(str(training.path), "", what)])
-        check.complete = False
+        check.lasting.append(DataFault(str(training.path), "", what))
+        check.leave_out("training splits without objects", check.lasting[-1:])
 
 
 def _check_split(split: Split, annotations: CocoAnnotations, check: DataCheck) -> CocoAnnotations:

@@ -36,6 +36,11 @@ def read_splits(
         DataError: for faults of the data, all at once.
         UserError: for settings that cannot be used.
     """
+    if data.path and data.train_annotations and data.val_annotations:
+        raise UserError(
+            f"data.path is {data.path}, but data.train_annotations and data.val_annotations name both splits: set "
+            "these to null, or leave data.path out"
+        )
 
     def prepare() -> tuple[CocoAnnotations, ...]:
         return tuple(_checked(data, ("train", "val"), folder))
@@ -79,7 +84,9 @@ def check_data(
             check.splits[split] = read_annotations(data, split, faults, need_images, known)
         except UserError as error:
             faults += error.faults if isinstance(error, DataError) else [_fault_of(error)]
-            check.complete = False
+            check.lasting += faults
+        else:
+            check.lasting += [fault for fault in faults if fault.place.startswith("categories[")]
         check.leave_out(f"faulty {NAMES[split]} entries", faults)
     if data.check:
         check_images(check)
@@ -89,8 +96,9 @@ def check_data(
         try:
             check.splits["val"] = match_categories(training.category_ids, training.names, check.splits["val"])
         except UserError as error:
-            check.leave_out("categories", [_fault_of(error)])
-            check.complete = False
+            if not check.lasting:  # otherwise it may follow from a category with a fault
+                check.lasting.append(_fault_of(error))
+                check.leave_out("categories", check.lasting)
             del check.splits["val"]  # its labels mean other classes
     check_objects(check)
     return check
@@ -126,7 +134,11 @@ def _report_faults(check: DataCheck, folder: Path | None, skip_bad: bool) -> Non
             written.unlink()
     if not check.faults:
         return
-    if not (skip_bad and check.complete):
+    if skip_bad and check.lasting:
+        lasting = dict.fromkeys(check.lasting)
+        why = "; data.skip_bad cannot leave this out"
+        raise DataError([fault._replace(what=fault.what + why) for fault in lasting], written)
+    if not skip_bad:
         raise DataError(check.faults, written)
     kinds = "; ".join(f"{kind}: {count}" for kind, count in check.left_out.items())
     print(f"data.skip_bad left out: {kinds}" + (f" ({written} lists them)" if written else ""))

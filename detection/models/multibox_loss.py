@@ -54,7 +54,7 @@ def multibox_loss(
 
     values = logits.detach().float()
     background = (values.logsumexp(-1) - values[..., 0]).masked_fill(positive, -torch.inf).flatten(0, 1)  # [S * N, A]
-    wanted = (neg_to_pos_ratio * positives).long().clamp(max=anchors).repeat(members)
+    wanted = (neg_to_pos_ratio * positives).clamp(max=anchors).long().repeat(members)
     most = int(wanted.max()) if wanted.device.type == "cpu" else anchors
     hardest = background.topk(most, dim=1).indices
     mined = torch.zeros_like(background, dtype=torch.bool)

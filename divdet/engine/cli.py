@@ -64,10 +64,9 @@ def load_yaml(text: str) -> Any:
 set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
-# How jsonargparse reports unknown keys.
-_UNKNOWN = re.compile(
-    r"unrecognized arguments: --([\w.-]+)|Option '([\w.]+)' is not|Group '([\w.]+)' does not accept option '([\w.]+)'"
-)
+# How jsonargparse reports unknown keys of files, and unknown options.
+_UNKNOWN = re.compile(r"Option '([\w.]+)' is not|Group '([\w.]+)' does not accept option '([\w.]+)'")
+_UNKNOWN_OPTION = re.compile(r"(?<= )--([\w.-]+)")
 
 # jsonargparse's terms, in a user's words.
 _WORDING = {
@@ -86,12 +85,13 @@ _WORDING = {
     r"\bNoneType\b": "null",
 }
 # Fields that a file without an option may be meant for, by its ending
-_WEIGHTS = ("checkpoint", "model.pretrained")
+_WEIGHTS = ("checkpoint", "others", "model.pretrained")
 _MEANT = {".json": ("detections", "data.path"), **dict.fromkeys((".pt", ".pth", ".onnx", ".xml", ".pt2"), _WEIGHTS)}
 
 
 class _Parser(ArgumentParser):
     fields: dict[str, Any]  # types by key
+    given: set[str]  # options on the command line
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse would print the whole usage before a message of several lines.
@@ -101,24 +101,32 @@ class _Parser(ArgumentParser):
         if len(line) > _MAX_MESSAGE:  # it may quote a long value; the reason stands before or behind that
             line = f"{line[: _MAX_MESSAGE // 2]} … {line[-_MAX_MESSAGE // 2 :]}"
         if unknown := _UNKNOWN.search(line):
-            key = ".".join(filter(None, unknown.groups()))
-            meant = field_for(key, self.fields)
-            if not meant and (answer := answer_to(key, self.fields)):
-                line += f": {answer}"
-            elif not meant and (elsewhere := answer_elsewhere(key)):
-                line += f"; for other commands: {elsewhere}"
-            elif close := close_field(key, {**self.fields, "config": str}):
-                line += f"; did you mean {close}?"
-        elif word := re.search(r"unrecognized arguments: ([^\s-]\S*)", line):
+            line += self._meant_by_keys(".".join(filter(None, unknown.groups())))
+        elif "unrecognized arguments: -" in line:
+            line += self._meant_by_keys(*_UNKNOWN_OPTION.findall(line), dashes="--")
+        elif word := re.search(r"unrecognized arguments: (\S+)", line):
             line += self._meant_by(word[1])
         raise UserError(f"{line} (see {self.prog} --help)")
+
+    def _meant_by_keys(self, *keys: str, dashes: str = "") -> str:
+        """The end of a message about unknown keys or options: what to use instead, or the fields that are alike."""
+        told, close = "", []
+        for key in keys:
+            meant = field_for(key, self.fields)
+            if not meant and (answer := answer_to(key, self.fields)):
+                told += f": {answer}"
+            elif not meant and (elsewhere := answer_elsewhere(key)):
+                told += f"; for other commands: {elsewhere}"
+            elif field := close_field(key, {**self.fields, "config": str}):
+                close.append(dashes + field)
+        return told + (f"; did you mean {', '.join(close)}?" if close else "")
 
     def _meant_by(self, word: str) -> str:
         """The end of a message about a word without an option: a recipe's name, a checkpoint, results, or data."""
         if word in _recipes():
             return f"; did you mean --config {word}?"
         meant = _MEANT.get(os.path.splitext(word)[1].lower(), ("data.path",)) if os.path.exists(word) else ()
-        field = next((field for field in meant if field in self.fields), "")
+        field = next((field for field in meant if field in self.fields and field not in self.given), "")
         return field and f"; did you mean --{field.removesuffix('.path')} {word}?"
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
@@ -158,6 +166,7 @@ def parse(
     parser = _parser(config_class, prog, positional)
     argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
     argv = _with_implied(_with_run(translate(argv, parser.fields, positional), parser.fields), parser.fields)
+    parser.given = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
     for key, word in itertools.pairwise(["", *argv]):
         if digits := re.search(rf"\d{{{_MAX_DIGITS + 1}}}", word):
             name = f"{key} " * key.startswith("--") + word[: digits.start() + 20]
@@ -190,10 +199,11 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
     """Replaces the name of a recipe behind ``--config``, such as ``bccd``, by its file."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for place, name in enumerate(words[1:], 1):
-        if words[place - 1] == "--config" and re.fullmatch(r"\w+", name) and not os.path.isfile(name):
+        text = re.search(r"[{\n]|: ", name)  # YAML itself
+        if words[place - 1] == "--config" and name and not text and not os.path.exists(name):
             known = _recipes()
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
+                close = difflib.get_close_matches(Path(name).stem, known, n=1)
                 meant = f"did you mean {close[0]}?" if close else f"the recipes are {', '.join(known)}"
                 raise UserError(f"--config {name}: no such file, and no recipe of that name: {meant}")
             words[place] = known[name]

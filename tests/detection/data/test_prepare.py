@@ -132,11 +132,29 @@ def test_as_many_faults_as_there_are(count: int, tmp_path: Path) -> None:
 def test_a_file_that_is_no_json_and_faults_in_the_other_come_together(data: Data, tmp_path: Path) -> None:
     data.cut("val_1")
     Path(data.settings.train_annotations).write_text("not JSON")
-    skipping = replace(data.settings, skip_bad=True)  # cannot help: there is nothing to train on
-    for settings in (data.settings, skipping):
-        with pytest.raises(DataError) as caught:
-            read_splits(settings, tmp_path / "run")
-        assert [Path(fault.file).name for fault in caught.value.faults] == ["train.json", "val_1.jpg"]
+    with pytest.raises(DataError) as caught:
+        read_splits(data.settings, tmp_path / "run")
+    assert [Path(fault.file).name for fault in caught.value.faults] == ["train.json", "val_1.jpg"]
+    with pytest.raises(DataError, match=r"^\S*train\.json: .*; data\.skip_bad cannot leave this out$"):
+        read_splits(replace(data.settings, skip_bad=True), tmp_path / "run")
+
+
+def test_a_category_is_not_skipped_and_has_one_fault(data: Data, tmp_path: Path) -> None:
+    data.cut("val_1")
+    for split in ("train", "val"):
+        data.truth[split]["categories"].append({"id": 2, "name": "owl"})
+    data.truth["train"]["categories"].append({"id": 2, "name": "fox"})
+    data.write()
+    with pytest.raises(DataError) as caught:
+        read_splits(data.settings, tmp_path / "run")
+    assert [Path(fault.file).name for fault in caught.value.faults] == ["train.json", "val_1.jpg"]
+    with pytest.raises(DataError, match=r"^\S*train\.json: .*; data\.skip_bad cannot leave this out$"):
+        read_splits(replace(data.settings, skip_bad=True), tmp_path / "run")
+
+
+def test_a_data_set_that_would_not_be_used_is_refused(data: Data) -> None:
+    with pytest.raises(UserError, match=r"data\.path is other, but data\.train_annotations and .* name both splits"):
+        read_splits(replace(data.settings, path="other"))
 
 
 def test_a_file_named_like_a_setting_is_a_file(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,8 @@ def test_an_image_without_objects_supervises_its_three_hardest_negatives() -> No
     expected = torch.nn.functional.softplus(torch.tensor([5.0, 3.0, 0.0])).sum()
     torch.testing.assert_close(found["classification"], expected)
     assert found["localization"] == 0
+    everything = multibox_loss(torch.zeros(1, 1, 8732, 4), logits, torch.zeros(1, 8732, 4), none, neg_to_pos_ratio=1e30)
+    torch.testing.assert_close(everything["classification"], torch.nn.functional.softplus(logits[..., 1]).sum())
 
 
 def test_co_training_term_is_the_divergence_at_positives_and_mined_negatives() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from classification.settings import EvaluateClassification
 from detection.settings import TrainDetection
 from divdet.commands.settings import EvaluateDetection, Fuse
 from divdet.engine.cli import parse, run, to_yaml
@@ -106,10 +107,12 @@ def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe
     file.write_text(recipe)
     with pytest.raises(UserError, match=r"(epoch'|epochs'|trian).*did you mean train\.epochs\?"):
         parse(Config, ["--config", str(file)])
-    with pytest.raises(UserError, match=r"did you mean train\.epochs\?"):
+    with pytest.raises(UserError, match=r"did you mean --train\.epochs\?"):
         parse(Config, ["--train.epoch=7"])
-    with pytest.raises(UserError, match=r"did you mean config\?"):
+    with pytest.raises(UserError, match=r"did you mean --config\?"):
         parse(Config, ["--confg", str(file)])
+    with pytest.raises(UserError, match=r"--bathc_size=2; did you mean --train\.epochs, --train\.batch_size\?"):
+        parse(TrainDetection, ["--train.epcohs", "7", "--bathc_size=2"])
 
 
 def test_empty_section_is_named(tmp_path: Path) -> None:
@@ -193,6 +196,8 @@ def test_what_stands_where_an_option_should_is_told(tmp_path: Path) -> None:
         file.touch()
         with pytest.raises(UserError, match=rf"did you mean --{option} {file}\?"):
             parse(config_class, [str(file)])
+    with pytest.raises(UserError, match=rf"did you mean --others {weights}\?"):
+        parse(EvaluateClassification, ["--checkpoint", "a.pt", str(weights)])
     with pytest.raises(UserError, match=r"unrecognized arguments: nothing \(see"):
         parse(TrainDetection, ["nothing"])
     file = tmp_path / "data.yaml"
@@ -202,7 +207,12 @@ def test_what_stands_where_an_option_should_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("bcdd", "did you mean bccd"), ("zzzzzz", "the recipes are .*bccd, .*wrn50_3")]
+    ("name", "message"),
+    [
+        ("bcdd", "did you mean bccd"),
+        ("zzzzzz", "the recipes are .*bccd, .*wrn50_3"),
+        ("configs/bcdd.yaml", "did you mean bccd"),
+    ],
 )
 def test_an_unknown_recipe_names_those_that_exist(name: str, message: str) -> None:
     with pytest.raises(UserError, match=f"--config {name}: no such file, and no recipe of that name: .*{message}"):

@@ -17,6 +17,7 @@ from divdet.engine import schedule
 from divdet.engine.best import Best
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.cli import parse, to_dict
+from divdet.engine.errors import UserError
 from divdet.engine.optimization import learning_rate
 from divdet.engine.schedule import Clock, steps_per_epoch, with_min_steps
 from divdet.engine.settings import TrainSettings
@@ -148,6 +149,16 @@ class Scored(test_loop.OneWeight):
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], **changes: Any) -> list[dict[str, Any]]:
     monkeypatch.setattr(test_loop, "OneWeight", lambda meet: Scored(scores))
     return test_loop.train(folder, epochs=9, **changes)[1]
+
+
+def test_a_finished_run_makes_no_other_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    test_loop.train(tmp_path / "old")
+    resume = str(tmp_path / "old/last.pt")
+    with pytest.raises(UserError, match=r"old/last\.pt: the run already has 3 epochs, .*new would stay empty; raise"):
+        test_loop.train(tmp_path / "new", resume=resume)
+    assert not (tmp_path / "new").exists()
+    test_loop.train(tmp_path / "old", resume=resume)
+    assert "the run already has 3 epochs: nothing to do; raise train.epochs to go on" in capsys.readouterr().out
 
 
 def test_a_run_stops_early_and_stays_so(
