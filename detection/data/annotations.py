@@ -68,7 +68,7 @@ class CocoAnnotations:
     """A ground-truth file.
 
     Attributes:
-        images: in file order.
+        images: in file order, or in that of ``by_path``.
         category_ids: by label; ascending, unless ``match_categories`` has given the labels of a model. None for a
             class of the model that the file does not list.
         names: of the categories, by label.

@@ -85,9 +85,10 @@ def compare(
 def interval_of(annotations: CocoAnnotations, results: Results, max_dets: int = COCO_RULES.max_dets) -> Interval:
     """The AP of a detector's results, with its interval by the basic bootstrap.
 
-    AP comes out too high where classes have few objects, and once more in draws of these. The basic bootstrap takes
-    off twice what the draws add; the percentiles of the draws, which differences have, may leave out AP itself. How
-    often each holds the AP of all images: benchmarks/interval_coverage.py, docs/evaluation.md.
+    AP comes out too high where classes have few objects, and once more in draws of these: their percentiles, which
+    differences have, lie too high by both. The basic bootstrap mirrors them at AP, which takes off twice what the draws
+    add. Where that is much, as with a thousand classes, either leaves out AP itself: percentiles lie above it, these
+    below. How often each holds the AP of all images: benchmarks/interval_coverage.py, docs/evaluation.md.
     """
     value, low, high = _interval(drawn_aps(annotations, results, random_draws(len(annotations.images)), max_dets))
     return Interval(value, *np.clip((2 * value - high, 2 * value - low), 0, 1).tolist())

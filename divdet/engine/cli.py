@@ -119,7 +119,7 @@ class _Parser(ArgumentParser):
                 told += f"; for other commands: {elsewhere}"
             elif field := close_field(key, {**self.fields, "config": str}):
                 close.append(dashes + field)
-        return told + (f"; did you mean {', '.join(close)}?" if close else "")
+        return told + (f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else "")
 
     def _meant_by(self, word: str) -> str:
         """The end of a message about a word without an option: a recipe's name, a checkpoint, results, or data."""
@@ -199,8 +199,8 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
     """Replaces the name of a recipe behind ``--config``, such as ``bccd``, by its file."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for place, name in enumerate(words[1:], 1):
-        text = re.search(r"[{\n]|: ", name)  # YAML itself
-        if words[place - 1] == "--config" and name and not text and not os.path.exists(name):
+        no_file = re.search(r"^-?$|[{\n]|: ", name)  # nothing, standard input, or YAML itself
+        if words[place - 1] == "--config" and not no_file and not os.path.exists(os.path.expanduser(name)):
             known = _recipes()
             if name not in known:
                 close = difflib.get_close_matches(Path(name).stem, known, n=1)

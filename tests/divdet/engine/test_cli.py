@@ -110,7 +110,7 @@ def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe
     with pytest.raises(UserError, match=r"did you mean --train\.epochs\?"):
         parse(Config, ["--train.epoch=7"])
     with pytest.raises(UserError, match=r"did you mean --config\?"):
-        parse(Config, ["--confg", str(file)])
+        parse(Config, ["--confg", str(file), "--confg", str(file)])
     with pytest.raises(UserError, match=r"--bathc_size=2; did you mean --train\.epochs, --train\.batch_size\?"):
         parse(TrainDetection, ["--train.epcohs", "7", "--bathc_size=2"])
 
@@ -217,3 +217,10 @@ def test_what_stands_where_an_option_should_is_told(tmp_path: Path) -> None:
 def test_an_unknown_recipe_names_those_that_exist(name: str, message: str) -> None:
     with pytest.raises(UserError, match=f"--config {name}: no such file, and no recipe of that name: .*{message}"):
         parse(TrainDetection, ["--config", name])
+
+
+def test_a_recipe_in_the_home_folder_and_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 7\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.StringIO("seed: 8\n"))
+    assert [parse(TrainDetection, [f"--config={name}"]).seed for name in ("~/mine.yaml", "-")] == [7, 8]
