@@ -71,12 +71,12 @@ def _placed(first: float, end: float, length: float, size: int) -> tuple[int, in
     return low, max(min(round(end * scale), size), low + 1)
 
 
-def input_window(window: Window, form: Input, flipped: bool = False) -> Window:
-    """The region that fills an input, ``flipped`` or not, that should show ``window``: ``letterbox`` fills its end."""
+def input_window(window: Window, form: Input) -> Window:
+    """The region that fills a network's input where ``window`` should be seen: ``letterbox`` adds to one side."""
     if form.fit == "stretch":
         return window
     side = max(window.width, window.height)
-    return Window(window.x + (window.width - side) * flipped, window.y, side, side)
+    return Window(window.x, window.y, side, side)
 
 
 def to_input(image: np.ndarray, form: Input) -> np.ndarray:

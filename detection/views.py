@@ -99,9 +99,10 @@ def plan_views(width: int, height: int, settings: ViewSettings, form: Input) -> 
         if settings.tile and settings.whole_image:
             whole = tile_windows(width, height, None, settings.overlap, zoom)
             windows += [window for window in whole if window not in windows]
+        windows = [input_window(window, form) for window in windows]
         for flipped in (False, True) if "flip" in augmentations else (False,):
             voter = views[-1].voter + 1 if views else 0
-            views += [View(input_window(window, form, flipped), flipped, voter) for window in windows]
+            views += [View(window, flipped, voter) for window in windows]
     return views
 
 

@@ -160,7 +160,7 @@ class _Run:
             text += f"; {video.passed_over} frames passed over"
         if video.broken:
             text += f"; {video.broken} frames could not be read"
-            text += f" of {video.total}, by the file's length and rate, which may vary" if video.total else ""
+            text += f" of about {video.total} (from the file's length and rate)" if video.total else ""
         return text
 
 

@@ -20,7 +20,7 @@ from detection.heads import Input
 from detection.models.head import DividedDetector
 from detection.postprocess import fuse
 from detection.prediction_settings import PostprocessSettings, ViewSettings
-from detection.preprocess import to_input, to_pixels
+from detection.preprocess import to_pixels
 from detection.views import Shown, cut_views, join_views, plan_views, tile_windows
 from divdet.commands import detect as command
 from divdet.commands.settings import Detect
@@ -164,15 +164,6 @@ def test_inverse_mapping_is_exact_for_letterboxed_and_stretched_inputs() -> None
                     x, y = 90 - x if one.view.flipped else x, (y1 + y2) / 2 * scale_y + shift_y
                     if 0 <= x < 90 and 0 <= y < 90:
                         assert np.abs(pixels[int(y), int(x)].astype(int) - RED).max() < 40
-
-
-@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-@pytest.mark.parametrize(("width", "height"), [(300, 450), (450, 300)])
-def test_a_mirrored_view_is_the_input_of_the_mirrored_image(fit: str, width: int, height: int) -> None:
-    image, form = photo(width, height, [[30, 40, 90, 80]]), Input(90, fit)
-    ((inputs, _),) = cut_views([(0, image)], ViewSettings(tta="flip"), form, 2)
-    for found, shown in zip(inputs.numpy(), (image, image[:, ::-1]), strict=True):
-        np.testing.assert_allclose(found, to_input(np.ascontiguousarray(shown), form), atol=1)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
