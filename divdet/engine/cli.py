@@ -200,7 +200,8 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     for place, name in enumerate(words[1:], 1):
         no_file = re.search(r"^-?$|[{\n]|: ", name)  # nothing, standard input, or YAML itself
-        if words[place - 1] == "--config" and not no_file and not os.path.exists(os.path.expanduser(name)):
+        path = os.path.expanduser(name)
+        if words[place - 1] == "--config" and not no_file and (os.path.isdir(path) or not os.path.exists(path)):
             known = _recipes()
             if name not in known:
                 close = difflib.get_close_matches(Path(name).stem, known, n=1)

@@ -110,9 +110,9 @@ def test_a_run_of_before_there_was_a_choice_of_optimizer_is_sgds(
 ) -> None:
     saved = checkpoint.read(trained / "last.pt")
     del saved["config"]["train"]["optimizer"]
-    old = tmp_path / "old.pt"
+    old = tmp_path / "last.pt"
     torch.save(saved, old)
-    config = recipe(npz, tmp_path / "run", resume=str(old))
+    config = recipe(npz, tmp_path, resume=str(old))
     with pytest.raises(UserError, match=r"trained with train\.optimizer = sgd, not adamw"):
         train(replace(config, train=replace(config.train, optimizer="adamw")))
     train(config)

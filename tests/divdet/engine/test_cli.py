@@ -221,6 +221,9 @@ def test_an_unknown_recipe_names_those_that_exist(name: str, message: str) -> No
 
 def test_a_recipe_in_the_home_folder_and_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text("seed: 7\n")
+    (tmp_path / "bccd").mkdir()  # of photos, say
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("sys.stdin", io.StringIO("seed: 8\n"))
-    assert [parse(TrainDetection, [f"--config={name}"]).seed for name in ("~/mine.yaml", "-")] == [7, 8]
+    names = ("~/mine.yaml", "-", "bccd")
+    assert [parse(TrainDetection, [f"--config={name}"]).seed for name in names] == [7, 8, 0]
