@@ -87,11 +87,6 @@ def fit(
         if training.is_done():
             early = training.stopped_early()
             more = f"raise train.{'patience' if early else 'epochs'} to go on"
-            if not folder.holds_run():
-                raise UserError(
-                    f"{folder.config.resume}: the run already has {training.epoch} epochs{early}, and {folder.path} "
-                    f"would stay empty; {more}"
-                )
             print(f"the run already has {training.epoch} epochs{early}: nothing to do; {more}")
             for logger in loggers if world.is_main_process and folder.last.exists() else ():
                 logger.complete(training.run)

@@ -18,6 +18,7 @@ from divdet.engine.files import make_folder, reason, remove_unfinished, write_at
 from divdet.engine.locking import LOCK, lock_folder
 from divdet.engine.resuming import compare
 from divdet.engine.schedule import with_min_steps
+from divdet.engine.words import counted
 
 
 def run_path(config: Any, kind: str) -> Path:
@@ -66,21 +67,20 @@ class RunFolder:
             self.config = config = replace(config, train=with_min_steps(config.train, steps, saved))
         if saved:
             self.same_evaluation = compare(saved, config, meta, self.data)
-            if self.holds_run():
+            if self._holds_run():
                 self._origin, self._kept = saved.run.origin, saved.run.kept
             else:
                 self._origin = str(Path(config.resume).resolve())
-            if self.holds_run() and Path(saved.source) != self.last:
+            if self._holds_run() and Path(saved.source) != self.last:
                 self._kept = [*self._kept, saved.epoch]
-            elif self.holds_run() and not saved.run.batch:
+            elif self._holds_run() and not saved.run.batch:
                 self._complete = saved.epoch
 
     def _take_lock(self) -> None:
         if self._lock is None and is_main_process():
             self._lock = lock_folder(self.path)
 
-    def holds_run(self) -> bool:
-        """Whether there is a checkpoint in the folder to continue from."""
+    def _holds_run(self) -> bool:
         return os.path.exists(self.last) or bool(self._kept_files())  # os.path: False also for names that are too long
 
     def _kept_files(self) -> list[Path]:
@@ -95,7 +95,7 @@ class RunFolder:
         return self.path / f"epoch_{epoch:04d}.pt"
 
     def _find_checkpoint(self) -> Checkpoint | None:
-        resume, holds_run = self.config.resume, self.holds_run()
+        resume, holds_run = self.config.resume, self._holds_run()
         if resume is None and holds_run:
             raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
         if resume is None or (resume == "auto" and not holds_run):
@@ -140,13 +140,17 @@ class RunFolder:
             trains: whether there are epochs left to train.
 
         Raises:
-            UserError: where the folder cannot be written, or another run has begun there.
+            UserError: where the folder cannot be written, another run has begun there, or nothing is left to train for
+                a folder that has no run.
         """
-        if not trains and self._origin and not self.holds_run():
-            return
+        if not trains and self._origin and not self._holds_run():
+            raise UserError(
+                f"{self.config.resume}: the run already has {counted(len(history), 'epoch')}, and {self.path} would "
+                "stay empty: raise train.epochs, or train.patience where it has ended the run"
+            )
         make_folder(self.path)
         self._take_lock()
-        if self.resumed is None and self.holds_run():
+        if self.resumed is None and self._holds_run():
             raise UserError(f"{self.path} already holds a run: add --resume auto, or choose another --output")
         remove_unfinished(self._config_file, self._metrics_file, self.last, self.best)
         if trains and (self.resumed is None or not self._config_file.exists()):

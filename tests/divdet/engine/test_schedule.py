@@ -154,7 +154,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], **ch
 def test_a_finished_run_makes_no_other_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     test_loop.train(tmp_path / "old")
     resume = str(tmp_path / "old/last.pt")
-    with pytest.raises(UserError, match=r"old/last\.pt: the run already has 3 epochs, .*new would stay empty; raise"):
+    with pytest.raises(UserError, match=r"old/last\.pt: the run already has 3 epochs, .*new would stay empty: raise"):
         test_loop.train(tmp_path / "new", resume=resume)
     assert not (tmp_path / "new").exists()
     test_loop.train(tmp_path / "old", resume=resume)
