@@ -19,7 +19,6 @@ from detection.boxes import Boxes, ClassRules
 from detection.detections import Detections
 from detection.heads import Input
 from detection.images import as_rgb, check_bgr, check_threshold, named_images, source_of
-from detection.models.head import DividedDetector
 from detection.postprocess import fuse, head_boxes
 from detection.prediction_settings import EXPORT_ENDINGS, PostprocessSettings, RuntimeSettings, ViewSettings
 from detection.preprocess import FromPixels, Network, to_input, to_pixels
@@ -32,6 +31,7 @@ from divdet.engine.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from detection.models.head import DividedDetector
     from detection.runtimes.exported import ExportedModel
     from detection.views import Found, Shown
     from divdet.engine.distributed import World
@@ -376,7 +376,7 @@ class Detector:
             )
         outputs = self.network(inputs.to(self.device, non_blocking=True))
         settings = self.resolved_settings() if world else self.settings
-        exported = not isinstance(self.model, DividedDetector)
+        exported = not hasattr(self.model, "decode")  # its network decodes
         try:
             members = self.model.boxes(*outputs) if exported else head_boxes(self.model, *outputs, settings)
         except UserError as error:

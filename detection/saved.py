@@ -1,11 +1,17 @@
 """What a checkpoint says of its detector."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from detection.category_names import category_name
-from detection.models.head import DividedDetector, create_detector
 from detection.prediction_settings import PostprocessSettings
 from detection.settings import DataSettings, ModelSettings
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.models.head import DividedDetector
 
 
 def saved_settings(saved: Checkpoint) -> tuple[PostprocessSettings, DataSettings]:
@@ -42,5 +48,7 @@ def saved_categories(saved: Checkpoint) -> tuple[list[str], list[int]]:
 
 def create_model(settings: ModelSettings, num_classes: int, pretrained: bool = False) -> DividedDetector:
     """Creates the detector that a recipe's section names; see ``create_detector``."""
+    from detection.models.head import create_detector  # imported here: an exported detector needs no backbones
+
     shape = (settings.head, settings.backbone, settings.members, num_classes)
     return create_detector(*shape, settings.input_size, pretrained)

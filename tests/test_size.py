@@ -36,8 +36,8 @@ for name in ("torchvision", "torch._dynamo", "numba", "PIL", "onnxruntime", "ope
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     files, lines = size({file for file in run.stdout.splitlines() if file.startswith(PACKAGES)}, "import Detector")
-    assert files <= 34
-    assert lines <= 4160
+    assert files <= 28
+    assert lines <= 3100
 
 
 def test_the_path_of_an_image_to_its_boxes(tmp_path: Path) -> None:
