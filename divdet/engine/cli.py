@@ -79,10 +79,13 @@ _WORDING = {
     r"\btyping\.Literal\[(.*?)\]": r"\1",
     r"\blist\[float\]": "list of numbers",
     r"\bdict\[str, float\]": "numbers by name ({cat: 2})",
-    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: \w+ Given": (
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: [\w.]+ Given": (
         r"Expected one of \1. Got"
     ),
     r"\bNoneType\b": "null",
+    r"(\w+): Unable to load config '(.*?)' - .*": (
+        r"\1 is \2: it is a section: give it fields, such as {name: value}, or leave it out"
+    ),
 }
 # Fields that a file without an option may be meant for, by its ending
 _WEIGHTS = ("checkpoint", "others", "model.pretrained")
@@ -126,6 +129,8 @@ class _Parser(ArgumentParser):
         if word in _recipes():
             return f"; did you mean --config {word}?"
         meant = _MEANT.get(os.path.splitext(word)[1].lower(), ("data.path",)) if os.path.exists(word) else ()
+        if meant == _WEIGHTS and "checkpoint" in self.given and "runtime" in self.fields:
+            return "; several checkpoints are fused as --checkpoint A,B"
         field = next((field for field in meant if field in self.fields and field not in self.given), "")
         return field and f"; did you mean --{field.removesuffix('.path')} {word}?"
 
