@@ -1,7 +1,7 @@
 """Training and evaluation from Python: what the commands of these names do."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,10 @@ def train(
     check_callbacks(callbacks)
     if task not in ("det", "cls"):
         raise UserError(f"task is {task!r}: choose det or cls")
+    if not isinstance(recipe, str | PathLike | None):
+        raise UserError(
+            f"recipe is {type(recipe).__name__}: give a file or a name; fields are arguments: train(**fields)"
+        )
     name, words = f"train-{task}", ["--config", str(recipe)] if recipe else []
     return COMMANDS[name].call(_settings(name, settings, *words), callbacks=callbacks)
 
@@ -126,8 +130,8 @@ def fuse_results(
 
         divdet.fuse_results("val.json", ["yolo.json", "rcnn.json"], weights=[2, 1], output="runs/both")["AP"]
     """
-    if isinstance(results, str | PathLike):
-        raise UserError(f"results is {str(results)!r}: give a list of two or more files")
+    if isinstance(results, str | PathLike) or not isinstance(results, Iterable):
+        raise UserError(f"results is {results!r}: give a list of two or more files")
     return _run("fuse", settings | {"annotations": annotations, "weights": weights}, *map(str, results))
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from classification.backbones import TIMM
-from classification.backbones.cost import choose_image_size
-from classification.backbones.registry import DATASETS, Dataset, default_dataset
+from classification.backbones.cost import choose_image_size, default_dataset
+from classification.backbones.registry import DATASETS, Dataset
 from detection.heads import input_of
 from detection.models.cost import foreground_classes
 from detection.prediction_settings import PostprocessSettings, Runtime
