@@ -226,7 +226,10 @@ def test_what_loading_takes(tmp_path: Path) -> None:
         (bytearray(b"bytes"), "the image: not an image"),
         (Path("absent.jpg"), "absent.jpg: the image cannot be read"),
         (b"bytes", "the image: not an image"),
-        (Image.new("I", (2, 2)), "the image is a PIL image of mode I"),
+        (
+            Image.new("I", (2, 2)),
+            "the image is a PIL image of mode I: its range of values is unknown: scale it to 8 bits",
+        ),
     ],
 )
 def test_what_is_no_image_is_refused(detector: Detector, images: object, message: str) -> None:
