@@ -95,6 +95,7 @@ _MEANT = {".json": ("detections", "data.path"), **dict.fromkeys((".pt", ".pth", 
 class _Parser(ArgumentParser):
     fields: dict[str, Any]  # types by key
     given: set[str]  # options on the command line
+    config: str  # the last file behind --config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse would print the whole usage before a message of several lines.
@@ -105,6 +106,9 @@ class _Parser(ArgumentParser):
             line = f"{line[: _MAX_MESSAGE // 2]} … {line[-_MAX_MESSAGE // 2 :]}"
         if unknown := _UNKNOWN.search(line):
             line += self._meant_by_keys(".".join(filter(None, unknown.groups())))
+            if self.config:
+                recipe = "train.epochs" not in self.fields and "train" in _content(self.config)
+                line = f"{self.config}: {'a recipe of trainings, which this command does not take: ' * recipe}{line}"
         elif "unrecognized arguments: -" in line:
             line += self._meant_by_keys(*_UNKNOWN_OPTION.findall(line), dashes="--")
         elif word := re.search(r"unrecognized arguments: (\S+)", line):
@@ -141,7 +145,9 @@ class _Parser(ArgumentParser):
         except UnicodeDecodeError as error:
             raise UserError(f"{cfg_path}: not a YAML file: not UTF-8 text") from error
         except UserError as error:
-            if "data.path" in self.fields and _names_data(str(cfg_path)):
+            content = _content(str(cfg_path))
+            split = {"names", "nc"} & content.keys() and {"train", "val"} & content.keys()
+            if "data.path" in self.fields and split:
                 raise UserError(f"{cfg_path}: this is YOLO's data.yaml, no recipe: give it as --data") from error
             raise UserError(f"{cfg_path}: {error}") from error
 
@@ -170,6 +176,7 @@ def parse(
     """
     parser = _parser(config_class, prog, positional)
     argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
+    parser.config = next((file for key, file in reversed([*itertools.pairwise(argv)]) if key == "--config"), "")
     argv = _with_implied(_with_run(translate(argv, parser.fields, positional), parser.fields), parser.fields)
     parser.given = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
     for key, word in itertools.pairwise(["", *argv]):
@@ -191,13 +198,13 @@ def _recipes() -> dict[str, str]:
     return {path.stem: str(path) for path in sorted(RECIPES.glob("*/*.yaml"))}
 
 
-def _names_data(path: str) -> bool:
-    """Whether a YAML file has the classes and a split of a YOLO data set."""
+def _content(path: str) -> dict[str, Any]:
+    """What a YAML file holds by key; nothing where it is another file."""
     try:
         content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return False
-    return isinstance(content, dict) and bool({"names", "nc"} & content.keys() and {"train", "val"} & content.keys())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _with_recipe_files(argv: Sequence[str]) -> list[str]:
