@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
+from divdet.engine.help import HelpFormatter
 from divdet.engine.peer_names import answer_elsewhere, answer_to, close_field, field_for, fields_of, translate
 from divdet.engine.stopping import Stopped
 
@@ -251,7 +252,9 @@ def _with_implied(argv: list[str], fields: Mapping[str, Any]) -> list[str]:
 
 def _parser(config_class: type, prog: str | None, positional: str | None) -> _Parser:
     text = config_class.__doc__ or ""
-    parser = _Parser(prog=prog, description=text.partition("Attributes:")[0].strip(), allow_abbrev=False)
+    about = text.partition("Attributes:")[0].strip()
+    usage = f"%(prog)s [options]{f' [{positional} ...]' if positional else ''}"
+    parser = _Parser(prog=prog, usage=usage, description=about, allow_abbrev=False, formatter_class=HelpFormatter)
     parser.fields = fields_of(config_class)
     parser.add_argument("--config", action="config", help="a YAML file of these fields, or the name of a recipe")
     if positional:

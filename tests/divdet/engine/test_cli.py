@@ -57,6 +57,15 @@ def test_help_explains_each_field_once(capsys: pytest.CaptureFixture[str]) -> No
     assert "Attributes" not in text
     for words in ("two or more COCO results files", "ground truth of the images"):
         assert text.count(words) == 1
+    assert text.startswith("usage: ")
+    assert " [options] [results ...] Fuses COCO" in text
+    assert " (default: 0.55)" in text
+    assert not re.search(r"\(type|Literal|Union|null\)|\[\]\)|\+ [A-Z]", text)
+    with pytest.raises(SystemExit):
+        parse(TrainDetection, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "or none; see docs/logging.md. (default: tensorboard,csv)" in text
+    assert "--postprocess CONFIG all of these fields, as {name: value}" in text
 
 
 def test_a_resumed_run_has_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
