@@ -58,8 +58,8 @@ def evaluate(
 
     Args:
         checkpoint: of a detector or of classifiers, or an exported detector; or a COCO results file (``.json``) of any
-            detector, to be scored with ``data``; or what is called with an image: a ``Fusion``, or a detector such as
-            ``Fusion`` takes, whose boxes then stay as they are.
+            detector, or a folder of YOLO's label files with confidences, to be scored with ``data``; or what is called
+            with an image: a ``Fusion``, or a detector such as ``Fusion`` takes, whose boxes then stay as they are.
         names: class names by label, for a detector that returns labels alone; see ``Fusion``.
         settings: fields of ``divdet eval-det`` or ``divdet eval-cls``; sections are dicts. For what is called,
             ``data`` is needed, and files are written only if ``output`` is given.
@@ -84,7 +84,7 @@ def evaluate(
         raise UserError(
             f"checkpoint is {type(checkpoint).__name__}: give a file's path, or what is called with an image"
         )
-    if Path(checkpoint).suffix.lower() == ".json":
+    if Path(checkpoint).suffix.lower() == ".json" or Path(checkpoint).is_dir():
         return _run("eval-det", settings, "--detections", str(checkpoint))
     from detection.runtimes.exported import is_exported
     from divdet.engine.checkpoint import load
