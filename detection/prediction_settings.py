@@ -147,8 +147,6 @@ class ViewSettings:
     def __post_init__(self) -> None:
         if self.tile is not None:
             check_whole("tile", self.tile, 32, 65536)
-        if isinstance(self.overlap, str | bool):
-            raise UserError(f"overlap is {self.overlap!r}: choose a share from 0 to 0.9")
         check_range("overlap", self.overlap, 0, 0.9)
         if not isinstance(self.whole_image, bool):
             raise UserError(f"whole_image is {self.whole_image!r}: choose true or false")

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from divdet.engine.errors import UserError
@@ -138,6 +138,8 @@ def check_range(name: str, value: float | None, least: float, most: float = math
 
     ``below`` excludes ``most`` itself.
     """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise UserError(f"{name} is {value!r}: give a number")
     if value is None or (math.isfinite(value) and least <= value <= most and not (below and value == most)):
         return
     finite = "" if math.isfinite(value) or most < math.inf else "finite and "

@@ -145,6 +145,7 @@ def test_arguments_out_of_range_are_refused(detector: Detector, arguments: dict)
     ("arguments", "message"),
     [
         ({"overlap": 0.5}, "overlap and whole_image are of tiles"),
+        ({"tile": 64, "overlap": "0.2"}, "overlap is '0.2': give a number"),
         ({"whole_image": False}, "overlap and whole_image are of tiles"),
         ({"classes": 3}, "postprocess.classes is 3: give names or category ids"),
         ({"class_thresholds": [0.9]}, r"postprocess.class_thresholds is \[0.9\]: give scores by class name"),
