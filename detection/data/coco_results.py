@@ -17,7 +17,7 @@ from detection.data.coco_values import box_around, check_mask, plain_number
 from detection.data.doubtful import count_repeats
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
-from detection.data.yolo_results import read_yolo_results
+from detection.data.yolo_results import label_files, read_yolo_results
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
 
@@ -55,9 +55,9 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             themselves, or are of images or categories that ``annotations`` does not list.
     """
     path, masks = Path(results_path), 0
-    if path.is_dir():
-        return Results(*columns_of(read_yolo_results(path, annotations), score=np.float64))
     lookup = _Lookup(annotations)
+    if files := label_files(path):
+        return Results(*columns_of(read_yolo_results(files, annotations, lookup.names), score=np.float64))
 
     def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float]:
         nonlocal masks

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detection.data.annotations import CocoAnnotations
 from detection.data.entry_values import Fault
-from detection.data.file_names import FileNames
 from detection.data.formats.text_files import read_text
 from divdet.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.data.annotations import CocoAnnotations
+    from detection.data.file_names import FileNames
 
 Row = tuple[int, int, list[float], float]  # image, label, x y width height in pixels, score
 
 
-def read_yolo_results(folder: Path, annotations: CocoAnnotations) -> list[Row]:
-    """Reads a folder of label files with confidences, or one that holds it as ``labels``.
+def label_files(folder: Path) -> list[Path]:
+    """The label files of a folder, or of ``labels`` in it; none where it has none, or is no folder."""
+    return sorted(folder.glob("*.txt")) or sorted(folder.glob("labels/*.txt"))
 
-    A file is of the image of its name. Classes are numbered from 0: those of the annotations' own list in YOLO's
-    format, else in the order of their ids. An image without a file has no detections.
+
+def read_yolo_results(files: list[Path], annotations: CocoAnnotations, names: FileNames) -> list[Row]:
+    """Reads label files with confidences, each of the image of its name; ``names`` are those of the annotations.
+
+    Classes are numbered from 0: those of the annotations' own list in YOLO's format, else in the order of their ids. An
+    image without a file has no detections.
 
     Raises:
         UserError: for the first file or line that is none of such detections, or of another image or class.
     """
-    folder = folder / "labels" if (folder / "labels").is_dir() else folder
-    files = sorted(folder.glob("*.txt"))
-    if not files:
-        raise UserError(
-            f"{folder}: holds no .txt: give a COCO results file, or the folder of label files that yolo predict "
-            "save_txt=True save_conf=True writes"
-        )
-    names, rows = FileNames(annotations), []
+    rows = []
     ids = sorted((number, label) for label, number in enumerate(annotations.category_ids) if number is not None)
     labels = {number - 1 if annotations.named else rank: label for rank, (number, label) in enumerate(ids)}
     for file in files:
@@ -46,7 +47,7 @@ def read_yolo_results(folder: Path, annotations: CocoAnnotations) -> list[Row]:
             except Fault as fault:
                 raise UserError(f"{file}: line {place} {fault}") from fault
     shown = ", ".join(f"{number} {annotations.names[label]}" for number, label in list(labels.items())[:3])
-    print(f"{folder}: classes are numbered as {shown}{', …' if len(labels) > 3 else ''}")
+    print(f"{files[0].parent}: classes are numbered as {shown}{', …' if len(labels) > 3 else ''}")
     return rows
 
 

@@ -255,7 +255,7 @@ YOLO = {
 def test_a_folder_of_yolos_predictions_is_read(tmp_path: Path, annotations: CocoAnnotations) -> None:
     labels = tmp_path / "predict/labels"
     labels.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"labels: holds no \.txt: give a COCO results file, or the folder"):
+    with pytest.raises(UserError, match=r"predict: is no COCO results file, .* or give the folder that yolo predict"):
         load_results(tmp_path / "predict", annotations)
     (labels / "7.txt").write_text("1 0.5 0.25 0.2 0.1 0.75\n\n0 0.1 0.1 0.2 0.2 0.5\n")
     for folder in (labels, labels.parent):
