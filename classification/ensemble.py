@@ -74,8 +74,9 @@ def combine(logits: Tensor, how: Combination = "mean", softmax: bool = False) ->
     Raises:
         UserError: for any other ``how``.
     """
-    if logits.dim() != 3:
-        raise ValueError(f"expected logits [S,N,C], not {list(logits.shape)}")
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or not len(logits):
+        given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"expected logits [S,N,C], a tensor of at least one member, not {given}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     outputs = logits.softmax(-1) if softmax else logits
     match how:

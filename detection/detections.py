@@ -158,10 +158,11 @@ class Detections:
 
         Boxes are rounded to 2 decimals and scores to 6, as in ``detections.json``.
         """
-        if len(self) and not self.category_ids:
+        if len(self) and not len(self.category_ids):
             raise UserError("these detections have no category ids: give them as Detections(..., category_ids=[…])")
         boxes, scores = (values.tolist() for values in rounded(self.boxes, self.scores))
-        ids = [self.category_ids[label] for label in self.labels.tolist()]
+        ids = np.asarray(self.category_ids)[self.labels.numpy()].tolist()
+        image_id = image_id.item() if isinstance(image_id, np.generic) else image_id  # which json cannot write
         return [
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
             for category_id, box, score in zip(ids, boxes, scores, strict=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from itertools import islice
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -27,6 +27,7 @@ from detection.settings import Orientation
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
+from divdet.engine.settings import check_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -98,6 +99,12 @@ class Detector:
         self.process = os.getpid()
         _ = self.rules  # refuses classes that it lacks
         one_thread_in_forks()
+
+    @wraps(__init__)
+    def __new__(cls, *given: Any, **named: Any) -> Detector:
+        if isinstance(file := named.get("model", *given[:1]), str | PathLike):
+            raise UserError(f"Detector takes a network; a file is loaded by Detector.load({str(file)!r})")
+        return super().__new__(cls)
 
     def __repr__(self) -> str:
         source = f", {self.source}" if self.source else ""
@@ -215,18 +222,15 @@ class Detector:
         """
         named, single, listed = named_images(images)
         check_threshold(score_threshold)
-        if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
-            raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
+        check_whole("batch_size", batch_size, 1)
         check_bgr(bgr)
         several = (tile, overlap, whole_image, tta) != (None, 0.2, True, None)
         views = ViewSettings(tile=tile, overlap=overlap, whole_image=whole_image, tta=tta) if several else None
         settings = self.settings
         if classes is not None:
-            listed_classes = isinstance(classes, Iterable) and not isinstance(classes, str)
-            settings = replace(settings, classes=list(classes) if listed_classes else classes)
+            settings = replace(settings, classes=classes)
         if class_thresholds is not None:
-            thresholds = dict(class_thresholds) if isinstance(class_thresholds, Mapping) else class_thresholds
-            settings = replace(settings, class_thresholds=thresholds)
+            settings = replace(settings, class_thresholds=class_thresholds)
         rules = ClassRules.of(settings, self.names, self.category_ids, float(score_threshold))
         if views:
             found = self._predict_views(named, int(batch_size), bgr, rules, views)

@@ -33,6 +33,8 @@ def postprocess(deltas: Tensor, logits: Tensor, default_boxes: Tensor, settings:
     Raises:
         ValueError: for settings that name classes, which only a ``Detector`` knows; and as ``member_boxes``.
     """
+    if not isinstance(settings, PostprocessSettings):
+        raise UserError(f"{settings!r} is no PostprocessSettings: give PostprocessSettings(…)")
     if settings.classes is not None or settings.class_thresholds:
         raise ValueError("classes and class_thresholds name classes: use them with a Detector")
     rules = ClassRules.of(settings, (), ())
@@ -130,10 +132,10 @@ def member_boxes(
         ValueError: if the shapes do not fit.
         UserError: if a logit is NaN or +inf, or a box above the threshold is not finite.
     """
-    if deltas.shape != (*logits.shape[:3], 4) or default_boxes.shape != deltas.shape[2:]:
+    if not len(logits) or deltas.shape != (*logits.shape[:3], 4) or default_boxes.shape != deltas.shape[2:]:
         raise ValueError(
             f"deltas {tuple(deltas.shape)}, logits {tuple(logits.shape)}, default boxes {tuple(default_boxes.shape)}: "
-            "expected [S, N, A, 4], [S, N, A, classes + 1], [A, 4]"
+            "expected [S, N, A, 4], [S, N, A, classes + 1], [A, 4] of at least one member"
         )
     best_boxes = best_boxes_compiled if logits.device.type == "cpu" else best_boxes_torch
     found = best_boxes(

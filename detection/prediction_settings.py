@@ -1,13 +1,13 @@
 """How a trained detector is run: views, runtime, suppression, fusion. Nothing here imports torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal
 
 from divdet.engine.errors import UserError
-from divdet.engine.settings import Concurrency, check_choice, check_range
+from divdet.engine.settings import Concurrency, check_choice, check_range, check_whole
 
 ConfType = Literal["avg", "max", "box_and_model_avg", "absent_model_aware_avg"]
 FusionMethod = Literal["wbf", "nms", "soft_nms", "nmw"]
@@ -35,6 +35,7 @@ class FusionRule:
     conf_type: ConfType = "avg"
 
     def __post_init__(self) -> None:
+        _as_python(self)
         check_choice("method", self.method, FusionMethod)
         check_choice("conf_type", self.conf_type, ConfType)
         _check_weights("weights", self.weights)
@@ -45,12 +46,16 @@ class FusionRule:
 def _check_weights(name: str, weights: Any) -> None:
     if weights is None:
         return
-    if not isinstance(weights, Sequence) or not all(_is_weight(weight) for weight in weights) or not any(weights):
+    numbers = isinstance(weights, Sequence) and all(isinstance(w, Real) and not isinstance(w, bool) for w in weights)
+    if not numbers or not any(weights) or not all(0 <= weight < math.inf for weight in weights):
         raise UserError(f"{name} is {weights!r}: give numbers that are not negative, one of them above 0")
 
 
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+def _as_python(settings: Any) -> None:
+    """Turns NumPy's and torch's numbers and arrays in a dataclass's fields into Python's."""
+    for name, value in vars(settings).items():
+        if hasattr(value, "tolist"):
+            setattr(settings, name, value.tolist())
 
 
 @dataclass
@@ -90,9 +95,12 @@ class PostprocessSettings:
     member_weights: list[float] | None = None
 
     def __post_init__(self) -> None:
+        _as_python(self)
+        if isinstance(self.classes, Iterable) and not isinstance(self.classes, str):
+            self.classes = list(self.classes)
         for name in ("score_threshold", "nms_iou", "fusion_iou", "fusion_skip"):
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 <= value <= 1):
+            if isinstance(value, bool) or not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise UserError(f"postprocess.{name} is {value!r}: choose a value from 0 to 1")
         for name, also in (("candidates_per_class", ""), ("max_per_member", ", or null")):
             value = getattr(self, name)
@@ -107,7 +115,7 @@ class PostprocessSettings:
             raise UserError(f"postprocess.classes is {self.classes!r}: give names or category ids, such as person,dog")
         if self.classes is not None and not self.classes:
             raise UserError("postprocess.classes is empty: name at least one class, or leave it out")
-        if not isinstance(self.class_thresholds, dict | None):
+        if not isinstance(self.class_thresholds, Mapping | None):
             raise UserError(f"postprocess.class_thresholds is {self.class_thresholds!r}: give scores by class name")
         for name, value in (self.class_thresholds or {}).items():
             if isinstance(value, bool) or not (isinstance(value, Real) and 0 <= value <= 1):
@@ -137,11 +145,8 @@ class ViewSettings:
     tta: str | None = None
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.tile, Integral) and not isinstance(self.tile, bool)
-        if self.tile is not None and not (whole and 32 <= self.tile <= 2**16):
-            raise UserError(f"tile is {self.tile!r}: choose a whole number of pixels from 32 to 65536")
-        if isinstance(self.overlap, str | bool):
-            raise UserError(f"overlap is {self.overlap!r}: choose a share from 0 to 0.9")
+        if self.tile is not None:
+            check_whole("tile", self.tile, 32, 65536)
         check_range("overlap", self.overlap, 0, 0.9)
         if not isinstance(self.whole_image, bool):
             raise UserError(f"whole_image is {self.whole_image!r}: choose true or false")

@@ -23,7 +23,7 @@ from detection.sources import is_live
 from divdet.engine.addresses import hide_password, is_address
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import refuse_special
-from divdet.engine.settings import check_choice
+from divdet.engine.settings import check_choice, check_whole
 
 if TYPE_CHECKING:
     from detection.detector import Detector
@@ -222,8 +222,8 @@ def stream(
             if count == most:
                 return
 
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-        raise UserError(f"max_frames is {most!r}: choose a whole number of at least 1")
+    if most is not None:
+        check_whole("max_frames", most, 1)
     if options.pop("bgr", False):
         raise UserError("bgr is for arrays: the frames of a video are RGB already; leave it out")
     if not hasattr(detector, "detectors"):  # a fusion takes one image at a time

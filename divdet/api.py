@@ -1,7 +1,7 @@
 """Training and evaluation from Python: what the commands of these names do."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,10 @@ def train(
     check_callbacks(callbacks)
     if task not in ("det", "cls"):
         raise UserError(f"task is {task!r}: choose det or cls")
+    if not isinstance(recipe, str | PathLike | None):
+        raise UserError(
+            f"recipe is {type(recipe).__name__}: give a file or a name; fields are arguments: train(**fields)"
+        )
     name, words = f"train-{task}", ["--config", str(recipe)] if recipe else []
     return COMMANDS[name].call(_settings(name, settings, *words), callbacks=callbacks)
 
@@ -54,8 +58,8 @@ def evaluate(
 
     Args:
         checkpoint: of a detector or of classifiers, or an exported detector; or a COCO results file (``.json``) of any
-            detector, to be scored with ``data``; or what is called with an image: a ``Fusion``, or a detector such as
-            ``Fusion`` takes, whose boxes then stay as they are.
+            detector, or a folder of YOLO's label files with confidences, to be scored with ``data``; or what is called
+            with an image: a ``Fusion``, or a detector such as ``Fusion`` takes, whose boxes then stay as they are.
         names: class names by label, for a detector that returns labels alone; see ``Fusion``.
         settings: fields of ``divdet eval-det`` or ``divdet eval-cls``; sections are dicts. For what is called,
             ``data`` is needed, and files are written only if ``output`` is given.
@@ -80,7 +84,7 @@ def evaluate(
         raise UserError(
             f"checkpoint is {type(checkpoint).__name__}: give a file's path, or what is called with an image"
         )
-    if Path(checkpoint).suffix.lower() == ".json":
+    if Path(checkpoint).suffix.lower() == ".json" or Path(checkpoint).is_dir():
         return _run("eval-det", settings, "--detections", str(checkpoint))
     from detection.runtimes.exported import is_exported
     from divdet.engine.checkpoint import load
@@ -126,8 +130,8 @@ def fuse_results(
 
         divdet.fuse_results("val.json", ["yolo.json", "rcnn.json"], weights=[2, 1], output="runs/both")["AP"]
     """
-    if isinstance(results, str | PathLike):
-        raise UserError(f"results is {str(results)!r}: give a list of two or more files")
+    if isinstance(results, str | PathLike) or not isinstance(results, Iterable):
+        raise UserError(f"results is {results!r}: give a list of two or more files")
     return _run("fuse", settings | {"annotations": annotations, "weights": weights}, *map(str, results))
 
 

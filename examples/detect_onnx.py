@@ -1,19 +1,29 @@
 """Finds objects by an exported .onnx file, without PyTorch and divdet: python detect_onnx.py model.onnx photo.jpg …"""
 
 import json
+import os
+import signal
 import sys
 
 import cv2
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) < 3:
+    sys.exit("usage: python detect_onnx.py model.onnx photo.jpg …")
+if not os.path.isfile(sys.argv[1]):
+    sys.exit(f"{sys.argv[1]}: no such file")
+if hasattr(signal, "SIGPIPE"):  # not on Windows
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly where a reader such as head leaves
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 known = json.loads(session.get_modelmeta().custom_metadata_map["divdet"])
 size, letterbox, rule = known["input"]["size"], known["input"]["fit"] == "letterbox", known["config"]["postprocess"]
 if other := [k for k, v in rule.items() if type(v) not in (int, float) and v not in ("wbf", "avg", None, False)]:
     sys.exit(f"detect_onnx.py does weighted boxes fusion alone: export with the defaults of {', '.join(other)}")
 for file in sys.argv[2:]:
-    image = cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB)  # turned upright by its EXIF orientation
+    if (image := cv2.imread(file)) is None:  # turned upright by its EXIF orientation
+        sys.exit(f"{file}: no such file, or not an image")
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     scale = size / (max(width, height) if letterbox else np.array([width, height]))
     filled = np.clip(np.round(scale * np.array([width, height])).astype(int), 1, size)  # pixels of the input

@@ -81,3 +81,10 @@ def test_arguments_of_another_kind_are_named() -> None:
         divdet.train(task="detection")
     with pytest.raises(divdet.UserError, match=r"^checkpoint is list: give a file's path"):
         divdet.evaluate([{"image_id": 1}])
+    with pytest.raises(divdet.UserError, match=r"^train is 3: it is a section: give it fields"):
+        divdet.train(train=3)
+    with pytest.raises(divdet.UserError, match=r"^recipe is dict: give a file or a name; fields are arguments"):
+        divdet.train({"train": {"epochs": 1}})
+    for results in (None, "b.json"):
+        with pytest.raises(divdet.UserError, match=rf"^results is {results!r}: give a list of two or more files$"):
+            divdet.fuse_results("a.json", results)

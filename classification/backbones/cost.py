@@ -8,10 +8,16 @@ from typing import Any
 import torch
 
 from classification.backbones import TIMM
-from classification.backbones.registry import BackboneSpec, Dataset, find_dataset, member_specs
+from classification.backbones.registry import BackboneSpec, Dataset, find_backbone, find_dataset, member_specs
 from classification.backbones.timm_models import output_shape
 from divdet.engine.cost import Cost, count_cost
 from divdet.engine.errors import UserError
+
+
+def default_dataset(backbone: str) -> str:
+    """The data set that a network's cost is stated for: cifar100 if it has that form, else imagenet."""
+    small = not backbone.startswith(TIMM) and "cifar" in find_backbone(backbone).forms
+    return "cifar100" if small else "imagenet"
 
 
 def summarize(backbone: str, members: int, dataset: str, image_size: int | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from classification.backbones.dividing import Widths
 from classification.backbones.features import STRIDES, level_features
 from classification.backbones.resnet import DETECTION_INPUT, BasicBlock, Bottleneck, SENetBottleneck
 from divdet.engine.errors import UserError
+from divdet.engine.settings import check_whole
 
 CIFAR, IMAGENET, BOTH = ("cifar",), ("imagenet",), ("cifar", "imagenet")
 
@@ -162,14 +163,14 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 
 def _unknown(kind: str, name: str, known: list[str], others: str = "") -> UserError:
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"one of {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}: {hint}{others}")
 
 
 def find_dataset(name: str) -> Dataset:
     """An entry of ``DATASETS``; raises UserError for an unknown name."""
-    if name not in DATASETS:
+    if not isinstance(name, str) or name not in DATASETS:
         raise _unknown("dataset", name, list(DATASETS))
     return DATASETS[name]
 
@@ -204,17 +205,13 @@ def _find_in_sweeps(name: str) -> BackboneSpec | None:
     return None
 
 
-def default_dataset(backbone: str) -> str:
-    """The data set that a network's cost is stated for: cifar100 if it has that form, else imagenet."""
-    small = not backbone.startswith(TIMM) and "cifar" in find_backbone(backbone).forms
-    return "cifar100" if small else "imagenet"
-
-
 def member_specs(backbone: str, members: int, form: str | None, pretrained: bool = False) -> list[BackboneSpec]:
     """What each of S members is built from: the one network that is divided, or its own model of timm.
 
     ``form`` is one that it must have, or None.
     """
+    if not isinstance(backbone, str):
+        raise UserError(f"backbone is {backbone!r}: give its name, such as wrn50_2")
     dividing.check_members(members)
     if backbone.startswith(TIMM):
         from classification.backbones.timm_models import member_names
@@ -249,8 +246,7 @@ def create_members(
         UserError: for an unknown name, a form that the backbone lacks, an S that its rule does not allow, or weights
             that cannot be fetched.
     """
-    if num_classes < 1:
-        raise UserError(f"num_classes must be at least 1, not {num_classes}")
+    check_whole("num_classes", num_classes, 1)
     form = find_dataset(dataset).form
     specs = member_specs(backbone, members, form, pretrained)
     if drop_path is not None:

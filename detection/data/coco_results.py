@@ -17,6 +17,7 @@ from detection.data.coco_values import box_around, check_mask, plain_number
 from detection.data.doubtful import count_repeats
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
+from detection.data.yolo_results import label_files, read_yolo_results
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
 
@@ -42,7 +43,7 @@ class Results:
 
 
 def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Results:
-    """Read a COCO results file of any detector, to score it against ``annotations``.
+    """Read a COCO results file of any detector, or a folder (``read_yolo_results``), to score against ``annotations``.
 
     An entry belongs to the image of its ``file_name`` (see ``FileNames``), or without one to that of its ``image_id``,
     which may then also be the file's name as text (ultralytics). Beside a ``file_name``, ``image_id`` may also be text
@@ -55,6 +56,8 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
     """
     path, masks = Path(results_path), 0
     lookup = _Lookup(annotations)
+    if files := label_files(path):
+        return Results(*columns_of(read_yolo_results(files, annotations, lookup.names), score=np.float64))
 
     def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float]:
         nonlocal masks
@@ -79,7 +82,7 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             raise
         raise UserError(
             f"{path}: is no COCO results file, a .json: mmdetection writes one by CocoMetric's outfile_prefix, "
-            "ultralytics by val(save_json=True)"
+            "ultralytics by val(save_json=True); or give the folder that yolo predict save_txt save_conf writes"
         ) from error
     if isinstance(content, dict):
         held = ", ".join(show(key) for key in list(content)[:3]) or "nothing"

@@ -196,6 +196,8 @@ def _points(
 def _tide(annotations: CocoAnnotations, results: Results, matches: Matches, rules: Rules) -> dict[str, Any]:
     """hotcoco's kinds of errors. It takes a crowd for an object that a box may nearly find, so they are left out."""
     truth, kept = annotations.truth, (matches.object >= 0) | matches.false
+    if kept.all() and not truth.crowd.any():  # the usual case: nothing to leave out
+        return matches.evaluation.tide_errors(pos_thr=IOU)
     objects = Columns(*(column[~truth.crowd] for column in vars(truth).values()))
     shown = Results(*(column[kept] for column in vars(results).values()))
     evaluation = evaluation_of(replace(annotations, truth=objects), shown, rules)

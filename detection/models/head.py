@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from classification.backbones.registry import create_feature_extractors
 from detection.heads import Input, find_head, input_of
-from divdet.engine.errors import UserError
 from divdet.engine.members import present
+from divdet.engine.settings import check_whole
 
 
 @dataclass(frozen=True)
@@ -262,8 +262,7 @@ def create_detector(
             that cannot be divided into S, or weights that cannot be downloaded.
     """
     network, shape = find_head(head).network, input_of(head, input_size)
-    if type(num_classes) is not int or num_classes < 1:
-        raise UserError(f"num_classes is {num_classes!r}: choose a whole number of at least 1")
+    check_whole("num_classes", num_classes, 1)
     if isinstance(network, str):
         module, _, name = network.partition(":")
         network = getattr(importlib.import_module(module), name)

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from classification.backbones.cost import choose_image_size
-from classification.backbones.registry import BACKBONES, default_dataset, find_dataset
+from classification.backbones.cost import choose_image_size, default_dataset
+from classification.backbones.registry import BACKBONES, find_dataset
 from detection.heads import input_of
 from detection.models.cost import foreground_classes
 from detection.postprocess import fuse, head_boxes

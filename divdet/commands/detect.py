@@ -26,8 +26,10 @@ def detect(config: Detect) -> Path:
         UserError: for unusable input; for images that cannot be read only after all others are done.
         Stopped: after SIGINT or SIGTERM, when the batches that had begun are saved.
     """
+    given = [source for source in config.sources if source.endswith((".pt", *EXPORT_ENDINGS.values()))]
+    if config.checkpoint and given:
+        raise UserError(f"{given[0]}: no image; several checkpoints are fused as --checkpoint A,B")
     if not config.checkpoint:
-        given = [source for source in config.sources if source.endswith((".pt", *EXPORT_ENDINGS.values()))]
         meant = f"did you mean --checkpoint {given[0]}?" if given else "give a checkpoint of train-det"
         raise UserError(f"--checkpoint is missing: {meant}")
     if not config.sources:

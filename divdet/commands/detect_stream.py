@@ -158,14 +158,16 @@ class _Run:
             text += f" ({target.name} has no sound)"
         if video.passed_over:
             text += f"; {video.passed_over} frames passed over"
-        if video.broken:
+        if video.broken and self.frames != self.config.max_frames:  # else they are of what was read ahead
             text += f"; {video.broken} frames could not be read"
-            text += f" of about {video.total} (from the file's length and rate)" if video.total else ""
+            text += f" of about {video.total} (from the file's length and rate, if it does not vary)" * bool(
+                video.total
+            )
         return text
 
 
 class _Writer:
-    """Writes an .mp4 of drawn frames; a stream's keeps its speed, by repeating frames for those that were passed over.
+    """Writes an .mp4 of drawn frames, which keeps its speed by repeating frames, in a stream also by leaving some out.
 
     Args:
         path: the file; None writes nothing.
@@ -191,8 +193,8 @@ class _Writer:
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         fitting = bgr[:height, :width] if bgr.shape[0] - height in (0, 1) and bgr.shape[1] - width in (0, 1) else None
         bgr = np.ascontiguousarray(cv2.resize(bgr, self._size) if fitting is None else fitting)
-        due = round(seconds * self.rate) + 1 - self._written if self.live else 1
-        for _ in range(min(due, int(_LONGEST_GAP * self.rate))):
+        due = round(seconds * self.rate) + 1 - self._written  # a file's rate may vary
+        for _ in range(min(due if self.live else max(1, due), int(_LONGEST_GAP * self.rate))):
             self._writer.write(bgr)
             self._written += 1
 

@@ -120,6 +120,7 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
         metrics["comparison"] = {"with": config.compare} | comparison.numbers()
     if folder:  # before anything is printed: a reader such as head may leave early
         write_json(metrics, folder / "metrics.json")
+    page = report_evaluation(config, annotations, found, rules, folder) if folder and config.report else None
     print(coco_metrics.format_metrics(metrics))
     if not rules.are_cocos:
         print(" not by COCO's rules: not comparable with others' numbers")
@@ -133,8 +134,8 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
         print(*comparison_table(comparison, config.compare), sep="\n")
     if folder:
         print(f"wrote {folder / 'metrics.json'}")
-    if folder and config.report:
-        report_evaluation(config, annotations, found, rules, folder)
+    if page:
+        print(page)
     return metrics
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -11,8 +12,8 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from classification.backbones import TIMM
-from classification.backbones.cost import choose_image_size
-from classification.backbones.registry import DATASETS, Dataset, default_dataset
+from classification.backbones.cost import choose_image_size, default_dataset
+from classification.backbones.registry import DATASETS, Dataset
 from detection.heads import input_of
 from detection.models.cost import foreground_classes
 from detection.prediction_settings import PostprocessSettings, Runtime
@@ -28,6 +29,7 @@ from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
+from divdet.engine.words import counted
 
 
 class Candidate(NamedTuple):
@@ -71,9 +73,10 @@ def print_plan(config: Plan) -> dict[str, Any]:
         check_folder(config.output)  # before the time is spent
     note_load(device)
     torch.manual_seed(config.seed)
-    timer = Timer(config, runtimes, device)
+    timer, networks = Timer(config, runtimes, device), {one.network: one.cost.params for one in field.candidates}
+    print(f"timing {counted(len(networks), 'network')}: the table comes at the end", file=sys.stderr)
     with explained(batch_size, None, "nothing was written", section=""):
-        times = timer.time({candidate.network: candidate.cost.params for candidate in field.candidates})
+        times = timer.time(networks)
     rows = [_row(one, timed, config) for one in field.candidates for timed in times.get(one.network, [])]
     if not rows:
         raise UserError(f"nothing could be timed: {'; '.join(timer.missing)}")

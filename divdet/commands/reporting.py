@@ -33,13 +33,13 @@ def report_training(task: DetectionTask, folder: Path) -> None:
         shown = f"epoch {epoch}; best.pt is of epoch {best['epoch']}, whose page eval-det --report makes"
     config = task.config
     about = {"Checkpoint": shown, **_describe(vars(config.model), vars(task.detector.resolved_settings()))}
-    _save(Report(task.ground_truth, found, about=about, history=history, rules=COCO_RULES), folder)
+    print(_save(Report(task.ground_truth, found, about=about, history=history, rules=COCO_RULES), folder))
 
 
 def report_evaluation(
     config: EvaluateDetection, annotations: CocoAnnotations, found: Evaluation, rules: Rules, folder: Path
-) -> None:
-    """Writes the page of a checkpoint, or of a results file."""
+) -> str:
+    """Writes the page of a checkpoint, or of a results file; returns what to print of it."""
     about: dict[str, object] = {"Results": config.detections}
     history, complete = [], False
     if rule := found.metrics.get("fusion"):
@@ -53,7 +53,7 @@ def report_evaluation(
         about |= _describe(saved.config.get("model", {}), found.metrics["postprocess"])
         about["Runtime"] = f"{config.runtime}, {config.precision}"
     images = not config.detections or any(record.path.is_file() for record in annotations.images[:1])
-    _save(Report(annotations, found, rules, config.at_score, about, history, complete, images), folder)
+    return _save(Report(annotations, found, rules, config.at_score, about, history, complete, images), folder)
 
 
 def _describe(model: Mapping[str, Any], postprocess: Mapping[str, Any]) -> dict[str, str]:
@@ -67,11 +67,10 @@ def _describe(model: Mapping[str, Any], postprocess: Mapping[str, Any]) -> dict[
     return {"Model": ", ".join(words), "Postprocess": listed}
 
 
-def _save(report: Report, folder: Path) -> None:
+def _save(report: Report, folder: Path) -> str:
     path = folder / "report.html"
     try:
         write_report(report, path)
     except UserError as error:  # all else is written
-        print(f"note: there is no report: {error}")
-    else:
-        print(f"wrote {path}")
+        return f"note: there is no report: {error}"
+    return f"wrote {path}"

@@ -46,7 +46,7 @@ class EvaluateDetection(_Prediction):
         checkpoint: a train-det checkpoint, or what export made of one; data and postprocess default to its own.
             Several, separated by commas, are fused; see docs/fusion.md.
         detections: a COCO results file to score instead of running a checkpoint; entries are matched to images by
-            file_name where they have one, else by image_id.
+            file_name where they have one, else by image_id. Or a folder of YOLO's label files with confidences.
         data: ground truth and images; a COCO file beside the checkpoint's annotations is of the checkpoint's images.
         postprocess: how boxes are made from the outputs.
         batch_size: inputs of the network per forward pass: images, or their tiles and other views.
@@ -146,7 +146,7 @@ class Fuse(CommonSettings):
 
     Attributes:
         annotations: ground truth of the images.
-        results: two or more COCO results files.
+        results: two or more COCO results files, or folders of YOLO's label files with confidences.
         method: wbf (weighted boxes fusion), nms, soft_nms or nmw (non-maximum weighted).
         weights: one for each file, such as 2,1; or ap, by the AP that each has on these annotations; default: equal.
         iou_thr: boxes of a class whose IoU is above this belong together; soft_nms takes none.

@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
+from classification.backbones.cost import default_dataset
 from classification.backbones.cost import summarize as summarize_classifier
-from classification.backbones.registry import BACKBONES, default_dataset
+from classification.backbones.registry import BACKBONES
 from detection.heads import input_of, title_of
 from detection.models.cost import foreground_classes
 from detection.models.cost import summarize as summarize_detector

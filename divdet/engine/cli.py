@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
+from divdet.engine.help import HelpFormatter
 from divdet.engine.peer_names import answer_elsewhere, answer_to, close_field, field_for, fields_of, translate
 from divdet.engine.stopping import Stopped
 
@@ -79,10 +80,13 @@ _WORDING = {
     r"\btyping\.Literal\[(.*?)\]": r"\1",
     r"\blist\[float\]": "list of numbers",
     r"\bdict\[str, float\]": "numbers by name ({cat: 2})",
-    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: \w+ Given": (
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] .*? Given value type: [\w.]+ Given": (
         r"Expected one of \1. Got"
     ),
     r"\bNoneType\b": "null",
+    r"(\w+): Unable to load config '(.*?)' - .*": (
+        r"\1 is \2: it is a section: give it fields, such as {name: value}, or leave it out"
+    ),
 }
 # Fields that a file without an option may be meant for, by its ending
 _WEIGHTS = ("checkpoint", "others", "model.pretrained")
@@ -92,6 +96,7 @@ _MEANT = {".json": ("detections", "data.path"), **dict.fromkeys((".pt", ".pth", 
 class _Parser(ArgumentParser):
     fields: dict[str, Any]  # types by key
     given: set[str]  # options on the command line
+    config: str  # the last file behind --config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse would print the whole usage before a message of several lines.
@@ -102,6 +107,9 @@ class _Parser(ArgumentParser):
             line = f"{line[: _MAX_MESSAGE // 2]} … {line[-_MAX_MESSAGE // 2 :]}"
         if unknown := _UNKNOWN.search(line):
             line += self._meant_by_keys(".".join(filter(None, unknown.groups())))
+            if self.config:
+                recipe = "train.epochs" not in self.fields and "train" in _content(self.config)
+                line = f"{self.config}: {'a recipe of trainings, which this command does not take: ' * recipe}{line}"
         elif "unrecognized arguments: -" in line:
             line += self._meant_by_keys(*_UNKNOWN_OPTION.findall(line), dashes="--")
         elif word := re.search(r"unrecognized arguments: (\S+)", line):
@@ -126,6 +134,8 @@ class _Parser(ArgumentParser):
         if word in _recipes():
             return f"; did you mean --config {word}?"
         meant = _MEANT.get(os.path.splitext(word)[1].lower(), ("data.path",)) if os.path.exists(word) else ()
+        if meant == _WEIGHTS and "checkpoint" in self.given and "runtime" in self.fields:
+            return "; several checkpoints are fused as --checkpoint A,B"
         field = next((field for field in meant if field in self.fields and field not in self.given), "")
         return field and f"; did you mean --{field.removesuffix('.path')} {word}?"
 
@@ -136,7 +146,9 @@ class _Parser(ArgumentParser):
         except UnicodeDecodeError as error:
             raise UserError(f"{cfg_path}: not a YAML file: not UTF-8 text") from error
         except UserError as error:
-            if "data.path" in self.fields and _names_data(str(cfg_path)):
+            content = _content(str(cfg_path))
+            split = {"names", "nc"} & content.keys() and {"train", "val"} & content.keys()
+            if "data.path" in self.fields and split:
                 raise UserError(f"{cfg_path}: this is YOLO's data.yaml, no recipe: give it as --data") from error
             raise UserError(f"{cfg_path}: {error}") from error
 
@@ -165,6 +177,7 @@ def parse(
     """
     parser = _parser(config_class, prog, positional)
     argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
+    parser.config = next((file for key, file in reversed([*itertools.pairwise(argv)]) if key == "--config"), "")
     argv = _with_implied(_with_run(translate(argv, parser.fields, positional), parser.fields), parser.fields)
     parser.given = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
     for key, word in itertools.pairwise(["", *argv]):
@@ -186,13 +199,13 @@ def _recipes() -> dict[str, str]:
     return {path.stem: str(path) for path in sorted(RECIPES.glob("*/*.yaml"))}
 
 
-def _names_data(path: str) -> bool:
-    """Whether a YAML file has the classes and a split of a YOLO data set."""
+def _content(path: str) -> dict[str, Any]:
+    """What a YAML file holds by key; nothing where it is another file."""
     try:
         content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return False
-    return isinstance(content, dict) and bool({"names", "nc"} & content.keys() and {"train", "val"} & content.keys())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _with_recipe_files(argv: Sequence[str]) -> list[str]:
@@ -239,7 +252,9 @@ def _with_implied(argv: list[str], fields: Mapping[str, Any]) -> list[str]:
 
 def _parser(config_class: type, prog: str | None, positional: str | None) -> _Parser:
     text = config_class.__doc__ or ""
-    parser = _Parser(prog=prog, description=text.partition("Attributes:")[0].strip(), allow_abbrev=False)
+    about = text.partition("Attributes:")[0].strip()
+    usage = f"%(prog)s [options]{f' [{positional} ...]' if positional else ''}"
+    parser = _Parser(prog=prog, usage=usage, description=about, allow_abbrev=False, formatter_class=HelpFormatter)
     parser.fields = fields_of(config_class)
     parser.add_argument("--config", action="config", help="a YAML file of these fields, or the name of a recipe")
     if positional:

@@ -31,9 +31,10 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
     auto``, and lists as ``1,2`` or ``1 2``.
 
     Raises:
-        UserError: for options of other trainers that have no counterpart here, all at once.
+        UserError: for options of other trainers that have no counterpart here, all at once, and beside them for those
+            that nobody knows.
     """
-    words, done, refused = deque(argv), [], []
+    words, done, refused, unknown = deque(argv), [], [], []
     sections = {key.partition(".")[0] for key in fields if "." in key}
     while words:
         word = words.popleft()
@@ -50,6 +51,9 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
         of_section = name in sections and (text or " ".join([*words][:1])).startswith("{")
         if of_section or not (key or option.file in fields or answer_to(name, fields)):
             done.append(word)
+            if not of_section and name not in (*sections, "config", "help", "print_config"):
+                close = close_field(name, fields)
+                unknown.append(f"--{name}: there is no such option" + (f"; did you mean --{close}?" if close else ""))
             if (of_section or name == "config") and not equals and words:
                 done.append(words.popleft())
             continue
@@ -70,7 +74,7 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
         elif ours is not None:
             done.append(f"--{key}=true" if fields[key] is bool else f"--{key}")  # the parser says that a value lacks
     if refused:
-        raise UserError("; ".join(refused))
+        raise UserError("; ".join([*refused, *unknown]))
     return done
 
 

@@ -69,7 +69,9 @@ _TABLE: dict[str, Option] = {
         answers=("images of any size are resized to the input that the detector was trained with (model.input_size)",),
     ),
     "batch": _same("batch_size", "train.batch_size"),
-    "num_workers": _same("train.workers", "workers"),
+    "workers num_workers": Option(
+        ("train.workers", "workers"), answers=("images are read beside the network by as many workers as are of use",)
+    ),
     "cache": Option(
         ("data.cache",),
         {"ram": "true", "disk": None},
@@ -87,7 +89,7 @@ _TABLE: dict[str, Option] = {
         file="model.pretrained",
         answers=("--model.pretrained FILE is what training starts from, --model.backbone NAME the network",),
     ),
-    "weights load_from": _same("checkpoint", "model.pretrained"),
+    "weights load_from ckpt": _same("checkpoint", "model.pretrained"),
     "checkpoint": _no(
         "divdet plan FILE times a checkpoint; detect, eval-det, export and serve take --checkpoint FILE",
         "--model.pretrained FILE is what training starts from; --resume FILE continues a run",
@@ -183,8 +185,10 @@ _TABLE: dict[str, Option] = {
         "a pipeline of your own, --data.albumentations FILE.yaml, can do that", anyway=_OFF
     ),
     # Boxes
-    "conf conf_thres score_thr score_thresh": _same("score_threshold", "postprocess.score_threshold"),
-    "iou iou_thres iou_thr nms_thresh": _same("postprocess.nms_iou"),
+    "conf conf_thres score_thr score_thresh pred_score_thr": _same(
+        "score_threshold", "postprocess.score_threshold", "skip_box_thr"
+    ),
+    "iou iou_thres iou_thr nms_thr nms_thresh": _same("postprocess.nms_iou", "iou_thr"),
     "agnostic_nms": _same("postprocess.class_agnostic"),
     "slice_height slice_width slice_size": _same("tile"),
     "overlap_height_ratio overlap_width_ratio overlap_ratio": _same("overlap"),
@@ -197,8 +201,8 @@ _TABLE: dict[str, Option] = {
         "limit"
     ),
     # Prediction
-    "source": Option(("sources",), answers=("--data.path names the data",)),
-    "int8": _no("--runtime openvino with --precision int8", anyway=_OFF),
+    "source input": Option(("sources",), answers=("--data.path names the data",)),
+    "int8": _no("--runtime openvino with --precision int8", "--format openvino with --precision int8", anyway=_OFF),
     "dnn": _no("--runtime onnxruntime or openvino is faster than PyTorch on a CPU", anyway=_OFF),
     "stream": _no("images are read when their turn comes, --batch_size at a time", anyway=("true", "false")),
     "vid_stride stream_buffer save_frames": _no(
@@ -218,7 +222,7 @@ _TABLE: dict[str, Option] = {
         "--output has the pictures of boxes above --score_threshold; lines and text follow their size"
     ),
     # The command and its folder
-    "output_dir work_dir save_dir": _same("output"),
+    "output_dir work_dir save_dir show_dir out_dir": _same("output"),
     "project name": _no("give the whole folder as --output"),
     "exist_ok": _no("a run in its folder is continued by --resume auto; for a new one give another --output"),
     "cfg": _no("a recipe is --config FILE.yaml"),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from divdet.engine.errors import UserError
@@ -137,8 +138,17 @@ def check_range(name: str, value: float | None, least: float, most: float = math
 
     ``below`` excludes ``most`` itself.
     """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise UserError(f"{name} is {value!r}: give a number")
     if value is None or (math.isfinite(value) and least <= value <= most and not (below and value == most)):
         return
     finite = "" if math.isfinite(value) or most < math.inf else "finite and "
     upper = "" if most == math.inf else f" and {'below' if below else 'at most'} {most}"
     raise UserError(f"{name} is {value}: it must be {finite}at least {least}{upper}")
+
+
+def check_whole(name: str, value: Any, least: int, most: float = math.inf) -> None:
+    """The same for whole numbers, Python's or NumPy's."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise UserError(f"{name} is {value!r}: choose a whole number {bounds}")

@@ -77,8 +77,14 @@ def test_geometric_mean_survives_vanishing_probabilities_in_half_precision() -> 
 def test_combine_refuses_what_it_does_not_know() -> None:
     with pytest.raises(UserError, match="mean, max, geometric, not 'median'"):
         combine(torch.zeros(2, 3, 4), "median")
-    with pytest.raises(ValueError, match=r"\[S,N,C\]"):
-        combine(torch.zeros(3, 4))
+    for given, kind in (
+        (torch.zeros(3, 4), r"\[3, 4\]"),
+        (torch.zeros(0, 3, 4), r"\[0, 3, 4\]"),
+        ([torch.zeros(3, 4)] * 2, "list"),
+        (np.zeros((2, 3, 4)), "ndarray"),
+    ):
+        with pytest.raises(ValueError, match=rf"\[S,N,C\].*not {kind}$"):
+            combine(given)
 
 
 def test_cosine_similarity_averages_over_pairs() -> None:

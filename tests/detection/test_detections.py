@@ -156,6 +156,9 @@ def test_coco_results_are_rounded_and_have_the_category_ids() -> None:
         {"image_id": 42, "category_id": 3, "bbox": [0.0, 0.0, 50.0, 40.0], "score": 0.123457},
         {"image_id": 42, "category_id": 8, "bbox": [48.6, 38.2, 0.5, 0.8], "score": 0.1},
     ]
+    assert json.loads(
+        json.dumps(some(category_ids=np.array(some().category_ids)).to_coco(np.int64(42)))
+    ) == some().to_coco(42)
     assert some()[:0].to_coco(42) == some(category_ids=())[:0].to_coco("a") == []
     with pytest.raises(UserError, match="have no category ids"):
         some(category_ids=()).to_coco(42)

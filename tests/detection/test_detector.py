@@ -1,6 +1,7 @@
 """What a detector takes, refuses and returns: checkpoints, images, arguments, detections."""
 
 import copy
+import inspect
 import io
 import math
 import struct
@@ -144,6 +145,7 @@ def test_arguments_out_of_range_are_refused(detector: Detector, arguments: dict)
     ("arguments", "message"),
     [
         ({"overlap": 0.5}, "overlap and whole_image are of tiles"),
+        ({"tile": 64, "overlap": "0.2"}, "overlap is '0.2': give a number"),
         ({"whole_image": False}, "overlap and whole_image are of tiles"),
         ({"classes": 3}, "postprocess.classes is 3: give names or category ids"),
         ({"class_thresholds": [0.9]}, r"postprocess.class_thresholds is \[0.9\]: give scores by class name"),
@@ -159,6 +161,8 @@ def test_numbers_of_numpy_are_numbers(detector: Detector) -> None:
     wanted = detector.predict(RGB, 0.5)
     assert len(wanted)
     assert detector.predict(RGB, class_thresholds={np.int64(1): np.float32(0.5)}) == wanted
+    assert detector.predict(RGB, 0.5, classes=np.array([1])) == wanted
+    assert create_ssd("resnet10_16", np.int64(2), np.int64(3)).num_classes == 3
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, "3"])
@@ -185,6 +189,14 @@ assert "torchvision" not in sys.modules
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_file_is_not_taken_for_a_network(tmp_path: Path) -> None:
+    """Users of ultralytics write YOLO("best.pt")."""
+    for given in (lambda: Detector("best.pt"), lambda: Detector(model=Path("best.pt"), names=["a"])):
+        with pytest.raises(UserError, match=r"a file is loaded by Detector\.load\('best\.pt'\)$"):
+            given()
+    assert list(inspect.signature(Detector).parameters)[:2] == ["model", "names"]
 
 
 def test_what_loading_takes(tmp_path: Path) -> None:
@@ -215,7 +227,10 @@ def test_what_loading_takes(tmp_path: Path) -> None:
         (bytearray(b"bytes"), "the image: not an image"),
         (Path("absent.jpg"), "absent.jpg: the image cannot be read"),
         (b"bytes", "the image: not an image"),
-        (Image.new("I", (2, 2)), "the image is a PIL image of mode I"),
+        (
+            Image.new("I", (2, 2)),
+            "the image is a PIL image of mode I: its range of values is unknown: scale it to 8 bits",
+        ),
     ],
 )
 def test_what_is_no_image_is_refused(detector: Detector, images: object, message: str) -> None:

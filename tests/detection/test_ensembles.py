@@ -291,6 +291,7 @@ def test_boxes_are_clipped_and_small_ones_are_pixels_once_others_were() -> None:
         ({"weights": [1, -1]}, "weights is"),
         ({"method": "mean"}, "method is 'mean': choose one of"),
         ({"iou_thr": 2}, "iou_thr is 2"),
+        ({"iou_thr": "0.5"}, "iou_thr is '0.5': give a number"),
         ({"names": "cat"}, "names is 'cat'"),
         ({"names": [["cat"]]}, "names has 1 lists for 2 detectors"),
     ],

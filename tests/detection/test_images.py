@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from detection.images import read_image
+from detection.images import as_rgb, read_image
 from detection.sources import IMAGE_SUFFIXES, find_images
 from divdet.engine.errors import UserError
 
@@ -66,6 +66,17 @@ ENCODED = {
     "gray TIFF": lambda: encoded(picture("L"), "TIFF"),
     "GIF": lambda: encoded(picture().quantize(100), "GIF"),
 }
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_become_8_alike_in_files_and_pil_images(kind: str) -> None:
+    values = np.random.default_rng(0).integers(0, 2**16, (HEIGHT, WIDTH), np.uint16)
+    data = encoded(Image.fromarray(values), kind)
+    expected = np.repeat(np.uint8(values >> 8)[..., None], 3, axis=2)
+    assert np.array_equal(read_image(data), expected)
+    for image in (Image.open(io.BytesIO(data)), Image.fromarray(values.astype(">u2"))):
+        assert image.mode.startswith("I;16")
+        assert np.array_equal(as_rgb(image, "it", bgr=False, orient=True), expected)
 
 
 @pytest.mark.parametrize("kind", ENCODED)

@@ -289,6 +289,10 @@ def test_outputs_that_do_not_fit_or_are_not_finite_are_errors() -> None:
         postprocess(deltas[:, :, :10], logits, default_boxes, PostprocessSettings())
     with pytest.raises(ValueError, match="expected"):
         postprocess(deltas, logits, default_boxes[:10], PostprocessSettings())
+    with pytest.raises(ValueError, match="of at least one member"):
+        postprocess(deltas[:0], logits[:0], default_boxes, PostprocessSettings())
+    with pytest.raises(UserError, match="is no PostprocessSettings: give"):
+        postprocess(deltas, logits, default_boxes, {"nms_iou": 0.5})
     ruled_out = logits.clone()
     ruled_out[0, 0, 3] = -torch.inf  # a row without any probability
     infinite, one_nan = logits.clone(), logits.clone()

@@ -1,10 +1,14 @@
 """The settings of detectors: ranges, and how command lines are read."""
 
+from dataclasses import asdict
+
+import numpy as np
 import pytest
+import yaml
 
 from detection.prediction_settings import PostprocessSettings
 from detection.settings import DataSettings, DetectionTrainSettings, TrainDetection
-from divdet.engine.cli import parse
+from divdet.engine.cli import parse, to_yaml
 from divdet.engine.errors import UserError
 
 
@@ -12,13 +16,23 @@ from divdet.engine.errors import UserError
     ("field", "value"),
     [
         ("score_threshold", -0.1), ("score_threshold", 1.5), ("score_threshold", float("nan")), ("nms_iou", 2.0),
-        ("fusion_iou", -1.0), ("nms_iou", None), ("fusion_skip", 1.1), ("candidates_per_class", 0),
+        ("fusion_iou", -1.0), ("nms_iou", None), ("nms_iou", True), ("fusion_skip", 1.1), ("candidates_per_class", 0),
         ("max_per_member", 0),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_name_their_field(field: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"postprocess\.{field} is {value}"):
         PostprocessSettings(**{field: value})
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    """So that they can be written as JSON and YAML."""
+    numbers = {"nms_iou": np.float32(0.5), "candidates_per_class": np.int64(3), "class_agnostic": np.True_}
+    settings = PostprocessSettings(**numbers, member_weights=np.array([2, 1]), classes=("a", "b"))
+    assert yaml.safe_load(to_yaml(settings)) == asdict(settings)
+    assert settings == PostprocessSettings(
+        nms_iou=0.5, candidates_per_class=3, class_agnostic=True, member_weights=[2, 1], classes=["a", "b"]
+    )
 
 
 def test_an_unknown_rule_of_fusion_is_refused() -> None:

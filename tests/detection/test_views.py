@@ -276,7 +276,7 @@ def test_workers_share_the_images(case: tuple[Path, Path], monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tile": 10}, "tile is 10: choose a whole number of pixels from 32"),
+        ({"tile": 10}, "tile is 10: choose a whole number from 32 to 65536"),
         ({"tile": 300.5}, "tile is 300.5"),
         ({"tile": True}, "tile is True"),
         ({"tile": 300, "overlap": 0.95}, r"overlap is 0.95: it must be at least 0 and at most 0.9"),

@@ -8,10 +8,10 @@ from classification.backbones.dividing import (
     divide_drop_probability,
     divide_growth_rate,
     divide_to_multiple,
-    divide_weight_decay,
     divide_widen_factor,
     divide_width,
 )
+from classification.settings import divide_weight_decay
 from divdet.engine.errors import UserError
 
 
@@ -77,8 +77,8 @@ def test_weight_decay_of_table_5(how: str, members: int, expected: float) -> Non
 @pytest.mark.parametrize(
     ("divide", "message"),
     [
-        (lambda: divide_width(16, 0), "1 to 1024, not 0"),
-        (lambda: divide_width(16, True), "1 to 1024, not True"),
+        (lambda: divide_width(16, 0), "members is 0: choose a whole number from 1 to 1024"),
+        (lambda: divide_width(16, True), "members is True: "),
         (lambda: divide_width(16, 300), "none would be left"),
         (lambda: divide_widen_factor(2, 16), "below 1"),
         (lambda: divide_growth_rate(40, 500), "none would be left"),

@@ -220,8 +220,11 @@ def test_other_member_counts_have_even_widths_and_a_like_cost(backbone: str, s: 
         ("resnet110", 2, 1000, "imagenet", "resnet110 has no imagenet form"),
         ("wrn50_2", 2, 10, "cifar10", "wrn50_2 has no cifar form"),
         ("resnext29_8x64d", 16, 10, "cifar10", "8 groups cannot be divided into 16 members"),
-        ("resnet110", 0, 10, "cifar10", "members must be"),
-        ("resnet110", 2, 0, "cifar10", "num_classes"),
+        ("resnet110", 0, 10, "cifar10", "members is 0"),
+        ("resnet110", 2, 0, "cifar10", "num_classes is 0"),
+        ("resnet110", 2, "10", "cifar10", "num_classes is '10'"),
+        ("resnet110", 2, 10, None, "unknown dataset None: one of cifar10"),
+        (None, 2, 10, "cifar10", "backbone is None: give its name"),
     ],
 )
 def test_bad_arguments(backbone: str, members: int, num_classes: int, dataset: str, message: str) -> None:

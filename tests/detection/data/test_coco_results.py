@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pycocotools import mask
 
+import divdet
 from detection.data.annotations import CocoAnnotations
 from detection.data.coco import load_annotations
 from detection.data.coco_results import Results, load_results
@@ -237,3 +239,45 @@ def test_ids_that_may_be_the_numbers_of_other_files(tmp_path: Path, capsys: pyte
         assert "names images by image_id alone" not in capsys.readouterr().out
         read(tmp_path, [GOOD | {"image_id": 2 + shift, "file_name": "002.jpg"}], annotations)
         assert "names images by image_id alone" not in capsys.readouterr().out
+
+
+# Of the fixture's images 99 pixels a side, with categories 1, 3 and 17
+YOLO = {
+    "five columns": ("0 0.5 0.5 0.2 0.4", "line 2 has 5 columns: a detection is class cx cy w h confidence"),
+    "an id of a track": ("0 0.5 0.5 0.2 0.4 0.9 1", "line 2 has 7 columns"),
+    "another class": ("7 0.5 0.5 0.2 0.4 0.9", "line 2 has class 7, which the annotations do not have: they are 0 to "),
+    "pixels": ("0 50 50 20 40 0.9", "line 2 has a box that is no fractions of the image"),
+    "a name": ("cat 0.5 0.5 0.2 0.4 0.9", "line 2 has a word that is no number"),
+    "nan": ("0 0.5 0.5 0.2 0.4 nan", "line 2 has a box that is no fractions"),
+}
+
+
+def test_a_folder_of_yolos_predictions_is_read(tmp_path: Path, annotations: CocoAnnotations) -> None:
+    labels = tmp_path / "predict/labels"
+    labels.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"predict: is no COCO results file, .* or give the folder that yolo predict"):
+        load_results(tmp_path / "predict", annotations)
+    (labels / "7.txt").write_text("1 0.5 0.25 0.2 0.1 0.75\n\n0 0.1 0.1 0.2 0.2 0.5\n")
+    for folder in (labels, labels.parent):
+        found = load_results(folder, annotations)
+        assert (found.image.tolist(), found.label.tolist(), found.score.tolist()) == ([0, 0], [1, 0], [0.75, 0.5])
+        assert found.bbox[0].tolist() == pytest.approx([0.4 * 99, 0.2 * 99, 0.2 * 99, 0.1 * 99])
+    for line, message in YOLO.values():
+        (labels / "7.txt").write_text(f"0 0.5 0.5 0.2 0.4 0.9\n{line}\n")
+        with pytest.raises(UserError, match=rf"7\.txt: {message}"):
+            load_results(labels, annotations)
+    (labels / "7.txt").rename(labels / "8.txt")
+    with pytest.raises(UserError, match=r"8\.txt: is of no image of "):
+        load_results(labels, annotations)
+
+
+def test_yolos_predictions_are_numbered_as_its_data_yaml(tmp_path: Path) -> None:
+    for folder in ("images", "labels", "predict"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (200, 100)).save(tmp_path / "images/a.jpg")
+    (tmp_path / "labels/a.txt").write_text("2 0.5 0.5 0.2 0.4\n")
+    (tmp_path / "predict/a.txt").write_text("2 0.5 0.5 0.2 0.4 0.9\n")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: {0: a, 2: c}\n")
+    data = {"val_annotations": str(tmp_path / "data.yaml")}
+    found = divdet.evaluate(tmp_path / "predict", data=data, output=str(tmp_path / "out"))
+    assert found["per_class"] == {"a": None, "c": pytest.approx(1)}

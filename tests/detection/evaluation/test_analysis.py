@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detection.evaluation.analysis import Point, analyze, numbers_of
-from detection.evaluation.coco_metrics import Rules, evaluate
+from detection.evaluation.coco_metrics import Rules, evaluate, evaluation_of
 from detection.evaluation.intervals import compare, drawn_aps, interval_of, random_draws
+from detection.evaluation.matches import match
 from detection.evaluation.tables import class_table, comparison_table, error_lines
 from tests.detection.evaluation.cases import columns, load, random_set, reference
 
@@ -72,6 +74,22 @@ def test_kinds_of_errors_and_their_cost(tmp_path: Path) -> None:
         gain = reference(picture(), results)[0][1] - base
         assert next(one.AP50 for one in analysis.errors if one.kind == kind) == pytest.approx(gain, abs=1e-9), kind
     assert sum(one.AP50 for one in analysis.errors) > 0.1
+
+
+def test_errors_are_the_same_beside_a_crowd_that_nothing_touches(tmp_path: Path) -> None:
+    """Without crowds the evaluation is not done a second time."""
+    without, far = picture(), picture()
+    *without["annotations"], crowd = without["annotations"]
+    far["annotations"][-1] = {**crowd, "bbox": [900, 900, 50, 50], "area": 2500}
+    evaluations = []
+    for data in (without, far):
+        annotations = load(tmp_path, data)
+        results = columns(tmp_path, ALL[1:], annotations)
+        matches = match(annotations, results)
+        with patch("detection.evaluation.analysis.evaluation_of", wraps=evaluation_of) as calls:
+            evaluations.append(analyze(annotations, results, matches=matches).errors)
+        assert calls.call_count == (1 if data is without else 2)  # one for the confusion
+    assert evaluations[0] == evaluations[1]
 
 
 def test_a_box_that_is_little_in_a_crowd_is_background(tmp_path: Path) -> None:

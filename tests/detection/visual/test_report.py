@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +150,15 @@ def test_one_image_has_no_interval(tmp_path: Path) -> None:
     assert "95 %" not in written(Report(annotations, evaluation(annotations, found, [found, found])), tmp_path)
 
 
+class ClosedPipe(io.StringIO):
+    """A reader such as head, which leaves when the numbers come."""
+
+    def write(self, text: str) -> int:
+        if "Average Precision" in text:
+            raise BrokenPipeError
+        return super().write(text)
+
+
 def test_a_results_file_has_pictures_where_its_images_are_named(tmp_path: Path) -> None:
     make(tmp_path / "data", [[(10, 10)], [(200, 100)]], ["cat"])
     box = {"image_id": 0, "category_id": 1, "bbox": [10, 10, SIDE, SIDE], "score": 0.9}
@@ -158,6 +169,11 @@ def test_a_results_file_has_pictures_where_its_images_are_named(tmp_path: Path) 
     for images, drawn in (([], False), ([f"--data.val_images={tmp_path / 'data'}"], True)):
         command.call(command.parse([*words, *images]))
         assert ("<img" in (tmp_path / "report.html").read_text(encoding="utf-8")) == drawn
+
+    (tmp_path / "report.html").unlink()
+    with pytest.raises(BrokenPipeError), redirect_stdout(ClosedPipe()):
+        command.call(command.parse(words))
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_a_folder_that_cannot_be_written(scene: tuple[CocoAnnotations, Results, list[Results]], tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_sources_stand_anywhere_and_the_output_is_named_after_the_recipe(trained
         parse(Detect, ["a.jpg", "--checkpoint"], positional="sources")
     with pytest.raises(UserError, match=r"did you mean --checkpoint runs/best\.pt\?"):
         detect(Detect(None, ["runs/best.pt", "photos"]))
+    with pytest.raises(UserError, match=r"^b\.pt: no image; several checkpoints are fused as --checkpoint A,B"):
+        detect(Detect("a.pt", ["b.pt", "photos"]))
     with pytest.raises(UserError, match="--checkpoint is missing: give a checkpoint"):
         detect(Detect(None, ["photos"]))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ import torch
 
 from detection import Detector
 from divdet.commands.detect import detect
-from divdet.commands.detect_stream import detect_stream
+from divdet.commands.detect_stream import _Writer, detect_stream
 from divdet.commands.settings import Detect
 from divdet.engine.addresses import fetch
 from divdet.engine.errors import UserError
@@ -101,6 +102,27 @@ def test_a_signal_leaves_a_whole_video_and_all_results(config: Detect, monkeypat
         detect_stream(replace(config, save="jsonl"))
     assert len((Path(config.output) / "detections.jsonl").read_text().splitlines()) == 3
     assert frames_of(Path(config.output) / "a.mp4") == 3
+
+
+def test_a_video_of_variable_rate_keeps_its_speed(tmp_path: Path) -> None:
+    writer = _Writer(tmp_path / "a.mp4", 10.0, live=False)
+    for seconds in (0.0, 0.1, 0.12, 0.15, 1.0, 1.1):  # no frame is left out
+        writer.write(seconds, np.zeros((48, 64, 3), np.uint8))
+    writer.close()
+    assert frames_of(tmp_path / "a.mp4") == 12
+
+
+def test_a_header_that_announces_too_many_frames(config: Detect, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(config.sources[0])
+    data = bytearray(path.read_bytes())
+    for chunk, offset in ((b"avih", 24), (b"strh", 40)):
+        struct.pack_into("<I", data, data.index(chunk) + offset, 5000)
+    path.write_bytes(data)
+    for most, said in ((None, "; 4994 frames could not be read of about 5000"), (4, None)):
+        detect_stream(replace(config, max_frames=most))
+        assert frames_of(Path(config.output) / "a.mp4") == (most or 6)
+        printed = capsys.readouterr().out
+        assert said in printed if said else "could not" not in printed  # by the frames that were read ahead
 
 
 def test_a_video_without_frames(config: Detect) -> None:

@@ -53,8 +53,9 @@ def test_a_plan_of_classifiers(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     ]
     assert found["missing"] == {}
     assert "'cifar50k' of 2" in found["notes"][0]
-    text = capsys.readouterr().out
+    text, said = capsys.readouterr()
     assert text.strip() == describe(found).strip()
+    assert "timing 4 networks: " in said  # where no bar is shown
     assert "| resnet10_4 S=1, torch |" in text
     assert "refused: resnet10_4 S=512: " in text
     assert "take resnet10_16 S=4, torch" in text

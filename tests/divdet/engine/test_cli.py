@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from classification.settings import EvaluateClassification
+from classification.settings import EvaluateClassification, TrainClassification
 from detection.settings import TrainDetection
 from divdet.commands.settings import EvaluateDetection, Fuse
-from divdet.engine.cli import parse, run, to_yaml
+from divdet.engine.cli import RECIPES, parse, run, to_yaml
 from divdet.engine.errors import UserError
 
 
@@ -57,6 +57,15 @@ def test_help_explains_each_field_once(capsys: pytest.CaptureFixture[str]) -> No
     assert "Attributes" not in text
     for words in ("two or more COCO results files", "ground truth of the images"):
         assert text.count(words) == 1
+    assert text.startswith("usage: ")
+    assert " [options] [results ...] Fuses COCO" in text
+    assert " (default: 0.55)" in text
+    assert not re.search(r"\(type|Literal|Union|null\)|\[\]\)|\+ [A-Z]", text)
+    with pytest.raises(SystemExit):
+        parse(TrainDetection, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "or none; see docs/logging.md. (default: tensorboard,csv)" in text
+    assert "--postprocess CONFIG all of these fields, as {name: value}" in text
 
 
 def test_a_resumed_run_has_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +122,14 @@ def test_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path: Path, recipe
         parse(Config, ["--confg", str(file), "--confg", str(file)])
     with pytest.raises(UserError, match=r"--bathc_size=2; did you mean --train\.epochs, --train\.batch_size\?"):
         parse(TrainDetection, ["--train.epcohs", "7", "--bathc_size=2"])
+
+
+def test_a_recipe_is_refused_by_commands_that_do_not_train(tmp_path: Path) -> None:
+    for words in (["--config", "bccd"], [f"--config={RECIPES / 'det/bccd.yaml'}"]):
+        with pytest.raises(UserError, match=r"bccd\.yaml: a recipe of trainings, which this command does not take: "):
+            parse(EvaluateDetection, words)
+    with pytest.raises(UserError, match=r"bccd\.yaml: Group 'data' does not accept"):
+        parse(TrainClassification, ["--config", "bccd"])
 
 
 def test_empty_section_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from detection.settings import TrainDetection
 from divdet.commands import COMMANDS
 from divdet.commands.network_settings import Summary
-from divdet.commands.settings import Detect, EvaluateDetection
+from divdet.commands.settings import Detect, EvaluateDetection, Export, Fuse, Sweep
 from divdet.engine.cli import flatten, parse, to_dict
 from divdet.engine.errors import UserError
 from divdet.engine.peer_names import close_field, fields_of, translate
@@ -218,6 +218,27 @@ def test_options_of_prediction_that_are_understood() -> None:
         assert (config.precision, config.sources) == ("fp16", ["a.jpg", "b.jpg"])
 
 
+def test_options_of_evaluation_and_fusion_are_understood() -> None:
+    assert parse(EvaluateDetection, ["--pred-score-thr", "0.2"]).postprocess.score_threshold == 0.2
+    assert parse(EvaluateDetection, ["--out-dir", "x"]).output == "x"
+    config = parse(Fuse, ["a.json", "b.json", "--conf", "0.2", "--iou", "0.6"], positional="results")
+    assert (config.skip_box_thr, config.iou_thr) == (0.2, 0.6)
+    with pytest.raises(UserError, match=r"^--workers: there is no such option: images are read beside the network"):
+        parse(EvaluateDetection, ["--workers", "0"])
+    with pytest.raises(UserError, match=r"^--int8: there is no such option: --format openvino with --precision int8"):
+        parse(Export, ["--int8"])
+
+
+def test_several_checkpoints_are_one_value(tmp_path: Path) -> None:
+    words = ["--checkpoint", *(str(tmp_path / name) for name in ("a.pt", "b.pt"))]
+    for word in words[1:]:
+        Path(word).touch()
+    with pytest.raises(UserError, match=r"b\.pt; several checkpoints are fused as --checkpoint A,B"):
+        parse(EvaluateDetection, words)
+    with pytest.raises(UserError, match=r"b\.pt \(see"):
+        parse(Sweep, words)
+
+
 def test_an_option_of_another_command_is_said_to_be_one() -> None:
     with pytest.raises(UserError, match=r"--close_mosaic; for other commands: --data\.mosaic"):
         parse(Detect, ["--close_mosaic", "10"], positional="sources")
@@ -261,6 +282,9 @@ def test_the_table_names_fields_that_exist() -> None:
 def test_all_words_without_a_field_are_answered_at_once() -> None:
     with pytest.raises(UserError, match=r"^--lrf: .*train\.end_lr.*; --exist-ok: .*; --degrees: .*albumentations"):
         parse(TrainDetection, ["--lrf", "0.1", "--exist-ok", "--epochs", "3", "degrees=10"])
+    wrong = r"^--lrf: .*; --bathc_size: there is no such option; did you mean --train\.batch_size\?; --zzz: .*option$"
+    with pytest.raises(UserError, match=wrong):
+        parse(TrainDetection, ["--config", "bccd", "--bathc_size", "3", "--lrf", "0.1", "--zzz=1", "--data", "x"])
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,12 @@ def test_lines_become_boxes(tmp_path: Path) -> None:
 
 
 def test_poses_without_their_shape_are_no_outlines(tmp_path: Path) -> None:
-    points = " 0.45 0.45 2 0.55 0.55 1"
-    with pytest.raises(UserError, match=r"has a box and a pose: set kpt_shape: \[2, 3\] in data\.yaml"):
-        read_annotations(data_set(tmp_path, f"0 0.5 0.5 0.25 0.5{points}\n"), "train")
+    for number, points in ((2, " 0.45 0.45 2 0.55 0.55 1"), (4, " 0.45 0.45 1 0.55 0.55 1" * 2)):
+        with pytest.raises(UserError, match=rf"has a box and a pose: set kpt_shape: \[{number}, 3\] in data\.yaml"):
+            read_annotations(data_set(tmp_path / str(number), f"0 0.5 0.5 0.25 0.5{points}\n"), "train")
+    corners = " 1 0 1 1 0 1 0 0"  # of an outline along the border
+    found = read_annotations(data_set(tmp_path, f"0 0 0{corners}\n"), "train")
+    assert len(found.truth.label) == 1
 
 
 def test_poses_become_boxes(tmp_path: Path) -> None:
