@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from classification.backbones.dividing import check_members
+from classification.backbones.dividing import WeightDecayDividing
 from divdet.engine.errors import UserError
 from divdet.engine.settings import CommonSettings, Concurrency, Precision, TrainSettings, check_range
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "imagenet", "folder", "npz"]
-WeightDecayDividing = Literal["none", "exponential", "linear"]
 Divergence = Literal["js", "kl"]
 Interpolation = Literal["bicubic", "bilinear", "area"]
 
@@ -243,16 +242,3 @@ class EvaluateClassification(CommonSettings):
         super().__post_init__()
         check_range("batch_size", self.batch_size, 1)
         check_range("workers", self.workers, 0, 1024)
-
-
-def divide_weight_decay(weight_decay: float, members: int, how: WeightDecayDividing = "none") -> float:
-    """Weight decay of S members (Table V): unchanged, wd·exp(1/S - 1) (``exponential``, Eq. 6) or wd/S (``linear``)."""
-    check_members(members)
-    match how:
-        case "none":
-            return weight_decay
-        case "exponential":
-            return weight_decay * math.exp(1 / members - 1)
-        case "linear":
-            return weight_decay / members
-    raise UserError(f"weight decay is divided by one of {', '.join(get_args(WeightDecayDividing))}, not {how!r}")

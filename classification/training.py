@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from classification.backbones import TIMM
+from classification.backbones.dividing import divide_weight_decay
 from classification.backbones.timm_models import check_copies_differ, note_other_division, output_shape, statistics
 from classification.data.datasets import default_image_size, load_training_images
 from classification.data.views import SMALL, EvaluationViews, TrainingViews, erase, mixup, network_inputs
@@ -19,7 +20,7 @@ from classification.ensemble import Ensemble, create_ensemble
 from classification.evaluation import FORM_DATASETS, load_ensemble, measure
 from classification.foreign_weights import PIP, foreign_weights
 from classification.losses import co_training_loss, cot_weight_at
-from classification.settings import TrainClassification, divide_weight_decay
+from classification.settings import TrainClassification
 from divdet.engine.batch_norm import note_fresh
 from divdet.engine.callbacks import Callback
 from divdet.engine.checkpoint import load_weights

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from divdet.engine.errors import UserError
 from divdet.engine.settings import check_whole
+
+WeightDecayDividing = Literal["none", "exponential", "linear"]
 
 
 def check_members(members: int) -> None:
@@ -68,6 +71,19 @@ def divide_drop_probability(probability: float, members: int) -> float:
     if not 0 <= probability < 1:
         raise UserError(f"a drop probability must be at least 0 and below 1, not {probability}")
     return _divide_by_root(probability, members)
+
+
+def divide_weight_decay(weight_decay: float, members: int, how: WeightDecayDividing = "none") -> float:
+    """Weight decay of S members (Table V): unchanged, wd·exp(1/S - 1) (``exponential``, Eq. 6) or wd/S (``linear``)."""
+    check_members(members)
+    match how:
+        case "none":
+            return weight_decay
+        case "exponential":
+            return weight_decay * math.exp(1 / members - 1)
+        case "linear":
+            return weight_decay / members
+    raise UserError(f"weight decay is divided by one of {', '.join(get_args(WeightDecayDividing))}, not {how!r}")
 
 
 def _divide_by_root(value: float, members: int) -> float:

@@ -8,10 +8,10 @@ from classification.backbones.dividing import (
     divide_drop_probability,
     divide_growth_rate,
     divide_to_multiple,
+    divide_weight_decay,
     divide_widen_factor,
     divide_width,
 )
-from classification.settings import divide_weight_decay
 from divdet.engine.errors import UserError
 
 
