@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from itertools import islice
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -27,7 +28,6 @@ from detection.settings import Orientation
 from divdet.engine import checkpoint
 from divdet.engine.checkpoint import Checkpoint
 from divdet.engine.errors import UserError
-from divdet.engine.settings import check_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -222,7 +222,8 @@ class Detector:
         """
         named, single, listed = named_images(images)
         check_threshold(score_threshold)
-        check_whole("batch_size", batch_size, 1)
+        if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}: choose a whole number of at least 1")
         check_bgr(bgr)
         several = (tile, overlap, whole_image, tta) != (None, 0.2, True, None)
         views = ViewSettings(tile=tile, overlap=overlap, whole_image=whole_image, tta=tta) if several else None
