@@ -7,9 +7,9 @@ from itertools import count
 from typing import Any
 
 from detection.data.annotations import CocoAnnotations, ImageRecord
-from detection.data.category_match import named
 from detection.data.coco_results import Results
 from detection.data.dataset import EvaluationImages, EvaluationViews, read_record
+from detection.data.entry_values import named
 from detection.detector import Detector, to_pixels
 from detection.ensembles import Fusion
 from detection.evaluation.coco_metrics import COCO_RULES, METRICS, CocoEvaluator, Rules
