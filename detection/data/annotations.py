@@ -10,9 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from detection.data.entry_values import named
 from divdet.engine.fingerprint import digest, file_sizes
-from divdet.engine.words import counted
+from divdet.engine.words import counted, named
 
 Split = Literal["train", "val"]
 NAMES: dict[Split, str] = {"train": "training", "val": "validation"}

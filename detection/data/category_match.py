@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from detection.data.annotations import CocoAnnotations, Columns
-from detection.data.entry_values import named, show
+from detection.data.entry_values import show
 from divdet.engine.errors import UserError
+from divdet.engine.words import named
 
 ABSENT = "classes of the model that the file does not list, whose detections are left out"
 RENUMBERED = "categories matched by name, whose ids are others than the model's"

@@ -1,11 +1,9 @@
 """Values of annotations, and how messages show them."""
 
 import reprlib
-from collections.abc import Sequence
 from typing import Any
 
 MAX_COORDINATE = 1e9  # pixels: far beyond any image, and far from float32's overflow
-_SHOWN = 5  # names
 
 
 class Fault(Exception):
@@ -29,11 +27,6 @@ def reads_as_number(word: str) -> bool:
 def show(value: Any) -> str:
     """A JSON value for a message: one line, shortened."""
     return one_line(repr(value) if isinstance(value, str) and len(value) < 200 else reprlib.repr(value))
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names, for a message."""
-    return ", ".join(map(show, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
 
 
 def one_line(value: object) -> str:

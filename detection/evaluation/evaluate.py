@@ -9,7 +9,6 @@ from typing import Any
 from detection.data.annotations import CocoAnnotations, ImageRecord
 from detection.data.coco_results import Results
 from detection.data.dataset import EvaluationImages, EvaluationViews, read_record
-from detection.data.entry_values import named
 from detection.detector import Detector, to_pixels
 from detection.ensembles import Fusion
 from detection.evaluation.coco_metrics import COCO_RULES, METRICS, CocoEvaluator, Rules
@@ -19,6 +18,7 @@ from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.loading import Loader
 from divdet.engine.progress import progress
+from divdet.engine.words import named
 
 
 @dataclass
