@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
@@ -36,6 +37,7 @@ from divdet.engine.normalize import normalize
 from divdet.engine.run_folder import RunFolder
 from divdet.engine.sampling import derived_seed
 from divdet.engine.schedule import steps_per_epoch
+from divdet.engine.words import named
 
 
 class CoTraining:
@@ -158,6 +160,10 @@ def _train(
         f"{backbone}, S={members}{start}: {parameters / 1e6:.2f} M parameters, {device}; "
         f"{len(images)} training and {len(evaluation_images)} evaluation images of {len(images.classes)} classes"
     )
+    for part, own in (("training", images), ("evaluation", evaluation_images)):
+        counts = np.bincount(own.labels, minlength=len(own.classes)).tolist()
+        if absent := [name for name, count in zip(own.classes, counts, strict=True) if not count]:
+            print(f"note: {len(absent)} of {len(counts)} classes have no {part} image ({named(absent)})")
     views = TrainingViews(images, config.data, size, members, config.seed)
     keep_local(model.members, world)
     own = range(world.replica, len(evaluation_images), world.replicas)

@@ -64,12 +64,30 @@ def build(
 
 def create_classifier(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
     """The model as timm publishes it, all layers and classes, unless ``options`` say otherwise; ``/S`` narrows it."""
-    network = _create_undivided(undivided(name), pretrained, **options)
+    network = _take_every_second_pixel(_create_undivided(undivided(name), pretrained, **options))
     if (divisor := _divisor(name)) == 1:
         return network
     if pretrained:
         raise UserError(f"timm has no weights of {name}: start from {TIMM}{undivided(name)} by model.divide_from")
     return narrow(network, divisor, network.pretrained_cfg["input_size"][-1], f"{TIMM}{undivided(name)}")
+
+
+def _take_every_second_pixel(network: nn.Module) -> nn.Module:
+    """Makes 1×1 convolutions of stride 2 on the image (RepVGG, MobileOne, FastViT) unstrided ones on fewer pixels.
+
+    PyTorch 2.14 writes past their memory on a CPU: in channels_last, where the weight's gradient is computed.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and (module.in_channels, *module.kernel_size, *module.stride) == (
+            3,
+            1,
+            1,
+            2,
+            2,
+        ):
+            module.stride = (1, 1)
+            module.register_forward_pre_hook(lambda _, given: (given[0][..., ::2, ::2],))
+    return network
 
 
 class TimmFeatures(nn.Module):

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from divdet.engine.fingerprint import digest, file_sizes
+from divdet.engine.words import counted, named
 
 Split = Literal["train", "val"]
 NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
@@ -92,7 +93,15 @@ class CocoAnnotations:
         crowds = sum(int(record.crowd.sum()) for record in self.images)
         held = f"{len(self.images)} images ({empty} without objects), {boxes} boxes"
         held += f" ({crowds} crowds)" * bool(crowds) + f", {len(self.names)} categories"
-        return "; ".join([held, *(f"{count} {what}" for what, count in self.counts.items())])
+        return "; ".join([held, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """The classes that no image shows, and ``counts``."""
+        used = set(np.unique(self.truth.label).tolist())
+        own = enumerate(zip(self.category_ids, self.names, strict=True))
+        empty = [name for label, (number, name) in own if number is not None and label not in used]
+        first = f"{counted(len(empty), 'class', 'classes')} without objects ({named(empty)})"
+        return [first] * bool(empty) + [f"{count} {what}" for what, count in self.counts.items()]
 
     def fingerprint(self) -> str:
         """A hash of the annotations and of the image files' names and sizes; see ``divdet.engine.fingerprint``."""

@@ -12,17 +12,12 @@ import numpy as np
 from detection.data.annotations import CocoAnnotations, Columns
 from detection.data.entry_values import show
 from divdet.engine.errors import UserError
+from divdet.engine.words import named
 
 ABSENT = "classes of the model that the file does not list, whose detections are left out"
 RENUMBERED = "categories matched by name, whose ids are others than the model's"
 
 _BACKGROUND = ("background", "__background__", "_background_")
-_SHOWN = 5
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names, for a message."""
-    return ", ".join(map(show, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
 
 
 def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -31,7 +26,7 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     Both only if they have no object. ``truth`` gets the labels of the categories that stay.
 
     Returns:
-        The categories that stay, and what was dropped, has no object or shares a name, counted.
+        The categories that stay, and what was dropped or shares a name, counted.
     """
     used = set(np.unique(truth.label).tolist())
     unused = [label for label in range(len(categories)) if label not in used]
@@ -41,7 +36,6 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
         dropped = set()
     kept = [label for label in range(len(categories)) if label not in dropped]
     truth.label = np.searchsorted(kept, truth.label)
-    empty = [categories[label]["name"] for label in unused if label not in dropped]
     gone = [categories[label]["name"] for label in sorted(dropped)]
     counts = Counter()
     if gone:
@@ -49,8 +43,6 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     repeated = [name for name, count in Counter(categories[label]["name"] for label in kept).items() if count > 1]
     if repeated:
         counts[f"names of several categories, which stay separate classes ({named(repeated)})"] = len(repeated)
-    if empty:
-        counts[f"classes without objects ({named(empty)})"] = len(empty)
     return [categories[label] for label in kept], counts
 
 

@@ -94,7 +94,7 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
     if lookup.names.by_base:
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:
-        print(f"{path}: images are matched by file_name; their image_id differs from {annotations.path}")
+        print(f"{path}: images are matched by the names of their files; image_id differs from {annotations.path}")
     if lookup.may_be_numbers():
         print(
             f"note: {path} names images by image_id alone, taken as the ids of {annotations.path}: if they are the "

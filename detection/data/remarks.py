@@ -36,7 +36,7 @@ def remarks(check: DataCheck, statistics: Mapping[Split, Statistics]) -> list[st
         found.append(f"validation has {validation.objects} objects: its AP changes by several points by chance alone")
     found += check.notes
     for split, held in check.splits.items():
-        found += [f"{NAMES[split]}: {count} {what}" for what, count in held.counts.items()]
+        found += [f"{NAMES[split]}: {remark}" for remark in held.remarks()]
     return found
 
 

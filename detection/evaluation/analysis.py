@@ -106,8 +106,8 @@ class Analysis:
         errors: by kind.
         false_positives, false_negatives: AP50 that would be gained without any box that is wrong, or object missed.
         calibration: bins of scores; ``ece`` is the mean distance of score and precision over the detections. Empty and
-            NaN without detections, and where scores are not from 0 to 1.
-        label_errors: the surest first; none where scores are not from 0 to 1.
+            NaN without objects or detections, and where scores are not from 0 to 1.
+        label_errors: the surest first; none without objects, and where scores are not from 0 to 1.
     """
 
     classes: list[ClassNumbers]
@@ -152,7 +152,7 @@ def analyze(
         classes.append(ClassNumbers(name, int(objects[label]), ap, float(curves[label].mean()), ar, *points))
     shown = threshold if threshold is not None else matches.threshold
     tide, bins, ece, doubtful = _tide(annotations, results, matches, rules), [], math.nan, []
-    if len(results) and results.score.min() >= 0 and results.score.max() <= 1:
+    if objects.any() and len(results) and results.score.min() >= 0 and results.score.max() <= 1:
         calibration = evaluation.calibration(BINS, IOU)
         bins = [
             Bin(one["bin_lower"], one["bin_upper"], one["count"], one["avg_confidence"], one["avg_accuracy"])

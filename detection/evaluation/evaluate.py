@@ -7,7 +7,6 @@ from itertools import count
 from typing import Any
 
 from detection.data.annotations import CocoAnnotations, ImageRecord
-from detection.data.category_match import named
 from detection.data.coco_results import Results
 from detection.data.dataset import EvaluationImages, EvaluationViews, read_record
 from detection.detector import Detector, to_pixels
@@ -19,6 +18,7 @@ from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.loading import Loader
 from divdet.engine.progress import progress
+from divdet.engine.words import named
 
 
 @dataclass

@@ -46,7 +46,7 @@ def error_lines(analysis: Analysis) -> Iterator[str]:
     parts = ", ".join(f"{one.kind} {one.AP50:.3f} ({one.count})" for one in listed if one.count)
     yield f" errors, by the AP50 that each costs (and how many): {parts or 'none'}"
     if math.isnan(analysis.ece):
-        yield " calibration: not known without detections with scores from 0 to 1"
+        yield " calibration: not known without objects and detections with scores from 0 to 1"
     else:
         yield f" calibration: scores and precision differ by {analysis.ece:.3f} on average"
         if not analysis.calibration[0].count:

@@ -208,6 +208,18 @@ def test_one_member_trains_alone(npz: Path, tmp_path: Path, capsys: pytest.Captu
     assert metrics["cosine_similarity"] is None
 
 
+def test_classes_without_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_npz(
+        tmp_path / "sorted.npz", test_labels=np.zeros(12, np.int16)
+    )  # as the first images of a sorted file
+    train(recipe(first, tmp_path / "run"))
+    absent = ", ".join(map(repr, CLASSES[1:]))
+    assert (
+        f"note: {len(CLASSES) - 1} of {len(CLASSES)} classes have no evaluation image ({absent})"
+        in capsys.readouterr().out
+    )
+
+
 def test_folders_train_too_with_the_form_that_is_asked_for(tmp_path: Path) -> None:
     config = recipe(write_folder(tmp_path / "data"), tmp_path / "run")
     config.model.stem = "imagenet"

@@ -1,5 +1,8 @@
 """Networks of timm as members, against timm itself."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 
 from classification import create_ensemble
 from classification.backbones.registry import create_feature_extractors, create_members
-from classification.backbones.timm_models import check_copies_differ, statistics
+from classification.backbones.timm_models import check_copies_differ, create_classifier, statistics
 from classification.data.statistics import IMAGENET_STATISTICS
 from detection import create_ssd
 from detection.models.cost import summarize
@@ -61,6 +64,24 @@ def test_images_are_normalized_as_the_model_expects() -> None:
         )
         for found, wanted in zip(extractor(ours), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
+
+
+def test_training_with_a_pointwise_convolution_on_the_image_leaves_memory_sound() -> None:
+    code = """
+import torch
+from classification.backbones.timm_models import create_classifier
+network = create_classifier("repvgg_a0").to(memory_format=torch.channels_last)
+for _ in range(4):
+    network.stem(torch.randn(1, 3, 224, 224).to(memory_format=torch.channels_last)).square().mean().backward()
+"""
+    checked = os.environ | {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
+    run = subprocess.run([sys.executable, "-c", code], env=checked, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    torch.manual_seed(0)
+    theirs, images = timm.create_model("repvgg_a0").eval(), torch.randn(1, 3, 75, 75)
+    ours = create_classifier("repvgg_a0").eval()
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours(images), theirs(images))
 
 
 def test_a_list_gives_each_member_its_own_model_and_adapters() -> None:

@@ -12,8 +12,6 @@ from detection.data.coco import load_annotations
 from detection.data.coco_entries import STRIPPED
 from divdet.engine.errors import UserError
 
-EMPTY_CLASS = "classes without objects ('toothbrush')"
-
 
 def ground_truth() -> dict:
     return {
@@ -70,9 +68,9 @@ def test_records_in_file_order_with_labels_by_ascending_category_id(folder: Path
     assert first.crowd.tolist() == [False, False]
     assert second.crowd.tolist() == [True]
     assert third.boxes.shape == (0, 4)
-    assert annotations.counts == {EMPTY_CLASS: 1, "boxes partly outside their image clipped": 1, UNSIZED: 1}
+    assert annotations.counts == {"boxes partly outside their image clipped": 1, UNSIZED: 1}
     assert annotations.describe() == (
-        "3 images (1 without objects), 3 boxes (1 crowds), 3 categories; 1 classes without objects ('toothbrush'); "
+        "3 images (1 without objects), 3 boxes (1 crowds), 3 categories; 1 class without objects ('toothbrush'); "
         "1 boxes partly outside their image clipped; 1 images of no usable width and height, whose boxes "
         "are cut at the border when the image is read"
     )
@@ -91,7 +89,6 @@ def test_unsound_boxes_leave_the_records_but_not_the_evaluation(folder: Path) ->
         "boxes of zero or negative size dropped": 3,
         "boxes outside their image dropped": 2,
         "boxes partly outside their image clipped": 1,
-        EMPTY_CLASS: 1,
         UNSIZED: 1,
     }
     assert len(annotations.images[0].boxes) == 3

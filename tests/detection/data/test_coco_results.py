@@ -170,7 +170,7 @@ def test_the_number_in_a_name_is_no_image_id(tmp_path: Path, capsys: pytest.Capt
     annotations = named(tmp_path, "102.jpg", "101.jpg")
     entry = {"image_id": 102, "file_name": "102.jpg", "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
     assert annotations.images[read(tmp_path, [entry], annotations).image[0]].id == 101
-    assert "images are matched by file_name" in capsys.readouterr().out
+    assert "images are matched by the names of their files" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def test_no_detections_no_objects(tmp_path: Path) -> None:
     analysis = analyze(annotations, columns(tmp_path, ALL, annotations), threshold=0.5)
     assert all(np.isnan(one.AP) for one in analysis.classes)
     assert [*class_table(analysis), *error_lines(analysis)][2] == " 2 classes without objects not listed"
+    assert (analysis.calibration, analysis.label_errors) == ([], [])  # a test set's labels are not missing, but unknown
     numbers_of(analysis, annotations)
 
 

@@ -123,6 +123,20 @@ def test_val_fraction_of_settings(tmp_path: Path) -> None:
         EvalDataSettings(val_fraction=1.0)
 
 
+def test_classes_without_objects_are_those_of_the_part(tmp_path: Path) -> None:
+    photos(tmp_path, 20)
+    path = tmp_path / "0-20.json"
+    truth = json.loads(path.read_text())
+    truth["categories"].append({"id": 5, "name": "rare"})
+    truth["annotations"][0]["category_id"] = 5
+    path.write_text(json.dumps(truth))
+    data = EvalDataSettings(path=str(tmp_path), val_fraction=0.3)
+    told = [
+        "1 class without objects ('rare')" in read_annotations(data, split).describe() for split in ("train", "val")
+    ]
+    assert sorted(told) == [False, True]
+
+
 def test_a_validation_split_excludes_val_fraction(tmp_path: Path) -> None:
     for split in ("train", "val"):
         image(tmp_path / "images" / split / f"{split}.png")
