@@ -78,13 +78,8 @@ def _take_every_second_pixel(network: nn.Module) -> nn.Module:
     PyTorch 2.14 writes past their memory on a CPU: in channels_last, where the weight's gradient is computed.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and (module.in_channels, *module.kernel_size, *module.stride) == (
-            3,
-            1,
-            1,
-            2,
-            2,
-        ):
+        shape = isinstance(module, nn.Conv2d) and (module.in_channels, *module.kernel_size, *module.stride)
+        if shape == (3, 1, 1, 2, 2):
             module.stride = (1, 1)
             module.register_forward_pre_hook(lambda _, given: (given[0][..., ::2, ::2],))
     return network
