@@ -146,9 +146,9 @@ class Figures:
         ours, theirs = (np.mean(self.values(one, name)) for one in (row, other))
         return f"{ours / theirs:.1f} times"
 
-    def relative(self, row: str, name: str) -> str:
-        """A figure as part of its undivided network's, less 1, in percent."""
-        ours, theirs = (np.mean(self.values(one, name)) for one in (row, self.wholes[row]))
+    def relative(self, row: str, name: str, other: str | None = None) -> str:
+        """A figure as part of another row's (default: of its undivided network's), less 1, in percent."""
+        ours, theirs = (np.mean(self.values(one, name)) for one in (row, other or self.wholes[row]))
         return f"{100 * (ours / theirs - 1):+.0f} %"
 
     def over_images(self, row: str, other: str | None = None) -> str:
