@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from divdet.engine.cli import parse, run
-from divdet.engine.tuning import keep_freed_memory, settle_waiting
+from divdet.engine.tuning import keep_freed_memory, limit_threads, settle_waiting
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def main(name: str, argv: Sequence[str] | None = None, prog: str | None = None) 
     """
 
     def call() -> None:
-        settle_waiting()  # before torch is loaded
+        limit_threads()  # before torch is loaded
+        settle_waiting()
         keep_freed_memory()
         settings = COMMANDS[name].parse(argv, prog)
         COMMANDS[name].call(settings)
