@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from divdet.engine.cli import parse, run
+from divdet.engine.errors import UserError
 from divdet.engine.tuning import keep_freed_memory, limit_threads, settle_waiting
 
 
@@ -151,6 +152,11 @@ def main(name: str, argv: Sequence[str] | None = None, prog: str | None = None) 
         settle_waiting()
         keep_freed_memory()
         settings = COMMANDS[name].parse(argv, prog)
-        COMMANDS[name].call(settings)
+        try:
+            COMMANDS[name].call(settings)
+        except FileNotFoundError as error:  # in a container whose file system is read-only
+            if not str(error.strerror).startswith("No usable temporary directory"):
+                raise
+            raise UserError("no folder for temporary files can be written: set TMPDIR to one that can") from error
 
     run(call)
