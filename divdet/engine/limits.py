@@ -61,6 +61,6 @@ def _numbers(path: Path) -> dict[str, int]:
 def _words(path: Path, separator: str | None = None) -> list[str]:
     """The parts of a file; empty for one that is not there, as most are on most systems."""
     try:
-        return path.read_text().strip().split(separator)
+        return path.read_text(encoding="utf-8", errors="replace").strip().split(separator)
     except OSError:
         return []

@@ -29,10 +29,10 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Fi
 
     def write(groups: str, files: Files) -> None:
         proc = {"meminfo": "MemTotal: 12000 kB\nMemAvailable: 10000 kB\nSwapFree: 0 kB\nHugePages_Free:    0\n"}
-        proc |= {"self/status": "Name:\ta b\nVmRSS:\t  128 kB\nRssAnon:\t  64 kB\n", "self/cgroup": groups}
+        proc |= {"self/status": "Name:\tdæmon\nVmRSS:\t  128 kB\nRssAnon:\t  64 kB\n", "self/cgroup": groups}
         for name, text in (proc | {f"cgroup/{name}": text for name, text in files.items()}).items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(text)
+            (tmp_path / name).write_text(text, encoding="latin-1")  # a name of a process may be cut within a letter
 
     return write
 
