@@ -113,3 +113,17 @@ def test_training_where_windows_functions_are_missing(recipe: list[str], tmp_pat
     words = command("train_det.py", *recipe, f"--output={tmp_path / 'run'}")
     check_end(words, 2, "000003.jpg", PYTHONPATH=f"{tmp_path}:{ROOT}", PYTHONIOENCODING="cp1252")
     assert (tmp_path / "run/last.pt").exists()
+
+
+NO_TEMPORARY_FOLDER = """
+import tempfile
+
+tempfile._candidate_tempdir_list = lambda: ["/proc/none"]
+"""
+
+
+def test_training_without_a_folder_for_temporary_files(recipe: list[str], tmp_path: Path) -> None:
+    """As in a container whose file system is read-only; torch needs one."""
+    (tmp_path / "sitecustomize.py").write_text(NO_TEMPORARY_FOLDER)
+    words = command("train_det.py", *recipe, f"--output={tmp_path / 'run'}")
+    check_end(words, 2, "set TMPDIR", PYTHONPATH=f"{tmp_path}:{ROOT}")

@@ -24,7 +24,7 @@ from divdet.engine.errors import UserError, printable
 from divdet.engine.exif import read_turned
 from divdet.engine.files import reason
 from divdet.engine.images import decode_image, read_bytes
-from divdet.engine.machine import cores
+from divdet.engine.limits import cores
 from divdet.engine.progress import progress
 
 _FORMAT = ["divdet image index 1", cv2.__version__]  # another version may decode other files, or other pixels

@@ -6,7 +6,8 @@ from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from divdet.engine.cli import parse, run
-from divdet.engine.tuning import keep_freed_memory, settle_waiting
+from divdet.engine.errors import UserError
+from divdet.engine.tuning import keep_freed_memory, limit_threads, settle_waiting
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,15 @@ def main(name: str, argv: Sequence[str] | None = None, prog: str | None = None) 
     """
 
     def call() -> None:
-        settle_waiting()  # before torch is loaded
+        limit_threads()  # before torch is loaded
+        settle_waiting()
         keep_freed_memory()
         settings = COMMANDS[name].parse(argv, prog)
-        COMMANDS[name].call(settings)
+        try:
+            COMMANDS[name].call(settings)
+        except FileNotFoundError as error:  # in a container whose file system is read-only
+            if not str(error.strerror).startswith("No usable temporary directory"):
+                raise
+            raise UserError("no folder for temporary files can be written: set TMPDIR to one that can") from error
 
     run(call)

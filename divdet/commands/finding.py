@@ -1,6 +1,5 @@
 """What divdet detect does alike on photos and videos."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,6 +14,7 @@ from detection.outputs import draw
 from detection.prediction_settings import ViewSettings
 from divdet.commands.fused_checkpoints import checkpoints_of, load_fusion
 from divdet.commands.settings import Detect
+from divdet.engine.limits import cores
 
 
 def load_detector(config: Detect) -> Detector | Fusion:
@@ -59,7 +59,7 @@ def views_of(config: Detect, detector: Detector | Fusion) -> dict[str, Any]:
 
 def threads_of(config: Detect) -> int:
     """How many threads read and write."""
-    return min(8, os.cpu_count() or 1) if config.workers is None else config.workers
+    return min(8, cores()) if config.workers is None else config.workers
 
 
 def picture_of(image: np.ndarray, found: Detections, names: Sequence[str], config: Detect) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import sys
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from divdet.commands.finding import load_detector, views_of
 from divdet.commands.fused_checkpoints import checkpoints_of, describe_runs
 from divdet.commands.serve_settings import Serve
 from divdet.engine.errors import UserError
+from divdet.engine.limits import cores
 from divdet.engine.stopping import SIGNALS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def serve(config: Serve) -> None:
         max_batch=config.max_batch if runner.shared else 1,
         max_wait=config.max_wait_ms / 1000,
         queue=config.queue,
-        workers=config.workers or min(4, os.cpu_count() or 1),
+        workers=config.workers or min(4, cores()),
         before=runner.warm_up,
     )
     batcher.wait_until_ready()

@@ -18,7 +18,7 @@ from detection.models.head import DividedDetector, create_detector
 from detection.prediction_settings import PostprocessSettings
 from divdet.engine.cost import Cost, count_cost
 from divdet.engine.errors import UserError
-from divdet.engine.machine import cores
+from divdet.engine.limits import cores
 
 # Scores above the threshold, of each member on an image: no fewer than a trained detector has.
 CANDIDATES = 1000

@@ -23,7 +23,7 @@ from divdet.engine.faults import explained
 from divdet.engine.loading import Loader
 from divdet.engine.loggers import build_loggers
 from divdet.engine.loss_report import LossReports, Report
-from divdet.engine.memory import within_memory
+from divdet.engine.memory import free_memory, within_memory
 from divdet.engine.optimization import build_optimizer, build_scaler, clip_gradient, learning_rate
 from divdet.engine.progress import progress
 from divdet.engine.run_folder import RunFolder
@@ -291,8 +291,10 @@ class _Training:
         replica = self.replica
         alone = replica.no_sync() if isinstance(replica, DistributedDataParallel) and not last else nullcontext()
         first, self.first = self.first and self.device.type == "cpu" and not self.settings.compile, False
+        # Gathered: no process takes memory before all have seen what is free.
+        enough = within_memory(min(self.world.all_gather_objects(free_memory()))) if first else nullcontext()
         with alone:
-            with autocast(self.dtype, self.device), within_memory() if first else nullcontext():
+            with autocast(self.dtype, self.device), enough:
                 losses = self.task.losses(batch, self._span(self.batch)[1])
             self.scaler.scale(losses["loss"] / self.settings.accumulate).backward()
         return {name: value.detach() for name, value in losses.items()}

@@ -1,12 +1,13 @@
 """What figures were measured on."""
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from divdet.engine.limits import cores
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -22,11 +23,6 @@ def machine(*packages: str) -> dict[str, Any]:
         **{package: version(package) for package in ("torch", "torchvision", *packages)},
         "python": platform.python_version(),
     }
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(found: dict[str, Any]) -> str:

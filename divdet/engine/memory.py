@@ -1,24 +1,25 @@
 """Ends a training step that the memory cannot hold, before the system kills the process without a word."""
 
-import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-_SOURCES = (Path("/proc/meminfo"), Path("/proc/self/status"))
+from divdet.engine.limits import available_memory, own_memory
+
 _SHARE = 0.9  # of that memory: gradients and what operations work with come on top
 
 
 @contextmanager
-def within_memory() -> Iterator[None]:
-    """Raises MemoryError once the backward pass would need more of the results of the block than the memory holds.
+def within_memory(free: float) -> Iterator[None]:
+    """Raises MemoryError once the backward pass would need more of the results of the block than ``free`` bytes hold.
 
-    Results are not changed. Linux alone says how much is free: elsewhere nothing is raised.
+    Results are not changed.
     """
-    free, held = _free(), {}
+    held: dict[int, int] = {}
     total = 0
 
     def keep(saved: Tensor) -> Tensor:
@@ -34,9 +35,7 @@ def within_memory() -> Iterator[None]:
         yield
 
 
-def _free() -> float:
-    """Bytes of memory and swap that this process may take or has: what it has freed may be kept for it."""
-    if not all(source.exists() for source in _SOURCES):
-        return math.inf
-    lines = [line.split() for source in _SOURCES for line in source.read_text().splitlines()]
-    return sum(int(line[1]) * 1024 for line in lines if line[:1] in (["MemAvailable:"], ["SwapFree:"], ["VmRSS:"]))
+def free_memory() -> float:
+    """Bytes that this process may take, of what torchrun's processes here share, or has: some may be freed and kept."""
+    sharing = int(os.environ["LOCAL_WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+    return available_memory() / sharing + own_memory()

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from divdet.engine.limits import cores
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 _LOOKS, _SECONDS = 5, 0.005
 
@@ -25,6 +27,17 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1}
     return mallopt is not None and all([mallopt(*setting) for setting in settings.items()])
+
+
+def limit_threads() -> None:
+    """Gives OpenMP and OpenCV one thread for each core that a container's share of processor time amounts to.
+
+    They count the machine's cores, and more threads than the share has would stand still most of the time. The user's
+    own environment variables win. Call this before torch and OpenCV are loaded.
+    """
+    if cores() < (os.cpu_count() or 1):
+        for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+            os.environ.setdefault(name, str(cores()))
 
 
 def cores_are_taken(load: Path = Path("/proc/loadavg")) -> bool:

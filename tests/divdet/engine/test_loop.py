@@ -181,17 +181,20 @@ def test_a_run_in_a_thread_of_another_program(tmp_path: Path) -> None:
 
 def test_a_first_step_that_the_memory_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system would kill the process without a word."""
-    free = tmp_path / "meminfo"
-    monkeypatch.setattr(memory, "_SOURCES", (free,))
 
     def meet(epoch: float, numbers: Tensor) -> Tensor:
         return torch.ones(2**18, requires_grad=True).exp().sigmoid().mean()  # saves 2 MiB
 
-    free.write_text("MemTotal: 9999 kB\nMemAvailable: 2000 kB\nSwapFree: 0 kB\n")
+    monkeypatch.setattr(memory, "own_memory", lambda: 0)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2_000_000)
     with pytest.raises(UserError, match=r"out of memory: lower train\.batch_size"):
         train(tmp_path / "small", meet)
-    free.write_text("MemTotal: 9999 kB\nMemAvailable: 2000 kB\nSwapFree: 2000 kB\n")
+    monkeypatch.setattr(memory, "available_memory", lambda: 4_000_000)
     train(tmp_path / "large", meet)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # a process of torchrun's has half of it
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(UserError, match="out of memory"):
+        train(tmp_path / "shared", meet)
 
 
 def test_processes_wait_for_long_callbacks_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""OpenMP's threads spin for a short time only, beside other programs."""
+"""OpenMP's threads: as many as a container may use, and beside other programs they spin for a short time only."""
 
 import os
 import subprocess
@@ -44,6 +44,16 @@ def test_the_users_own_setting_stays(
     monkeypatch.setattr(tuning, "cores_are_taken", lambda: taken)
     tuning.settle_waiting()
     assert {name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ} == expected
+
+
+def test_no_more_threads_than_a_container_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"OMP_NUM_THREADS": "2"}  # the user's own
+    monkeypatch.setattr(os, "environ", variables)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for number in (8, 3):
+        monkeypatch.setattr(tuning, "cores", lambda number=number: number)
+        tuning.limit_threads()
+        assert variables == {"OMP_NUM_THREADS": "2"} | ({} if number == 8 else {"OPENCV_FOR_THREADS_NUM": "3"})
 
 
 @pytest.mark.parametrize("name", ["train-det", "eval-det", "detect", "train-cls", "eval-cls", "benchmark"])
