@@ -204,7 +204,7 @@ def read(path: str | Path, wanted: str = "a checkpoint of weights alone") -> Any
         raise UserError(f"{path}: damaged, or not written by torch.save: {error}; use another checkpoint") from error
     except pickle.UnpicklingError as error:
         found = _FOREIGN_CLASS.search(str(error))
-        what = f"holds a pickled {found[1]}" if found else "is damaged or holds more than tensors and plain values"
+        what = f"holds a pickled {found[1]}" if found else "is no checkpoint, damaged, or more than tensors and numbers"
         library = " (a whole model of ultralytics)" if found and found[1].startswith(_YOLO) else ""
         raise UserError(f"{path}: refused, since it {what}{library}; use {wanted}") from error
     except MemoryError as error:
