@@ -102,7 +102,7 @@ class Detector:
 
     @wraps(__init__)
     def __new__(cls, *given: Any, **named: Any) -> Detector:
-        if isinstance(file := named.get("model", *given[:1]), str | PathLike):
+        if cls is Detector and isinstance(file := named.get("model", *given[:1]), str | PathLike):
             raise UserError(f"Detector takes a network; a file is loaded by Detector.load({str(file)!r})")
         return super().__new__(cls)
 

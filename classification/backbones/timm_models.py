@@ -81,8 +81,12 @@ def _take_every_second_pixel(network: nn.Module) -> nn.Module:
         shape = isinstance(module, nn.Conv2d) and (module.in_channels, *module.kernel_size, *module.stride)
         if shape == (3, 1, 1, 2, 2):
             module.stride = (1, 1)
-            module.register_forward_pre_hook(lambda _, given: (given[0][..., ::2, ::2],))
+            module.register_forward_pre_hook(_every_second_pixel)
     return network
+
+
+def _every_second_pixel(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:  # no lambda, so that pickle can name it
+    return (given[0][..., ::2, ::2],)
 
 
 class TimmFeatures(nn.Module):

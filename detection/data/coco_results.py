@@ -17,7 +17,7 @@ from detection.data.coco_values import box_around, check_mask, plain_number
 from detection.data.doubtful import count_repeats
 from detection.data.entry_values import Fault, is_number, show
 from detection.data.file_names import FileNames, number_in_name
-from detection.data.yolo_results import label_files, read_yolo_results
+from detection.data.yolo_results import Row, label_files, read_yolo_results
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
 
@@ -54,12 +54,21 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
         UserError: for a file that is not a COCO results file, and for entries that are malformed, contradict
             themselves, or are of images or categories that ``annotations`` does not list.
     """
-    path, masks = Path(results_path), 0
-    lookup = _Lookup(annotations)
-    if files := label_files(path):
-        return Results(*columns_of(read_yolo_results(files, annotations, lookup.names), score=np.float64))
+    path, lookup = Path(results_path), _Lookup(annotations)
+    files = label_files(path)
+    rows = read_yolo_results(files, annotations, lookup.names) if files else _read_file(path, annotations, lookup)
+    results = Results(*columns_of(rows, score=np.float64))
+    if repeats := count_repeats(*vars(results).values()):
+        print(f"note: {path} has {repeats} detections that repeat another one in everything: each counts once more")
+    if len(results) > 1 and results.score.min() == results.score.max():
+        print(f"note: {path} gives all {len(results)} detections the score {results.score[0]:g}, which ranks nothing")
+    return results
 
-    def read(entry: dict[str, Any]) -> tuple[int, int, list[float], float]:
+
+def _read_file(path: Path, annotations: CocoAnnotations, lookup: _Lookup) -> list[Row]:
+    masks = 0
+
+    def read(entry: dict[str, Any]) -> Row:
         nonlocal masks
         image, label = lookup.image(entry), lookup.label(entry)
         if not entry.get("bbox") and entry.get("segmentation"):  # as pycocotools takes masks alone
@@ -100,12 +109,7 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
             f"note: {path} names images by image_id alone, taken as the ids of {annotations.path}: if they are the "
             "numbers in the file names, which are others there, give each entry its file_name"
         )
-    results = Results(*columns_of(rows, score=np.float64))
-    if repeats := count_repeats(*vars(results).values()):
-        print(f"note: {path} has {repeats} detections that repeat another one in everything: each counts once more")
-    if len(results) > 1 and results.score.min() == results.score.max():
-        print(f"note: {path} gives all {len(results)} detections the score {results.score[0]:g}, which ranks nothing")
-    return results
+    return rows
 
 
 def save_results(results: Results, annotations: CocoAnnotations, path: Path) -> None:

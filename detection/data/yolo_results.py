@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,8 @@ Row = tuple[int, int, list[float], float]  # image, label, x y width height in p
 
 
 def label_files(folder: Path) -> list[Path]:
-    """The label files of a folder, or of ``labels`` in it; none where it has none, or is no folder."""
-    return sorted(folder.glob("*.txt")) or sorted(folder.glob("labels/*.txt"))
+    """The label files of ``labels`` in a folder, or of itself; none where it has none, or is no folder."""
+    return sorted(folder.glob("labels/*.txt")) or sorted(folder.glob("*.txt"))
 
 
 def read_yolo_results(files: list[Path], annotations: CocoAnnotations, names: FileNames) -> list[Row]:
@@ -40,7 +39,8 @@ def read_yolo_results(files: list[Path], annotations: CocoAnnotations, names: Fi
             raise UserError(f"{file}: is of {'several images' if images else 'no image'} of {annotations.path}")
         image = annotations.images[images[0]]
         if not (image.width and image.height):
-            raise UserError(f"{file}: holds fractions, but {annotations.path} has no size of {image.file_name}")
+            missing = f"{annotations.path} has no size of {image.file_name}: add its width and height"
+            raise UserError(f"{file}: holds fractions, but {missing}")
         for place, line in enumerate(read_text(file).splitlines(), 1):
             try:
                 rows += [(images[0], *found) for found in _read_line(line, labels, image.width, image.height)]
@@ -59,12 +59,13 @@ def _read_line(line: str, labels: dict[int, int], width: int, height: int) -> li
     if len(words) != 6:
         raise Fault(f"has {len(words)} columns: a detection is class cx cy w h confidence (yolo's save_conf=True)")
     try:
-        number, *values = map(float, words)
+        number, x, y, w, h, score = map(float, words)
     except ValueError:
         raise Fault("has a word that is no number") from None
-    x, y, w, h, score = values
     if number not in labels:
         raise Fault(f"has class {words[0]}, which the annotations do not have: they are {min(labels)} to {max(labels)}")
-    if not all(math.isfinite(value) and -1 <= value <= 2 for value in values) or w < 0 or h < 0:
+    if not all(-1 <= value <= 2 for value in (x, y, w, h)) or w < 0 or h < 0:
         raise Fault("has a box that is no fractions of the image: center, width and height, 0 to 1")
+    if not 0 <= score <= 1:
+        raise Fault(f"has confidence {words[5]}: it must be 0 to 1")
     return [(labels[int(number)], [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height], score)]

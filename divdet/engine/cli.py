@@ -96,7 +96,7 @@ _MEANT = {".json": ("detections", "data.path"), **dict.fromkeys((".pt", ".pth", 
 class _Parser(ArgumentParser):
     fields: dict[str, Any]  # types by key
     given: set[str]  # options on the command line
-    config: str  # the last file behind --config
+    configs: list[str]  # the files behind --config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse would print the whole usage before a message of several lines.
@@ -106,10 +106,14 @@ class _Parser(ArgumentParser):
         if len(line) > _MAX_MESSAGE:  # it may quote a long value; the reason stands before or behind that
             line = f"{line[: _MAX_MESSAGE // 2]} … {line[-_MAX_MESSAGE // 2 :]}"
         if unknown := _UNKNOWN.search(line):
-            line += self._meant_by_keys(".".join(filter(None, unknown.groups())))
-            if self.config:
-                recipe = "train.epochs" not in self.fields and "train" in _content(self.config)
-                line = f"{self.config}: {'a recipe of trainings, which this command does not take: ' * recipe}{line}"
+            key = ".".join(filter(None, unknown.groups()))
+            line += self._meant_by_keys(key)
+            for file in self.configs:
+                content = _content(file)
+                if any(f"{own}.".startswith(f"{key}.") for own in flatten(content)):
+                    recipe = "train.epochs" not in self.fields and "train" in content
+                    line = f"{file}: {'a recipe of trainings, which this command does not take: ' * recipe}{line}"
+                    break
         elif "unrecognized arguments: -" in line:
             line += self._meant_by_keys(*_UNKNOWN_OPTION.findall(line), dashes="--")
         elif word := re.search(r"unrecognized arguments: (\S+)", line):
@@ -177,7 +181,7 @@ def parse(
     """
     parser = _parser(config_class, prog, positional)
     argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
-    parser.config = next((file for key, file in reversed([*itertools.pairwise(argv)]) if key == "--config"), "")
+    parser.configs = [file for key, file in itertools.pairwise(argv) if key == "--config"]
     argv = _with_implied(_with_run(translate(argv, parser.fields, positional), parser.fields), parser.fields)
     parser.given = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
     for key, word in itertools.pairwise(["", *argv]):
@@ -319,7 +323,7 @@ def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}
     for key, value in section.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

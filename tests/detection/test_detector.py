@@ -198,6 +198,12 @@ def test_a_file_is_not_taken_for_a_network(tmp_path: Path) -> None:
             given()
     assert list(inspect.signature(Detector).parameters)[:2] == ["model", "names"]
 
+    class Own(Detector):
+        def __init__(self, file: str) -> None:
+            self.file = file
+
+    assert Own("best.pt").file == "best.pt"
+
 
 def test_what_loading_takes(tmp_path: Path) -> None:
     path = write_detector(tmp_path / "a.pt", 1, {"id": 1, "name": "a"})

@@ -39,6 +39,15 @@ def test_all_frames_of_a_file_come_in_order(tmp_path: Path, suffix: str, code: s
         assert np.allclose([frame.seconds for frame in video], np.arange(25) / 10, atol=0.051)
 
 
+def test_the_rate_of_a_clock_is_not_that_of_frames(tmp_path: Path) -> None:
+    """A minute of a browser's WebM would be drawn as 60,000 frames."""
+    path = str(tmp_path / "a.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 1000.0, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    assert videos.Video(path).rate == 60
+
+
 def test_broken_frames_are_counted_and_passed_over(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", 25)
     data = bytearray(path.read_bytes())

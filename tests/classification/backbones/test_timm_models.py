@@ -1,6 +1,7 @@
 """Networks of timm as members, against timm itself."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,7 @@ for _ in range(4):
     ours = create_classifier("repvgg_a0").eval()
     ours.load_state_dict(theirs.state_dict())
     assert torch.equal(ours(images), theirs(images))
+    assert torch.equal(pickle.loads(pickle.dumps(ours))(images), theirs(images))  # for processes that are spawned
 
 
 def test_a_list_gives_each_member_its_own_model_and_adapters() -> None:

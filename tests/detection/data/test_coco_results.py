@@ -248,20 +248,29 @@ YOLO = {
     "another class": ("7 0.5 0.5 0.2 0.4 0.9", "line 2 has class 7, which the annotations do not have: they are 0 to "),
     "pixels": ("0 50 50 20 40 0.9", "line 2 has a box that is no fractions of the image"),
     "a name": ("cat 0.5 0.5 0.2 0.4 0.9", "line 2 has a word that is no number"),
-    "nan": ("0 0.5 0.5 0.2 0.4 nan", "line 2 has a box that is no fractions"),
+    "nan": ("0 0.5 nan 0.2 0.4 0.9", "line 2 has a box that is no fractions"),
+    "a track's id for the confidence": ("0 0.5 0.5 0.2 0.4 2", "line 2 has confidence 2: it must be 0 to 1"),
+    "no confidence": ("0 0.5 0.5 0.2 0.4 nan", "line 2 has confidence nan"),
 }
 
 
-def test_a_folder_of_yolos_predictions_is_read(tmp_path: Path, annotations: CocoAnnotations) -> None:
+def test_a_folder_of_yolos_predictions_is_read(
+    tmp_path: Path, annotations: CocoAnnotations, capsys: pytest.CaptureFixture[str]
+) -> None:
     labels = tmp_path / "predict/labels"
     labels.mkdir(parents=True)
     with pytest.raises(UserError, match=r"predict: is no COCO results file, .* or give the folder that yolo predict"):
         load_results(tmp_path / "predict", annotations)
     (labels / "7.txt").write_text("1 0.5 0.25 0.2 0.1 0.75\n\n0 0.1 0.1 0.2 0.2 0.5\n")
+    (labels.parent / "classes.txt").write_text("cat\n")  # as of divdet detect --save yolo
     for folder in (labels, labels.parent):
         found = load_results(folder, annotations)
         assert (found.image.tolist(), found.label.tolist(), found.score.tolist()) == ([0, 0], [1, 0], [0.75, 0.5])
         assert found.bbox[0].tolist() == pytest.approx([0.4 * 99, 0.2 * 99, 0.2 * 99, 0.1 * 99])
+    capsys.readouterr()
+    (labels / "7.txt").write_text("0 0.5 0.5 0.2 0.4 0.9\n" * 3)  # yolo appends to the file of an earlier run
+    load_results(labels, annotations)
+    assert "has 2 detections that repeat another one in everything" in capsys.readouterr().out
     for line, message in YOLO.values():
         (labels / "7.txt").write_text(f"0 0.5 0.5 0.2 0.4 0.9\n{line}\n")
         with pytest.raises(UserError, match=rf"7\.txt: {message}"):

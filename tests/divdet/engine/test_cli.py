@@ -130,6 +130,12 @@ def test_a_recipe_is_refused_by_commands_that_do_not_train(tmp_path: Path) -> No
             parse(EvaluateDetection, words)
     with pytest.raises(UserError, match=r"bccd\.yaml: Group 'data' does not accept"):
         parse(TrainClassification, ["--config", "bccd"])
+    with pytest.raises(UserError, match=r"^Group 'train' does not accept option 'foo'"):  # not of the file
+        parse(TrainDetection, ["--config", "bccd", "--train", "{foo: 1}"])
+    file = tmp_path / "own.yaml"
+    file.write_text("3: 4\ntrain: {foo: {a: 1}}\n")
+    with pytest.raises(UserError, match=r"own\.yaml: "):
+        parse(TrainDetection, ["--config", str(file), "--config", "bccd"])
 
 
 def test_empty_section_is_named(tmp_path: Path) -> None:
