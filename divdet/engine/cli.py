@@ -262,9 +262,12 @@ def _parser(config_class: type, prog: str | None, positional: str | None) -> _Pa
     parser.fields = fields_of(config_class)
     parser.add_argument("--config", action="config", help="a YAML file of these fields, or the name of a recipe")
     if positional:
-        about = re.search(rf"^ +{positional}: (.*(\n {{12}}.*)*)", text, re.MULTILINE)
-        parser.add_argument(positional, nargs="*", default=[], help=" ".join(about[1].split()) if about else None)
+        line = re.search(rf"^ +{positional}: (.*(\n {{12}}.*)*)", text, re.MULTILINE)
+        parser.add_argument(positional, nargs="*", default=[], help=" ".join(line[1].split()) if line else None)
     parser.add_class_arguments(config_class, skip={positional} if positional else None)
+    for group in parser._action_groups:
+        if group.title == about.partition("\n\n")[0].rstrip("."):  # said at the top
+            group.title = "settings"
     return parser
 
 
