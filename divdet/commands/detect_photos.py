@@ -171,6 +171,8 @@ class _Run:
             found = f"{counted(objects, 'object')} at score ≥ {self.config.score_threshold:g}{apart}"
             print(f"{found} in {counted(images, 'image')} ({empty} without any); wrote {self.folder}")
         self.partial.remove()
+        if len(unreadable) == 1 and not images:
+            raise UserError(unreadable[0])
         if len(unreadable) > 1:
             print(*unreadable, sep="\n", file=sys.stderr)
         if unreadable:

@@ -198,6 +198,8 @@ def read(path: str | Path, wanted: str = "a checkpoint of weights alone") -> Any
         raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name a checkpoint in it, such as {Path(path) / 'best.pt'}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except zipfile.BadZipFile as error:

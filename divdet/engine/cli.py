@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -346,6 +347,12 @@ def run(command: Callable[[], None]) -> NoReturn:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
+    except RuntimeError as error:
+        if not re.search("operator torchvision::|PyTorch and torchvision were compiled", str(error)):
+            raise
+        what = f"torchvision {version('torchvision')} was built for another PyTorch than {version('torch')}"
+        print(f"error: {what}: reinstall both at once, from the same index", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
     except KeyboardInterrupt:

@@ -264,7 +264,8 @@ class _Training:
 
     def _left(self, why: str = "") -> str:
         """Says where the run has ended before its last epoch, and how to go on."""
-        where = f"after {self.epoch} epochs" + (f" and {self.batch} of {self.batches} batches" if self.batch else "")
+        batches = f" and {self.batch} of {self.batches} batches" if self.batch else ""
+        where = f"after {counted(self.epoch, 'epoch')}{batches}"
         why = f" ({why})" if why else ""
         return f"stopped {where}{why}; {self.folder.last} holds it: continue with --resume auto"
 

@@ -226,5 +226,5 @@ def _missing(data: EvalDataSettings, split: str, named: dict[str, Source]) -> st
     more = ", or data.val_fraction to hold back a part of the training images" if split == "val" else ""
     return (
         f"data.{split}_annotations is not set: give it in the config file or as --data.{split}_annotations, or a whole "
-        f"data set as --data.path{more}"
+        f"data set as --data{more}"
     )

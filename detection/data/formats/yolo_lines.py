@@ -137,7 +137,8 @@ class LabelReader:
         if not 0 <= label < math.inf or label != int(label):
             raise ClassFault(f"has class {word}, which is no class number: count from 0")
         if self._names is not None and int(label) not in self._names:
-            raise ClassFault(f"has class {word}, but the list of names has {len(self._names)} classes, counted from 0")
+            known, first = len(self._names), min(self._names, default=0)
+            raise ClassFault(f"has class {word}, but the list of names has {known} classes, counted from {first}")
         if self._names is None and label >= MAX_CLASS:
             raise ClassFault(f"has class {word}, which is too large without a list of names")
         return int(label)

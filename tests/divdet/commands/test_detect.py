@@ -41,7 +41,7 @@ def test_earlier_detections_are_kept_where_no_image_can_be_read(trained: Path, t
     (tmp_path / "images/broken.jpg").write_bytes(b"no image")
     earlier = tmp_path / "detections.json"
     earlier.write_text(json.dumps([{"image_id": 1}]))
-    with pytest.raises(UserError, match=r"none of the 1 images could be read, the first: .*broken\.jpg"):
+    with pytest.raises(UserError, match=r"^\S*broken\.jpg: not an image"):
         detect(Detect(str(trained), [str(tmp_path / "images")], output=str(tmp_path), device="cpu"))
     assert json.loads(earlier.read_text()) == [{"image_id": 1}]
 

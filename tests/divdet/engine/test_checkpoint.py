@@ -26,6 +26,8 @@ class Payload:
 def test_unusable_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "absent.pt")
+    with pytest.raises(UserError, match=r"is a folder; name a checkpoint in it, such as .*best\.pt"):
+        checkpoint.load(tmp_path)
     unusable = {"malicious.pt": {"model": Payload(), "kind": "detection"}, "foreign.pt": {"state_dict": {}}}
     for name, value in unusable.items():
         torch.save(value, tmp_path / name)

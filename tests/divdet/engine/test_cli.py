@@ -195,6 +195,15 @@ def test_recipe_that_is_no_text_is_named(tmp_path: Path, form: str) -> None:
         parse(Config, form.format(file).split())
 
 
+def test_torchvision_of_another_torch_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:  # as importing torchvision does then
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run(command)
+    assert re.fullmatch(r"error: torchvision \S+ was built for another PyTorch .*\n", capsys.readouterr().err)
+
+
 def test_a_log_of_another_encoding_loses_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "cp1252"))  # of a Windows pipe

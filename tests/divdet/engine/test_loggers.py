@@ -24,6 +24,7 @@ from divdet.engine import loggers, loss_report
 from divdet.engine.callbacks import Callback, Run, Step
 from divdet.engine.errors import UserError
 from divdet.engine.events import Events
+from divdet.engine.words import counted
 from tests.divdet.engine.test_loop import OneWeight, train
 
 Points = dict[str, list[tuple[int, float]]]  # (step or epoch, value), by name
@@ -357,7 +358,7 @@ def test_a_callback_ends_a_run_which_can_be_resumed(
     saved = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert saved["epoch"] == ends[0]
     assert saved["batch"] == ends[1] + 2 * late * (ends[1] > 0)
-    assert f"stopped after {ends[0]} epochs" in capsys.readouterr().out
+    assert f"stopped after {counted(ends[0], 'epoch')} " in capsys.readouterr().out
     assert recorder.calls[-1] == "stopped"
     again, history = train(tmp_path / "run", resume="auto")
     whole, history_whole = train(tmp_path / "whole")

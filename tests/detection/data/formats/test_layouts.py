@@ -250,7 +250,7 @@ def test_a_test_split_that_is_not_there_is_left_out(tmp_path: Path, capsys: pyte
 
 
 def test_missing_splits_say_what_to_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.train_annotations is not set: .* --data\.path"):
+    with pytest.raises(UserError, match=r"data\.train_annotations is not set: .* --data(,|$)"):
         read_annotations(EvalDataSettings(), "train")
     labelimg_yolo(tmp_path)
     with pytest.raises(UserError, match=r"no validation split found \(it has train\): .*data\.val_fraction"):

@@ -135,6 +135,12 @@ def test_faulty_lines_are_all_named(tmp_path: Path) -> None:
     assert len(found.images) == 1
 
 
+def test_numbers_that_a_list_of_names_begins_with_are_told(tmp_path: Path) -> None:
+    names = "train: images\nnames: {1: cat, 2: dog}\n"
+    with pytest.raises(DataError, match="has class 0, but the list of names has 2 classes, counted from 1"):
+        read_annotations(data_set(tmp_path, "0 0.5 0.5 0.25 0.5\n", names), "train")
+
+
 def test_slightly_out_of_the_image_is_clipped(tmp_path: Path) -> None:
     found = read_annotations(data_set(tmp_path, "0 0.98 0.5 0.1 0.5\n"), "train")
     np.testing.assert_allclose(found.images[0].boxes, [[186, 25, 200, 75]])
