@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,8 @@ class Loader(DataLoader):
     def __init__(
         self, dataset: Dataset, batch_size: int | None, workers: int, device: torch.device, **options: Any
     ) -> None:
+        if workers:
+            tempfile.gettempdir()  # raises FileNotFoundError where there is none: batches would never come from workers
         super().__init__(
             dataset,
             batch_size,
