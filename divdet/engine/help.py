@@ -13,17 +13,15 @@ class HelpFormatter(DefaultHelpFormatter):
     """Descriptions and defaults, without Python's types, and each option under one name."""
 
     def _expand_help(self, action: Action) -> str:
-        text = super()._expand_help(action)
+        text = super()._expand_help(action).replace("``", "")  # of docstrings
         if text == "Path to a configuration file.":  # a section
-            return "a path: --data.path; or all fields, as {name: value}" * (action.dest == "data") or (
-                "all of these fields, as {name: value}"
-            )
+            fields = "all of these fields, as {name: value}"
+            return f"a path, as --data.path; or {fields}" if action.dest == "data" else fields
         return _TYPE.sub(_default, text)
 
     def _format_action_invocation(self, action: Action) -> str:
-        return re.sub(
-            r", --[\w.]+\+ \S+$", "", super()._format_action_invocation(action)
-        )  # lists: --name+ adds to them
+        text = super()._format_action_invocation(action)
+        return re.sub(r", --[\w.]+\+ \S+$", "", text)  # --name+ VALUE, which adds to a list
 
 
 def _default(found: re.Match) -> str:
