@@ -1,30 +1,21 @@
 """Finds objects by an exported .onnx file, without PyTorch and divdet: python detect_onnx.py model.onnx photo.jpg …"""
 
 import json
-import os
-import signal
 import sys
 
 import cv2
 import numpy as np
 import onnxruntime
 
-if len(sys.argv) < 3:
-    sys.exit("usage: python detect_onnx.py model.onnx photo.jpg …")
-if not os.path.isfile(sys.argv[1]):
-    sys.exit(f"{sys.argv[1]}: no such file")
-if hasattr(signal, "SIGPIPE"):  # not on Windows
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly where a reader such as head leaves
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+model, *photos = sys.argv[1:] if len(sys.argv) > 2 else sys.exit("usage: python detect_onnx.py model.onnx photo.jpg …")
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 known = json.loads(session.get_modelmeta().custom_metadata_map["divdet"])
 size, letterbox, rule = known["input"]["size"], known["input"]["fit"] == "letterbox", known["config"]["postprocess"]
 if other := [k for k, v in rule.items() if type(v) not in (int, float) and v not in ("wbf", "avg", None, False)]:
     sys.exit(f"detect_onnx.py does weighted boxes fusion alone: export with the defaults of {', '.join(other)}")
-for file in sys.argv[2:]:
-    if (image := cv2.imread(file)) is None:  # turned upright by its EXIF orientation
-        sys.exit(f"{file}: no such file, or not an image")
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    height, width = image.shape[:2]
+for file in photos:
+    image = cv2.imread(file, cv2.IMREAD_COLOR_RGB)  # turned upright by its EXIF orientation
+    height, width = image.shape[:2] if image is not None else sys.exit(f"{file}: no such file, or not an image")
     scale = size / (max(width, height) if letterbox else np.array([width, height]))
     filled = np.clip(np.round(scale * np.array([width, height])).astype(int), 1, size)  # pixels of the input
     image = cv2.resize(image, np.minimum(filled, [width, height]).tolist(), interpolation=cv2.INTER_AREA)
@@ -38,8 +29,7 @@ for file in sys.argv[2:]:
     for i in np.argsort(-scores, kind="stable"):  # weighted boxes fusion: each joins the cluster that it overlaps most
         sides = np.minimum(mean[:k, 2:], boxes[i, 2:]) - np.maximum(mean[:k, :2], boxes[i, :2])
         shared, area = sides.clip(0).prod(1), np.prod(boxes[i, 2:] - boxes[i, :2])
-        areas = (mean[:k, 2:] - mean[:k, :2]).prod(1) + area
-        iou = np.where(of[:k] == labels[i], shared / (areas - shared + 1e-12), 0)
+        iou = np.where(of[:k] == labels[i], shared / ((mean[:k, 2:] - mean[:k, :2]).prod(1) + area - shared + 1e-12), 0)
         c = iou.argmax() if members > 1 and iou.max(initial=0) > rule["fusion_iou"] else k
         mean[c] = (mean[c] * total[c] + boxes[i] * scores[i]) / (total[c] + scores[i])
         total[c], count[c], of[c], k = total[c] + scores[i], count[c] + 1, labels[i], max(k, c + 1)

@@ -288,7 +288,7 @@ def test_the_example_needs_neither_torch_nor_divdet(fit: str, folder: Path, tmp_
         expected = torch.cat((wanted.scores[:, None], wanted.boxes), 1)
         torch.testing.assert_close(rows, expected, atol=0.01, rtol=0)
         assert [words[1] for words in own] == wanted.names
-    assert len(EXAMPLE.read_text().splitlines()) <= 50
+    assert len(EXAMPLE.read_text().splitlines()) <= 40
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,6 @@ def test_the_example_refuses_what_it_does_not_do(old: bytes, new: bytes, folder:
     [
         ("", "usage: python detect_onnx.py model.onnx photo.jpg …"),
         ("model.onnx", "usage: python detect_onnx.py model.onnx photo.jpg …"),
-        ("none.onnx none.jpg", "none.onnx: no such file"),
         ("model.onnx none.jpg", "none.jpg: no such file, or not an image"),
         ("model.onnx model.onnx", "model.onnx: no such file, or not an image"),
     ],
@@ -326,13 +325,6 @@ def test_the_example_says_what_it_needs(words: str, message: str, folder: Path) 
     )
     assert (run.returncode, run.stderr.splitlines()[-1]) == (1, message)
     assert "Traceback" not in run.stderr
-
-
-def test_a_reader_of_the_example_may_leave(folder: Path) -> None:
-    words = [sys.executable, str(EXAMPLE), str(folder / "model.onnx"), *images(folder) * 20]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=0) as process:
-        process.stdout.close()
-        assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize(
