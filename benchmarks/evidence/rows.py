@@ -121,23 +121,32 @@ def _at_widths(
 _LITE2 = "--model.backbone=timm:tf_efficientnet_lite2"
 _LITE0_LITE1 = "--model.backbone=timm:tf_efficientnet_lite0,tf_efficientnet_lite1"
 _FIVE = ("--train.epochs=5", "--train.evaluate_every=5", *_BF16)
+_SIX = ("--train.epochs=6", "--train.min_steps=0", "--train.evaluate_every=6", *_BF16)  # of 565 photos
 _EIGHT = ("--train.epochs=8", "--train.evaluate_every=8", *_BF16)
 
 
+_VEHICLES = ("bicycle", "car", "motorcycle", "bus", "truck")
 _LARGER = ("--model.input_size=384",)  # Lite2's operations are those of the two at the recipe's size, then
 
 
-def _lite(name: str, config: str, categories: tuple[str, ...], seeds: tuple[int, ...]) -> list[Row]:
-    """EfficientNet-Lite0 and Lite1 against Lite2, on 1,000 photos."""
-    data, whole, about = "coco_subset", f"{name}_s1", {"categories": categories, "images": 1000}
+def _lite(
+    name: str,
+    config: str,
+    categories: tuple[str, ...],
+    seeds: tuple[int, ...],
+    images: int | None = 1000,
+    words: tuple[str, ...] = _FIVE,
+) -> list[Row]:
+    """EfficientNet-Lite0 and Lite1 against Lite2, on photos."""
+    data, whole, about = "coco_subset", f"{name}_s1", {"categories": categories, "images": images}
     slices = ("--model.backbone=timm:tf_efficientnet_lite2/2", "--model.pretrained=null", "--model.divide_from=pip")
     slices += ("--train.freeze=0",)
     return [
-        Row(whole, data, config, (_LITE2, *_FIVE), 1, whole, seeds, **about),
-        Row(f"{name}_s2", data, config, (_LITE0_LITE1, *_FIVE), 2, whole, seeds, **about),
-        Row(f"{name}_larger_s1", data, config, (_LITE2, *_LARGER, *_FIVE), 1, whole, seeds, **about),
+        Row(whole, data, config, (_LITE2, *words), 1, whole, seeds, **about),
+        Row(f"{name}_s2", data, config, (_LITE0_LITE1, *words), 2, whole, seeds, **about),
+        Row(f"{name}_larger_s1", data, config, (_LITE2, *_LARGER, *words), 1, whole, seeds, **about),
         Row(f"{name}_longer_s1", data, config, (_LITE2, *_EIGHT), 1, whole, seeds, **about),
-        Row(f"{name}_sliced_s2", data, config, (*slices, *_FIVE), 2, whole, seeds, **about),
+        Row(f"{name}_sliced_s2", data, config, (*slices, *words), 2, whole, seeds, **about),
     ]
 
 
@@ -152,6 +161,7 @@ CPU = [
         *("cifar2k", "cifar10.npz", _SMALL, _FEW, {16: (1, 4), 32: (1,), 64: (1, 2, 4, 8, 16), 128: (1,)}),
         seeds=_FIVE_SEEDS,
     ),
+    *_at_widths("cifar2k", "cifar10.npz", _SMALL, _FEW, {256: (1,)}, seeds=(0,)),
     *_at_widths("cifar2k_wrn10", "cifar10.npz", _SMALL, _FEW, {2: (1,), 4: (1, 4), 8: (1,)}, backbone="wrn10"),
     *[
         row
@@ -202,6 +212,7 @@ CPU = [
     *_lite("lite_person", "det/photos.yaml", ("person",), seeds=(0, 1, 2)),
     *_lite("lite_all", "det/photos.yaml", (), seeds=(0,))[:1],
     *_lite("fcos_person", "det/photos_fcos.yaml", ("person",), seeds=(0, 1, 2))[:3],
+    *_lite("fcos_road", "det/photos_fcos.yaml", _VEHICLES, seeds=(0, 1, 2), images=None, words=_SIX)[:3],
     *_lite("fcos_all", "det/photos_fcos.yaml", (), seeds=(0,))[:2],
 ]
 
