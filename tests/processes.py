@@ -4,12 +4,14 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,12 +35,38 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
 
 
-def run(tool: str, *arguments: object, **options: Any) -> str:
-    """Runs a ``command`` to its end and returns what it printed; its failure is an AssertionError with its output."""
-    words = command(tool, *arguments, **options)
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+@cache
+def _forks() -> subprocess.Popen:
+    """The process whose forks ``run`` uses; it ends with this one, since its input does."""
+    words, streams = [sys.executable, ROOT / "tests/forks.py"], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(words, env=environment(), text=True, **streams)
+
+
+def run(tool: str, *arguments: object, processes: int = 1, double: bool = False) -> str:
+    """Runs a command line of tools/ to its end, in processes that find each other as torchrun's do.
+
+    ``double`` computes in float64. Returns what was printed; a failure is an AssertionError with it.
+    """
+    words = command(tool, *arguments, double=double)[1:]
+    environments = [environment()]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free.getsockname()[1]),
+                "TORCHELASTIC_RUN_ID": "none",
+            }
+        sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+        ranks = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(processes)]
+        environments = [environment(**place, **sizes, **rank) for rank in ranks]
+    with tempfile.NamedTemporaryFile("r") as output:
+        request = {"words": words, "environments": environments, "output": output.name}
+        print(json.dumps(request), file=_forks().stdin, flush=True)
+        codes = json.loads(_forks().stdout.readline())
+        printed = output.read()
+    assert not any(codes), f"exit codes {codes}\n{printed}"
+    return printed
 
 
 def column(folder: Path, name: str) -> list[float]:
