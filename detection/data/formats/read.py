@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,10 @@ def _missing(data: EvalDataSettings, split: str, named: dict[str, Source]) -> st
     if data.path:
         held = f" (it has {', '.join(named)})" if named else ""
         more = " or data.val_fraction, such as 0.2" if split == "val" else ""
+        folder = Path(data.path).parent
+        with suppress(UserError):
+            if isfile(data.path) and split in find_splits(folder, data.format):
+                more += f", or give the folder, which has one: --data {folder}"
         return f"{data.path}: no {NAMES[split]} split found{held}: set data.{split}_annotations{more}"
     more = ", or data.val_fraction to hold back a part of the training images" if split == "val" else ""
     return (
