@@ -39,6 +39,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
 from divdet.engine.launch import processes
+from divdet.engine.words import counted
 
 Work = Callable[[EvaluateDetection, Path | None, Rules, World], tuple[CocoAnnotations, Evaluation]]
 _OF_CHECKPOINTS = ("postprocess", "batch_size", "tile", "tta", "runtime", "precision", "concurrency", "devices")
@@ -165,7 +166,7 @@ def _read_results(path: str, annotations: CocoAnnotations) -> Results:
     """Reads a results file and says what it holds, also where its boxes do not look like x, y, width, height."""
     results = load_results(path, annotations)
     covered = len(set(results.image.tolist()))
-    print(f"{path}: {len(results)} detections in {covered} of {len(annotations.images)} images")
+    print(f"{path}: {counted(len(results), 'detection')} in {covered:,} of {counted(len(annotations.images), 'image')}")
     if form := wrong_form(annotations.images, results):
         print(f"note: {path} {form}")
     return results

@@ -95,7 +95,7 @@ def test_repeated_detections_and_scores_that_rank_nothing_are_said(
     read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD | {"category_id": 17}], annotations)
     assert not capsys.readouterr().out
     assert len(read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD, GOOD], annotations)) == 4
-    assert "has 2 detections that repeat another one in everything" in capsys.readouterr().out
+    assert "has 2 detections equal in everything to another one" in capsys.readouterr().out
     read(tmp_path, [GOOD, GOOD | {"category_id": 17}], annotations)
     assert "gives all 2 detections the score 0.5, which ranks nothing" in capsys.readouterr().out
 
@@ -270,7 +270,7 @@ def test_a_folder_of_yolos_predictions_is_read(
     capsys.readouterr()
     (labels / "7.txt").write_text("0 0.5 0.5 0.2 0.4 0.9\n" * 3)  # yolo appends to the file of an earlier run
     load_results(labels, annotations)
-    assert "has 2 detections that repeat another one in everything" in capsys.readouterr().out
+    assert "has 2 detections equal in everything to another one" in capsys.readouterr().out
     for line, message in YOLO.values():
         (labels / "7.txt").write_text(f"0 0.5 0.5 0.2 0.4 0.9\n{line}\n")
         with pytest.raises(UserError, match=rf"7\.txt: {message}"):

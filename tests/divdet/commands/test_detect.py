@@ -202,7 +202,7 @@ def test_a_signal_ends_a_run_after_its_batch(trained: Path, photos: Path, monkey
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(prediction, "save_image", save_and_signal)
-    with pytest.raises(Stopped, match=r"6 of 8 images are left; .*part\.jsonl holds what was found") as stop:
+    with pytest.raises(Stopped, match=r"stopped, with 6 of 8 images left; .*part\.jsonl holds what was found") as stop:
         detect(config)
     assert stop.value.exit_code == 128 + signal.SIGTERM
     monkeypatch.setattr(prediction, "save_image", save)
