@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from os.path import isfile
+from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,19 @@ def _sources(data: EvalDataSettings, wanted: str, known: Known) -> tuple[dict[st
             if split == wanted:
                 raise
     return named, every
+
+
+def is_training_split(data: EvalDataSettings, own: EvalDataSettings) -> bool:
+    """Whether ``data`` evaluates the files that ``own``, a checkpoint's settings, trains on; no image is looked at."""
+    given = [(one.path, one.val_annotations) for one in (data, own)]
+    if given[0] == given[1] or own.val_fraction or not exists(own.train_annotations or own.path or ""):
+        return False
+    with suppress(OSError, UserError):  # of what the training data has become
+        pairs = ((own, "train"), (data, "val"))
+        trained, evaluated = (_sources(settings, split, Known())[0].get(split) for settings, split in pairs)
+        if trained and evaluated:
+            return trained.split == evaluated.split and trained.path.resolve() == evaluated.path.resolve()
+    return False
 
 
 def _number_images(data: dict[str, list[dict[str, Any]]]) -> None:

@@ -288,5 +288,9 @@ def test_yolos_predictions_are_numbered_as_its_data_yaml(tmp_path: Path) -> None
     (tmp_path / "predict/a.txt").write_text("2 0.5 0.5 0.2 0.4 0.9\n")
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: {0: a, 2: c}\n")
     data = {"val_annotations": str(tmp_path / "data.yaml")}
-    found = divdet.evaluate(tmp_path / "predict", data=data, output=str(tmp_path / "out"))
+    others = {"compare": str(tmp_path / "predict"), "output": str(tmp_path / "out")}
+    found = divdet.evaluate(tmp_path / "predict", data=data, **others)
+    assert found["comparison"]["AP"]["value"] == 0
+    with pytest.raises(UserError, match=r"compare is .*images, .*: give a COCO results file, or a folder of YOLO's"):
+        divdet.evaluate(tmp_path / "predict", data=data, **others | {"compare": str(tmp_path / "images")})
     assert found["per_class"] == {"a": None, "c": pytest.approx(1)}

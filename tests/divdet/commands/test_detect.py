@@ -258,6 +258,18 @@ def test_the_checkpoint_brings_its_orientation(trained: Path, tmp_path: Path) ->
     assert checkpoint_defaults(EvaluateDetection(str(tmp_path / "old.pt")))["data.orientation"] == "auto"
 
 
+def test_training_images_that_are_evaluated_are_noted(
+    trained: Path, photos: Path, capsys: pytest.CaptureFixture
+) -> None:
+    saved = checkpoint.read(trained)
+    saved["config"]["data"]["train_annotations"] = str(photos / "truth.json")
+    torch.save(saved, photos / "own.pt")
+    data = EvalDataSettings(str(photos / "truth.json"), str(photos))
+    for file, noted in ((trained, False), (photos / "own.pt", True)):
+        evaluate(EvaluateDetection(str(file), data=data, output=str(photos / "eval"), device="cpu"))
+        assert ("note: the checkpoint was trained on these images" in capsys.readouterr().out) is noted
+
+
 def test_the_checkpoints_images_are_not_those_of_annotations_elsewhere(trained: Path, tmp_path: Path) -> None:
     saved = checkpoint.read(trained)
     saved["config"]["data"] |= {"val_annotations": str(tmp_path / "val.json"), "val_images": str(tmp_path / "images")}
