@@ -107,8 +107,8 @@ class Detector:
         return super().__new__(cls)
 
     def __repr__(self) -> str:
-        source = f", {self.source}" if self.source else ""
-        return f"Detector(S={len(self.model.members)}, {len(self.names)} classes, {self.device}{source})"
+        count, source = len(self.names), f", {self.source}" if self.source else ""
+        return f"Detector(S={len(self.model.members)}, {count} class{'es' * (count > 1)}, {self.device}{source})"
 
     @classmethod
     def load(

@@ -103,7 +103,8 @@ class Fusion:
         self._orient = any(getattr(detector, "orientation", "auto") != "stored" for detector in self.detectors)
 
     def __repr__(self) -> str:
-        return f"Fusion({len(self.detectors)} detectors, {len(self.names)} classes, {self.rule.method})"
+        classes = f"{len(self.names)} class{'es' * (len(self.names) > 1)}"
+        return f"Fusion({len(self.detectors)} detectors, {classes}, {self.rule.method})"
 
     @property
     def category_ids(self) -> list[int]:

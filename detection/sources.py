@@ -10,6 +10,7 @@ from pathlib import Path
 
 from divdet.engine.addresses import is_address, path_of, serves_stream
 from divdet.engine.errors import UserError, printable
+from divdet.engine.words import counted
 
 # What OpenCV decodes. HDR and PFM are not among them: they hold no 8- or 16-bit pixels.
 _FORMATS = (
@@ -103,14 +104,14 @@ def _images_of(source: str, left_out: str | None) -> list[str]:
             skipped[_suffix(path) or "without suffix"] += 1
     kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common(9))
     if not images:
-        held = f" among {len(files)} files ({kinds})" if files else f" ({kinds})" if kinds else ""
+        held = f" among {counted(len(files), 'file')} ({kinds})" if files else f" ({kinds})" if kinds else ""
         camera = f"; a camera is camera:{source}" if source.isdecimal() else ""
         raise UserError(
             f"{source}: no image found{held}: name an image file, a folder with images, or a quoted pattern{camera}"
         )
     if skipped:
         others = f"{skipped.total()} other{'s' * (skipped.total() > 1)}"
-        print(printable(f"{source}: {len(images)} images; skipped {others} ({kinds})"))
+        print(printable(f"{source}: {counted(len(images), 'image')}; skipped {others} ({kinds})"))
     return images
 
 

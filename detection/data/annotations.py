@@ -91,8 +91,9 @@ class CocoAnnotations:
         boxes = sum(len(record.boxes) for record in self.images)
         empty = sum(len(record.boxes) == 0 for record in self.images)
         crowds = sum(int(record.crowd.sum()) for record in self.images)
-        held = f"{len(self.images)} images ({empty} without objects), {boxes} boxes"
-        held += f" ({crowds} crowds)" * bool(crowds) + f", {len(self.names)} categories"
+        held = f"{counted(len(self.images), 'image')} ({empty:,} without objects), {counted(boxes, 'box', 'boxes')}"
+        held += f" ({counted(crowds, 'crowd')})" * bool(crowds)
+        held += f", {counted(len(self.names), 'category', 'categories')}"
         return "; ".join([held, *self.remarks()])
 
     def remarks(self) -> list[str]:

@@ -20,6 +20,7 @@ from detection.data.file_names import FileNames, number_in_name
 from detection.data.yolo_results import Row, label_files, read_yolo_results
 from divdet.engine.errors import UserError
 from divdet.engine.files import write_atomically
+from divdet.engine.words import counted
 
 
 @dataclass
@@ -59,7 +60,8 @@ def load_results(results_path: str | Path, annotations: CocoAnnotations) -> Resu
     rows = read_yolo_results(files, annotations, lookup.names) if files else _read_file(path, annotations, lookup)
     results = Results(*columns_of(rows, score=np.float64))
     if repeats := count_repeats(*vars(results).values()):
-        print(f"note: {path} has {repeats} detections that repeat another one in everything: each counts once more")
+        held = f"{counted(repeats, 'detection')} equal in everything to another one"
+        print(f"note: {path} has {held}: each counts once more")
     if len(results) > 1 and results.score.min() == results.score.max():
         print(f"note: {path} gives all {len(results)} detections the score {results.score[0]:g}, which ranks nothing")
     return results
@@ -99,7 +101,7 @@ def _read_file(path: Path, annotations: CocoAnnotations, lookup: _Lookup) -> lis
         raise UserError(f"{path}: detections is an object, not a list: {form}; this file holds {held}")
     rows = read_entries(path, "detections", content, read)
     if masks:
-        print(f"{path}: {masks} boxes computed from segmentations")
+        print(f"{path}: {counted(masks, 'box', 'boxes')} computed from segmentations")
     if lookup.names.by_base:
         print(f"{path}: {lookup.names.describe_by_base()}")
     if lookup.renumbered:

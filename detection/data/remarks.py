@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from detection.data.annotations import NAMES, Split
 from detection.data.check import DataCheck
 from detection.data.statistics import Statistics
+from divdet.engine.words import counted
 
 _FEW = 20  # objects of a class in the training split
 _IMBALANCE = 10  # times as many objects of one class as of another
@@ -33,7 +34,9 @@ def remarks(check: DataCheck, statistics: Mapping[Split, Statistics]) -> list[st
     if training and validation:
         found += _shifts(training, validation)
     if validation and 0 < validation.objects < _FEW_TO_EVALUATE:
-        found.append(f"validation has {validation.objects} objects: its AP changes by several points by chance alone")
+        found.append(
+            f"validation has {counted(validation.objects, 'object')}: its AP changes by several points by chance alone"
+        )
     found += check.notes
     for split, held in check.splits.items():
         found += [f"{NAMES[split]}: {remark}" for remark in held.remarks()]

@@ -5,6 +5,7 @@ import numpy as np
 from detection.data.annotations import CocoAnnotations, part_of
 from divdet.engine.errors import UserError
 from divdet.engine.sampling import derived_seed
+from divdet.engine.words import counted
 
 
 def take_fraction(annotations: CocoAnnotations, fraction: float, seed: int) -> CocoAnnotations:
@@ -22,7 +23,9 @@ def take_fraction(annotations: CocoAnnotations, fraction: float, seed: int) -> C
     part = part_of(annotations, kept)
     print(f"train.fraction {fraction:g}: training on {len(part.images)} of the {total} images")
     if all(record.crowd.all() for record in part.images):
-        raise UserError(f"train.fraction {fraction:g}: the {len(part.images)} images have no object; raise it")
+        raise UserError(
+            f"train.fraction {fraction:g}: no object is in the {counted(len(part.images), 'image')}; raise it"
+        )
     return part
 
 

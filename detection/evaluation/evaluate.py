@@ -18,7 +18,7 @@ from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.loading import Loader
 from divdet.engine.progress import progress
-from divdet.engine.words import named
+from divdet.engine.words import counted, named
 
 
 @dataclass
@@ -133,7 +133,8 @@ def _say_what_differs(fusion: Fusion, annotations: CocoAnnotations, foreign: Cou
         listed = named([name for name, _ in foreign.most_common()])
         print(f"note: {foreign.total()} detections of classes that the ground truth does not list ({listed}) left out")
     if lacking:
-        print(f"note: no detector has or found {len(lacking)} classes of the ground truth ({named(lacking)})")
+        classes = f"{counted(len(lacking), 'class', 'classes')} of the ground truth"
+        print(f"note: no detector has or found {classes} ({named(lacking)})")
 
 
 def _evaluation(evaluators: list[CocoEvaluator], alone: bool, rules: Rules, world: World) -> Evaluation:

@@ -15,6 +15,7 @@ from detection.runtimes.exporting import library, to_openvino
 from detection.sources import find_images
 from divdet.engine.errors import UserError
 from divdet.engine.signal_stack import kept_signal_stack
+from divdet.engine.words import counted
 
 IMAGES = 100  # more hardly change the ranges, and each costs a forward pass
 
@@ -37,7 +38,7 @@ def quantize(pixels: FromPixels, folder: str | None) -> Any:
         raise UserError(f"{folder}: no such folder: give one of images to calibrate int8 with as --calibration")
     paths = find_images([os.path.join(glob.escape(folder), "**")])
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(IMAGES, len(paths))).round().astype(int)]
-    print(f"calibrating int8 with {len(paths)} images of {folder}")
+    print(f"calibrating int8 with {counted(len(paths), 'image')} of {folder}")
     form = pixels.network.input
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with kept_signal_stack():

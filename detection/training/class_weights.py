@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detection.data.annotations import CocoAnnotations
 from divdet.engine.errors import UserError
+from divdet.engine.words import counted
 
 LIMITS = (0.1, 10.0)  # of auto's weights: a class of one box in thousands would drown all others
 
@@ -42,8 +43,8 @@ def class_weights(
         weights = [by_name.get(name, 1.0) for name in names]
     else:
         if len(setting) != len(names):
-            classes = f"{len(names)} classes ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
-            raise UserError(f"train.class_weights has {len(setting)} weights, but the data {classes}")
+            classes = f"{counted(len(names), 'class', 'classes')} ({', '.join(names[:10])}{', …' * (len(names) > 10)})"
+            raise UserError(f"train.class_weights has {counted(len(setting), 'weight')}, but the data {classes}")
         weights = list(setting)
     shown = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
     print(f"train.class_weights: {', '.join(shown[:10])}{', …' if len(shown) > 10 else ''}")

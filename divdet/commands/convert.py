@@ -21,6 +21,7 @@ from detection.data.tiles import TileRule, cut_data_set
 from divdet.commands.data_settings import Convert
 from divdet.engine.errors import UserError, printable
 from divdet.engine.files import make_folder
+from divdet.engine.words import counted
 
 
 def convert(config: Convert) -> None:
@@ -72,7 +73,7 @@ def _write_tiles(splits: dict[str, CocoAnnotations], config: Convert) -> tuple[d
     with TemporaryDirectory(prefix=f".{output.name[:200]}.", dir=output.absolute().parent) as folder:
         tiles, counts = cut_data_set(splits, rule, Path(folder))
         for split, annotations in tiles.items():
-            before = f"{len(splits[split].images)} images cut into tiles of {config.tile} pixels"
+            before = f"{counted(len(splits[split].images), 'image')} cut into tiles of {config.tile} pixels"
             print(printable(f"{split}: {before}: {annotations.describe()}"))
         items, further = write_data_set(tiles, config.to, output, link=True)
     return items, counts + further

@@ -82,7 +82,7 @@ class _Run:
         settings = _run_settings(config, paths, records, self.category_ids)
         self.partial = partial = PartialResults(folder, settings, config.resume == "auto", world)
         if partial.done:
-            print(f"resuming {partial.path} after {len(partial.done)} batches")
+            print(f"resuming {partial.path} after {counted(len(partial.done), 'batch', 'batches')}")
         elif (folder / "detections.json").exists():
             print(f"note: {folder / 'detections.json'} of an earlier run is replaced; its other files stay")
         # Images that need tiles are large: one in memory at a time
@@ -112,8 +112,8 @@ class _Run:
             if stopping.signal and left:
                 raise Stopped(
                     stopping.signal,
-                    f"stopped, {left} of {total} images are left; {self.partial.path} holds what was found: continue "
-                    "with --resume auto",
+                    f"stopped, with {left} of {counted(total, 'image')} left; {self.partial.path} holds what was "
+                    "found: continue with --resume auto",
                 )
 
     def _photos(self, number: int) -> list[Photo]:

@@ -77,7 +77,7 @@ def detect_stream(config: Detect) -> Path:
                     bar.update()
                     if stopping.signal:
                         ended = Stopped(
-                            stopping.signal, f"stopped after {run.frames} frames; {folder} holds all of them"
+                            stopping.signal, f"stopped after {counted(run.frames, 'frame')}; {folder} holds all of them"
                         )
                         break
             except UserError as error:  # of a stream that has ended; what was found before is kept
@@ -157,9 +157,9 @@ class _Run:
         if not self.config.no_pictures:
             text += f" ({target.name} has no sound)"
         if video.passed_over:
-            text += f"; {video.passed_over} frames passed over"
+            text += f"; {counted(video.passed_over, 'frame')} passed over"
         if video.broken and self.frames != self.config.max_frames:  # else they are of what was read ahead
-            text += f"; {video.broken} frames could not be read"
+            text += f"; {counted(video.broken, 'frame')} could not be read"
             text += f" of about {video.total} (from the file's length and rate, if it does not vary)" * bool(
                 video.total
             )

@@ -12,8 +12,9 @@ from detection.data.annotations import CocoAnnotations
 from detection.data.box_forms import wrong_form
 from detection.data.category_match import match_categories
 from detection.data.coco_results import Results, load_results, save_results
-from detection.data.formats.read import read_annotations
+from detection.data.formats.read import is_training_split, read_annotations
 from detection.data.prepare import read_validation
+from detection.data.yolo_results import label_files
 from detection.detector import Detector, saved_settings
 from detection.ensembles import Fusion
 from detection.evaluation import coco_metrics
@@ -39,6 +40,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
 from divdet.engine.launch import processes
+from divdet.engine.words import counted
 
 Work = Callable[[EvaluateDetection, Path | None, Rules, World], tuple[CocoAnnotations, Evaluation]]
 _OF_CHECKPOINTS = ("postprocess", "batch_size", "tile", "tta", "runtime", "precision", "concurrency", "devices")
@@ -99,8 +101,10 @@ def evaluate_calls(detectors: Fusion, config: EvaluateDetection) -> dict[str, An
 
 def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dict[str, Any]:
     """Runs ``work``, prints what it found, and writes it into ``folder``; of several processes the main one alone."""
-    if config.compare and not Path(config.compare).is_file():  # said before the detector runs
-        raise UserError(f"compare is {config.compare}, which is no file: give a COCO results file")
+    other = Path(config.compare or ".")
+    if config.compare and not (other.is_file() or label_files(other)):  # said before the detector runs
+        what = "a COCO results file, or a folder of YOLO's label files with confidences"
+        raise UserError(f"compare is {config.compare}, which holds no results: give {what}")
     rules = Rules(config.max_dets, tuple(config.sizes or COCO_SIZES))
     with processes(config.device, 1, False) as (world, device):
         config = replace(config, device=str(device))
@@ -165,7 +169,7 @@ def _read_results(path: str, annotations: CocoAnnotations) -> Results:
     """Reads a results file and says what it holds, also where its boxes do not look like x, y, width, height."""
     results = load_results(path, annotations)
     covered = len(set(results.image.tolist()))
-    print(f"{path}: {len(results)} detections in {covered} of {len(annotations.images)} images")
+    print(f"{path}: {counted(len(results), 'detection')} in {covered:,} of {counted(len(annotations.images), 'image')}")
     if form := wrong_form(annotations.images, results):
         print(f"note: {path} {form}")
     return results
@@ -184,6 +188,8 @@ def _run_checkpoint(
     detector = Detector.load(config.checkpoint, config.device, config.postprocess, config)
     make_folder(folder)  # fails before the evaluation, not after it
     annotations = read_validation(config.data, folder, world)
+    if is_training_split(config.data, saved_settings(read_saved(config.checkpoint))[1]):
+        print("note: the checkpoint was trained on these images: its AP says nothing about other images")
     if detector.rules.kept is not None:  # a detector of some of the annotations' classes can be evaluated on them
         print(f"classes: {detector.rules.describe(detector.names)}")
         wanted = {name for name, kept in zip(detector.names, detector.rules.kept.tolist(), strict=True) if kept}

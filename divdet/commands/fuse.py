@@ -23,6 +23,7 @@ from detection.settings import EvalDataSettings
 from divdet.commands.settings import Fuse
 from divdet.engine.errors import UserError
 from divdet.engine.files import make_folder, write_json
+from divdet.engine.words import counted
 
 _SHOWN = ("AP50", "AP75", "APs", "APm", "APl", "AR100")
 _BEYOND = 1.0  # pixels past the border: less is rounding
@@ -87,7 +88,7 @@ def fuse(config: Fuse) -> dict[str, Any]:
         print("no objects are annotated, which would tell what the fusion brings")
     else:
         print(f"AP of the fused less that of {files[best]}: {gain}, 95 % interval over images{within}")
-    print(f"wrote {folder / 'fused.json'} ({len(fused)} detections) and {folder / 'metrics.json'}")
+    print(f"wrote {folder / 'fused.json'} ({counted(len(fused), 'detection')}) and {folder / 'metrics.json'}")
     return metrics
 
 
@@ -107,13 +108,15 @@ def _read(path: str, annotations: CocoAnnotations) -> Results:
     if form := wrong_form(annotations.images, results):
         raise UserError(f"{path}: {form}")
     covered = len(np.unique(results.image))
-    held = f"{len(results)} detections in {covered} of {len(annotations.images)} images"
+    held = f"{counted(len(results), 'detection')} in {covered:,} of {counted(len(annotations.images), 'image')}"
     if len(results):
-        held += f", {len(np.unique(results.label))} classes, scores {results.score.min():g} to {results.score.max():g}"
+        held += f", {counted(len(np.unique(results.label)), 'class', 'classes')}"
+        held += f", scores {results.score.min():g} to {results.score.max():g}"
     size = sizes_of(annotations.images)[results.image]
     ends = results.bbox[:, :2] + results.bbox[:, 2:]
     beyond = int(((results.bbox[:, :2] < -_BEYOND) | (ends > size + _BEYOND)).any(axis=1).sum())
-    print(f"{path}: {held}" + f"; {beyond} boxes pass the border and are cut there" * bool(beyond))
+    cut = "passes the border and is cut there" if beyond == 1 else "pass the border and are cut there"
+    print(f"{path}: {held}" + f"; {counted(beyond, 'box', 'boxes')} {cut}" * bool(beyond))
     return results
 
 

@@ -105,7 +105,7 @@ def load_fusion(config: EvaluateDetection | Detect | Serve) -> Fusion:
             f"{', '.join(paths)}: they give a class of one name other category ids, so results would be ambiguous: "
             "train them on files that agree"
         )
-    print(f"fusing {', '.join(paths)}: {len(fusion.names)} classes")
+    print(f"fusing {', '.join(paths)}: {counted(len(fusion.names), 'class', 'classes')}")
     for path, detector in zip(paths, detectors, strict=True):
         lacking = [name for name in fusion.names if name not in detector.names]
         if lacking:

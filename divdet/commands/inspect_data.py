@@ -43,7 +43,8 @@ def inspect_data(config: InspectData) -> dict[Split, Statistics]:
     write_faults(check.faults, folder / FAULTS)
     sources = [f"{NAMES[split]}: {held.path}" for split, held in check.splits.items()]
     write_text(data_page(check, numbers, lines, sources, form), folder / "inspect.html")
-    print("\n".join(map(printable, _report(check, numbers, lines))))
+    for line in _report(check, numbers, lines):
+        print(printable(line))
     print(f"wrote {folder / 'inspect.html'} and {folder / FAULTS}")
     if check.faults:
         raise DataError(check.faults, folder / FAULTS)

@@ -14,6 +14,7 @@ from divdet.engine.distributed import World
 from divdet.engine.errors import UserError
 from divdet.engine.files import reason
 from divdet.engine.locking import lock_file
+from divdet.engine.words import counted
 
 _SYNC_SECONDS = 1.0
 _BATCH = re.compile(rb'\{"batch": (\d+), .*\}\n')
@@ -74,8 +75,8 @@ class PartialResults:
             if not resume:
                 go_on = "" if resume is None else "add --resume auto to continue it, "
                 raise UserError(
-                    f"{path}: holds {len(places)} batches of a stopped run: {go_on}choose another --output, or remove "
-                    "the file"
+                    f"{path}: holds {counted(len(places), 'batch', 'batches')} of a stopped run: {go_on}choose "
+                    "another --output, or remove the file"
                 )
             earlier, wanted = flatten(first), flatten(self._settings)
             if changed := sorted(key for key in earlier.keys() | wanted.keys() if earlier.get(key) != wanted.get(key)):

@@ -54,7 +54,8 @@ class EvaluateDetection(_Prediction):
         at_score: a score at which precision, recall and F1 are printed, beside that of the best F1.
         max_dets: detections of an image and class that count, the best first. COCO's numbers are of 100.
         sizes: sides in pixels of the squares from which on objects are medium and large; default: COCO's 32 and 96.
-        compare: a COCO results file of another detector on the same images, to take the difference from.
+        compare: a COCO results file, or a folder of YOLO's label files with confidences, of another detector on the
+            same images, to take the difference from.
         report: write report.html as well, a page of classes, members and images.
         classes: names or category ids of the classes to evaluate, separated by commas: postprocess.classes.
         class_thresholds: lowest scores by class name or category id: postprocess.class_thresholds.

@@ -11,6 +11,7 @@ from detection.models.cost import foreground_classes
 from detection.models.cost import summarize as summarize_detector
 from divdet.commands.network_settings import Summary
 from divdet.engine.errors import UserError
+from divdet.engine.words import counted
 
 DIVISIONS = (1, 2, 4, 8)  # the paper's S, and one more
 
@@ -26,7 +27,7 @@ def print_summary(config: Summary) -> None:
     if config.task == "det":
         input_of(config.head, config.image_size, "--image_size")
         num_classes = foreground_classes(config.dataset)
-        dataset = f"{num_classes} classes"
+        dataset = counted(num_classes, "class", "classes")
     else:
         dataset = config.dataset or default_dataset(config.backbone)
 

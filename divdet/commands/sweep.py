@@ -28,6 +28,7 @@ from divdet.engine.devices import use_device
 from divdet.engine.errors import UserError
 from divdet.engine.faults import explained
 from divdet.engine.files import make_folder, write_json
+from divdet.engine.words import counted
 
 _HALVES = ("to choose on", "held out")
 
@@ -67,8 +68,8 @@ def sweep(config: Sweep) -> dict[str, Any]:
     network = time.perf_counter() - started
     compiling = _compile(candidates, annotations, config)
     print(
-        f"network once: {len(candidates.scores)} boxes of {candidates.counts.shape[1]} members "
-        f"with scores above {lowest:g} in {network:.1f} s; compiled in {compiling:.1f} s"
+        f"network once: {len(candidates.scores):,} boxes of {counted(candidates.counts.shape[1], 'member')} with "
+        f"scores above {lowest:g} in {network:.1f} s; compiled in {compiling:.1f} s"
     )
     started = time.perf_counter()
     grids = {option: getattr(config, "weights" if option == "member_weights" else option) for option in OPTIONS}

@@ -147,7 +147,10 @@ class _Parser(ArgumentParser):
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
         refuse_special(str(cfg_path))
         try:
-            return super().parse_path(cfg_path, *arguments, **options)
+            if cfg_path == "-":  # standard input
+                return super().parse_path(cfg_path, *arguments, **options)
+            text = Path(cfg_path).expanduser().read_text(encoding="utf-8")  # jsonargparse takes the locale's
+            return self.parse_string(text, cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
             raise UserError(f"{cfg_path}: not a YAML file: not UTF-8 text") from error
         except UserError as error:

@@ -87,7 +87,7 @@ def fit(
         if training.is_done():
             early = training.stopped_early()
             more = f"raise train.{'patience' if early else 'epochs'} to go on"
-            print(f"the run already has {training.epoch} epochs{early}: nothing to do; {more}")
+            print(f"the run already has {counted(training.epoch, 'epoch')}{early}: nothing to do; {more}")
             for logger in loggers if world.is_main_process and folder.last.exists() else ():
                 logger.complete(training.run)
         else:

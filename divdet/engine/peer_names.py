@@ -12,6 +12,7 @@ from divdet.engine.errors import UserError
 from divdet.engine.peer_options import OPTIONS, Option
 
 _BOOLS = ("true", "false")
+_SHORT = {"-b": "--batch", "-j": "--workers"}  # torchvision's
 
 
 def fields_of(config_class: type, prefix: str = "") -> dict[str, Any]:
@@ -26,9 +27,9 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
     """Rewrites arguments as ``--key=value`` with the names of ``fields``; what it does not know stays as it is.
 
     Understood are names without their section where one field alone has them (``--epochs``), other trainers' names
-    (``divdet.engine.peer_options``), hyphens, ultralytics' ``key=value`` (where the command takes ``positional``
-    arguments only for names that it knows), options without a value for truth values, ``--resume`` for ``--resume
-    auto``, and lists as ``1,2`` or ``1 2``.
+    (``divdet.engine.peer_options``), torchvision's ``-b`` and ``-j``, hyphens, ultralytics' ``key=value`` (where the
+    command takes ``positional`` arguments only for names that it knows), options without a value for truth values,
+    ``--resume`` for ``--resume auto``, and lists as ``1,2`` or ``1 2``.
 
     Raises:
         UserError: for options of other trainers that have no counterpart here, all at once, and beside them for those
@@ -38,6 +39,7 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
     sections = {key.partition(".")[0] for key in fields if "." in key}
     while words:
         word = words.popleft()
+        word = _SHORT.get(word, word)
         if word == "--":
             done += [word, *words]
             break

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,19 @@ def _sources(data: EvalDataSettings, wanted: str, known: Known) -> tuple[dict[st
     return named, every
 
 
+def is_training_split(data: EvalDataSettings, own: EvalDataSettings) -> bool:
+    """Whether ``data`` evaluates the files that ``own``, a checkpoint's settings, trains on; no image is looked at."""
+    given = [(one.path, one.val_annotations) for one in (data, own)]
+    if given[0] == given[1] or own.val_fraction or not exists(own.train_annotations or own.path or ""):
+        return False
+    with suppress(OSError, UserError):  # of what the training data has become
+        pairs = ((own, "train"), (data, "val"))
+        trained, evaluated = (_sources(settings, split, Known())[0].get(split) for settings, split in pairs)
+        if trained and evaluated:
+            return trained.split == evaluated.split and trained.path.resolve() == evaluated.path.resolve()
+    return False
+
+
 def _number_images(data: dict[str, list[dict[str, Any]]]) -> None:
     """Gives image ids: the numbers that are the files' names where all are, as in COCO, else counted from 1."""
     numbers = [number_in_name(image["file_name"]) for image in data["images"]]
@@ -222,6 +237,10 @@ def _missing(data: EvalDataSettings, split: str, named: dict[str, Source]) -> st
     if data.path:
         held = f" (it has {', '.join(named)})" if named else ""
         more = " or data.val_fraction, such as 0.2" if split == "val" else ""
+        folder = Path(data.path).parent
+        with suppress(UserError):
+            if isfile(data.path) and split in find_splits(folder, data.format):
+                more += f", or give the folder, which has one: --data {folder}"
         return f"{data.path}: no {NAMES[split]} split found{held}: set data.{split}_annotations{more}"
     more = ", or data.val_fraction to hold back a part of the training images" if split == "val" else ""
     return (

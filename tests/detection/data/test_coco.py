@@ -70,7 +70,7 @@ def test_records_in_file_order_with_labels_by_ascending_category_id(folder: Path
     assert third.boxes.shape == (0, 4)
     assert annotations.counts == {"boxes partly outside their image clipped": 1, UNSIZED: 1}
     assert annotations.describe() == (
-        "3 images (1 without objects), 3 boxes (1 crowds), 3 categories; 1 class without objects ('toothbrush'); "
+        "3 images (1 without objects), 3 boxes (1 crowd), 3 categories; 1 class without objects ('toothbrush'); "
         "1 boxes partly outside their image clipped; 1 images of no usable width and height, whose boxes "
         "are cut at the border when the image is read"
     )

@@ -95,7 +95,7 @@ def test_repeated_detections_and_scores_that_rank_nothing_are_said(
     read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD | {"category_id": 17}], annotations)
     assert not capsys.readouterr().out
     assert len(read(tmp_path, [GOOD, GOOD | {"score": 0.4}, GOOD, GOOD], annotations)) == 4
-    assert "has 2 detections that repeat another one in everything" in capsys.readouterr().out
+    assert "has 2 detections equal in everything to another one" in capsys.readouterr().out
     read(tmp_path, [GOOD, GOOD | {"category_id": 17}], annotations)
     assert "gives all 2 detections the score 0.5, which ranks nothing" in capsys.readouterr().out
 
@@ -270,7 +270,7 @@ def test_a_folder_of_yolos_predictions_is_read(
     capsys.readouterr()
     (labels / "7.txt").write_text("0 0.5 0.5 0.2 0.4 0.9\n" * 3)  # yolo appends to the file of an earlier run
     load_results(labels, annotations)
-    assert "has 2 detections that repeat another one in everything" in capsys.readouterr().out
+    assert "has 2 detections equal in everything to another one" in capsys.readouterr().out
     for line, message in YOLO.values():
         (labels / "7.txt").write_text(f"0 0.5 0.5 0.2 0.4 0.9\n{line}\n")
         with pytest.raises(UserError, match=rf"7\.txt: {message}"):
@@ -288,5 +288,9 @@ def test_yolos_predictions_are_numbered_as_its_data_yaml(tmp_path: Path) -> None
     (tmp_path / "predict/a.txt").write_text("2 0.5 0.5 0.2 0.4 0.9\n")
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: {0: a, 2: c}\n")
     data = {"val_annotations": str(tmp_path / "data.yaml")}
-    found = divdet.evaluate(tmp_path / "predict", data=data, output=str(tmp_path / "out"))
+    others = {"compare": str(tmp_path / "predict"), "output": str(tmp_path / "out")}
+    found = divdet.evaluate(tmp_path / "predict", data=data, **others)
+    assert found["comparison"]["AP"]["value"] == 0
+    with pytest.raises(UserError, match=r"compare is .*images, .*: give a COCO results file, or a folder of YOLO's"):
+        divdet.evaluate(tmp_path / "predict", data=data, **others | {"compare": str(tmp_path / "images")})
     assert found["per_class"] == {"a": None, "c": pytest.approx(1)}

@@ -202,7 +202,7 @@ def test_a_signal_ends_a_run_after_its_batch(trained: Path, photos: Path, monkey
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(prediction, "save_image", save_and_signal)
-    with pytest.raises(Stopped, match=r"6 of 8 images are left; .*part\.jsonl holds what was found") as stop:
+    with pytest.raises(Stopped, match=r"stopped, with 6 of 8 images left; .*part\.jsonl holds what was found") as stop:
         detect(config)
     assert stop.value.exit_code == 128 + signal.SIGTERM
     monkeypatch.setattr(prediction, "save_image", save)
@@ -256,6 +256,18 @@ def test_the_checkpoint_brings_its_orientation(trained: Path, tmp_path: Path) ->
     del saved["config"]["data"]["orientation"]  # of an older checkpoint
     torch.save(saved, tmp_path / "old.pt")
     assert checkpoint_defaults(EvaluateDetection(str(tmp_path / "old.pt")))["data.orientation"] == "auto"
+
+
+def test_training_images_that_are_evaluated_are_noted(
+    trained: Path, photos: Path, capsys: pytest.CaptureFixture
+) -> None:
+    saved = checkpoint.read(trained)
+    saved["config"]["data"]["train_annotations"] = str(photos / "truth.json")
+    torch.save(saved, photos / "own.pt")
+    data = EvalDataSettings(str(photos / "truth.json"), str(photos))
+    for file, noted in ((trained, False), (photos / "own.pt", True)):
+        evaluate(EvaluateDetection(str(file), data=data, output=str(photos / "eval"), device="cpu"))
+        assert ("note: the checkpoint was trained on these images" in capsys.readouterr().out) is noted
 
 
 def test_the_checkpoints_images_are_not_those_of_annotations_elsewhere(trained: Path, tmp_path: Path) -> None:

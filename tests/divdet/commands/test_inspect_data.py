@@ -133,6 +133,13 @@ def test_a_recipe_and_no_images(tmp_path: Path) -> None:
     assert "Images were not decoded." in (tmp_path / "out" / "inspect.html").read_text()
 
 
+def test_what_cannot_be_read_prints_no_empty_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "truth.json").write_text("{}")
+    with pytest.raises(DataError, match=r"truth\.json"):
+        inspected(DataSettings(train_annotations=str(tmp_path / "truth.json")), tmp_path / "out")
+    assert capsys.readouterr().out.startswith("wrote ")
+
+
 def test_no_data_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.train_annotations is not set"):
         inspected(DataSettings(), tmp_path / "out")
@@ -141,12 +148,12 @@ def test_no_data_named(tmp_path: Path) -> None:
 def test_one_image_and_no_object(tmp_path: Path) -> None:
     """Training says the same of it."""
     data = make(tmp_path / "data", 1, ["cat"])
-    with pytest.raises(DataError, match=r"truth\.json: there is no object to learn from \(1 images"):
+    with pytest.raises(DataError, match=r"truth\.json: there is no object to learn from \(1 image \(1 w"):
         inspected(data, tmp_path / "out")
     assert "no object to learn from" in (tmp_path / "out/faults.txt").read_text()
     data.val_annotations, data.val_images = data.train_annotations, data.train_images
     for skip_bad in (False, True):
-        with pytest.raises(DataError, match=r"truth\.json: there is no object to learn from \(1 images"):
+        with pytest.raises(DataError, match=r"truth\.json: there is no object to learn from \(1 image \(1 w"):
             read_splits(replace(data, skip_bad=skip_bad))
 
 

@@ -1,7 +1,9 @@
 """Command lines and recipes: what a user sees when something in them is wrong."""
 
 import io
+import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -249,6 +251,16 @@ def test_what_stands_where_an_option_should_is_told(tmp_path: Path) -> None:
 def test_an_unknown_recipe_names_those_that_exist(name: str, message: str) -> None:
     with pytest.raises(UserError, match=f"--config {name}: no such file, and no recipe of that name: .*{message}"):
         parse(TrainDetection, ["--config", name])
+
+
+def test_a_recipe_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("output: Straße_车\n", encoding="utf-8")
+    code = "from divdet.engine.cli import *; print(ascii(parse(CommonSettings, ['--config', 'mine.yaml']).output))"
+    code = f"from divdet.engine.settings import CommonSettings; {code}"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = os.environ | locale | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout == "'Stra\\xdfe_\\u8f66'\n", run.stderr
 
 
 def test_a_recipe_in_the_home_folder_and_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

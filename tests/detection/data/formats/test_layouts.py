@@ -257,6 +257,11 @@ def test_missing_splits_say_what_to_set(tmp_path: Path) -> None:
         read_annotations(EvalDataSettings(path=str(tmp_path)), "val")
     with pytest.raises(UserError, match="there is no such file or folder"):
         read_annotations(EvalDataSettings(path=str(tmp_path / "none")), "val")
+    alone = text(tmp_path / "coco" / "instances_train.json", json.dumps(coco("a.jpg")))
+    for others in ("$", f", or give the folder, which has one: --data {alone.parent}$"):
+        with pytest.raises(UserError, match=r"no validation split found \(it has train\): .*such as 0\.2" + others):
+            read_annotations(EvalDataSettings(path=str(alone)), "val")
+        text(alone.with_name("instances_val.json"), json.dumps(coco("b.jpg")))
     with pytest.raises(UserError, match="there is no such file or folder"):
         find_splits("a" * 300)
 

@@ -12,7 +12,7 @@ import pytest
 from detection.data.annotations import CocoAnnotations, part_of
 from detection.data.coco import load_annotations
 from detection.data.formats import read
-from detection.data.formats.read import read_annotations, validation_part
+from detection.data.formats.read import is_training_split, read_annotations, validation_part
 from detection.data.formats.write import write_data_set
 from detection.data.prepare import check_data
 from detection.settings import DataSettings, DetectionTrainSettings, EvalDataSettings, ModelSettings, TrainDetection
@@ -61,6 +61,19 @@ def photos(folder: Path, count: int, start: int = 0) -> CocoAnnotations:
     for number, entry in enumerate(truth["images"], start):
         entry |= {"width": 20 + number, "height": 30}
     return load_annotations(text(folder / f"{start}-{count}.json", json.dumps(truth)), folder)
+
+
+def test_the_split_that_a_detector_was_trained_on(tmp_path: Path) -> None:
+    names = ("train.json", "val.json", "other/train.json")
+    train, val, other = (str(text(tmp_path / name, json.dumps(coco("a.jpg")))) for name in names)
+    of_folder = DataSettings(path=str(tmp_path))
+    for own in (of_folder, DataSettings(train_annotations=train, val_annotations=val)):
+        for file, same in ((train, True), (f"{tmp_path}/other/../train.json", True), (val, False), (other, False)):
+            assert is_training_split(EvalDataSettings(file), own) is same
+        assert not is_training_split(of_folder, own)
+    held_out = DataSettings(train_annotations=train, val_fraction=0.2)
+    gone = DataSettings(train_annotations=str(tmp_path / "gone.json"))
+    assert not any(is_training_split(EvalDataSettings(train), own) for own in (held_out, gone, DataSettings()))
 
 
 def test_content_decides_the_side(tmp_path: Path) -> None:
