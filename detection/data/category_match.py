@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     Both only if they have no object. ``truth`` gets the labels of the categories that stay.
 
     Returns:
-        The categories that stay, and what was dropped or shares a name, counted.
+        The categories that stay, and what was dropped, shares a name, or almost does, counted.
     """
     used = set(np.unique(truth.label).tolist())
     unused = [label for label in range(len(categories)) if label not in used]
@@ -43,6 +44,14 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     repeated = [name for name, count in Counter(categories[label]["name"] for label in kept).items() if count > 1]
     if repeated:
         counts[f"names of several categories, which stay separate classes ({named(repeated)})"] = len(repeated)
+    spellings: dict[str, dict[str, None]] = {}  # dicts keep the order
+    for label in kept:
+        name = categories[label]["name"]
+        spellings.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold())), {})[name] = None
+    alike = [name for names in spellings.values() if len(names) > 1 for name in names]
+    if alike:
+        what = f"class names that differ in case, spaces, - or _ alone, which stay separate ({named(alike)})"
+        counts[what] = len(alike)
     return [categories[label] for label in kept], counts
 
 

@@ -59,22 +59,36 @@ def parallel(folder: Path, one: str, other: str) -> Path | None:
 
 def label_files(folder: Path) -> Iterator[Path]:
     """YOLO's label files in a folder, also in its subfolders; not lists of classes and the like."""
-    files = (file for file in sorted(folder.rglob("*.[tT][xX][tT]")) if not file.name.startswith("."))
+    files = (file for file in sorted(_below(folder)) if file.suffix.lower() == ".txt")
     return (file for file in files if not NO_LABELS.fullmatch(file.name))
 
 
 def xml_files(folder: Path) -> list[Path]:
     """The XML files in a folder and its subfolders."""
-    files = (file for file in folder.rglob("*") if not file.name.startswith("."))  # macOS writes ._NAME.xml
-    return sorted(file for file in files if file.suffix.lower() == ".xml" and file.is_file())
+    return sorted(file for file in _below(folder) if file.suffix.lower() == ".xml" and file.is_file())
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder and its subfolders, by suffix; raises UserError where there is no folder."""
+def images_in(folder: Path, links: bool = True) -> list[Path]:
+    """The image files of a folder and its subfolders, by suffix; raises UserError where there is no folder.
+
+    ``links``: also of folders that links lead to.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of images")
-    files = (path for path in folder.rglob("*") if not path.name.startswith("."))  # macOS writes ._NAME.jpg
-    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return [path for path in _below(folder, links) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+
+
+def _below(folder: Path, links: bool = True) -> Iterator[Path]:
+    """The files of a folder and its subfolders, but no hidden ones: macOS writes ._NAME.jpg.
+
+    Links to folders are followed, as ultralytics does, unless they lead back to a folder around them.
+    """
+    around: dict[str, frozenset[str]] = {os.fspath(folder): frozenset()}  # of a folder, without links in their paths
+    for parent, inner, files in os.walk(folder, followlinks=links):
+        outer = around.pop(parent) | {os.path.realpath(parent)}
+        inner[:] = [name for name in inner if os.path.realpath(os.path.join(parent, name)) not in outer]
+        around |= {os.path.join(parent, name): outer for name in inner}
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def yolo_folders(path: Path) -> tuple[Path, Path]:

@@ -25,6 +25,7 @@ from detection.data.formats.folders import (
     split_of,
     subfolder,
     voc_annotations,
+    xml_files,
     yolo_folders,
 )
 from detection.data.formats.text_files import is_darknet, is_description, read_description
@@ -244,7 +245,7 @@ def coco_images(file: Path) -> Path | None:
         usual.setdefault(place.resolve(), place)
     fitting = {}
     for place in usual.values():
-        files = place.iterdir() if place == file.parent else images_in(place)  # it may be a home folder
+        files = place.iterdir() if place == file.parent else images_in(place, links=False)  # it may be a home folder
         index = NameIndex([relative_name(path, place) for path in files])
         fitting[place] = sum(bool(index.fits(name, base_alone=False)) for name in names)
     best = max(fitting, key=fitting.__getitem__, default=None)
@@ -298,7 +299,7 @@ def _is_label(file: Path) -> bool:
 
 
 def _holds_xml(folder: Path) -> bool:
-    return _any(folder.rglob("*.[xX][mM][lL]"), lambda file: "<annotation" in _head(file))
+    return _any(xml_files(folder), lambda file: "<annotation" in _head(file))
 
 
 def _is_coco(file: Path) -> bool:
