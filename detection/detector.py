@@ -376,8 +376,8 @@ class Detector:
         on_cpu = self.device.type == "cpu" and isinstance(self.network, FromPixels)
         if os.getpid() != self.process and not on_cpu:
             raise UserError(
-                "the detector was loaded before this process was forked, which works only with --runtime torch on the "
-                "CPU: start the process by multiprocessing's spawn method"
+                "the detector was loaded by another process, which works only with --runtime torch on the CPU: start "
+                "this one by multiprocessing's spawn method, and load the detector in it"
             )
         outputs = self.network(inputs.to(self.device, non_blocking=True))
         settings = self.resolved_settings() if world else self.settings

@@ -84,7 +84,7 @@ def evaluate(
         raise UserError(
             f"checkpoint is {type(checkpoint).__name__}: give a file's path, or what is called with an image"
         )
-    if Path(checkpoint).suffix.lower() == ".json" or Path(checkpoint).is_dir():
+    if Path(checkpoint).name.lower().endswith((".json", ".json.gz")) or Path(checkpoint).is_dir():
         return _run("eval-det", settings, "--detections", str(checkpoint))
     from detection.runtimes.exported import is_exported
     from divdet.engine.checkpoint import load

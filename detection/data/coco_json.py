@@ -37,7 +37,10 @@ def read_json(path: Path) -> Any:
     """Return the parsed content of a JSON file; raise UserError where it cannot be read or parsed."""
     try:
         refuse_special(path)
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            raise UserError(f"{path}: not JSON: it is compressed by gzip: unpack it")
+        return json.loads(content)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:

@@ -89,7 +89,7 @@ def _read_file(path: Path, annotations: CocoAnnotations, lookup: _Lookup) -> lis
     try:
         content = read_json(path)
     except UserError as error:
-        if path.suffix.lower() == ".json" or not path.exists():
+        if path.suffix.lower() in (".json", ".gz") or not path.exists():
             raise
         raise UserError(
             f"{path}: is no COCO results file, a .json: mmdetection writes one by CocoMetric's outfile_prefix, "

@@ -28,6 +28,24 @@ def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:
     return device
 
 
+class _OfThisProcess:
+    """A network that another process cannot be sent: a library holds it."""
+
+    def __init__(self, run: Network) -> None:
+        self._run = run
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self._run(images)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise UserError(
+            "a detector that runs by ONNX Runtime or OpenVINO cannot be sent to another process: load it there"
+        )
+
+
 def run_onnx(model: bytes) -> Network:
     """Runs a serialized ONNX model, whose input is ``images``, on as many threads as torch has."""
     onnxruntime = library("onnxruntime", "onnxruntime")
@@ -40,7 +58,7 @@ def run_onnx(model: bytes) -> Network:
     def run(images: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
 
-    return run
+    return _OfThisProcess(run)
 
 
 def run_openvino(graph: Any) -> Network:
@@ -57,4 +75,4 @@ def run_openvino(graph: Any) -> Network:
             found = compiled(images.numpy(), share_inputs=True)
         return tuple(torch.from_numpy(found[number]) for number in range(len(found)))
 
-    return run
+    return _OfThisProcess(run)

@@ -42,6 +42,7 @@ from divdet.engine.errors import UserError
 
 NUMBERED = "classes named by their numbers, since no data.yaml or classes.txt lists names"
 UNLABELED = "images without a label file, taken as images without objects"
+SHARED = "images whose label file is that of another of the same name, such as a.png of a.jpg"
 NO_IMAGE = "label files without an image, which are left out"
 
 
@@ -170,6 +171,7 @@ def _find(source: Source, faults: list[DataFault]) -> _Split:
     if len(missing) == len(found):
         raise UserError(f"{source}: none of its {len(found)} images has a label file; the first would be {missing[0]}")
     counts[UNLABELED] = len(missing)
+    counts[SHARED] = len(found) - len(missing) - len(set(found.values()) - set(missing))
     return _Split(found, names, pose, counts)
 
 

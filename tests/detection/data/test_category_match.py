@@ -67,6 +67,14 @@ def test_names_that_repeat_are_told_apart_by_id(tmp_path: Path) -> None:
         match_categories([2, 3], ["box", "box"], given)
 
 
+def test_names_that_are_almost_the_same_are_noted(tmp_path: Path) -> None:
+    """VOC files of several people often have both: each would get a part of the objects."""
+    given = annotations(tmp_path, Stop_sign=1, disc=2, **{"stop-sign": 3})
+    assert "2 class names that differ in case, spaces, - or _ alone" in given.describe()
+    assert "which stay separate ('Stop sign', 'stop-sign')" in given.describe()
+    assert "differ" not in annotations(tmp_path, disc=1, disc2=2, discs=3).describe()
+
+
 def test_results_carry_the_files_ids_and_score_the_same_again(tmp_path: Path) -> None:
     """A detection of a class that the file does not list has no id there; no number depends on it."""
     given = annotations(tmp_path, ring=1, box=2)

@@ -1,5 +1,6 @@
 """What a results file may hold, and what a user sees where it holds something else."""
 
+import gzip
 import json
 import math
 import pickle
@@ -68,6 +69,15 @@ def test_bad_results_are_one_clear_line(tmp_path: Path, annotations: CocoAnnotat
     assert str(error.value).startswith(f"{tmp_path / 'results.json'}: ")
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.json.gz"])
+def test_compressed_results_are_told(name: str, tmp_path: Path, annotations: CocoAnnotations) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(json.dumps([GOOD]).encode()))
+    with pytest.raises(UserError, match=rf"{name}: not JSON: it is compressed by gzip: unpack it"):
+        load_results(tmp_path / name, annotations)
+    with pytest.raises(UserError, match="gzip"):
+        divdet.evaluate(tmp_path / name, data={"val_annotations": str(tmp_path / "truth.json")}, output=tmp_path)
 
 
 def test_results_of_another_form_are_told_which_is_read(tmp_path: Path, annotations: CocoAnnotations) -> None:

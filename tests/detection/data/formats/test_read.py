@@ -168,6 +168,23 @@ def test_links_to_files_elsewhere_are_followed(tmp_path: Path) -> None:
     assert len(found.images[0].boxes) == 1
 
 
+@pytest.mark.parametrize("kind", ["yolo", "voc"])
+def test_links_to_folders_are_followed_but_not_in_circles(kind: str, tmp_path: Path) -> None:
+    """Collections are often put together of such links, and what is behind them was left out without a word."""
+    images, labels = ("JPEGImages", "Annotations") if kind == "voc" else ("images", "labels")
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+    label = f"<annotation><object><name>a</name>{box}</object></annotation>" if kind == "voc" else "0 .5 .5 .5 .5"
+    for number, root in enumerate((tmp_path / "set", tmp_path / "store")):
+        image(root / images / f"{number}.png", number)
+        text(root / labels / f"{number}.{'xml' if kind == 'voc' else 'txt'}", label)
+    for inner in (images, labels):
+        (tmp_path / "set" / inner / "more").symlink_to(tmp_path / "store" / inner)
+        (tmp_path / "store" / inner / "back").symlink_to(tmp_path / "set" / inner)
+    found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path / "set")), "train")
+    assert [record.path.name for record in found.images] == ["0.png", "1.png"]
+    assert [len(record.boxes) for record in found.images] == [1, 1]
+
+
 def counted(function: Callable, calls: list[str]) -> Callable:
     def call(*arguments: Any, **options: Any) -> Any:
         calls.append(function.__name__)

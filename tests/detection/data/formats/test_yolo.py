@@ -64,6 +64,15 @@ def test_poses_become_boxes(tmp_path: Path) -> None:
     assert found.truth.bbox.tolist() == [[75, 25, 50, 50]]
 
 
+def test_images_of_one_label_file_are_counted(tmp_path: Path) -> None:
+    data = data_set(tmp_path, "0 0.5 0.5 0.5 0.5\n")
+    assert yolo.SHARED not in read_annotations(data, "train").counts
+    image(tmp_path / "images" / "a.jpg", 2)
+    found = read_annotations(data, "train")
+    assert [len(record.boxes) for record in found.images] == [1, 1, 0]  # as in ultralytics
+    assert found.counts[yolo.SHARED] == 1
+
+
 @pytest.mark.parametrize("place", [".", "labels", "train.txt"])
 def test_poses_of_folders_and_lists_become_boxes(place: str, tmp_path: Path) -> None:
     """Four more columns would be an outline."""
