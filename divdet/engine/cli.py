@@ -98,6 +98,7 @@ class _Parser(ArgumentParser):
     fields: dict[str, Any]  # types by key
     given: set[str]  # options on the command line
     configs: list[str]  # the files behind --config
+    around: tuple[Path, ...] = ()  # the recipes that are being read, each named by the one before
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse would print the whole usage before a message of several lines.
@@ -146,19 +147,27 @@ class _Parser(ArgumentParser):
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
         refuse_special(str(cfg_path))
+        here, around, path = os.getcwd(), self.around, Path(cfg_path).expanduser().absolute()
         try:
             if cfg_path == "-":  # standard input
                 return super().parse_path(cfg_path, *arguments, **options)
-            text = Path(cfg_path).expanduser().read_text(encoding="utf-8")  # jsonargparse takes the locale's
+            if path.resolve() in around:
+                raise UserError("is read already: the recipe names itself as config, or another that names it")
+            text = path.read_text(encoding="utf-8")  # jsonargparse takes the locale's
+            self.around = (*around, path.resolve())
+            os.chdir(path.parent)  # files that the recipe names lie beside it, as jsonargparse has it
             return self.parse_string(text, cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
             raise UserError(f"{cfg_path}: not a YAML file: not UTF-8 text") from error
         except UserError as error:
-            content = _content(str(cfg_path))
+            content = _content(str(path))
             split = {"names", "nc"} & content.keys() and {"train", "val"} & content.keys()
             if "data.path" in self.fields and split:
                 raise UserError(f"{cfg_path}: this is YOLO's data.yaml, no recipe: give it as --data") from error
             raise UserError(f"{cfg_path}: {error}") from error
+        finally:
+            os.chdir(here)
+            self.around = around
 
 
 def parse(

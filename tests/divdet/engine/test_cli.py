@@ -263,6 +263,24 @@ def test_a_recipe_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     assert run.stdout == "'Stra\\xdfe_\\u8f66'\n", run.stderr
 
 
+def test_files_that_a_recipe_names_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    for name, text in {
+        "own": "config: base.yaml\nseed: 3\n",
+        "base": "seed: 2\ntrain: section.yaml\n",
+        "section": "epochs: 9\n",
+        "circle": "config: back.yaml\n",
+        "back": "config: ../mine/circle.yaml\n",
+    }.items():
+        (tmp_path / "mine" / f"{name}.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    read = parse(TrainDetection, ["--config", "mine/own.yaml"])
+    assert (read.seed, read.train.epochs) == (3, 9)
+    with pytest.raises(UserError, match=r"circle\.yaml: is read already: the recipe names itself"):
+        parse(TrainDetection, ["--config", "mine/circle.yaml"])
+    assert Path.cwd() == tmp_path
+
+
 def test_a_recipe_in_the_home_folder_and_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text("seed: 7\n")
     (tmp_path / "bccd").mkdir()  # of photos, say
