@@ -12,7 +12,8 @@ from divdet.engine.errors import UserError
 from divdet.engine.peer_options import OPTIONS, Option
 
 _BOOLS = ("true", "false")
-_SHORT = {"-b": "--batch", "-j": "--workers"}  # torchvision's
+_SHORT = re.compile(r"-([bj])=?(\d*)")  # torchvision's: -b 8, -b8
+_LONG = {"b": "--batch", "j": "--workers"}
 
 
 def fields_of(config_class: type, prefix: str = "") -> dict[str, Any]:
@@ -39,7 +40,8 @@ def translate(argv: Sequence[str], fields: Mapping[str, Any], positional: str | 
     sections = {key.partition(".")[0] for key in fields if "." in key}
     while words:
         word = words.popleft()
-        word = _SHORT.get(word, word)
+        if short := _SHORT.fullmatch(word):
+            word = _LONG[short[1]] + f"={short[2]}" * bool(short[2])
         if word == "--":
             done += [word, *words]
             break
@@ -94,7 +96,9 @@ def _take_value(words: deque[str], choices: Sequence[str], many: bool) -> str:
 
     It is empty where the next word is no value.
     """
-    if not words or words[0].startswith("--") or (choices and words[0].lower() not in choices):
+    if not words or words[0].startswith("--") or _SHORT.fullmatch(words[0]):
+        return ""
+    if choices and words[0].lower() not in choices:
         return ""
     values = [words.popleft()]
     while many and words and _is_number(words[0]):

@@ -129,6 +129,7 @@ def test_a_source_may_have_an_equals_sign_in_its_name() -> None:
         ("amp=False", {"train.precision": "float32"}),
         ("--fp16", {"train.precision": "fp16"}),
         ("-b 6 -j 4", {"train.batch_size": 6, "train.workers": 4}),
+        ("-b6 --resume -j4", {"train.batch_size": 6, "resume": "auto", "train.workers": 4}),
         ("--sync-bn", {"train.batch_norm": "sync"}),
         ("--report-to csv,wandb --log-interval 9", {"train.loggers": ["csv", "wandb"], "train.log_every": 9}),
         # What is done anyway
