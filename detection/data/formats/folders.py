@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,12 @@ def parallel(folder: Path, one: str, other: str) -> Path | None:
 
 def label_files(folder: Path) -> Iterator[Path]:
     """YOLO's label files in a folder, also in its subfolders; not lists of classes and the like."""
-    files = (file for file in sorted(_below(folder)) if file.suffix.lower() == ".txt")
-    return (file for file in files if not NO_LABELS.fullmatch(file.name))
+    return (file for file in sorted(_below(folder, [".txt"])) if not NO_LABELS.fullmatch(file.name))
 
 
-def xml_files(folder: Path) -> list[Path]:
+def xml_files(folder: Path) -> Iterator[Path]:
     """The XML files in a folder and its subfolders."""
-    return sorted(file for file in _below(folder) if file.suffix.lower() == ".xml" and file.is_file())
+    return (file for file in _below(folder, [".xml"]) if file.is_file())
 
 
 def images_in(folder: Path, links: bool = True) -> list[Path]:
@@ -75,20 +74,26 @@ def images_in(folder: Path, links: bool = True) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of images")
-    return [path for path in _below(folder, links) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return [path for path in _below(folder, IMAGE_SUFFIXES, links) if path.is_file()]
 
 
-def _below(folder: Path, links: bool = True) -> Iterator[Path]:
-    """The files of a folder and its subfolders, but no hidden ones: macOS writes ._NAME.jpg.
+def _below(folder: Path, suffixes: Collection[str], links: bool = True) -> Iterator[Path]:
+    """The files of a folder and its subfolders that have a suffix, but nothing hidden: macOS writes ._NAME.jpg.
 
-    Links to folders are followed, as ultralytics does, unless they lead back to a folder around them.
+    Links to folders are followed, as ultralytics does, but last, and no folder is read twice.
     """
-    around: dict[str, frozenset[str]] = {os.fspath(folder): frozenset()}  # of a folder, without links in their paths
-    for parent, inner, files in os.walk(folder, followlinks=links):
-        outer = around.pop(parent) | {os.path.realpath(parent)}
-        inner[:] = [name for name in inner if os.path.realpath(os.path.join(parent, name)) not in outer]
-        around |= {os.path.join(parent, name): outer for name in inner}
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))  # a link to one of them would lead to everything
+    starts = [os.fspath(folder)]
+    for start in starts:  # which grow
+        for parent, inner, files in os.walk(start):
+            real = os.path.realpath(parent)
+            inner[:] = [name for name in inner if real not in seen and not name.startswith(".")]
+            if real in seen:
+                continue
+            seen.add(real)
+            starts += [path for name in inner if links and os.path.islink(path := os.path.join(parent, name))]
+            fitting = (name for name in files if os.path.splitext(name)[1].lower() in suffixes)
+            yield from (Path(parent, name) for name in fitting if not name.startswith("."))
 
 
 def yolo_folders(path: Path) -> tuple[Path, Path]:

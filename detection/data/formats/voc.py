@@ -112,7 +112,7 @@ def _files(source: Source, faults: list[DataFault]) -> list[Path]:
     """The XML files of a source: all, or those that a list of ImageSets/Main names."""
     folder = voc_annotations(source.path)
     if not source.split:
-        return xml_files(folder)
+        return sorted(xml_files(folder))
     listing, found = source.path / "ImageSets" / "Main" / f"{source.split}.txt", []
     for number, line in enumerate(read_text(listing).split("\n"), 1):
         name = line.strip()

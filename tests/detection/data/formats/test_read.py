@@ -180,6 +180,9 @@ def test_links_to_folders_are_followed_but_not_in_circles(kind: str, tmp_path: P
     for inner in (images, labels):
         (tmp_path / "set" / inner / "more").symlink_to(tmp_path / "store" / inner)
         (tmp_path / "store" / inner / "back").symlink_to(tmp_path / "set" / inner)
+        (tmp_path / "set" / inner / "again").symlink_to(tmp_path / "store" / inner)
+        (tmp_path / "set" / inner / "up").symlink_to(tmp_path)
+    image(tmp_path / "set" / images / ".checkpoints" / "0.png", 0)
     found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path / "set")), "train")
     assert [record.path.name for record in found.images] == ["0.png", "1.png"]
     assert [len(record.boxes) for record in found.images] == [1, 1]
