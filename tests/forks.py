@@ -1,8 +1,8 @@
 """Runs Python programs in forks of a process that has imported PyTorch, four of the five seconds of a short training.
 
 A line of standard input is a request, as JSON: ``words``, a program and its arguments; ``environments``, the variables
-of each process; ``output``, the file that all of them write to. A line of standard output is the answer, their exit
-codes. As under torchrun, the first failure ends the others.
+of each process; ``folder``, where they run; ``output``, the file that all of them write to. A line of standard output
+is the answer, their exit codes. As under torchrun, the first failure ends the others.
 """
 
 import json
@@ -23,7 +23,7 @@ def serve() -> list[str]:
         running = set()
         for variables in request["environments"]:
             if not (process := os.fork()):
-                become(variables, request["output"])
+                become(variables, request["folder"], request["output"])
                 return request["words"]
             running.add(process)
         codes = []
@@ -38,8 +38,9 @@ def serve() -> list[str]:
     return []
 
 
-def become(variables: dict[str, str], output: str) -> None:
-    """Takes the environment, the streams and the time limit of a process of its own."""
+def become(variables: dict[str, str], folder: str, output: str) -> None:
+    """Takes the environment, the folder, the streams and the time limit of a process of its own."""
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
     signal.alarm(TIME_LIMIT)
@@ -50,5 +51,5 @@ def become(variables: dict[str, str], output: str) -> None:
 
 
 if __name__ == "__main__" and (words := serve()):
-    sys.argv = words
+    sys.argv, sys.path[0] = words, os.path.dirname(words[0])
     runpy.run_path(words[0], run_name="__main__")

@@ -61,9 +61,11 @@ def run(tool: str, *arguments: object, processes: int = 1, double: bool = False)
         ranks = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(processes)]
         environments = [environment(**place, **sizes, **rank) for rank in ranks]
     with tempfile.NamedTemporaryFile("r") as output:
-        request = {"words": words, "environments": environments, "output": output.name}
+        request = {"words": words, "environments": environments, "folder": os.getcwd(), "output": output.name}
         print(json.dumps(request), file=_forks().stdin, flush=True)
-        codes = json.loads(_forks().stdout.readline())
+        answer = _forks().stdout.readline()
+        assert answer, "the process of tests/forks.py has ended"
+        codes = json.loads(answer)
         printed = output.read()
     assert not any(codes), f"exit codes {codes}\n{printed}"
     return printed
