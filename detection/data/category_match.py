@@ -48,7 +48,8 @@ def drop_unused(categories: list[dict[str, Any]], truth: Columns) -> tuple[list[
     for label in kept:
         name = categories[label]["name"]
         spellings.setdefault(" ".join(re.split(r"[\s_-]+", name.casefold())), {})[name] = None
-    alike = [name for names in spellings.values() if len(names) > 1 for name in names]
+    pairs = (names for spelling, names in spellings.items() if len(names) > 1 and len(spelling) > 1)  # not A and a
+    alike = [name for names in pairs for name in names]
     if alike:
         what = f"class names that differ in case, spaces, - or _ alone, which stay separate ({named(alike)})"
         counts[what] = len(alike)

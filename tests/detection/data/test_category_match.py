@@ -73,6 +73,7 @@ def test_names_that_are_almost_the_same_are_noted(tmp_path: Path) -> None:
     assert "2 class names that differ in case, spaces, - or _ alone" in given.describe()
     assert "which stay separate ('Stop sign', 'stop-sign')" in given.describe()
     assert "differ" not in annotations(tmp_path, disc=1, disc2=2, discs=3).describe()
+    assert "differ" not in annotations(tmp_path, A=1, a=2).describe()  # letters to read
 
 
 def test_results_carry_the_files_ids_and_score_the_same_again(tmp_path: Path) -> None:
