@@ -103,8 +103,9 @@ def _evaluate(config: EvaluateDetection, work: Work, folder: Path | None) -> dic
     """Runs ``work``, prints what it found, and writes it into ``folder``; of several processes the main one alone."""
     other = Path(config.compare or ".")
     if config.compare and not (other.is_file() or label_files(other)):  # said before the detector runs
+        fault = "holds no results" if other.is_dir() else "is not there"
         what = "a COCO results file, or a folder of YOLO's label files with confidences"
-        raise UserError(f"compare is {config.compare}, which holds no results: give {what}")
+        raise UserError(f"compare is {config.compare}, which {fault}: give {what}")
     rules = Rules(config.max_dets, tuple(config.sizes or COCO_SIZES))
     with processes(config.device, 1, False) as (world, device):
         config = replace(config, device=str(device))
@@ -189,7 +190,7 @@ def _run_checkpoint(
     make_folder(folder)  # fails before the evaluation, not after it
     annotations = read_validation(config.data, folder, world)
     if is_training_split(config.data, saved_settings(read_saved(config.checkpoint))[1]):
-        print("note: the checkpoint was trained on these images: its AP says nothing about other images")
+        print("note: the checkpoint was trained on these images, or most of them: its AP says nothing about others")
     if detector.rules.kept is not None:  # a detector of some of the annotations' classes can be evaluated on them
         print(f"classes: {detector.rules.describe(detector.names)}")
         wanted = {name for name, kept in zip(detector.names, detector.rules.kept.tolist(), strict=True) if kept}

@@ -301,6 +301,7 @@ def test_yolos_predictions_are_numbered_as_its_data_yaml(tmp_path: Path) -> None
     others = {"compare": str(tmp_path / "predict"), "output": str(tmp_path / "out")}
     found = divdet.evaluate(tmp_path / "predict", data=data, **others)
     assert found["comparison"]["AP"]["value"] == 0
-    with pytest.raises(UserError, match=r"compare is .*images, .*: give a COCO results file, or a folder of YOLO's"):
-        divdet.evaluate(tmp_path / "predict", data=data, **others | {"compare": str(tmp_path / "images")})
+    for name, fault in (("images", "holds no results"), ("none.json", "is not there")):
+        with pytest.raises(UserError, match=rf"compare is .*{name}, which {fault}: give a COCO results file, or a fol"):
+            divdet.evaluate(tmp_path / "predict", data=data, **others | {"compare": str(tmp_path / name)})
     assert found["per_class"] == {"a": None, "c": pytest.approx(1)}
