@@ -203,12 +203,14 @@ def _sources(data: EvalDataSettings, wanted: str, known: Known) -> tuple[dict[st
 
 
 def is_training_split(data: EvalDataSettings, own: EvalDataSettings) -> bool:
-    """Whether ``data`` evaluates the files that ``own``, a checkpoint's settings, trains on; no image is looked at."""
-    given = [(one.path, one.val_annotations) for one in (data, own)]
-    if given[0] == given[1] or own.val_fraction or not exists(own.train_annotations or own.path or ""):
+    """Whether ``data`` evaluates images that ``own``, a checkpoint's settings, trains on; none of them is looked at."""
+    part, held_out = data.val_fraction, own.val_fraction
+    own_part = part and held_out and part <= held_out and data.val_seed == own.val_seed
+    own_split = not part and (data.path, data.val_annotations) == (own.path, own.val_annotations)
+    if own_part or own_split or not exists(own.train_annotations or own.path or ""):
         return False
     with suppress(OSError, UserError):  # of what the training data has become
-        pairs = ((own, "train"), (data, "val"))
+        pairs = ((own, "train"), (data, "train" if part else "val"))
         trained, evaluated = (_sources(settings, split, Known())[0].get(split) for settings, split in pairs)
         if trained and evaluated:
             return trained.split == evaluated.split and trained.path.resolve() == evaluated.path.resolve()
@@ -237,9 +239,9 @@ def _missing(data: EvalDataSettings, split: str, named: dict[str, Source]) -> st
     if data.path:
         held = f" (it has {', '.join(named)})" if named else ""
         more = " or data.val_fraction, such as 0.2" if split == "val" else ""
-        folder = Path(data.path).parent
-        with suppress(UserError):
-            if isfile(data.path) and split in find_splits(folder, data.format):
+        folder, formats = Path(data.path).parent, {source.format for source in named.values()}
+        with suppress(OSError, UserError):  # the folder may hold anything
+            if isfile(data.path) and formats and split in find_splits(folder, formats.pop()):
                 more += f", or give the folder, which has one: --data {folder}"
         return f"{data.path}: no {NAMES[split]} split found{held}: set data.{split}_annotations{more}"
     more = ", or data.val_fraction to hold back a part of the training images" if split == "val" else ""

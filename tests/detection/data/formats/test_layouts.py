@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from detection.data.formats import layouts
 from detection.data.formats.layouts import find_splits
 from detection.data.formats.read import read_annotations
 from detection.settings import EvalDataSettings
@@ -249,7 +250,7 @@ def test_a_test_split_that_is_not_there_is_left_out(tmp_path: Path, capsys: pyte
     assert "data.yaml: its test split is left out, since '../test/images' is not there" in capsys.readouterr().out
 
 
-def test_missing_splits_say_what_to_set(tmp_path: Path) -> None:
+def test_missing_splits_say_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"data\.train_annotations is not set: .* --data(,|$)"):
         read_annotations(EvalDataSettings(), "train")
     labelimg_yolo(tmp_path)
@@ -257,6 +258,7 @@ def test_missing_splits_say_what_to_set(tmp_path: Path) -> None:
         read_annotations(EvalDataSettings(path=str(tmp_path)), "val")
     with pytest.raises(UserError, match="there is no such file or folder"):
         read_annotations(EvalDataSettings(path=str(tmp_path / "none")), "val")
+    monkeypatch.setattr(layouts, "_voc", lambda folder: pytest.fail("it looks through all of a home folder, say"))
     alone = text(tmp_path / "coco" / "instances_train.json", json.dumps(coco("a.jpg")))
     for others in ("$", f", or give the folder, which has one: --data {alone.parent}$"):
         with pytest.raises(UserError, match=r"no validation split found \(it has train\): .*such as 0\.2" + others):

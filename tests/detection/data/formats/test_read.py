@@ -73,7 +73,12 @@ def test_the_split_that_a_detector_was_trained_on(tmp_path: Path) -> None:
         assert not is_training_split(of_folder, own)
     held_out = DataSettings(train_annotations=train, val_fraction=0.2)
     gone = DataSettings(train_annotations=str(tmp_path / "gone.json"))
-    assert not any(is_training_split(EvalDataSettings(train), own) for own in (held_out, gone, DataSettings()))
+    assert not any(is_training_split(EvalDataSettings(train), own) for own in (gone, DataSettings()))
+    assert is_training_split(EvalDataSettings(train), held_out)
+    for part, seed, own in ((0.2, 0, False), (0.1, 0, False), (0.3, 0, True), (0.2, 1, True)):
+        data = EvalDataSettings(train_annotations=train, val_fraction=part, val_seed=seed)
+        assert is_training_split(data, held_out) is own
+        assert is_training_split(data, DataSettings(train_annotations=train, val_annotations=val))
 
 
 def test_content_decides_the_side(tmp_path: Path) -> None:
