@@ -24,7 +24,7 @@ def take_fraction(annotations: CocoAnnotations, fraction: float, seed: int) -> C
     print(f"train.fraction {fraction:g}: training on {len(part.images)} of the {total} images")
     if all(record.crowd.all() for record in part.images):
         raise UserError(
-            f"train.fraction {fraction:g}: no object is in the {counted(len(part.images), 'image')}; raise it"
+            f"train.fraction {fraction:g}: the part of {counted(len(part.images), 'image')} has no object; raise it"
         )
     return part
 

@@ -29,7 +29,7 @@ def runtime_device(settings: RuntimeSettings, name: str) -> torch.device:
 
 
 class _OfThisProcess:
-    """A network that another process cannot be sent: a library holds it."""
+    """A network that a library holds, so that it cannot be sent to another process."""
 
     def __init__(self, run: Network) -> None:
         self._run = run

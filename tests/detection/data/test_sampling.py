@@ -45,7 +45,7 @@ def test_a_part_of_the_images_keeps_their_boxes_and_lies_within_larger_parts(ann
     assert parts[0].fingerprint() != parts[1].fingerprint() != annotations.fingerprint()
     assert take_fraction(annotations, 1.0, seed=3) is annotations
     last = next(seed for seed in range(1000) if take_one(annotations, seed) is None)
-    with pytest.raises(UserError, match=r"train\.fraction 0\.01: no object is in the 1 image;"):
+    with pytest.raises(UserError, match=r"train\.fraction 0\.01: the part of 1 image has no object;"):
         take_fraction(annotations, 0.01, last)
 
 
