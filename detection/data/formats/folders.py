@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from detection.sources import IMAGE_SUFFIXES
-from divdet.engine.errors import UserError
+from divdet.engine.errors import UserError, printable
 
 _WORD = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?:(?:19|20)\d\d)?(?![a-z])", re.I)
 _SAME = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -80,12 +81,13 @@ def images_in(folder: Path, links: bool = True) -> list[Path]:
 def _below(folder: Path, suffixes: Collection[str], links: bool = True) -> Iterator[Path]:
     """The files of a folder and its subfolders that have a suffix, but nothing hidden: macOS writes ._NAME.jpg.
 
-    Links to folders are followed, as ultralytics does, but last, and no folder is read twice.
+    Links to folders are followed, as ultralytics does, but last, and no folder is read twice. One that cannot be read
+    is left out, since a drive's root may hold one (lost+found), and said.
     """
     seen = set(map(str, Path(os.path.realpath(folder)).parents))  # a link to one of them would lead to everything
     starts = [os.fspath(folder)]
     for start in starts:  # which grow
-        for parent, inner, files in os.walk(start):
+        for parent, inner, files in os.walk(start, onerror=lambda error: _left_out(error.filename, error.strerror)):
             real = os.path.realpath(parent)
             inner[:] = [name for name in inner if real not in seen and not name.startswith(".")]
             if real in seen:
@@ -94,6 +96,11 @@ def _below(folder: Path, suffixes: Collection[str], links: bool = True) -> Itera
             starts += [path for name in inner if links and os.path.islink(path := os.path.join(parent, name))]
             fitting = (name for name in files if os.path.splitext(name)[1].lower() in suffixes)
             yield from (Path(parent, name) for name in fitting if not name.startswith("."))
+
+
+@cache  # said once, though images and labels are looked for several times
+def _left_out(folder: str, why: str) -> None:
+    print(printable(f"note: {folder}: cannot be read ({why}), so it is left out"))
 
 
 def yolo_folders(path: Path) -> tuple[Path, Path]:

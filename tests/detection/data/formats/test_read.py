@@ -1,6 +1,8 @@
 """The same pictures in every format train to the same numbers; splits by content."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +193,26 @@ def test_links_to_folders_are_followed_but_not_in_circles(kind: str, tmp_path: P
     found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path / "set")), "train")
     assert [record.path.name for record in found.images] == ["0.png", "1.png"]
     assert [len(record.boxes) for record in found.images] == [1, 1]
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for part in ("a", "lost+found"):
+        image(tmp_path / "images" / part / "0.png", 0)
+        text(tmp_path / "labels" / part / "0.txt", "0 .5 .5 .5 .5")
+    scan = os.scandir
+
+    def refuse(folder: str) -> object:  # to root, on whom modes have no effect
+        if str(folder).endswith("images/lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = read_annotations(EvalDataSettings(train_annotations=str(tmp_path)), "train")
+    assert [record.path.parent.name for record in found.images] == ["a"]
+    said = f"note: {tmp_path}/images/lost+found: cannot be read (Permission denied), so it is left out\n"
+    assert capsys.readouterr().out.count(said) == 1
 
 
 def counted(function: Callable, calls: list[str]) -> Callable:
