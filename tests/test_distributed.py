@@ -41,6 +41,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data,
         detection.DetectionTrainSettings(**train, batch_size=4, lr=1e-4, clip_gradient=20.0),
         device="cpu",
+        report=False,
     )
     (folder / "train_det.yaml").write_text(to_yaml(detector))
     return folder
