@@ -98,7 +98,6 @@ class _Parser(ArgumentParser):
     fields: dict[str, Any]  # types by key
     given: set[str]  # options on the command line
     configs: list[str]  # the files behind --config
-    around: tuple[Path, ...] = ()  # the recipes that are being read, each named by the one before
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse would print the whole usage before a message of several lines.
@@ -147,14 +146,13 @@ class _Parser(ArgumentParser):
 
     def parse_path(self, cfg_path: Any, *arguments: Any, **options: Any) -> Namespace:
         refuse_special(str(cfg_path))
-        here, around, path = os.getcwd(), self.around, Path(cfg_path).expanduser().absolute()
+        here, path = os.getcwd(), Path(cfg_path).expanduser().absolute()
         try:
             if cfg_path == "-":  # standard input
                 return super().parse_path(cfg_path, *arguments, **options)
-            if path.resolve() in around:
-                raise UserError("is read already: the recipe names itself as config, or another that names it")
             text = path.read_text(encoding="utf-8")  # jsonargparse takes the locale's
-            self.around = (*around, path.resolve())
+            if base := _content(str(path)).get("config"):  # of which jsonargparse would keep no section named here
+                raise UserError(f"a recipe cannot name another: give both, --config {base} --config {cfg_path}")
             os.chdir(path.parent)  # files that the recipe names lie beside it, as jsonargparse has it
             return self.parse_string(text, cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
@@ -167,7 +165,6 @@ class _Parser(ArgumentParser):
             raise UserError(f"{cfg_path}: {error}") from error
         finally:
             os.chdir(here)
-            self.around = around
 
 
 def parse(
@@ -234,6 +231,8 @@ def _with_recipe_files(argv: Sequence[str]) -> list[str]:
         if words[place - 1] == "--config" and not no_file and (os.path.isdir(path) or not os.path.exists(path)):
             known = _recipes()
             if name not in known:
+                if os.path.isdir(path):
+                    raise UserError(f"--config {name}: is a folder: name a recipe's file in it")
                 close = difflib.get_close_matches(Path(name).stem, known, n=1)
                 meant = f"did you mean {close[0]}?" if close else f"the recipes are {', '.join(known)}"
                 raise UserError(f"--config {name}: no such file, and no recipe of that name: {meant}")

@@ -253,6 +253,11 @@ def test_an_unknown_recipe_names_those_that_exist(name: str, message: str) -> No
         parse(TrainDetection, ["--config", name])
 
 
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--config {tmp_path}: is a folder: name a recipe's file in it"):
+        parse(TrainDetection, ["--config", str(tmp_path)])
+
+
 def test_a_recipe_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("output: Straße_车\n", encoding="utf-8")
     code = "from divdet.engine.cli import *; print(ascii(parse(CommonSettings, ['--config', 'mine.yaml']).output))"
@@ -263,22 +268,25 @@ def test_a_recipe_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     assert run.stdout == "'Stra\\xdfe_\\u8f66'\n", run.stderr
 
 
-def test_files_that_a_recipe_names_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_of_a_recipe_is_found_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
-    for name, text in {
-        "own": "config: base.yaml\nseed: 3\n",
-        "base": "seed: 2\ntrain: section.yaml\n",
-        "section": "epochs: 9\n",
-        "circle": "config: back.yaml\n",
-        "back": "config: ../mine/circle.yaml\n",
-    }.items():
-        (tmp_path / "mine" / f"{name}.yaml").write_text(text)
+    (tmp_path / "mine/own.yaml").write_text("train: section.yaml\n")
+    (tmp_path / "mine/section.yaml").write_text("epochs: 9\n")
     monkeypatch.chdir(tmp_path)
-    read = parse(TrainDetection, ["--config", "mine/own.yaml"])
-    assert (read.seed, read.train.epochs) == (3, 9)
-    with pytest.raises(UserError, match=r"circle\.yaml: is read already: the recipe names itself"):
-        parse(TrainDetection, ["--config", "mine/circle.yaml"])
+    assert parse(TrainDetection, ["--config", "mine/own.yaml"]).train.epochs == 9
     assert Path.cwd() == tmp_path
+
+
+def test_recipes_are_put_together_on_the_command_line_alone(tmp_path: Path) -> None:
+    """Inside a recipe the other's section would be lost where this one has a line of it."""
+    base, own = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    base.write_text("train: {epochs: 9}\n")
+    own.write_text("train: {lr: 0.5}\n")
+    read = parse(TrainDetection, ["--config", str(base), "--config", str(own)])
+    assert (read.train.epochs, read.train.lr) == (9, 0.5)
+    own.write_text("config: base.yaml\ntrain: {lr: 0.5}\n")
+    with pytest.raises(UserError, match=rf"cannot name another: give both, --config base\.yaml --config {own}"):
+        parse(TrainDetection, ["--config", str(own)])
 
 
 def test_a_recipe_in_the_home_folder_and_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
