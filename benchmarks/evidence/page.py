@@ -37,6 +37,7 @@ CURVES = {
     "cifar2k_w32_s1": "w=32",
     "cifar2k_w64_s1": "w=64",
     "cifar2k_w128_s1": "w=128",
+    "cifar2k_w256_s1": "w=256",
     "cifar2k_w64_s4": "S=4 of w=64",
 }
 ARMS = {
