@@ -160,7 +160,7 @@ class _Run:
             text += f"; {counted(video.passed_over, 'frame')} passed over"
         if video.broken and self.frames != self.config.max_frames:  # else they are of what was read ahead
             text += f"; {counted(video.broken, 'frame')} could not be read"
-            text += f" of about {video.total} (from the file's length and rate, if it does not vary)" * bool(
+            text += f" of about {video.total:,} (from the file's length and rate, if it does not vary)" * bool(
                 video.total
             )
         return text

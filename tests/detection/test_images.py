@@ -233,7 +233,7 @@ def test_files_that_are_left_out_are_counted_by_kind(tree: Path, capsys: pytest.
         (tree / name).touch()
     assert [os.path.basename(path) for path in find_images([tree / "mixed"])] == ["c.MPO", "d.avif", "e.jp2"]
     assert capsys.readouterr().out == f"{tree}/mixed: 3 images; skipped 3 others (2 .heic, 1 without suffix)\n"
-    with pytest.raises(UserError, match=r"none: no image found among 1 files \(1 \.heic\)"):
+    with pytest.raises(UserError, match=r"none: no image found among 1 file \(1 \.heic\)"):
         find_images([tree / "none"])
     with pytest.raises(UserError, match=r"^0: no image found: .*; a camera is camera:0$"):
         find_images(["0"])

@@ -118,7 +118,7 @@ def test_a_header_that_announces_too_many_frames(config: Detect, capsys: pytest.
     for chunk, offset in ((b"avih", 24), (b"strh", 40)):
         struct.pack_into("<I", data, data.index(chunk) + offset, 5000)
     path.write_bytes(data)
-    for most, said in ((None, "; 4994 frames could not be read of about 5000"), (4, None)):
+    for most, said in ((None, "; 4,994 frames could not be read of about 5,000"), (4, None)):
         detect_stream(replace(config, max_frames=most))
         assert frames_of(Path(config.output) / "a.mp4") == (most or 6)
         printed = capsys.readouterr().out
