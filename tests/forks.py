@@ -1,4 +1,6 @@
-"""Runs Python programs in forks of a process that has imported PyTorch, four of the five seconds of a short training.
+"""Runs Python programs in forks of a process that has imported PyTorch.
+
+That saves 2 seconds of a processor: of 3.2 that a test trains a classifier, of 6.7 that it trains a detector.
 
 A line of standard input is a request, as JSON: ``words``, a program and its arguments; ``environments``, the variables
 of each process; ``folder``, where they run; ``output``, the file that all of them write to. A line of standard output
