@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 
 from detection.data.annotations import clip_boxes
-from divdet.engine.cli import load_yaml
 from divdet.engine.errors import UserError
 from divdet.engine.files import reason, refuse_special
+from divdet.engine.recipes import load_yaml
 
 _CLASS = "__class_fullname__"  # in what albumentations.save writes
 _KEYS = ("transforms", "bbox_params", "p")  # of a pipeline

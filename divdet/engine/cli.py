@@ -1,11 +1,9 @@
 """Command lines: a dataclass of settings, read from YAML and overridden by ``--section.key value``."""
 
 import dataclasses
-import difflib
 import gc
 import io
 import itertools
-import math
 import os
 import re
 import sys
@@ -15,57 +13,18 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace
 
 from divdet.engine.errors import UserError
 from divdet.engine.files import refuse_special
 from divdet.engine.help import HelpFormatter
 from divdet.engine.peer_names import answer_elsewhere, answer_to, close_field, field_for, fields_of, translate
+from divdet.engine.recipes import MAX_DIGITS, content_of, load_yaml, recipes, with_recipe_files
 from divdet.engine.stopping import Stopped
 
 Config = TypeVar("Config")
 
-RECIPES = Path(__file__).parents[1] / "configs"  # cls/NAME.yaml, det/NAME.yaml
-
-_read_yaml = get_loader("yaml")
-_MAX_LENGTH = 2**16  # characters of a file
-_MAX_DIGITS = 300  # of a whole number, which may become a float
-_MAX_DEPTH = 100  # deeper nesting ends in Python's recursion limit
-_MAX_ITEMS = 500  # of a list: jsonargparse takes 4 s for 2,000 and 90 s for 10,000
 _MAX_MESSAGE = 2000  # characters
-_NUMBER = re.compile(r"[-+]?\d[\da-fA-FxX_:]*")  # as YAML writes whole numbers
-
-
-def load_yaml(text: str) -> Any:
-    """Reads YAML as recipes are read; raises yaml.YAMLError, also for what is too large, too deep or has aliases."""
-    if len(text) > _MAX_LENGTH:
-        raise yaml.YAMLError("it is longer than 64 KiB, which no recipe is")
-    lengths = [0]  # of the open lists and sections
-    for event in yaml.parse(text, yaml.SafeLoader):
-        fault, value = "", getattr(event, "value", "")
-        if getattr(event, "anchor", None):
-            fault = f"{event.anchor} is an anchor or alias: write out what it stands for"
-        elif len(value) > _MAX_DIGITS and _NUMBER.fullmatch(value):
-            fault = f"a number of {len(value)} digits is too large"
-        elif "\0" in value:
-            fault = "a null character, which no path or name has"
-        lengths[-1] += 1
-        if isinstance(event, yaml.CollectionStartEvent):
-            lengths.append(0 if isinstance(event, yaml.SequenceStartEvent) else -math.inf)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            lengths.pop()
-        if len(lengths) > _MAX_DEPTH:
-            fault = "it is nested too deeply"
-        if lengths[-1] > _MAX_ITEMS:
-            fault = f"a list of more than {_MAX_ITEMS} values is too long"
-        if fault:
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {fault}")
-    return _read_yaml(text)
-
-
-set_loader("yaml", load_yaml, (yaml.YAMLError,))
-
-
 # How jsonargparse reports unknown keys of files, and unknown options.
 _UNKNOWN = re.compile(r"Option '([\w.]+)' is not|Group '([\w.]+)' does not accept option '([\w.]+)'")
 _UNKNOWN_OPTION = re.compile(r"(?<= )--([\w.-]+)")
@@ -110,7 +69,7 @@ class _Parser(ArgumentParser):
             key = ".".join(filter(None, unknown.groups()))
             line += self._meant_by_keys(key)
             for file in self.configs:
-                content = _content(file)
+                content = content_of(file)
                 if any(f"{own}.".startswith(f"{key}.") for own in flatten(content)):
                     recipe = "train.epochs" not in self.fields and "train" in content
                     line = f"{file}: {'a recipe of trainings, which this command does not take: ' * recipe}{line}"
@@ -136,7 +95,7 @@ class _Parser(ArgumentParser):
 
     def _meant_by(self, word: str) -> str:
         """The end of a message about a word without an option: a recipe's name, a checkpoint, results, or data."""
-        if word in _recipes():
+        if word in recipes():
             return f"; did you mean --config {word}?"
         meant = _MEANT.get(os.path.splitext(word)[1].lower(), ("data.path",)) if os.path.exists(word) else ()
         if meant == _WEIGHTS and "checkpoint" in self.given and "runtime" in self.fields:
@@ -151,14 +110,14 @@ class _Parser(ArgumentParser):
             if cfg_path == "-":  # standard input
                 return super().parse_path(cfg_path, *arguments, **options)
             text = path.read_text(encoding="utf-8")  # jsonargparse takes the locale's
-            if base := _content(str(path)).get("config"):  # of which jsonargparse would keep no section named here
+            if base := content_of(str(path)).get("config"):  # of which jsonargparse would keep no section named here
                 raise UserError(f"a recipe cannot name another: give both, --config {base} --config {cfg_path}")
             os.chdir(path.parent)  # files that the recipe names lie beside it, as jsonargparse has it
             return self.parse_string(text, cfg_path, *arguments, **options)
         except UnicodeDecodeError as error:
             raise UserError(f"{cfg_path}: not a YAML file: not UTF-8 text") from error
         except UserError as error:
-            content = _content(str(path))
+            content = content_of(str(path))
             split = {"names", "nc"} & content.keys() and {"train", "val"} & content.keys()
             if "data.path" in self.fields and split:
                 raise UserError(f"{cfg_path}: this is YOLO's data.yaml, no recipe: give it as --data") from error
@@ -190,12 +149,12 @@ def parse(
         SystemExit: with code 0 for ``--help`` and ``--print_config``.
     """
     parser = _parser(config_class, prog, positional)
-    argv = _with_recipe_files(sys.argv[1:] if argv is None else argv)
+    argv = with_recipe_files(sys.argv[1:] if argv is None else argv)
     parser.configs = [file for key, file in itertools.pairwise(argv) if key == "--config"]
     argv = _with_implied(_with_run(translate(argv, parser.fields, positional), parser.fields), parser.fields)
     parser.given = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
     for key, word in itertools.pairwise(["", *argv]):
-        if digits := re.search(rf"\d{{{_MAX_DIGITS + 1}}}", word):
+        if digits := re.search(rf"\d{{{MAX_DIGITS + 1}}}", word):
             name = f"{key} " * key.startswith("--") + word[: digits.start() + 20]
             raise UserError(f"argument {name}…: a number of so many digits is too large")
     if positional and "--" not in argv:
@@ -206,38 +165,6 @@ def parse(
         parser.set_defaults(defaults(_build(parser, read, config_class)))
         read = parser.parse_args(argv)
     return _build(parser, read, config_class)
-
-
-def _recipes() -> dict[str, str]:
-    """The recipes' files by name."""
-    return {path.stem: str(path) for path in sorted(RECIPES.glob("*/*.yaml"))}
-
-
-def _content(path: str) -> dict[str, Any]:
-    """What a YAML file holds by key; nothing where it is another file."""
-    try:
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _with_recipe_files(argv: Sequence[str]) -> list[str]:
-    """Replaces the name of a recipe behind ``--config``, such as ``bccd``, by its file."""
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    for place, name in enumerate(words[1:], 1):
-        no_file = re.search(r"^-?$|[{\n]|: ", name)  # nothing, standard input, or YAML itself
-        path = os.path.expanduser(name)
-        if words[place - 1] == "--config" and not no_file and (os.path.isdir(path) or not os.path.exists(path)):
-            known = _recipes()
-            if name not in known:
-                if os.path.isdir(path):
-                    raise UserError(f"--config {name}: is a folder: name a recipe's file in it")
-                close = difflib.get_close_matches(Path(name).stem, known, n=1)
-                meant = f"did you mean {close[0]}?" if close else f"the recipes are {', '.join(known)}"
-                raise UserError(f"--config {name}: no such file, and no recipe of that name: {meant}")
-            words[place] = known[name]
-    return words
 
 
 def _with_run(argv: list[str], fields: Mapping[str, Any]) -> list[str]:

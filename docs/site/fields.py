@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from divdet.commands import COMMANDS
 from divdet.engine import cli
 from divdet.engine.peer_names import fields_of
+from divdet.engine.recipes import RECIPES
 
 RECIPE_COMMANDS = {"det": "train-det", "cls": "train-cls"}
 SECTIONS = ("model", "data", "train", "postprocess")
@@ -69,7 +70,7 @@ def fields(command: str) -> tuple[Field, ...]:
 @cache
 def recipes(task: str) -> dict[str, dict[str, Any]]:
     """What each recipe of a task sets: ``{"bccd": {"train.lr": 0.02}}``."""
-    files = sorted((cli.RECIPES / task).glob("*.yaml"))
+    files = sorted((RECIPES / task).glob("*.yaml"))
     return {one.stem: cli.flatten(yaml.safe_load(one.read_text(encoding="utf-8"))) for one in files}
 
 

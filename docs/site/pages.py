@@ -10,7 +10,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 from divdet.commands import COMMANDS
-from divdet.engine.cli import RECIPES
+from divdet.engine.recipes import RECIPES
 from docs.site.fields import RECIPE_COMMANDS, SECTIONS, Field, anchor, fields, recipes, set_by_recipes
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from PIL import Image
 import divdet
 from detection.data.synthetic import generate
 from divdet.commands import COMMANDS
-from divdet.engine.cli import RECIPES
+from divdet.engine.recipes import RECIPES
 
 IMAGES = (4, 3)  # for training and validation
 QUICKSTART_IMAGES = (8, 8)  # enough for a crop of each class

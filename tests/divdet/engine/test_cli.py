@@ -13,8 +13,9 @@ import pytest
 from classification.settings import EvaluateClassification, TrainClassification
 from detection.settings import TrainDetection
 from divdet.commands.settings import EvaluateDetection, Fuse
-from divdet.engine.cli import RECIPES, parse, run, to_yaml
+from divdet.engine.cli import parse, run, to_yaml
 from divdet.engine.errors import UserError
+from divdet.engine.recipes import RECIPES
 
 
 @dataclass
