@@ -190,6 +190,7 @@ async def _finished(request: Request, job: Job, seconds: float) -> bool:
         raise Refused(503, "the answer did not come in time: send fewer requests at once, or raise --timeout")
     finally:
         gone.cancel()
+        job.result.cancel()  # before the answer goes out: by ``result`` alone it would be in the loop's next turn
         result.cancel()
 
 
